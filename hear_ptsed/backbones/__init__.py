@@ -1,0 +1,1 @@
+"""Backbones: spectrogram -> sequence of frames, one file per published architecture."""

@@ -1,0 +1,71 @@
+"""ASiT: a ViT-Base over 16 x 16 patches whose token sequence is read as a time series.
+
+Paper: Atito et al., "ASiT: Local-Global Audio Spectrogram vIsion Transformer for Event
+Classification", TASLP 2024, arXiv 2211.13189.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hear_ptsed.backbones.base import Backbone
+from hear_ptsed.backbones.layers import blocks, init_linear
+
+
+@dataclass(frozen=True)
+class ASiTConfig:
+    dim: int = 768
+    depth: int = 12
+    heads: int = 12
+    patch: int = 16  # mel bins x spectrogram frames
+    n_mels: int = 128
+    grid_columns: int = 37  # time steps of the position table
+    drop: float = 0.0  # dropout, and drop-path of the last block
+
+
+class ASiT(Backbone):
+    """Class token, then 8 tokens (low to high frequency) per 160 ms: 497 for 10 s."""
+
+    prefixes = ("model.", "model.asit.", "asit.")
+    # Heads of upstream training and fine-tuning files.
+    ignored = ("head.", "fc.", "head_cls.", "head_recons.")
+
+    def __init__(self, cfg: ASiTConfig = ASiTConfig()):
+        super().__init__()
+        self.patch, self.columns, self.rows = cfg.patch, cfg.grid_columns, cfg.n_mels // cfg.patch
+        self.embed_dim, self.window_frames = cfg.dim, 1 + 62 * self.rows
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, cfg.dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.columns * self.rows, cfg.dim))
+        self.patch_embed = nn.ModuleDict(
+            {"proj": nn.Conv2d(1, cfg.dim, cfg.patch, stride=cfg.patch)}
+        )
+        self.drop = nn.Dropout(cfg.drop)
+        self.blocks = blocks(cfg.dim, cfg.heads, cfg.depth, drop=cfg.drop)
+        self.norm = nn.LayerNorm(cfg.dim, eps=1e-6)
+        init_linear(self)
+        nn.init.normal_(self.cls_token, std=0.02)
+        nn.init.normal_(self.pos_embed, std=0.02)
+
+    def forward(self, spec: Tensor) -> Tensor:
+        x = self.patch_embed["proj"](spec.transpose(2, 3))  # (B, D, T', 8)
+        x = x.flatten(2).transpose(1, 2)  # (B, T' * 8, D), frequency fastest
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        x = self.drop(x + self.positions(spec.shape[-1]))
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def positions(self, n_frames: int) -> Tensor:
+        """Position table for a spectrogram of `n_frames` frames, (1, 1 + T' * 8, D).
+
+        The published weak and strong weights were trained with the table read as 8 x 37 although
+        it was learned as 37 x 8; only at exactly 592 frames is it used as stored.
+        """
+        columns = n_frames // self.patch
+        if n_frames == self.columns * self.patch:
+            return self.pos_embed
+        grid = self.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (self.rows, self.columns))
+        grid = F.interpolate(grid, (columns, self.rows), mode="bicubic", align_corners=False)
+        return torch.cat([self.pos_embed[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)

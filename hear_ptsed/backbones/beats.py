@@ -1,0 +1,241 @@
+"""BEATs: post-norm transformer over 16 x 16 patches with a gated relative position bias.
+
+Paper: Chen et al., "BEATs: Audio Pre-Training with Acoustic Tokenizers", ICML 2023,
+arXiv 2212.09058.
+"""
+
+import logging
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hear_ptsed.backbones.base import Backbone
+from hear_ptsed.backbones.layers import split_heads
+
+log = logging.getLogger(__name__)
+TABLE = "relative_attention_bias.weight"
+
+
+@dataclass(frozen=True)
+class BEATsConfig:
+    dim: int = 768
+    depth: int = 12
+    heads: int = 12
+    patch: int = 16  # mel bins x spectrogram frames
+    patch_dim: int = 512
+    n_mels: int = 128
+    conv_kernel: int = 128  # tokens
+    conv_groups: int = 16
+    buckets: int = 320  # half of them for keys behind the query
+    max_distance: int = 800  # tokens
+    drop: float = 0.1
+    layer_drop: float = 0.05
+
+
+class BEATs(Backbone):
+    """8 tokens (low to high frequency) per 160 ms, read as a time series: 496 for 10 s."""
+
+    prefixes = ("model.model.", "model.beats.", "beats.")
+    ignored = ("predictor.",)  # the classifier of fine-tuned upstream files
+
+    def __init__(self, cfg: BEATsConfig = BEATsConfig()):
+        super().__init__()
+        self.embed_dim = cfg.dim
+        self.window_frames = 998 // cfg.patch * (cfg.n_mels // cfg.patch)
+        self.patch_embedding = nn.Conv2d(1, cfg.patch_dim, cfg.patch, cfg.patch, bias=False)
+        self.layer_norm = nn.LayerNorm(cfg.patch_dim)
+        self.post_extract_proj = nn.Linear(cfg.patch_dim, cfg.dim)
+        self.encoder = Encoder(cfg)
+        self.drop = nn.Dropout(cfg.drop)
+
+    def forward(self, spec: Tensor) -> Tensor:
+        x = self.patch_embedding(spec.transpose(2, 3))  # (B, 512, T', 8)
+        x = x.flatten(2).transpose(1, 2)  # (B, T' * 8, 512), frequency fastest
+        return self.encoder(self.drop(self.post_extract_proj(self.layer_norm(x))))
+
+    def fold(self) -> None:
+        self.encoder.fold(self.window_frames)
+
+    @classmethod
+    def from_released(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Stacks q, k, v; takes the last of the twelve copies of the bias table, as loading the
+        published model does; reads both spellings of the weight norm.
+        """
+        state = dict(state)
+        for old, new in (("original0", "weight_g"), ("original1", "weight_v")):
+            key = f"encoder.pos_conv.0.parametrizations.weight.{old}"
+            if key in state:
+                state[f"encoder.pos_conv.0.{new}"] = state.pop(key)
+        for key in [k for k in state if ".q_proj." in k]:
+            names = [key.replace("q_proj", f"{part}_proj") for part in "qkv"]
+            if len({state[name].shape for name in names if name in state}) == 1 and all(
+                name in state for name in names
+            ):
+                parts = [state.pop(name) for name in names]
+                state[key.replace("q_proj", "qkv")] = torch.cat(parts)
+        tables = sorted(
+            (int(k.split(".")[2]), k) for k in state if k.endswith(f"self_attn.{TABLE}")
+        )
+        copies = [state.pop(key) for _, key in tables]
+        if copies:
+            if not all(copy.equal(copies[-1]) for copy in copies):
+                log.warning(
+                    "the copies of the relative position table differ; the last one is used"
+                )
+            state[f"encoder.{TABLE}"] = copies[-1]
+        return state
+
+    @classmethod
+    def to_released(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        released = {}
+        for key, value in state.items():
+            if ".qkv." in key:
+                for part, chunk in zip("qkv", value.chunk(3), strict=True):
+                    released[key.replace("qkv", f"{part}_proj")] = chunk
+            elif key != f"encoder.{TABLE}":
+                released[key] = value
+        depth = sum(key.endswith("grep_a") for key in state)
+        for layer in range(depth if f"encoder.{TABLE}" in state else 0):
+            name = f"encoder.layers.{layer}.self_attn.{TABLE}"
+            released[name] = state[f"encoder.{TABLE}"]
+        return released
+
+
+class Encoder(nn.Module):
+    """Convolutional position embedding and the transformer layers, which share one bias table."""
+
+    def __init__(self, cfg: BEATsConfig):
+        super().__init__()
+        self.max_distance, self.layer_drop = cfg.max_distance, cfg.layer_drop
+        self.pos_conv = nn.ModuleList([PositionConv(cfg.dim, cfg.conv_kernel, cfg.conv_groups)])
+        self.layer_norm = nn.LayerNorm(cfg.dim)
+        self.relative_attention_bias = nn.Embedding(cfg.buckets, cfg.heads)
+        self.layers = nn.ModuleList(Layer(cfg) for _ in range(cfg.depth))
+        self.drop = nn.Dropout(cfg.drop)
+        self.folded_bias: Tensor | None
+        self.register_buffer("folded_bias", None, persistent=False)
+        self._init_weights(cfg.depth)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + F.gelu(self.pos_conv[0](x.transpose(1, 2))).transpose(1, 2)
+        x = self.drop(self.layer_norm(x))
+        bias = self.folded_bias
+        if bias is None or bias.shape[-1] != x.shape[1]:
+            bias = self.bias(x.shape[1])
+        for layer in self.layers:
+            if self.training and torch.rand(()) < self.layer_drop:
+                continue
+            x = layer(x, bias)
+        return x
+
+    def bias(self, n: int) -> Tensor:
+        """Bias of every query-key pair by their distance, (H, n, n)."""
+        table = self.relative_attention_bias.weight
+        by_distance = table[buckets(n, len(table), self.max_distance).to(table.device)]
+        index = torch.arange(n, device=table.device)
+        return by_distance.T[:, index - index[:, None] + n - 1].contiguous()
+
+    def fold(self, n: int) -> None:
+        self.folded_bias = self.bias(n).detach()
+        self.pos_conv[0].fold()
+
+    def _init_weights(self, depth: int) -> None:
+        nn.init.normal_(self.relative_attention_bias.weight, std=0.02)
+        gain = (8 * depth) ** -0.25
+        for layer in self.layers:
+            q, k, v = layer.self_attn.qkv.weight.chunk(3)
+            for weight in (q, k):
+                nn.init.xavier_normal_(weight)
+            for weight in (v, layer.self_attn.out_proj.weight, layer.fc1.weight, layer.fc2.weight):
+                nn.init.xavier_normal_(weight, gain)
+            for linear in (layer.self_attn.qkv, layer.self_attn.out_proj, layer.fc1, layer.fc2):
+                nn.init.zeros_(linear.bias)
+
+
+class PositionConv(nn.Module):
+    """Grouped convolution over the tokens, weight-normalised per kernel tap; (B, D, L) -> same."""
+
+    def __init__(self, dim: int, kernel: int, groups: int):
+        super().__init__()
+        self.groups = groups
+        self.weight_g = nn.Parameter(torch.empty(1, 1, kernel))
+        self.weight_v = nn.Parameter(torch.empty(dim, dim // groups, kernel))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        nn.init.normal_(self.weight_v, std=math.sqrt(4 / (kernel * dim)))
+        self.weight_g.data = self.weight_v.data.norm(dim=(0, 1), keepdim=True)
+        self.kernel: Tensor | None
+        self.register_buffer("kernel", None, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self._kernel() if self.kernel is None else self.kernel
+        pad = weight.shape[-1] // 2
+        return F.conv1d(x, weight, self.bias, padding=pad, groups=self.groups)[..., :-1]
+
+    def fold(self) -> None:
+        self.kernel = self._kernel().detach()
+
+    def _kernel(self) -> Tensor:
+        return self.weight_g * self.weight_v / self.weight_v.norm(dim=(0, 1), keepdim=True)
+
+
+class Layer(nn.Module):
+    """Post-norm layer with DeepNorm scaling of the residual, (B, L, D) -> (B, L, D)."""
+
+    def __init__(self, cfg: BEATsConfig):
+        super().__init__()
+        self.alpha = (2 * cfg.depth) ** 0.25
+        self.self_attn = GatedAttention(cfg.dim, cfg.heads, cfg.drop)
+        self.self_attn_layer_norm = nn.LayerNorm(cfg.dim)
+        self.fc1 = nn.Linear(cfg.dim, 4 * cfg.dim)
+        self.fc2 = nn.Linear(4 * cfg.dim, cfg.dim)
+        self.final_layer_norm = nn.LayerNorm(cfg.dim)
+        self.drop = nn.Dropout(cfg.drop)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        x = torch.add(self.drop(self.self_attn(x, bias)), x, alpha=self.alpha)
+        x = self.self_attn_layer_norm(x)
+        y = self.drop(self.fc2(F.gelu(self.fc1(x))))
+        return self.final_layer_norm(torch.add(y, x, alpha=self.alpha))
+
+
+class GatedAttention(nn.Module):
+    """Self-attention; each head and query scales the shared position bias by its own gate."""
+
+    def __init__(self, dim: int, heads: int, drop: float):
+        super().__init__()
+        self.heads, self.drop = heads, drop
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out_proj = nn.Linear(dim, dim)
+        self.grep_linear = nn.Linear(dim // heads, 8)
+        self.grep_a = nn.Parameter(torch.ones(1, heads, 1, 1))
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        q, k, v = split_heads(self.qkv(x), self.heads)
+        drop = self.drop if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, self._gate(q) * bias, dropout_p=drop)
+        return self.out_proj(x.transpose(1, 2).flatten(2))
+
+    def _gate(self, q: Tensor) -> Tensor:
+        """(B, H, L, D/H) -> (B, H, L, 1); the eight outputs only matter as two sums of four."""
+        weight = self.grep_linear.weight.unflatten(0, (2, 4)).sum(1)
+        gate = F.linear(q, weight, self.grep_linear.bias.unflatten(0, (2, 4)).sum(1))
+        first, second = torch.sigmoid(gate).chunk(2, dim=-1)
+        return first * (second * self.grep_a - 1.0) + 2.0
+
+
+def buckets(n: int, n_buckets: int, max_distance: int) -> Tensor:
+    """Bucket of every key - query distance from -(n - 1) to n - 1, (2 n - 1,).
+
+    Each half of the buckets serves one direction: its first half holds single distances, its
+    second half spans the rest up to `max_distance` logarithmically.
+    """
+    half = n_buckets // 2
+    exact = half // 2
+    distance = torch.arange(-(n - 1), n)
+    size = distance.abs()
+    log_size = (size.clamp(min=1) / exact).log() / math.log(max_distance / exact)
+    far = (exact + (log_size * (half - exact)).long()).clamp(max=half - 1)
+    return torch.where(size < exact, size, far) + half * (distance > 0)

@@ -1,0 +1,102 @@
+"""fPaSST: a convolutional stem and twelve blocks over one token per 40 ms.
+
+Papers: Koutini et al., "Efficient training of audio transformers with patchout", Interspeech 2022,
+arXiv 2110.05069; Schmid et al., arXiv 2407.12997 (frame-wise version).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hear_ptsed.backbones.base import Backbone
+from hear_ptsed.backbones.layers import blocks, init_linear
+
+
+@dataclass(frozen=True)
+class FPaSSTConfig:
+    dim: int = 768
+    depth: int = 12
+    heads: int = 12
+    max_tokens: int = 250
+
+
+class FPaSST(Backbone):
+    """Four spectrogram frames of 10 ms give one token, centred on its 40 ms; at most 10 s."""
+
+    prefixes = ("model.", "model.fpasst.", "fpasst.")
+    ignored = ("head.", "head_dist.")  # ImageNet classifiers
+    absent = {"pos_embed": ("conv_in_",)}  # ImageNet knows nothing of the stem
+
+    def __init__(self, cfg: FPaSSTConfig = FPaSSTConfig()):
+        super().__init__()
+        self.embed_dim, self.window_frames = cfg.dim, cfg.max_tokens
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, cfg.dim))
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, cfg.dim))
+        self.new_pos_embed = nn.Parameter(torch.zeros(1, 2, cfg.dim))
+        self.freq_new_pos_embed = nn.Parameter(torch.zeros(1, cfg.dim, 1, 1))
+        self.time_new_pos_embed = nn.Parameter(torch.zeros(1, cfg.dim, 1, cfg.max_tokens))
+        self.conv_in_1 = nn.Conv2d(1, 16, 3, stride=2, padding=1)
+        self.conv_in_2 = nn.Conv2d(16, 32, 3, padding=1)
+        self.conv_in_3 = nn.Conv2d(32, 64, 3, stride=2, padding=1)
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(16, cfg.dim, (128, 2))})
+        self.blocks = blocks(cfg.dim, cfg.heads, cfg.depth)
+        self.norm = nn.LayerNorm(cfg.dim, eps=1e-6)
+        init_linear(self)
+        for name, table in self.named_parameters():
+            if name.endswith(("_token", "pos_embed")):
+                nn.init.normal_(table, std=0.02)
+
+    @classmethod
+    def from_released(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Converts DeiT-base-distilled (ImageNet, 384 x 384 pixels) as the published model does."""
+        table, kernel = state.get("pos_embed"), state.get("patch_embed.proj.weight")
+        if table is None or kernel is None or kernel.shape[1:] != (3, 16, 16):
+            return state
+        state = {key: value for key, value in state.items() if key != "pos_embed"}
+        state["new_pos_embed"] = table[:, :2]
+        side = math.isqrt(table.shape[1] - 2)
+        grid = table[:, 2:].float().transpose(1, 2).unflatten(2, (side, side))
+        time = F.interpolate(grid, (1, 250), mode="bicubic", align_corners=False)
+        state["time_new_pos_embed"] = time
+        state["freq_new_pos_embed"] = time.mean(3, keepdim=True)
+        tiled = kernel[:, torch.arange(16) % 3] * (3 / 16)  # RGB in turn, the sum stays the same
+        state["patch_embed.proj.weight"] = tiled.reshape(-1, 16, 128, 2)
+        return state
+
+    def forward(self, spec: Tensor) -> Tensor:
+        x = spec
+        for conv in (self.conv_in_1, self.conv_in_2, self.conv_in_3):
+            x = F.gelu(conv(x))
+        x = self._tokens(x)  # (B, T', D)
+        n_tokens = x.shape[1]
+        if n_tokens > self.window_frames:
+            raise ValueError(
+                f"{spec.shape[-1]} spectrogram frames; fPaSST takes at most "
+                f"{4 * self.window_frames} (10 s): cut the audio into windows"
+            )
+        positions = self.time_new_pos_embed + self.freq_new_pos_embed
+        x = x + positions[0, :, 0, self._offset(n_tokens) :][:, :n_tokens].T
+        special = torch.cat([self.cls_token, self.dist_token], dim=1) + self.new_pos_embed
+        x = torch.cat([special.expand(len(x), -1, -1), x], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x[:, 2:])
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        """Stem output (B, 64, 32, T') -> (B, T', D): the published 128 x 2 kernel as two matrices.
+
+        The kernel sees (64, 32) re-read as (16, 128), and one column of zeros on the right.
+        """
+        x = x.flatten(1, 2).transpose(1, 2)  # (B, T', 2048)
+        x = torch.cat([x, F.pad(x[:, 1:], (0, 0, 0, 1))], dim=2)
+        proj = self.patch_embed["proj"]
+        weight = proj.weight.flatten(1, 2).permute(0, 2, 1).flatten(1)  # (D, 2 * 2048)
+        return F.linear(x, weight, proj.bias)
+
+    def _offset(self, n_tokens: int) -> int:
+        """First row of the position table: 0, but random for short clips in training."""
+        spare = self.window_frames - n_tokens
+        return int(torch.randint(spare + 1, ())) if self.training and spare > 0 else 0

@@ -1,0 +1,86 @@
+"""M2D: a plain ViT-Base over 16 x 16 patches; the five patches of a time step are concatenated.
+
+Paper: Niizumi et al., "Masked Modeling Duo", ICASSP 2023, arXiv 2210.14648 (weights: M2D-CLAP,
+Interspeech 2024, arXiv 2406.02032).
+"""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hear_ptsed.backbones.base import Backbone
+from hear_ptsed.backbones.layers import blocks, init_linear
+
+log = logging.getLogger(__name__)
+NORM_STATS = (-7.1, 4.2)  # mean and deviation of the log-mel values
+
+
+@dataclass(frozen=True)
+class M2DConfig:
+    dim: int = 768
+    depth: int = 12
+    heads: int = 12
+    patch: int = 16  # mel bins x spectrogram frames
+    n_mels: int = 80
+    max_frames: int = 1001  # spectrogram frames
+
+
+class M2D(Backbone):
+    """One embedding of 5 x 768 per 160 ms; at most 10 s."""
+
+    prefixes = ("model.m2d.backbone.", "m2d.", "ar.runtime.backbone.")
+    ignored = ("to_spec.", "ar.", "head.")  # the last two: projections and heads of upstream files
+
+    def __init__(self, cfg: M2DConfig = M2DConfig()):
+        super().__init__()
+        self.patch, self.max_frames = cfg.patch, cfg.max_frames
+        self.rows, self.window_frames = cfg.n_mels // cfg.patch, cfg.max_frames // cfg.patch
+        self.embed_dim = self.rows * cfg.dim
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, cfg.dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.rows * self.window_frames, cfg.dim))
+        # Travels with the checkpoint; the front-end uses fixed constants, as the published model does.
+        self.register_buffer("norm_stats", torch.tensor(NORM_STATS))
+        self.patch_embed = nn.ModuleDict(
+            {"proj": nn.Conv2d(1, cfg.dim, cfg.patch, stride=cfg.patch)}
+        )
+        self.blocks = blocks(cfg.dim, cfg.heads, cfg.depth)
+        self.norm = nn.LayerNorm(cfg.dim, eps=1e-6)
+        init_linear(self)
+        nn.init.normal_(self.pos_embed, std=0.02)
+        nn.init.normal_(self.cls_token, std=1e-6)
+
+    @classmethod
+    def from_released(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Warns about other statistics than the front-end's."""
+        stats = state["norm_stats"].tolist() if "norm_stats" in state else list(NORM_STATS)
+        if any(abs(a - b) > 0.01 for a, b in zip(stats, NORM_STATS, strict=False)):
+            log.warning(
+                "the file's norm_stats are %s; the front-end uses %s, as the published model does",
+                stats,
+                NORM_STATS,
+            )
+        return state
+
+    def forward(self, spec: Tensor) -> Tensor:
+        n_frames = spec.shape[-1]
+        if n_frames > self.max_frames:
+            raise ValueError(
+                f"{n_frames} spectrogram frames; M2D takes at most {self.max_frames} (10 s): "
+                "cut the audio into windows"
+            )
+        if n_frames < self.max_frames:  # shorter clips keep their last, incomplete patch
+            spec = F.pad(spec, (0, -n_frames % self.patch))
+        x = self.patch_embed["proj"](spec)[..., : self.window_frames]  # (B, D, 5, T')
+        n_time = x.shape[-1]
+        x = x.flatten(2).transpose(1, 2)  # (B, 5 * T', D), time fastest
+        grid = self.pos_embed[:, 1:].unflatten(1, (self.rows, self.window_frames))
+        x = x + grid[:, :, :n_time].flatten(1, 2)
+        cls_token = self.cls_token + self.pos_embed[:, :1]
+        x = torch.cat([cls_token.expand(len(x), -1, -1), x], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x[:, 1:]).unflatten(1, (self.rows, n_time))
+        return x.transpose(1, 2).flatten(2)  # (B, T', 5 * D)

@@ -1,0 +1,111 @@
+"""Kaldi-style log filter banks of BEATs, ASiT, fPaSST and frame_mn.
+
+The banks and windows are evaluated in float32 in a fixed order: rounding them from float64 moves
+the features by up to 1e-2 in near-empty bands.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hear_ptsed.frontends.base import FrontEnd
+
+SAMPLE_RATE, N_FFT, WINDOW, HOP = 16000, 512, 400, 160  # samples
+
+
+def mel_bank(
+    low: float, high: float, n_mels: int = 128, device: torch.device | None = None
+) -> Tensor:
+    """Triangles in the mel domain with peak 1, (n_mels, 257); the Nyquist bin has weight 0."""
+
+    def mel(hz: float) -> float:
+        return 1127.0 * math.log(1.0 + hz / 700.0)
+
+    step = (mel(high) - mel(low)) / (n_mels + 1)
+    index = torch.arange(n_mels, device=device)[:, None]
+    left, centre, right = (mel(low) + (index + i) * step for i in range(3))
+    hz = SAMPLE_RATE / N_FFT * torch.arange(N_FFT // 2, device=device)
+    bins = 1127.0 * (1.0 + hz / 700.0).log()
+    rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
+    return F.pad(torch.minimum(rising, falling).clamp(min=0.0), (0, 1))
+
+
+class KaldiFbank(FrontEnd):
+    """Log energies of 128 mel bands, 20-8000 Hz, of frames of 25 ms that fit completely (F = 128).
+
+    Args:
+        window: of length 400.
+        mean, divisor: normalisation of the log energies.
+        scale: applied to the audio, which Kaldi expects as 16-bit integers.
+        centre_clip: subtract the mean of the whole clip.
+    """
+
+    def __init__(
+        self,
+        window: Tensor,
+        mean: float,
+        divisor: float,
+        scale: float = 1.0,
+        centre_clip: bool = False,
+    ):
+        super().__init__()
+        self.mean, self.divisor, self.scale, self.centre_clip = mean, divisor, scale, centre_clip
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("bank", mel_bank(20.0, 8000.0), persistent=False)
+
+    def spectrogram(self, audio: Tensor) -> Tensor:
+        audio = audio * self.scale
+        if self.centre_clip:  # in float64: a float32 mean depends on the number of threads
+            audio = audio - audio.mean(-1, keepdim=True, dtype=torch.float64).float()
+        frames = audio.unfold(-1, WINDOW, HOP)  # (B, T, 400)
+        frames = frames - frames.mean(-1, keepdim=True)
+        before = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
+        frames = (frames - 0.97 * before) * self.window
+        power = torch.fft.rfft(frames, N_FFT).abs().square()
+        energy = (power @ self.bank.T).clamp(min=torch.finfo(torch.float32).eps)
+        return ((energy.log() - self.mean) / self.divisor).transpose(1, 2)
+
+
+def beats_fbank() -> KaldiFbank:
+    window = torch.hann_window(WINDOW, periodic=False).pow(0.85)  # Kaldi's "povey"
+    return KaldiFbank(window, mean=15.41663, divisor=2 * 6.55582, scale=2.0**15)
+
+
+def asit_fbank() -> KaldiFbank:
+    window = torch.hann_window(WINDOW, periodic=False)
+    return KaldiFbank(window, mean=-4.2677393, divisor=2 * 4.5689974, centre_clip=True)
+
+
+class PaSSTMel(FrontEnd):
+    """Log-mel of fPaSST and frame_mn (F = 128), T = 1 + (S - 1) // 160.
+
+    In training the band edges are drawn anew for every call, from PyTorch's global generator.
+    """
+
+    def __init__(self, periodic: bool):
+        super().__init__()
+        window = torch.hann_window(WINDOW, periodic=periodic)
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("bank", mel_bank(0.0, 7000.0), persistent=False)
+
+    def spectrogram(self, audio: Tensor) -> Tensor:
+        audio = audio[:, 1:] - 0.97 * audio[:, :-1]
+        stft = torch.stft(
+            audio,
+            N_FFT,
+            HOP,
+            WINDOW,
+            self.window,
+            center=True,
+            pad_mode="reflect",
+            return_complex=True,
+        )
+        power = torch.view_as_real(stft).square().sum(-1)  # (B, 257, T)
+        bank = self._jittered_bank(audio.device) if self.training else self.bank
+        return ((bank @ power).clamp(min=1e-7).log() + 4.5) / 5.0
+
+    def _jittered_bank(self, device: torch.device) -> Tensor:
+        low, less = int(torch.randint(10, ())), int(torch.randint(2000, ()))
+        return mel_bank(low, 8000 - less, device=device)

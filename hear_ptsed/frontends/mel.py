@@ -1,0 +1,78 @@
+"""Mel spectrograms of ATST-Frame and M2D."""
+
+import math
+
+import torch
+from torch import Tensor
+from torchaudio.functional import melscale_fbanks
+
+from hear_ptsed.frontends.base import FrontEnd
+
+HOP = 160  # samples
+
+
+def power_spectrogram(audio: Tensor, window: Tensor) -> Tensor:
+    """Centred frames of the window's length with reflected edges: (B, S) -> (B, bins, T)."""
+    stft = torch.stft(
+        audio,
+        len(window),
+        HOP,
+        window=window,
+        center=True,
+        pad_mode="reflect",
+        return_complex=True,
+    )
+    return stft.abs().square()
+
+
+class ATSTMel(FrontEnd):
+    """Decibels of 64 HTK mel bands, 60-7800 Hz, at most 80 dB below the clip's loudest cell (F = 64).
+
+    The published front-end limits against the loudest clip of the batch; alone both agree.
+    """
+
+    def __init__(self):
+        super().__init__()
+        bank = melscale_fbanks(513, 60.0, 7800.0, 64, 16000, norm=None, mel_scale="htk")
+        self.register_buffer("window", torch.hann_window(1024), persistent=False)
+        self.register_buffer("bank", bank, persistent=False)  # (513, 64)
+
+    def spectrogram(self, audio: Tensor) -> Tensor:
+        power = power_spectrogram(audio, self.window)
+        decibel = 10.0 * (power.transpose(1, 2) @ self.bank).clamp(min=1e-10).log10()
+        floor = decibel.amax((1, 2), keepdim=True) - 80.0
+        decibel = torch.maximum(decibel, floor).clamp(-50.0, 80.0)
+        return ((decibel + 79.6482) / (50.6842 + 79.6482) * 2.0 - 1.0).transpose(1, 2)
+
+
+class M2DMel(FrontEnd):
+    """Natural logarithm of 80 Slaney mel bands, 50-8000 Hz (F = 80).
+
+    Mean and deviation are fixed: the published model ignores the pair stored in its checkpoints.
+    """
+
+    def __init__(self):
+        super().__init__()
+        # Designed in float64 and rounded once, which is what the published filters are.
+        window = torch.hann_window(400, dtype=torch.float64).float()
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("bank", slaney_bank(50.0, 8000.0, 80, 400), persistent=False)
+
+    def spectrogram(self, audio: Tensor) -> Tensor:
+        energy = self.bank @ power_spectrogram(audio, self.window)
+        return ((energy + torch.finfo(torch.float32).eps).log() + 7.1) / 4.2
+
+
+def slaney_bank(low: float, high: float, n_mels: int, n_fft: int) -> Tensor:
+    """Triangles linear in Hz with equal area on the Slaney scale, (n_mels, n_fft // 2 + 1)."""
+    bend, per_octave = 1000.0, math.log(6.4) / 27.0  # linear below 1 kHz, logarithmic above
+
+    def mel(hz: float) -> float:
+        return hz * 3 / 200 if hz < bend else 15 + math.log(hz / bend) / per_octave
+
+    mels = torch.linspace(mel(low), mel(high), n_mels + 2, dtype=torch.float64)
+    points = torch.where(mels < 15, mels * 200 / 3, bend * ((mels - 15) * per_octave).exp())
+    hz = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * 16000 / n_fft
+    left, centre, right = points[:-2, None], points[1:-1, None], points[2:, None]
+    triangles = torch.minimum((hz - left) / (centre - left), (right - hz) / (right - centre))
+    return (triangles.clamp(min=0.0) * 2.0 / (right - left)).float()

@@ -1,0 +1,131 @@
+"""The HEAR API over every model: load_model, get_timestamp_embeddings, get_scene_embeddings."""
+
+import logging
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from hear_ptsed import windows
+from hear_ptsed.checkpoints import load_checkpoint
+from hear_ptsed.download import find
+from hear_ptsed.model import SEDModel
+from hear_ptsed.registry import build, row
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of load_model; heareval passes them from --model-options."""
+
+    overlap: float = 0.0  # seconds shared by neighbouring 10 s windows
+    batch: int = 8  # windows per forward pass
+    precision: str = "float32"  # or "bfloat16" (network only)
+    untrained: bool = False  # random weights, no checkpoint
+
+    def __post_init__(self):
+        if not 0 <= self.overlap < 10:
+            raise ValueError(f"overlap {self.overlap} s; allowed is 0 up to, not including, 10 s")
+        if self.batch < 1:
+            raise ValueError(f"batch {self.batch}; allowed is 1 window or more")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision {self.precision!r}; allowed are float32, bfloat16")
+
+    @classmethod
+    def of(cls, given: dict) -> "Options":
+        known = [field.name for field in fields(cls)]
+        if unknown := [name for name in given if name not in known]:
+            raise ValueError(f"unknown option {', '.join(unknown)}; known: {', '.join(known)}")
+        return cls(**given)
+
+
+class HearModel(nn.Module):
+    """A backbone that embeds clips of any length, 25 frames per second."""
+
+    sample_rate = windows.SAMPLE_RATE
+
+    def __init__(self, model: SEDModel, options: Options = Options()):
+        super().__init__()
+        self.model, self.options = model.fold(), options
+        self.timestamp_embedding_size = self.scene_embedding_size = model.backbone.embed_dim
+        self.low_precision = options.precision == "bfloat16" and model.backbone.bfloat16
+        if self.low_precision:
+            to_bfloat16(model.backbone)
+        elif options.precision == "bfloat16":
+            log.warning("%s stays in float32", type(model.backbone).__name__)
+
+    def embed(self, audio: Tensor) -> Tensor:
+        """(B, S) -> (B, T, D) float32, T = n_frames(S)."""
+        with torch.autocast(audio.device.type, torch.bfloat16, enabled=self.low_precision):
+            return windows.over_windows(
+                audio, self.model.embed, self.options.overlap, self.options.batch
+            )
+
+
+def load_model(name: str, stage: str, model_file_path: str = "", **options) -> HearModel:
+    """A model in evaluation mode for the two embedding functions.
+
+    Args:
+        model_file_path: a released, trained or safetensors file; without one the released file of
+            the stage, from $HEAR_PTSED_CHECKPOINTS, the cache or by download.
+        options: see Options.
+    """
+    chosen = Options.of(options)
+    row(name, stage)
+    if chosen.untrained:
+        if model_file_path:
+            raise ValueError(f"untrained and a checkpoint ({model_file_path}) exclude each other")
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return HearModel(build(name, n_classes=None), chosen).eval()
+    model = build(name, n_classes=None)
+    load_checkpoint(model, model_file_path or find(name, stage))
+    return HearModel(model, chosen).eval()
+
+
+def get_timestamp_embeddings(audio: Tensor, model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Embed clips every 40 ms.
+
+    Args:
+        audio: (B, S) in [-1, 1] at model.sample_rate, any length.
+    Returns:
+        embeddings (B, T, D) float32 with T = max(1, (S + 320) // 640), and the centres of the
+        frames in milliseconds (B, T): 20, 60, 100, ...
+    """
+    check_audio(audio, model)
+    model.eval()
+    with torch.no_grad():
+        embeddings = model.embed(audio.float())
+    centres = windows.timestamps(embeddings.shape[1], audio.device)
+    return embeddings, centres.expand(len(audio), -1)
+
+
+def get_scene_embeddings(audio: Tensor, model: nn.Module) -> Tensor:
+    """Embed whole clips: audio (B, S) -> (B, D) float32, the mean over the real frames."""
+    return get_timestamp_embeddings(audio, model)[0].mean(1)
+
+
+def check_audio(audio: Tensor, model: nn.Module) -> None:
+    """Raise a ValueError that says what is wrong with the audio."""
+    if model.sample_rate != windows.SAMPLE_RATE:
+        raise ValueError(
+            f"model.sample_rate was set to {model.sample_rate}; the model takes 16000 Hz only: "
+            "set it back and resample the audio"
+        )
+    if audio.ndim != 2 or audio.numel() == 0:
+        raise ValueError(
+            f"audio of shape {tuple(audio.shape)}; expected (clips, samples), not empty"
+        )
+    if not audio.is_floating_point():
+        raise ValueError(f"audio of {audio.dtype}; expected floating-point samples in [-1, 1]")
+    if not torch.isfinite(audio).all():
+        clips = (~torch.isfinite(audio).all(1)).nonzero()[:, 0].tolist()
+        raise ValueError(f"NaN or infinite samples in clip {', '.join(map(str, clips))}")
+
+
+def to_bfloat16(module: nn.Module) -> None:
+    """Store matrices in bfloat16 for autocast; norms and tables stay in float32."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+            layer.to(torch.bfloat16)

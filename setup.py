@@ -1,0 +1,55 @@
+"""hear_ptsed: pre-trained sound event detection transformers behind the HEAR API."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+EXTRAS = {
+    # heareval and hearvalidator come beside this extra, see README "Install": their own pins do not install today.
+    "eval": [
+        "click",
+        "espeakng-loader",
+        "intervaltree",
+        "matplotlib",
+        "more-itertools",
+        "nvidia-ml-py",
+        "pandas<3",
+        "python-slugify",
+        "pytorch-lightning==1.9.5",
+        "scikit-learn",
+        "scipy",
+        "sed_eval",
+        "setuptools<82",
+        "soxr",
+        "torchinfo",
+    ],
+    "training": [
+        "h5py",
+        "lightning>=2.6",
+        "pandas<3",
+        "pyyaml",
+        "safetensors",
+        "sed_scores_eval>=0.0.4",
+        "tensorboard",
+    ],
+    "leaderboards": ["jinja2", "pandas<3", "plotly", "rich"],
+    "plot": ["matplotlib"],
+    "dev": ["hypothesis", "pip", "pytest", "pytest-xdist", "ruff"],
+}
+
+setup(
+    name="hear_ptsed",
+    version=re.search(r'__version__ = "(.+)"', (ROOT / "hear_ptsed/__init__.py").read_text())[1],
+    description=__doc__,
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["hear_ptsed*", "training*", "eval_tasks*", "leaderboards*"]),
+    package_data={"hear_ptsed": ["labels/*.csv"]},
+    install_requires=["torch>=2.6", "torchaudio>=2.6", "numpy", "soundfile", "tqdm"],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["hear-ptsed = hear_ptsed.cli:main"]},
+)

@@ -1,0 +1,76 @@
+"""Parts shared by the tests: published models with deterministic weights."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from deterministic import waveform, weight
+
+from hear_ptsed.backbones.asit import ASiT, ASiTConfig
+from hear_ptsed.backbones.atst import ATSTFrame, ATSTFrameConfig
+from hear_ptsed.backbones.beats import BEATs, BEATsConfig
+from hear_ptsed.backbones.fpasst import FPaSST, FPaSSTConfig
+from hear_ptsed.backbones.frame_mn import FrameMN, FrameMNConfig
+from hear_ptsed.backbones.m2d import M2D, M2DConfig
+from hear_ptsed.heads import LinearHead
+from hear_ptsed.model import SEDModel
+from hear_ptsed.registry import MODELS, build
+
+SMALL = {
+    "atst_frame": lambda: ATSTFrame(ATSTFrameConfig(dim=24, depth=2, heads=2)),
+    "beats": lambda: BEATs(BEATsConfig(dim=32, depth=2, heads=2, patch_dim=8)),
+    "fpasst": lambda: FPaSST(FPaSSTConfig(dim=24, depth=2, heads=2)),
+    "m2d": lambda: M2D(M2DConfig(dim=24, depth=2, heads=2)),
+    "asit": lambda: ASiT(ASiTConfig(dim=24, depth=2, heads=2)),
+    "frame_mn06": lambda: FrameMN(FrameMNConfig(0.1)),
+    "frame_mn10": lambda: FrameMN(FrameMNConfig(0.2)),
+}
+
+GOLDEN = Path(__file__).parent / "golden"
+torch.set_num_threads(2)
+
+
+def released_weights(model: SEDModel) -> dict[str, torch.Tensor]:
+    """Deterministic values under the names of the released strong checkpoint."""
+    backbone = model.backbone
+    named = {
+        backbone.prefixes[0] + key: value
+        for key, value in backbone.to_released(backbone.state_dict()).items()
+    } | model.head.state_dict()
+    return {key: torch.from_numpy(weight(key, tuple(t.shape))) for key, t in named.items()}
+
+
+@cache
+def published(name: str) -> SEDModel:
+    """The model with deterministic weights, unfolded; only one at a time is kept in memory."""
+    published.cache_clear()
+    model = build(name)
+    state = released_weights(model)
+    prefix = model.backbone.prefixes[0]
+    inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    model.backbone.load_state_dict(model.backbone.from_released(inside))
+    model.head.load_state_dict({k: v for k, v in state.items() if not k.startswith(prefix)})
+    return model.eval()
+
+
+def small(name: str) -> SEDModel:
+    """The named model with a narrow, shallow backbone and 5 classes, in evaluation mode."""
+    torch.manual_seed(0)
+    backbone = SMALL[name]()
+    return SEDModel(
+        MODELS[name].frontend(), backbone, head=LinearHead(backbone.embed_dim, 5)
+    ).eval()
+
+
+@pytest.fixture(scope="session")
+def clips() -> torch.Tensor:
+    """A clip of 10 s and one of 3.7 s, zero-padded: (2, 160000)."""
+    short = waveform(3.7, seed=1)
+    return torch.from_numpy(
+        np.stack([waveform(10.0, seed=0), np.pad(short, (0, 160000 - len(short)))])
+    )
+
+
+each_model = pytest.mark.parametrize("name", MODELS)

@@ -1,0 +1,91 @@
+"""The house rules that a machine can check."""
+
+import ast
+import tomllib
+from pathlib import Path
+from sys import stdlib_module_names
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {  # package: the packages of ours that it may import
+    "hear_ptsed": set(),
+    "training": {"hear_ptsed"},
+    "eval_tasks": {"hear_ptsed", "training"},
+    "leaderboards": {"eval_tasks"},
+}
+LIBRARY_NEEDS = {"torch", "torchaudio", "numpy", "soundfile", "tqdm"}
+FLOORS = [  # of the library: a module imports from lower floors, or from its own package
+    {"files", "labels", "windows"},
+    {"wheels", "tf_checkpoint", "events"},
+    {"frontends", "backbones", "sequence", "heads"},
+    {"model"},
+    {"registry"},
+    {"download", "checkpoints"},
+    {"hear", "yamnet"},
+    {"detect"},
+    {"plot"},
+    {"plugins", "cli"},
+]
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path, everywhere: bool = True) -> set[str]:
+    """Modules that a file imports: everywhere, or only when it is itself imported."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = set()
+    for node in ast.walk(tree) if everywhere else tree.body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_only_what_lies_below_them(package):
+    for path in sources(package):
+        ours = {name.split(".")[0] for name in imports(path)} & PACKAGES.keys()
+        assert ours <= PACKAGES[package] | {package}, path
+
+
+def test_the_library_needs_only_its_five_packages():
+    for path in sources("hear_ptsed"):
+        top = {name.split(".")[0] for name in imports(path, everywhere=False)}
+        assert top - stdlib_module_names <= LIBRARY_NEEDS | {"hear_ptsed"}, path
+
+
+def test_the_library_never_imports_tools_of_the_other_packages():
+    forbidden = {"heareval", "hearvalidator", "lightning", "pytorch_lightning", "pandas"}
+    forbidden |= {"sed_scores_eval", "sed_eval", "tensorflow"}
+    for path in sources("hear_ptsed"):
+        assert not {name.split(".")[0] for name in imports(path)} & forbidden, path
+
+
+def test_inside_the_library_nothing_imports_upwards():
+    floor = {name: level for level, names in enumerate(FLOORS) for name in names}
+    for path in sources("hear_ptsed"):
+        parts = path.relative_to(ROOT / "hear_ptsed").with_suffix("").parts
+        if parts == ("__init__",):
+            continue
+        for name in imports(path):
+            below = name.split(".")
+            if below[0] == "hear_ptsed" and len(below) > 1 and below[1] in floor:
+                same = below[1] == parts[0]
+                assert same or floor[below[1]] < floor[parts[0]], f"{path.name} imports {name}"
+
+
+def test_files_stay_readable_in_one_sitting():
+    for package in PACKAGES:
+        for path in sources(package):
+            assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
+
+
+def test_settings_live_in_pyproject_and_the_version_in_one_place():
+    import hear_ptsed
+
+    assert "version" not in tomllib.loads((ROOT / "pyproject.toml").read_text()).get("project", {})
+    assert f"## {hear_ptsed.__version__} " in (ROOT / "CHANGELOG.md").read_text()
