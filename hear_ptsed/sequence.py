@@ -1,0 +1,327 @@
+"""Sequence models between a backbone and its head: frames (B, T, E) -> (B, T, F), F = `out_dim`.
+
+`bigru` and `bilstm` are those of PretrainedSED (github.com/fschmid56/PretrainedSED); `attention`,
+`transformer` and `mamba` appear in its ablation. Attribute names are the keys of the published
+files below `seq_model.`, which is why the last three are sequences of projection "0" and stack "1".
+"""
+
+import math
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+HEADS = 8  # attention heads of `attention` and `transformer`, whatever the width
+STATES = 16  # state size of a Mamba channel
+# Frames whose Mamba states are in memory at once. Training keeps one state per chunk and about five
+# copies of one chunk's, so memory for 250 frames is least near sqrt(250 / 5).
+CHUNK = 8
+
+
+class BiGRU(nn.Module):
+    """Bidirectional GRU with `dim` units per direction; out_dim is 2 * dim."""
+
+    def __init__(self, in_dim: int, dim: int = 2048, layers: int = 2, dropout: float = 0.0):
+        super().__init__()
+        self.out_dim = 2 * dim
+        self.rnn = nn.GRU(
+            in_dim, dim, layers, batch_first=True, dropout=dropout, bidirectional=True
+        )
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.rnn(frames)[0]
+
+
+class BiLSTM(nn.Module):
+    """Bidirectional LSTM with `dim` units per direction, then a linear layer on every frame."""
+
+    def __init__(self, in_dim: int, dim: int = 2048, layers: int = 2, dropout: float = 0.0):
+        super().__init__()
+        self.out_dim = 2 * dim
+        self.rnn = nn.LSTM(
+            in_dim, dim, layers, batch_first=True, dropout=dropout, bidirectional=True
+        )
+        self.embedding = nn.Linear(self.out_dim, self.out_dim)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.embedding(self.rnn(frames)[0])
+
+
+class RMSNorm(nn.Module):
+    """Scale to root mean square `gamma`: by the vector's norm, so there is no eps under a root."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled = F.normalize(x.float(), dim=-1, eps=1e-12) * self.gamma * len(self.gamma) ** 0.5
+        return scaled.to(x.dtype)
+
+
+class Rotary(nn.Module):
+    """Rotates the interleaved pairs (2i, 2i + 1) of (B, heads, T, size) by their frame's angle."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        # stored in the files although never trained, hence a persistent buffer
+        self.register_buffer("freqs", 10000.0 ** (-torch.arange(0, size, 2) / size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        frame = torch.arange(x.shape[2], device=x.device, dtype=torch.float32)
+        angle = frame[:, None] * self.freqs.float()  # (T, size / 2)
+        cos, sin = angle.cos(), angle.sin()
+        a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+        return torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2).to(x.dtype)
+
+
+class GatedAttention(nn.Module):
+    """Pre-norm self-attention over all frames; a sigmoid gate per frame scales each head."""
+
+    def __init__(self, dim: int, dropout: float):
+        super().__init__()
+        self.dropout = dropout
+        self.norm = RMSNorm(dim)
+        self.pos_encoding = Rotary(dim // HEADS)
+        self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.to_gates = nn.Linear(dim, HEADS)
+        self.to_out = nn.Sequential(nn.Linear(dim, dim, bias=False), nn.Dropout(dropout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        q, k, v = self.to_qkv(x).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(
+            self.pos_encoding(q),
+            self.pos_encoding(k),
+            v,
+            dropout_p=self.dropout if self.training else 0.0,
+        ).transpose(1, 2)  # (B, T, heads, size)
+        return self.to_out((mixed * self.to_gates(x).sigmoid()[..., None]).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """Pre-norm two-layer perceptron, four times as wide inside."""
+
+    def __init__(self, dim: int, dropout: float):
+        super().__init__()
+        self.net = nn.Sequential(
+            RMSNorm(dim),
+            nn.Linear(dim, 4 * dim),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(4 * dim, dim),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class AttentionStack(nn.Module):
+    """Gated attention layers with residuals and no final norm."""
+
+    def __init__(self, dim: int, layers: int, dropout: float):
+        super().__init__()
+        self.layers = nn.ModuleList(GatedAttention(dim, dropout) for _ in range(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for attention in self.layers:
+            x = x + attention(x)
+        return x
+
+
+class TransformerStack(nn.Module):
+    """Gated attention and feed-forward layers with residuals, then a norm."""
+
+    def __init__(self, dim: int, layers: int, dropout: float):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.ModuleList((GatedAttention(dim, dropout), FeedForward(dim, dropout)))
+            for _ in range(layers)
+        )
+        self.norm = RMSNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for attention, feed_forward in self.layers:
+            x = x + attention(x)
+            x = x + feed_forward(x)
+        return self.norm(x)
+
+
+def _scan_chunk(
+    state: Tensor, rate: Tensor, delta: Tensor, x: Tensor, b: Tensor, c: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Frames of one chunk: their outputs (B, Q, M) and the last state (B, N, M)."""
+    decay = torch.exp(delta[:, :, None] * rate)  # (B, Q, N, M)
+    drive = (delta * x)[:, :, None] * b[..., None]
+    states = []
+    for decay_t, drive_t in zip(decay.unbind(1), drive.unbind(1), strict=True):
+        state = torch.addcmul(drive_t, decay_t, state)
+        states.append(state)
+    return (c[:, :, None] @ torch.stack(states, 1)).squeeze(2), state
+
+
+@torch.compiler.disable  # unrolled over the frames, it takes a compiler minutes
+def selective_scan(delta: Tensor, x: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Run h[t] = exp(delta[t] a) h[t-1] + delta[t] b[t] x[t] and read out c[t] h[t], in float32.
+
+    The recurrence runs frame by frame, so it is exact, but only one chunk of states exists at a
+    time: the backward pass computes a chunk's states again from the state before it.
+
+    Args:
+        delta: (B, T, M) step sizes, > 0; x: (B, T, M).
+        a: (M, N) decay rates, < 0; b: (B, T, N); c: (B, T, N).
+    Returns:
+        (B, T, M) float32.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        rate = a.float().T.contiguous()
+        state = rate.new_zeros(len(x), *rate.shape)  # (B, N, M)
+        outputs = []
+        scan_chunk = _scan_chunk
+        if torch.is_grad_enabled() and not torch.compiler.is_exporting():
+            scan_chunk = partial(
+                checkpoint, _scan_chunk, use_reentrant=False, preserve_rng_state=False
+            )
+        for parts in zip(*(z.float().split(CHUNK, 1) for z in (delta, x, b, c)), strict=True):
+            y, state = scan_chunk(state, rate, *parts)
+            outputs.append(y)
+        return torch.cat(outputs, 1)
+
+
+class Mamba(nn.Module):
+    """Selective state-space layer (arXiv 2312.00752): every frame sees itself and earlier ones."""
+
+    no_weight_decay = ("A_log", "D")  # parameters an optimizer must not decay
+
+    def __init__(self, dim: int):
+        super().__init__()
+        inner, rank = 2 * dim, math.ceil(dim / 16)
+        self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
+        self.conv1d = nn.Conv1d(inner, inner, 4, groups=inner, padding=3)
+        self.x_proj = nn.Linear(inner, rank + 2 * STATES, bias=False)
+        self.dt_proj = nn.Linear(rank, inner)
+        self.A_log = nn.Parameter(torch.arange(1.0, STATES + 1).log().repeat(inner, 1))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.out_proj = nn.Linear(inner, dim, bias=False)
+
+        nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
+        log_step = torch.empty(inner).uniform_(math.log(0.001), math.log(0.1))
+        step = log_step.exp().clamp(min=1e-4)
+        with torch.no_grad():  # softplus of the bias is the step size
+            self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
+
+    def forward(self, u: Tensor) -> Tensor:
+        x, z = self.in_proj(u).chunk(2, dim=-1)
+        x = self.conv1d(x.transpose(1, 2))[..., : u.shape[1]].transpose(1, 2)  # causal
+        x = F.silu(x)
+        p, b, c = self.x_proj(x).split((self.dt_proj.in_features, STATES, STATES), dim=-1)
+        delta = F.softplus(self.dt_proj(p).float())
+        s = selective_scan(delta, x, -self.A_log.float().exp(), b, c) + self.D * x
+        return self.out_proj((s * F.silu(z)).to(z.dtype))
+
+
+class MambaLayer(nn.Module):
+    """Norm, Mamba, residual; `bidirectional` averages with a second Mamba that runs backwards."""
+
+    def __init__(self, dim: int, bidirectional: bool):
+        super().__init__()
+        self.norm = nn.RMSNorm(dim, eps=1e-5)
+        self.mixer = Mamba(dim)
+        self.mixer_reverse = Mamba(dim) if bidirectional else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.norm(x.to(self.norm.weight.dtype))  # mixed types would miss the fused norm
+        y = self.mixer(u)
+        if self.mixer_reverse is not None:
+            y = (y + self.mixer_reverse(u.flip(1)).flip(1)) / 2
+        return x + y
+
+
+class MambaStack(nn.Module):
+    """Mamba layers, no final norm."""
+
+    def __init__(self, dim: int, layers: int, bidirectional: bool):
+        super().__init__()
+        self.layers = nn.ModuleList(MambaLayer(dim, bidirectional) for _ in range(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class Projected(nn.Sequential):
+    """Linear layer to the width of the stack (none where the widths agree), then the stack."""
+
+    def __init__(self, in_dim: int, dim: int, stack: nn.Module):
+        project = nn.Identity() if in_dim == dim else nn.Linear(in_dim, dim)
+        super().__init__(project, stack)
+        self.out_dim = dim
+
+
+def _init_linears(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+# kind: default dim, layers, dropout. The RNNs have those of the published teachers, the others the
+# width that did best in the ablation at this depth.
+DEFAULTS = {
+    "bigru": (2048, 2, 0.0),
+    "bilstm": (2048, 2, 0.0),
+    "attention": (1024, 2, 0.0),
+    "transformer": (1024, 2, 0.2),
+    "mamba": (1024, 1, 0.0),
+}
+
+
+def build_sequence_model(
+    kind: str,
+    in_dim: int,
+    *,
+    dim: int | None = None,
+    layers: int | None = None,
+    dropout: float | None = None,
+    bidirectional: bool = False,
+) -> nn.Module:
+    """Build a sequence model with random weights; options left out take the values of DEFAULTS.
+
+    Args:
+        dim: units per direction of the RNNs (out_dim is twice that), else the width and out_dim.
+        dropout: in [0, 1); between the layers of the RNNs, none in `mamba`.
+        bidirectional: for `mamba` only; the other kinds see past and future anyway.
+    """
+    if kind not in DEFAULTS:
+        raise ValueError(f"unknown sequence model {kind!r}; known: {', '.join(DEFAULTS)}")
+    given = (dim, layers, dropout)
+    dim, layers, dropout = (
+        default if value is None else value
+        for value, default in zip(given, DEFAULTS[kind], strict=True)
+    )
+    if min(in_dim, dim, layers) < 1:
+        raise ValueError(f"in_dim {in_dim}, dim {dim}, layers {layers}: each must be at least 1")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout}; it must be at least 0 and below 1")
+    if bidirectional and kind != "mamba":
+        raise ValueError(f"bidirectional is an option of mamba; leave it out for {kind}")
+
+    if kind in ("bigru", "bilstm"):
+        if dropout and layers == 1:
+            raise ValueError(f"dropout of {kind} acts between layers; 1 layer needs dropout 0")
+        return (BiGRU if kind == "bigru" else BiLSTM)(in_dim, dim, layers, dropout)
+    if kind == "mamba":
+        if dropout:
+            raise ValueError(f"mamba has no dropout; leave out dropout={dropout}")
+        return Projected(in_dim, dim, MambaStack(dim, layers, bidirectional))
+    if dim % (2 * HEADS):
+        raise ValueError(f"dim of {kind} is {dim}; it must be divisible by {2 * HEADS}")
+    stack = AttentionStack if kind == "attention" else TransformerStack
+    model = Projected(in_dim, dim, stack(dim, layers, dropout))
+    _init_linears(model)
+    return model
