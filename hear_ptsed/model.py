@@ -67,7 +67,11 @@ class SEDModel(nn.Module):
 
     def embed(self, windows: Tensor) -> Tensor:
         """The backbone's sequence at 25 frames per second: (B, 160000) -> (B, 250, E) float32."""
-        frames = self.backbone(self.frontend(windows))
+        spec = self.frontend(windows)
+        if spec.is_cpu and not self.training:
+            frames = torch.cat([self.backbone(s) for s in spec.split(self.backbone.cpu_batch)])
+        else:
+            frames = self.backbone(spec)
         with torch.autocast(frames.device.type, enabled=False):
             return frames.float() if self.pooling is None else self.pooling @ frames.float()
 

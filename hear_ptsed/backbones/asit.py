@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hear_ptsed.backbones.base import Backbone
-from hear_ptsed.backbones.layers import blocks, init_linear
+from hear_ptsed.backbones.layers import blocks, init_linear, patches
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class ASiT(Backbone):
 
     prefixes = ("model.", "model.asit.", "asit.")
     # Heads of upstream training and fine-tuning files.
+    cpu_batch = 2
     ignored = ("head.", "fc.", "head_cls.", "head_recons.")
 
     def __init__(self, cfg: ASiTConfig = ASiTConfig()):
@@ -49,8 +50,8 @@ class ASiT(Backbone):
         nn.init.normal_(self.pos_embed, std=0.02)
 
     def forward(self, spec: Tensor) -> Tensor:
-        x = self.patch_embed["proj"](spec.transpose(2, 3))  # (B, D, T', 8)
-        x = x.flatten(2).transpose(1, 2)  # (B, T' * 8, D), frequency fastest
+        x = patches(spec.transpose(2, 3), self.patch_embed["proj"])  # (B, T', 8, D)
+        x = x.flatten(1, 2)  # (B, T' * 8, D), frequency fastest
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
         x = self.drop(x + self.positions(spec.shape[-1]))
         for block in self.blocks:

@@ -17,6 +17,7 @@ class Backbone(nn.Module):
     ignored: ClassVar[tuple[str, ...]] = ()
     # A key that only an upstream file has -> prefixes of our tensors that such a file lacks.
     absent: ClassVar[dict[str, tuple[str, ...]]] = {}
+    cpu_batch: ClassVar[int] = 4  # windows at a time that suit the caches and allocator of a CPU
     bfloat16: ClassVar[bool] = True  # False: too inaccurate in bfloat16, stays in float32
 
     embed_dim: int

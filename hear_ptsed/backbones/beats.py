@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hear_ptsed.backbones.base import Backbone
-from hear_ptsed.backbones.layers import split_heads
+from hear_ptsed.backbones.layers import patches, split_heads
 
 log = logging.getLogger(__name__)
 TABLE = "relative_attention_bias.weight"
@@ -39,6 +39,7 @@ class BEATs(Backbone):
     """8 tokens (low to high frequency) per 160 ms, read as a time series: 496 for 10 s."""
 
     prefixes = ("model.model.", "model.beats.", "beats.")
+    cpu_batch = 2
     ignored = ("predictor.",)  # the classifier of fine-tuned upstream files
 
     def __init__(self, cfg: BEATsConfig = BEATsConfig()):
@@ -52,8 +53,8 @@ class BEATs(Backbone):
         self.drop = nn.Dropout(cfg.drop)
 
     def forward(self, spec: Tensor) -> Tensor:
-        x = self.patch_embedding(spec.transpose(2, 3))  # (B, 512, T', 8)
-        x = x.flatten(2).transpose(1, 2)  # (B, T' * 8, 512), frequency fastest
+        x = patches(spec.transpose(2, 3), self.patch_embedding)  # (B, T', 8, 512)
+        x = x.flatten(1, 2)  # (B, T' * 8, 512), frequency fastest
         return self.encoder(self.drop(self.post_extract_proj(self.layer_norm(x))))
 
     def fold(self) -> None:
@@ -125,6 +126,8 @@ class Encoder(nn.Module):
         bias = self.folded_bias
         if bias is None or bias.shape[-1] != x.shape[1]:
             bias = self.bias(x.shape[1])
+        if torch.is_autocast_enabled(x.device.type):  # once, not in every layer
+            bias = bias.to(torch.get_autocast_dtype(x.device.type))
         for layer in self.layers:
             if self.training and torch.rand(()) < self.layer_drop:
                 continue
@@ -140,7 +143,7 @@ class Encoder(nn.Module):
 
     def fold(self, n: int) -> None:
         self.folded_bias = self.bias(n).detach()
-        self.pos_conv[0].fold()
+        self.pos_conv[0].fold(n)
 
     def _init_weights(self, depth: int) -> None:
         nn.init.normal_(self.relative_attention_bias.weight, std=0.02)
@@ -156,7 +159,10 @@ class Encoder(nn.Module):
 
 
 class PositionConv(nn.Module):
-    """Grouped convolution over the tokens, weight-normalised per kernel tap; (B, D, L) -> same."""
+    """Grouped convolution over the tokens, weight-normalised per kernel tap; (B, D, L) -> same.
+
+    Folded, it multiplies spectra instead, which takes a fifth of the time.
+    """
 
     def __init__(self, dim: int, kernel: int, groups: int):
         super().__init__()
@@ -166,16 +172,32 @@ class PositionConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim))
         nn.init.normal_(self.weight_v, std=math.sqrt(4 / (kernel * dim)))
         self.weight_g.data = self.weight_v.data.norm(dim=(0, 1), keepdim=True)
-        self.kernel: Tensor | None
-        self.register_buffer("kernel", None, persistent=False)
+        self.spectrum: Tensor | None
+        self.register_buffer("spectrum", None, persistent=False)
+        self.folded_length = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self._kernel() if self.kernel is None else self.kernel
-        pad = weight.shape[-1] // 2
-        return F.conv1d(x, weight, self.bias, padding=pad, groups=self.groups)[..., :-1]
+        if x.shape[-1] == self.folded_length:
+            return self._by_spectrum(x)
+        pad = self.weight_v.shape[-1] // 2
+        return F.conv1d(x, self._kernel(), self.bias, padding=pad, groups=self.groups)[..., :-1]
 
-    def fold(self) -> None:
-        self.kernel = self._kernel().detach()
+    def fold(self, length: int) -> None:
+        self.folded_length = length
+        spectrum = torch.fft.rfft(self._kernel().detach().flip(2), self._fft_size())
+        spectrum = spectrum.unflatten(0, (self.groups, -1))  # (G, out, in, frequency)
+        self.spectrum = spectrum.permute(3, 0, 2, 1).contiguous()
+
+    def _by_spectrum(self, x: Tensor) -> Tensor:
+        n, kernel = self._fft_size(), self.weight_v.shape[-1]
+        x = torch.fft.rfft(x.float(), n).unflatten(1, (self.groups, -1))  # (B, G, in, frequency)
+        x = (x.permute(3, 1, 0, 2) @ self.spectrum).permute(2, 1, 3, 0).flatten(1, 2)
+        first = kernel - 1 - kernel // 2
+        return torch.fft.irfft(x, n)[..., first : first + self.folded_length] + self.bias[:, None]
+
+    def _fft_size(self) -> int:
+        """A multiple of 128 that holds the whole convolution."""
+        return -(-(self.folded_length + self.weight_v.shape[-1] - 1) // 128) * 128
 
     def _kernel(self) -> Tensor:
         return self.weight_g * self.weight_v / self.weight_v.norm(dim=(0, 1), keepdim=True)
@@ -215,7 +237,8 @@ class GatedAttention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         q, k, v = split_heads(self.qkv(x), self.heads)
         drop = self.drop if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, self._gate(q) * bias, dropout_p=drop)
+        mask = self._gate(q).to(bias.dtype) * bias  # (B, H, L, L)
+        x = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=drop)
         return self.out_proj(x.transpose(1, 2).flatten(2))
 
     def _gate(self, q: Tensor) -> Tensor:

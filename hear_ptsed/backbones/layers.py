@@ -80,6 +80,18 @@ def blocks(
     )
 
 
+def patches(x: Tensor, proj: nn.Conv2d) -> Tensor:
+    """A convolution of non-overlapping patches as one matrix product, several times as fast.
+
+    (B, 1, H, W) -> (B, H // p, W // p, D); incomplete patches at the ends are dropped.
+    """
+    height, width = proj.kernel_size
+    rows, columns = x.shape[2] // height, x.shape[3] // width
+    x = x[:, 0, : rows * height, : columns * width].unflatten(2, (columns, width))
+    x = x.unflatten(1, (rows, height)).transpose(2, 3).flatten(3)  # (B, rows, columns, p * p)
+    return F.linear(x, proj.weight.flatten(1), proj.bias)
+
+
 def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """(B, L, 3 D) -> q, k, v of (B, heads, L, D / heads)."""
     return qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hear_ptsed.backbones.base import Backbone
-from hear_ptsed.backbones.layers import blocks, init_linear
+from hear_ptsed.backbones.layers import blocks, init_linear, patches
 
 log = logging.getLogger(__name__)
 NORM_STATS = (-7.1, 4.2)  # mean and deviation of the log-mel values
@@ -73,9 +73,9 @@ class M2D(Backbone):
             )
         if n_frames < self.max_frames:  # shorter clips keep their last, incomplete patch
             spec = F.pad(spec, (0, -n_frames % self.patch))
-        x = self.patch_embed["proj"](spec)[..., : self.window_frames]  # (B, D, 5, T')
-        n_time = x.shape[-1]
-        x = x.flatten(2).transpose(1, 2)  # (B, 5 * T', D), time fastest
+        x = patches(spec, self.patch_embed["proj"])[:, :, : self.window_frames]  # (B, 5, T', D)
+        n_time = x.shape[2]
+        x = x.flatten(1, 2)  # (B, 5 * T', D), time fastest
         grid = self.pos_embed[:, 1:].unflatten(1, (self.rows, self.window_frames))
         x = x + grid[:, :, :n_time].flatten(1, 2)
         cls_token = self.cls_token + self.pos_embed[:, :1]
