@@ -14,6 +14,7 @@ EXTRAS = {
         "intervaltree",
         "matplotlib",
         "more-itertools",
+        "music21",
         "nvidia-ml-py",
         "pandas<3",
         "python-slugify",

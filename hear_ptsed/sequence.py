@@ -163,7 +163,6 @@ def _scan_chunk(
     return (c[:, :, None] @ torch.stack(states, 1)).squeeze(2), state
 
 
-@torch.compiler.disable  # unrolled over the frames, it takes a compiler minutes
 def selective_scan(delta: Tensor, x: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """Run h[t] = exp(delta[t] a) h[t-1] + delta[t] b[t] x[t] and read out c[t] h[t], in float32.
 
@@ -199,6 +198,8 @@ class Mamba(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         inner, rank = 2 * dim, math.ceil(dim / 16)
+        # Unrolled over the frames, the scan takes a compiler minutes.
+        self.scan = torch.compiler.disable(selective_scan)
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
         self.conv1d = nn.Conv1d(inner, inner, 4, groups=inner, padding=3)
         self.x_proj = nn.Linear(inner, rank + 2 * STATES, bias=False)
@@ -219,7 +220,7 @@ class Mamba(nn.Module):
         x = F.silu(x)
         p, b, c = self.x_proj(x).split((self.dt_proj.in_features, STATES, STATES), dim=-1)
         delta = F.softplus(self.dt_proj(p).float())
-        s = selective_scan(delta, x, -self.A_log.float().exp(), b, c) + self.D * x
+        s = self.scan(delta, x, -self.A_log.float().exp(), b, c) + self.D * x
         return self.out_proj((s * F.silu(z)).to(z.dtype))
 
 

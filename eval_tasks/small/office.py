@@ -228,10 +228,6 @@ def background(seconds: float, level_db: float, rng: Generator) -> np.ndarray:
     return decibels(level_db) * pink + decibels(level_db - 10) * brown
 
 
-def _ms(seconds: float) -> float:
-    return round(1000 * float(seconds), 1)
-
-
 def _generator(seed: int, task: str, file: str) -> Generator:
     """Every clip has random numbers of its own, so a larger size begins with the same clips."""
     return np.random.default_rng([seed, zlib.crc32(f"{task}/{file}".encode())])
