@@ -12,7 +12,7 @@ env: $(VENV)/.done
 $(VENV)/.done: setup.py constraints.txt overrides.txt requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv -c constraints.txt
-	$(VENV)/bin/uv pip install --quiet --python $(VENV) -e '.[$(EXTRAS)]' -r requirements.txt \
+	$(VENV)/bin/uv pip install --quiet --python $(VENV) -e '.[$(EXTRAS)]' -r requirements.txt --compile-bytecode \
 		-c constraints.txt --override overrides.txt
 	$(RUN) -m hear_ptsed.wheels
 	touch $@
@@ -21,7 +21,7 @@ demo: env
 	$(RUN) -m eval_tasks demo --out $(OUT)
 
 test: env
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2
 
 lint: env
 	$(VENV)/bin/ruff check .

@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 EXTRAS = {
-    # heareval and hearvalidator come beside this extra, see README "Install": their own pins do not install today.
+    # heareval and hearvalidator come beside this extra: see requirements.txt.
     "eval": [
         "click",
         "espeakng-loader",

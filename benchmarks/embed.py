@@ -118,6 +118,7 @@ def measure(name: str, device: str, rounds: int, compiled: bool) -> list[str]:
 
 
 def main() -> None:
+    """Print the results table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
@@ -126,9 +127,7 @@ def main() -> None:
     args = parser.parse_args()
     card = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {card or 'CPU'}\n")
-    print(
-        "| model | variant | GFLOP per 10 s | clips/s | x plain | x float32 | matrix product | share |"
-    )
+    print("| model | variant | GFLOP | clips/s | x plain | x float32 | product GFLOP/s | share |")
     print("|---|---|---|---|---|---|---|---|")
     for name in args.models:
         print("\n".join(measure(name, args.device, args.rounds, args.compiled)), flush=True)

@@ -169,7 +169,10 @@ def load_detector(
             "or give a checkpoint of your own"
         )
     path = None if options.untrained else Path(checkpoint or download.find(name, stage))
-    model, classes = _trained(name, path) if path else (_untrained(name), events.load_labels())
+    if path is None:
+        model, classes = registry.untrained(name), events.load_labels()
+    else:
+        model, classes = _trained(name, path)
     device = options.usable_device()
     low_precision = options.precision == "bfloat16" and model.backbone.bfloat16
     model.fold().to(device)
@@ -189,12 +192,6 @@ def load_detector(
         )
 
     return Detector(name, stage, path and path.name, classes, score)
-
-
-def _untrained(name: str) -> torch.nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return registry.build(name)
 
 
 def _trained(name: str, path: Path) -> tuple[torch.nn.Module, Sequence[str]]:

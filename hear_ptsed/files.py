@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def cache_dir(*parts: str) -> Path:
-    """Folder for downloads, created: $HEAR_PTSED_CACHE, else hear_ptsed in the user's cache folder."""
+    """Folder for downloads, created: in $HEAR_PTSED_CACHE, else in the user's cache folder."""
     root = os.environ.get("HEAR_PTSED_CACHE")
     if not root:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hear_ptsed"

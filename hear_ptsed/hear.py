@@ -10,7 +10,7 @@ from hear_ptsed import windows
 from hear_ptsed.checkpoints import load_checkpoint
 from hear_ptsed.download import find
 from hear_ptsed.model import SEDModel
-from hear_ptsed.registry import build, row
+from hear_ptsed.registry import build, row, untrained
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,9 @@ class HearModel(nn.Module):
         elif options.precision == "bfloat16":
             log.warning("%s stays in float32", type(model.backbone).__name__)
 
+    def __repr__(self) -> str:  # hear-validator prints it
+        return f"HearModel({type(self.model.backbone).__name__}, {self.options})"
+
     def embed(self, audio: Tensor) -> Tensor:
         """(B, S) -> (B, T, D) float32, T = n_frames(S)."""
         with torch.autocast(audio.device.type, torch.bfloat16, enabled=self.low_precision):
@@ -76,9 +79,7 @@ def load_model(name: str, stage: str, model_file_path: str = "", **options) -> H
     if chosen.untrained:
         if model_file_path:
             raise ValueError(f"untrained and a checkpoint ({model_file_path}) exclude each other")
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            return HearModel(build(name, n_classes=None), chosen).eval()
+        return HearModel(untrained(name, n_classes=None), chosen).eval()
     model = build(name, n_classes=None)
     load_checkpoint(model, model_file_path or find(name, stage))
     return HearModel(model, chosen).eval()

@@ -76,7 +76,7 @@ class SEDModel(nn.Module):
             return frames.float() if self.pooling is None else self.pooling @ frames.float()
 
     def fold(self) -> "SEDModel":
-        """Fold constants for inference (see Backbone.fold); the model cannot be saved afterwards."""
+        """Fold constants for inference (see Backbone.fold); it cannot be saved afterwards."""
         self.eval()
         self.backbone.fold()
         self.folded = True

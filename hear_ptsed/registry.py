@@ -99,6 +99,13 @@ def build(
     return SEDModel(found.frontend(), backbone, sequence, top)
 
 
+def untrained(name: str, n_classes: int | None = 447) -> SEDModel:
+    """A model with random weights, the same ones at every call."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return build(name, n_classes)
+
+
 class Listed(NamedTuple):
     """One model and stage, as `hear-ptsed list` shows it."""
 

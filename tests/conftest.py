@@ -1,5 +1,6 @@
 """Parts shared by the tests: published models with deterministic weights."""
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -29,7 +30,8 @@ SMALL = {
 }
 
 GOLDEN = Path(__file__).parent / "golden"
-torch.set_num_threads(2)
+# Workers of pytest-xdist share the machine.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 def released_weights(model: SEDModel) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hear_ptsed.backbones.base import Backbone
 
-# kernel, expanded, out, squeeze-excitation, activation, stride (frequency, time)
+# Kernel; channels inside; channels out; gate or not; activation; stride over frequency and time.
 BLOCKS = (
     (3, 16, 16, False, nn.ReLU, (1, 1)),
     (3, 64, 24, False, nn.ReLU, (2, 2)),

@@ -58,7 +58,7 @@ class Block(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Drops a residual branch per clip in training; kept branches are scaled up to the same mean."""
+    """Drops a residual branch of some clips in training and scales up the others to its mean."""
 
     def __init__(self, rate: float):
         super().__init__()

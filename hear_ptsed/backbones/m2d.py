@@ -41,7 +41,7 @@ class M2D(Backbone):
         self.embed_dim = self.rows * cfg.dim
         self.cls_token = nn.Parameter(torch.zeros(1, 1, cfg.dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.rows * self.window_frames, cfg.dim))
-        # Travels with the checkpoint; the front-end uses fixed constants, as the published model does.
+        # Travels with the checkpoint; the front-end has constants, as the published model does.
         self.register_buffer("norm_stats", torch.tensor(NORM_STATS))
         self.patch_embed = nn.ModuleDict(
             {"proj": nn.Conv2d(1, cfg.dim, cfg.patch, stride=cfg.patch)}

@@ -26,7 +26,7 @@ def power_spectrogram(audio: Tensor, window: Tensor) -> Tensor:
 
 
 class ATSTMel(FrontEnd):
-    """Decibels of 64 HTK mel bands, 60-7800 Hz, at most 80 dB below the clip's loudest cell (F = 64).
+    """Decibels of 64 HTK mel bands, 60-7800 Hz, down to 80 dB below the clip's maximum (F = 64).
 
     The published front-end limits against the loudest clip of the batch; alone both agree.
     """
