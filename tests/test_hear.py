@@ -3,12 +3,13 @@
 import importlib
 import inspect
 
+import numpy as np
 import pytest
 import torch
-from conftest import published, small
+from conftest import GOLDEN, published, released_weights, small
 from deterministic import waveform
 
-from hear_ptsed import hear, list_models, windows
+from hear_ptsed import download, hear, list_models, windows
 from hear_ptsed.hear import (
     HearModel,
     Options,
@@ -16,6 +17,7 @@ from hear_ptsed.hear import (
     get_timestamp_embeddings,
     load_model,
 )
+from hear_ptsed.plugins import frame_mn06_strong
 from hear_ptsed.registry import MODELS
 from hear_ptsed.windows import FRAME, WINDOW, n_frames, over_windows
 
@@ -214,3 +216,29 @@ def test_models_follow_the_device_of_the_audio(name):
     got, centres = get_timestamp_embeddings(audio.cuda(), model.cuda())
     assert got.is_cuda and centres.is_cuda
     torch.testing.assert_close(got.cpu(), want, atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_a_plug_in_loads_a_released_file_and_gives_the_public_models_embeddings(
+    clips, tmp_path, monkeypatch
+):
+    golden = np.load(GOLDEN / "frame_mn06.npz")["embedding"]
+    torch.save(released_weights(published("frame_mn06")), tmp_path / "frame_mn06.pt")
+    monkeypatch.setenv("HEAR_PTSED_CHECKPOINTS", str(tmp_path))
+    monkeypatch.setenv("HEAR_PTSED_CACHE", str(tmp_path / "cache"))
+    for model in (
+        frame_mn06_strong.load_model(),
+        frame_mn06_strong.load_model(str(tmp_path / "frame_mn06.pt"), overlap=2.0),
+    ):
+        frames, _ = frame_mn06_strong.get_timestamp_embeddings(clips, model)
+        error = (frames[:, ::10] - torch.from_numpy(golden)).abs().max()
+        assert error < 5e-5 * np.abs(golden).max()
+
+
+def test_a_plug_in_without_a_file_or_a_network_says_what_to_put_where(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEAR_PTSED_CACHE", str(tmp_path))
+    monkeypatch.delenv("HEAR_PTSED_CHECKPOINTS", raising=False)
+    monkeypatch.setattr(download, "RELEASE", "http://127.0.0.1:9/")  # nobody listens
+    with pytest.raises(ConnectionError, match=r"put the file at .*M2D_weak\.pt or into") as caught:
+        load_model("m2d", "weak")
+    assert "\n" not in str(caught.value) and "$HEAR_PTSED_CHECKPOINTS" in str(caught.value)
