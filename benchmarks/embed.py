@@ -73,9 +73,9 @@ def variants(name: str, audio: Tensor, compiled: bool) -> dict[str, Callable[[],
     if low.low_precision:
         runs["bfloat16"] = lambda: low.embed(audio)
     if compiled:
-        fast = copy.deepcopy(low)
-        fast.model.embed = torch.compile(fast.model.embed)
-        runs["bfloat16 compiled"] = lambda: fast.embed(audio)
+        precision = "bfloat16" if audio.is_cuda and low.low_precision else "float32"
+        fast = HearModel(copy.deepcopy(plain), Options(precision=precision, compile=True)).eval()
+        runs[f"{precision} compiled"] = lambda: fast.embed(audio)
     return runs
 
 

@@ -1,10 +1,12 @@
 """The HEAR API over every model: load_model, get_timestamp_embeddings, get_scene_embeddings."""
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hear_ptsed import windows
 from hear_ptsed.checkpoints import load_checkpoint
@@ -22,6 +24,7 @@ class Options:
     overlap: float = 0.0  # seconds shared by neighbouring 10 s windows
     batch: int = 8  # windows per forward pass
     precision: str = "float32"  # or "bfloat16" (network only)
+    compile: bool = False  # by torch.compile: a minute at first use, then faster; pads to `batch`
     untrained: bool = False  # random weights, no checkpoint
 
     def __post_init__(self):
@@ -54,16 +57,32 @@ class HearModel(nn.Module):
             to_bfloat16(model.backbone)
         elif options.precision == "bfloat16":
             log.warning("%s stays in float32", type(model.backbone).__name__)
+        if options.compile:
+            model.backbone.compile(dynamic=False)
 
     def __repr__(self) -> str:  # hear-validator prints it
         return f"HearModel({type(self.model.backbone).__name__}, {self.options})"
 
     def embed(self, audio: Tensor) -> Tensor:
         """(B, S) -> (B, T, D) float32, T = n_frames(S)."""
-        with torch.autocast(audio.device.type, torch.bfloat16, enabled=self.low_precision):
+        autocast = torch.autocast(audio.device.type, torch.bfloat16, enabled=self.low_precision)
+        with autocast, self._freezing(audio.is_cpu):
             return windows.over_windows(
-                audio, self.model.embed, self.options.overlap, self.options.batch
+                audio, self._embed_windows, self.options.overlap, self.options.batch
             )
+
+    def _freezing(self, on: bool) -> AbstractContextManager:
+        """Let the compiler lay out the weights for a CPU, when it first runs, as constants."""
+        if not self.options.compile:
+            return nullcontext()
+        from torch._inductor import config
+
+        return config.patch(freezing=on)
+
+    def _embed_windows(self, audio: Tensor) -> Tensor:
+        """(N, 160000) -> (N, 250, D); a compiled network always gets whole batches."""
+        missing = self.options.batch - len(audio) if self.options.compile else 0
+        return self.model.embed(F.pad(audio, (0, 0, 0, missing)))[: len(audio)]
 
 
 def load_model(name: str, stage: str, model_file_path: str = "", **options) -> HearModel:

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import shutil
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def test_scene_embeddings_are_the_mean_of_the_real_frames():
     assert model.scene_embedding_size == model.timestamp_embedding_size == frames.shape[2]
 
 
-@pytest.mark.parametrize("name", ["atst_frame", "beats"])
+@pytest.mark.parametrize("name", ["atst_frame", "beats", "fpasst", "m2d", "asit"])
 def test_bfloat16_embeddings_are_within_2_percent(name):
     audio = torch.from_numpy(waveform(10.0))[None]
     model = published(name)
@@ -118,6 +119,18 @@ def test_bfloat16_embeddings_are_within_2_percent(name):
     low = HearModel(model, Options(precision="bfloat16")).embed(audio)
     assert low.dtype == torch.float32
     assert 0 < (low - exact).norm() / exact.norm() < 2e-2
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_model_gives_the_same_embeddings():
+    audio = noise(21.0)
+    want, _ = get_timestamp_embeddings(audio, HearModel(small("atst_frame")))
+    compiled = HearModel(small("atst_frame"), Options(compile=True, batch=2))
+    for length in (len(audio[0]), 30_000):  # three windows in two batches, one window
+        got, _ = get_timestamp_embeddings(audio[:, :length], compiled)
+        assert got.shape[1] == n_frames(length)
+        if length == len(audio[0]):
+            torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
 def test_frame_mn_stays_in_float32():
@@ -161,7 +174,7 @@ def test_a_changed_sample_rate_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hop": 50}, "unknown option hop; known: overlap, batch, precision, untrained"),
+        ({"hop": 50}, "unknown option hop; known: overlap, batch, precision, compile, untrained"),
         ({"overlap": 10}, "overlap 10 s; allowed is 0 up to"),
         ({"overlap": -1}, "overlap -1 s"),
         ({"batch": 0}, "batch 0; allowed is 1 window or more"),
