@@ -4,6 +4,8 @@ import pytest
 
 from eval_tasks import hear_tools, small
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # dozens of the old packages' own
+
 
 @pytest.mark.parametrize(("task", "chance"), [("office", 0.0), ("piano", 0.0), ("scenes", 0.35)])
 def test_a_small_task_ends_with_scores_and_is_not_computed_twice(task, chance, tmp_path):
