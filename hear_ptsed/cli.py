@@ -124,6 +124,8 @@ def detect_command(args: argparse.Namespace) -> int:
         for file, targets in jobs
         if args.force or not targets or not all(target.exists() for target in targets)
     ]
+    if todo and not any(file.exists() for file, _ in todo):  # told before a model is fetched
+        raise FileNotFoundError(f"{todo[0][0]}: no such file")
     failed = run_detector(args, todo) if todo else 0
     if args.out:
         done, kept = len(todo) - failed, len(jobs) - len(todo)

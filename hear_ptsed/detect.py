@@ -174,10 +174,8 @@ def load_detector(
     else:
         model, classes = _trained(name, path)
     device = options.usable_device()
-    low_precision = options.precision == "bfloat16" and model.backbone.bfloat16
-    model.fold().to(device)
-    if low_precision:
-        hear.to_bfloat16(model.backbone)
+    low_precision = hear.set_up(model, options)
+    model.to(device)
 
     @torch.inference_mode()
     def score(audio: Tensor, progress: Progress) -> np.ndarray:

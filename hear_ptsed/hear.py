@@ -50,15 +50,9 @@ class HearModel(nn.Module):
 
     def __init__(self, model: SEDModel, options: Options = Options()):
         super().__init__()
-        self.model, self.options = model.fold(), options
+        self.model, self.options = model, options
         self.timestamp_embedding_size = self.scene_embedding_size = model.backbone.embed_dim
-        self.low_precision = options.precision == "bfloat16" and model.backbone.bfloat16
-        if self.low_precision:
-            to_bfloat16(model.backbone)
-        elif options.precision == "bfloat16":
-            log.warning("%s stays in float32", type(model.backbone).__name__)
-        if options.compile:
-            model.backbone.compile(dynamic=False)
+        self.low_precision = set_up(model, options)
 
     def __repr__(self) -> str:  # hear-validator prints it
         return f"HearModel({type(self.model.backbone).__name__}, {self.options})"
@@ -144,8 +138,16 @@ def check_audio(audio: Tensor, model: nn.Module) -> None:
         raise ValueError(f"NaN or infinite samples in clip {', '.join(map(str, clips))}")
 
 
-def to_bfloat16(module: nn.Module) -> None:
-    """Store matrices in bfloat16 for autocast; norms and tables stay in float32."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
-            layer.to(torch.bfloat16)
+def set_up(model: SEDModel, options: Options) -> bool:
+    """Fold a model and give it its precision; True if it must run under bfloat16 autocast."""
+    backbone = model.fold().backbone
+    low_precision = options.precision == "bfloat16" and backbone.bfloat16
+    if low_precision:  # matrices only: norms and tables stay in float32
+        for layer in backbone.modules():
+            if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+                layer.to(torch.bfloat16)
+    elif options.precision == "bfloat16":
+        log.warning("%s stays in float32", type(backbone).__name__)
+    if options.compile:
+        backbone.compile(dynamic=False)
+    return low_precision

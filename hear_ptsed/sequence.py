@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hear_ptsed.backbones.layers import init_linear
+
 HEADS = 8  # attention heads of `attention` and `transformer`, whatever the width
 STATES = 16  # state size of a Mamba channel
 # Frames whose Mamba states are in memory at once. Training keeps one state per chunk and about five
@@ -263,14 +265,6 @@ class Projected(nn.Sequential):
         self.out_dim = dim
 
 
-def _init_linears(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
 # kind: default dim, layers, dropout. The RNNs have those of the published teachers, the others the
 # width that did best in the ablation at this depth.
 DEFAULTS = {
@@ -324,5 +318,5 @@ def build_sequence_model(
         raise ValueError(f"dim of {kind} is {dim}; it must be divisible by {2 * HEADS}")
     stack = AttentionStack if kind == "attention" else TransformerStack
     model = Projected(in_dim, dim, stack(dim, layers, dropout))
-    _init_linears(model)
+    init_linear(model)
     return model
