@@ -11,9 +11,9 @@ import random
 import subprocess
 import sys
 import time
-from importlib import import_module
 from pathlib import Path
 
+from dcase_util.containers import MetaDataContainer
 from sed_eval.sound_event import EventBasedMetrics
 
 from eval_tasks import hear_tools, small
@@ -37,7 +37,7 @@ def main(out: Path) -> None:
     modules = {name: True for name in BASELINES}
     modules |= {PLUGINS + name: cached[PLUGINS + name] for name in MODULES}
     for module, trained in modules.items():
-        flag = [] if trained or module in BASELINES else ["--untrained"]
+        flag = [] if trained else ["--untrained"]
         _run(out, f"validate {module}", ["eval_tasks", "validate", module, *flag])
     rows = [_score(out, task, module, trained) for module, trained in modules.items()]
     chance = chance_level(task)
@@ -98,9 +98,8 @@ def chance_level(task: Path, rounds: int = 20) -> float:
     return sum(scores) / len(scores)
 
 
-def _sed_eval(events: list[dict], file: str):
-    containers = import_module("dcase_util.containers")
-    return containers.MetaDataContainer(
+def _sed_eval(events: list[dict], file: str) -> MetaDataContainer:
+    return MetaDataContainer(
         [
             {
                 "event_label": event["label"],

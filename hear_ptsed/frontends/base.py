@@ -1,11 +1,13 @@
 """The contract of every front-end."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class FrontEnd(nn.Module):
+class FrontEnd(nn.Module, ABC):
     """Maps audio (B, S) in [-1, 1] at 16 kHz to a spectrogram (B, 1, F, T), 100 frames per second.
 
     Computes in float32 also under autocast, each clip by itself. Constants are not stored.
@@ -18,6 +20,6 @@ class FrontEnd(nn.Module):
             audio = F.pad(audio.float(), (0, max(0, self.min_samples - audio.shape[-1])))
             return self.spectrogram(audio).unsqueeze(1)
 
+    @abstractmethod
     def spectrogram(self, audio: Tensor) -> Tensor:
         """(B, S) -> (B, F, T)."""
-        raise NotImplementedError
