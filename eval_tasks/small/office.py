@@ -12,18 +12,14 @@ import numpy as np
 from numpy.random import Generator
 
 from eval_tasks.small.folder import Clip, Task, metadata
-from eval_tasks.small.sound import (
+from training.sounds.sound import (
     RATE,
-    active_rms,
     coloured_noise,
-    cut,
     decibels,
-    reverberate,
     room,
     stretches,
-    tilt,
 )
-from eval_tasks.small.sources import SPLITS, Bank
+from training.sounds.sources import SPLITS, Bank, variation
 
 BACKGROUND_DB = -45.0  # dBFS, pink noise
 EBR_DB = (-6, 0, 6)
@@ -158,7 +154,7 @@ def scene(
     level = decibels(BACKGROUND_DB)
     response = room(rng) if rng.random() < 0.5 else None
     order = [label for _ in range(rounds) for label in rng.permutation(sorted(sources))]
-    sounds = [draw(sources[label], response, level * decibels(ebr_db), rng) for label in order]
+    sounds = [variation(sources[label], response, level * decibels(ebr_db), rng) for label in order]
     starts = place([len(sound) / RATE for sound in sounds], plan, overlap, rng)
     events = []
     # sounds beyond the last start found no room: only repeats, since the first round always fits
@@ -199,23 +195,11 @@ def place(lengths: list[float], plan: Scenes, overlap: bool, rng: Generator) -> 
     return list(np.round(200 * (np.cumsum(gaps + lengths) - lengths)) / 200)
 
 
-def draw(sources: list, response: np.ndarray | None, rms: float, rng: Generator) -> np.ndarray:
-    """A variation of one source: tilted half of the time, in the room, at an active RMS."""
-    sound = sources[rng.integers(len(sources))].draw(rng)
-    if rng.random() < 0.5:
-        sound = tilt(sound, rng.uniform(-0.5, 0.5))
-    if response is not None:
-        sound = reverberate(sound, response)
-    audible = stretches(sound)
-    sound = cut(sound, audible[0][0], audible[-1][1])
-    return sound * min(rms / active_rms(sound), 0.7 / np.abs(sound).max())
-
-
 def single(sources: list, plan: Singles, rng: Generator) -> np.ndarray:
     """One event of -35 to -16 dBFS at any place in a clip over noise of -60 to -45 dBFS."""
     bed = background(plan.seconds, rng.uniform(-60, -45), rng)
     response = room(rng) if rng.random() < 0.4 else None
-    sound = draw(sources, response, decibels(rng.uniform(-35, -16)), rng)[: len(bed)]
+    sound = variation(sources, response, decibels(rng.uniform(-35, -16)), rng)[: len(bed)]
     start = rng.integers(len(bed) - len(sound) + 1)
     bed[start : start + len(sound)] += sound
     return bed

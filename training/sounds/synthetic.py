@@ -6,9 +6,10 @@ import numpy as np
 from numpy.random import Generator
 from scipy.signal import lfilter
 
-from eval_tasks.small.sound import RATE, coloured_noise, repeat
-from eval_tasks.small.soundfont import Note
-from eval_tasks.small.sources import Bank, Source, make_bank
+from training.sounds.audioset import CLASSES, DEAL
+from training.sounds.sound import RATE, coloured_noise, repeat
+from training.sounds.soundfont import Note
+from training.sounds.sources import Bank, Source, make_bank
 
 
 def synthetic_bank() -> Bank:
@@ -74,3 +75,25 @@ def play_strings(notes: list[Note]) -> np.ndarray:
         start = round(start_s * RATE)
         audio[start : start + len(string)] += string
     return audio
+
+
+def synthetic_audioset_bank() -> Bank:
+    """Seven AudioSet classes for the soundscapes where no package is at hand."""
+    return make_bank(
+        {
+            "Sine wave": partial(_sources, _beep),
+            "Chirp tone": partial(_sources, _chirp),
+            "Hiss": partial(_sources, _hiss),
+            **{
+                label: CLASSES[label]
+                for label in (
+                    "Telephone dialing, DTMF",
+                    "Police car (siren)",
+                    "Mains hum",
+                    "Static",
+                )
+            },
+        },
+        DEAL,
+        share_single=True,
+    )

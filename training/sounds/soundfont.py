@@ -5,8 +5,8 @@ from functools import cache
 import numpy as np
 import soxr
 
-from eval_tasks.small.sound import RATE
 from hear_ptsed import wheels
+from training.sounds.sound import RATE
 
 FONTS = {
     "TimGM6mb": ("pretty_midi", "pretty_midi/TimGM6mb.sf2"),
@@ -17,22 +17,27 @@ TAIL_S = 6.0  # the longest release rings 5.8 s; what is silent is cut
 Note = tuple[float, float, int, int]  # start and end in seconds, MIDI key, velocity
 
 
-@cache
-def _synth(font: str):
+def synthesiser():
+    """The synthesiser's module; a one-line error where it is not installed."""
     try:
         import tinysoundfont
     except ImportError:
         raise RuntimeError(
             "soundfonts need tinysoundfont: pip install --no-deps tinysoundfont"
         ) from None
-    synth = tinysoundfont.Synth(samplerate=SYNTH_RATE)
+    return tinysoundfont
+
+
+@cache
+def _synth(font: str):
+    synth = synthesiser().Synth(samplerate=SYNTH_RATE)
     return synth, synth.sfload(wheels.read(*FONTS[font]))
 
 
-def play(font: str, program: int, notes: list[Note]) -> np.ndarray:
-    """Render notes of one program as (S,) at RATE, up to the end of the last release."""
+def play(font: str, program: int, notes: list[Note], drums: bool = False) -> np.ndarray:
+    """Render notes of one program (or drum kit) as (S,) at RATE, up to the last release's end."""
     synth, number = _synth(font)
-    synth.program_select(0, number, 0, program)
+    synth.program_select(0, number, 128 if drums else 0, program, drums)
     # at one instant note-offs come first, else a repeated key would be cut as it starts
     events = [(end, 0, key, 0) for _, end, key, _ in notes]
     events += [(start, 1, key, velocity) for start, _, key, velocity in notes]

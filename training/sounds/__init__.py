@@ -1,0 +1,1 @@
+"""Sounds to render labelled audio from: soundfonts, recordings, synthetic speech, tones."""

@@ -1,0 +1,64 @@
+"""What a rendered folder says of itself: settings, packages, licences, versions."""
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from hear_ptsed.wheels import WHEELS
+
+LIBRARIES = ("numpy", "scipy", "soxr", "soundfile", "tinysoundfont", "espeakng-loader", "music21")
+LICENCES = {  # of installed packages whose data is used; wheels carry their own
+    "espeakng-loader": "eSpeak NG GPL-3",
+    "music21": "BSD; each score has its own terms, some non-commercial",
+}
+
+
+def same_settings(folder: Path, settings: dict, remedy: str) -> None:
+    """Refuse, in one line, a folder that was rendered with other settings."""
+    try:
+        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError):
+        raise FileExistsError(
+            f"{folder} exists and was not rendered here (no manifest); move it away or {remedy}"
+        ) from None
+    if found != settings:
+        differing = ", ".join(
+            f"{key} {found.get(key)} (asked: {settings[key]})"
+            for key in settings
+            if found.get(key) != settings[key]
+        )
+        raise FileExistsError(
+            f"{folder} was rendered with {differing}; use another folder or {remedy}"
+        )
+
+
+def packages(projects: set[str]) -> dict[str, dict]:
+    """Version and licence of each package, and the checksum of its wheel."""
+    found = {}
+    for project in sorted(projects):
+        if project in WHEELS:
+            wheel = WHEELS[project]
+            found[project] = {
+                "version": wheel.version,
+                "licence": wheel.licence,
+                "sha256": wheel.sha256,
+            }
+        else:
+            found[project] = {"version": version(project), "licence": LICENCES[project]}
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that shape the audio."""
+    found = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            found[library] = "not installed"
+    return found
+
+
+def write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,277 @@
+"""Soundscapes: 10-s clips of AudioSet-Strong classes from real sounds, rendered at the user's side.
+
+A folder has the form of the real thing, PaSST-style HDF5 of mp3 bytes and official annotation
+tables, so the normal loader reads it. Nothing is shipped: sounds come from pinned packages.
+"""
+
+import csv
+import io
+import json
+import logging
+import shutil
+import zlib
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from multiprocessing import get_context
+from pathlib import Path
+
+import h5py
+import numpy as np
+import soundfile
+import soxr
+from tqdm import tqdm
+
+from hear_ptsed.files import atomic
+from training.sounds import scene
+from training.sounds.audioset import PARTS, audioset_bank
+from training.sounds.provenance import packages, same_settings, versions, write_json
+from training.sounds.sound import RATE
+from training.sounds.sources import Bank, member_sha256
+from training.sounds.synthetic import synthetic_audioset_bank
+
+FORMAT = 1  # raise when a change renders other audio from the same settings
+MP3_RATE = 32000  # Hz, as in the published files
+CHUNK = 50  # clips rendered at a time by one worker, and kept if the rendering is interrupted
+HEADER = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A run of clips of one part, rendered into two files in `folder`."""
+
+    folder: Path
+    part: str
+    start: int
+    stop: int
+    seed: int
+    classes: tuple[str, ...]
+    synthetic: bool
+
+    @property
+    def clips(self) -> Path:
+        return self.folder / f"{self.part}_{self.start:07d}.hdf"
+
+    @property
+    def table(self) -> Path:
+        return self.clips.with_suffix(".tsv")
+
+
+def prepare(
+    out: Path,
+    *,
+    train: int,
+    evaluation: int,
+    seed: int = 0,
+    workers: int = 2,
+    synthetic: bool = False,
+) -> Path:
+    """Render `train` + `evaluation` clips into the folder `out` and return it.
+
+    A finished folder with the same settings is kept, an interrupted one continued. The number of
+    workers changes nothing, and a larger set begins with the clips of a smaller one. Workers are
+    new processes: a script that calls this needs the usual `if __name__ == "__main__"`.
+    """
+    if min(train, evaluation, workers) < 1:
+        raise ValueError(
+            f"train {train}, evaluation {evaluation}, workers {workers}: each must be 1 or more"
+        )
+    if seed < 0:
+        raise ValueError(f"seed {seed} is negative; give 0 or more")
+    out = Path(out)
+    settings = {
+        "train": train,
+        "evaluation": evaluation,
+        "seed": seed,
+        "synthetic": synthetic,
+        "format": FORMAT,
+    }
+    if out.exists():
+        same_settings(out, settings, "delete it")
+        logging.getLogger(__name__).info("%s is there already and is kept", out)
+        return out
+    bank = synthetic_audioset_bank() if synthetic else audioset_bank()
+    labels = tuple(bank.classes)
+    key = zlib.crc32(json.dumps([settings, labels]).encode())
+    unfinished = out.with_name(f".{out.name}-{key:08x}")
+    folder = unfinished / "chunks"  # what an interrupted run left here is found again
+    chunks = [
+        Chunk(folder, part, start, min(start + CHUNK, count), seed, labels, synthetic)
+        for part, count in zip(PARTS, (train, evaluation), strict=True)
+        for start in range(0, count, CHUNK)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    _render_all([chunk for chunk in chunks if not chunk.clips.exists()], workers)
+    manifest = {"settings": settings, **_provenance(bank, synthetic)}
+    for part in PARTS:
+        manifest[part] = _join([c for c in chunks if c.part == part], unfinished, part)
+    write_json(unfinished / "manifest.json", manifest)
+    (unfinished / "README.md").write_text(_card(manifest), encoding="utf-8")
+    shutil.rmtree(folder)
+    unfinished.rename(out)
+    return out
+
+
+def clip_id(part: str, index: int) -> str:
+    """Eleven characters, as in a video's identifier."""
+    return f"ss{part[0]}{index:08d}"
+
+
+def _render_all(chunks: list[Chunk], workers: int) -> None:
+    """Render in new processes; in this one where a second would not pay."""
+    clips = sum(chunk.stop - chunk.start for chunk in chunks)
+    with tqdm(total=clips, desc="soundscapes", unit="clip") as bar:
+        if workers == 1 or len(chunks) < 2:
+            for chunk in chunks:
+                bar.update(_render(chunk))
+            return
+        # spawned, not forked: the caller may hold threads or a GPU
+        with ProcessPoolExecutor(min(workers, len(chunks)), get_context("spawn")) as pool:
+            for done in pool.map(_render, chunks):
+                bar.update(done)
+
+
+@cache
+def _stage(part: str, classes: tuple[str, ...], synthetic: bool) -> tuple[dict, scene.Surroundings]:
+    """Sources and surroundings of a part, once per process."""
+    if synthetic:
+        return synthetic_audioset_bank().sources[part], scene.Surroundings([], [])
+    return audioset_bank(classes).sources[part], scene.surroundings(part)
+
+
+def _render(chunk: Chunk) -> int:
+    sources, around = _stage(chunk.part, chunk.classes, chunk.synthetic)
+    mids = _mids()
+    mp3s, rows = [], []
+    for i in range(chunk.start, chunk.stop):
+        rng = np.random.default_rng([chunk.seed, PARTS.index(chunk.part), i])
+        first = _first_class(chunk, i)
+        audio, events = scene.soundscape(sources, first, around, rng)
+        file = io.BytesIO()
+        resampled = soxr.resample(audio, RATE, MP3_RATE)
+        soundfile.write(file, resampled, MP3_RATE, format="MP3", subtype="MPEG_LAYER_III")
+        mp3s.append(file.getvalue())
+        segment = f"{clip_id(chunk.part, i)}_0"
+        rows += [(segment, f"{a:.3f}", f"{b:.3f}", mids[label]) for a, b, label in events]
+    with atomic(chunk.table) as path:
+        _write_table(path, rows)
+    with atomic(chunk.clips) as path:  # last: its presence means that the chunk is complete
+        names = [f"Y{clip_id(chunk.part, i)}.mp3" for i in range(chunk.start, chunk.stop)]
+        _write_clips(path, names, mp3s)
+    return len(mp3s)
+
+
+def _first_class(chunk: Chunk, index: int) -> str:
+    """The class that a clip has for certain: each class comes once in as many clips."""
+    turn, place = divmod(index, len(chunk.classes))
+    deck = np.random.default_rng([chunk.seed, 2 + PARTS.index(chunk.part), turn])
+    return chunk.classes[deck.permutation(len(chunk.classes))[place]]
+
+
+@cache
+def _mids() -> dict[str, str]:
+    """Machine identifier of each class name."""
+    table = resources.files("hear_ptsed") / "labels" / "audioset_strong.csv"
+    with table.open(encoding="utf-8", newline="") as file:
+        return {row["name"]: row["mid"] for row in csv.DictReader(file)}
+
+
+def _write_table(path: Path, rows: list[tuple[str, ...]]) -> None:
+    lines = ["\t".join(row) for row in (HEADER, *rows)]
+    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+def _write_clips(path: Path, names: list[str], mp3s: list[bytes]) -> None:
+    with h5py.File(path, "w") as file:
+        file["audio_name"] = np.array(names, "S20")
+        stored = file.create_dataset("mp3", len(mp3s), h5py.vlen_dtype(np.uint8))
+        for i, mp3 in enumerate(mp3s):
+            stored[i] = np.frombuffer(mp3, np.uint8)
+
+
+def _join(chunks: list[Chunk], folder: Path, part: str) -> dict:
+    """Write the files of a part; what they hold, for the manifest."""
+    names, lines = [], []
+    with h5py.File(folder / f"{part}_mp3.hdf", "w") as file:
+        stored = file.create_dataset("mp3", chunks[-1].stop, h5py.vlen_dtype(np.uint8))
+        for chunk in chunks:
+            with h5py.File(chunk.clips) as piece:
+                names += list(piece["audio_name"])
+                for i, mp3 in enumerate(piece["mp3"], start=chunk.start):
+                    stored[i] = mp3
+            lines += chunk.table.read_text(encoding="utf-8").splitlines()[1:]
+        file["audio_name"] = np.array(names, "S20")
+    rows = [tuple(line.split("\t")) for line in lines]
+    _write_table(folder / f"{part}.tsv", rows)
+    labels = {mid: name for name, mid in _mids().items()}
+    counts = Counter(labels[row[3]] for row in rows)
+    return {"clips": len(names), "events": len(rows), "events_of": dict(sorted(counts.items()))}
+
+
+def _provenance(bank: Bank, synthetic: bool) -> dict:
+    used = {part: bank.sources[part] for part in PARTS}
+    members = {(s.package, s.member) for part in used.values() for c in part.values() for s in c}
+    if not synthetic:
+        members |= {*scene.BACKGROUNDS, *scene.ROOMS}
+    members = sorted(member for member in members if member[0] != "computed")
+    classes = {}
+    for label in bank.classes:
+        origins = {part: {source.origin for source in used[part][label]} for part in PARTS}
+        shared = origins["train"] & origins["eval"]
+        classes[label] = {
+            "mid": _mids()[label],
+            "independent_sources": {part: len(origins[part] - shared) for part in PARTS},
+            "shared_sources": len(shared),
+            "sources": {part: [source.name for source in used[part][label]] for part in PARTS},
+        }
+    return {
+        "versions": versions(),
+        "classes": classes,
+        "dropped_classes": bank.dropped,
+        "packages": packages({package for package, _ in members}),
+        "members": {f"{member[0]}: {member[1]}": member_sha256(*member) for member in members},
+    }
+
+
+def _card(manifest: dict) -> str:
+    classes, settings = manifest["classes"], manifest["settings"]
+    rows = "\n".join(
+        f"| {label} | {found['independent_sources']['train']} "
+        f"| {found['independent_sources']['eval']} | {found['shared_sources']} "
+        f"| {manifest['train']['events_of'].get(label, 0)} "
+        f"| {manifest['eval']['events_of'].get(label, 0)} |"
+        for label, found in classes.items()
+    )
+    dropped = "".join(f"\n- {label}: {why}" for label, why in manifest["dropped_classes"].items())
+    return f"""# Soundscapes{" (synthetic)" if settings["synthetic"] else ""}
+
+Rendered on this machine with seed {settings["seed"]}: {settings["train"]} training and \
+{settings["evaluation"]} evaluation clips of {scene.SECONDS:g} s, {len(classes)} classes named as \
+in AudioSet Strong. Files: `train_mp3.hdf`, `eval_mp3.hdf` (mp3 at {MP3_RATE} Hz of audio made at \
+{RATE} Hz; no clip-level `target`), `train.tsv`, `eval.tsv` (onsets and offsets in seconds).
+
+It is not AudioSet, and scores on it cannot be compared with published ones.
+
+**Do not redistribute the audio**: it contains recordings and soundfonts \
+under the licences listed in `manifest.json` (some GPL, some not stated). Everyone can render the \
+same folder from the same seed.
+
+- Every fourth source (recording, key of a preset, voice) is heard in evaluation only.
+- Shared sources: a class with a single recording is split by segments of it, or plays the same \
+call in both parts; a class that is one drum, or is computed, differs only by its parameters. \
+Scores of such classes say little about new sources: report them apart.
+- Event times come from each sound's own energy after reverberation and gain, in 5-ms windows: \
+above its peak - 35 dB and above the background - 9 dB, split at pauses over 0.35 s.
+- Rooms (three real impulse responses, else computed) are the same in both parts; recorded \
+backgrounds are split in time, and the rain forest has birds in it that no label names.
+- Sources were picked with YAMNet's help, which favours YAMNet a little as a reference.
+- Speech is synthetic. Whispering voices are not reproducible to the bit on another machine.
+
+Classes left out for want of a package:{dropped or " none"}
+
+| class | independent sources, training | evaluation | shared | events, training | evaluation |
+| --- | --- | --- | --- | --- | --- |
+{rows}
+"""
