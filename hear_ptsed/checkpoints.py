@@ -1,15 +1,12 @@
-"""Checkpoint files: read, compare with a model, load strictly, report; write.
+"""Checkpoints: compare with a model, load strictly, report; write; rebuild a model from its file.
 
-A file is a flat dictionary name -> tensor in the names of the released checkpoints, as a torch or a
-safetensors file; upstream and Lightning files hold that dictionary one level down. Names are freed
-from everything that wraps them, so neither the file's name nor repeated renaming matters.
+A file is a flat dictionary name -> tensor in the names of the released checkpoints (see
+`tensor_files`). Names are freed from everything that wraps them, so neither the file's name nor
+repeated renaming matters.
 """
 
-import argparse
-import json
 import logging
 import re
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from hear_ptsed.backbones.base import Backbone
-from hear_ptsed.files import atomic
+from hear_ptsed.heads import AttentionHead, LinearHead
 from hear_ptsed.model import SEDModel
-from hear_ptsed.registry import MODELS
+from hear_ptsed.registry import MODELS, row
+from hear_ptsed.sequence import build_sequence_model
+from hear_ptsed.tensor_files import few, read, write
 
 log = logging.getLogger(__name__)
 FORMAT = 1  # of our own files
-METADATA = "hear_ptsed"  # attribute of the dictionary in a .pt file, entry in a safetensors header
-NESTED = ("state_dict", "model", "teacher", "student")  # where files keep the dictionary, by rank
 # Levels around a backbone: Lightning's, EfficientSED's, DataParallel's, torch.compile's and ours.
 WRAPPERS = ("model.", "net.", "module.", "_orig_mod.", "backbone.")
 # Names of the parts behind the backbone: ours or EfficientSED's -> released.
@@ -38,6 +35,7 @@ RENAMES = {
     "head.weak_head.": "weak_head.",
 }
 HEADS = ("strong_head", "weak_head")
+ABOVE = ("seq_model.", *(f"{head}." for head in HEADS))  # names of the parts above the backbone
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Report:
     loaded: tuple[str, ...]  # names in the file
     dropped: dict[str, str]  # names in the file -> why
     random: tuple[str, ...]  # names in the model: left at their random initialisation
-    classes: tuple[str, ...] | None = None  # of the strong head, if the file names them
+    classes: tuple[str, ...] | None = None  # if the file names them: see save_checkpoint
 
     def __str__(self) -> str:
         text = f"{self.file}: {len(self.loaded)} tensors loaded"
@@ -56,8 +54,8 @@ class Report:
         for name, why in self.dropped.items():
             reasons.setdefault(why, []).append(name)
         for why, names in reasons.items():
-            text += f"; dropped {_few(names)} ({why})"
-        return text + (f"; left random: {_few(self.random)}" if self.random else "")
+            text += f"; dropped {few(names)} ({why})"
+        return text + (f"; left random: {few(self.random)}" if self.random else "")
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,12 @@ def load_checkpoint(model: SEDModel, path: Path | str) -> Report:
     """
     path = Path(path)
     _refuse_folded(model, "load into")
-    tensors, metadata = _read(path)
+    return _load(model, path, *read(path))
+
+
+def _load(
+    model: SEDModel, path: Path, tensors: dict[str, Any], description: dict[str, Any]
+) -> Report:
     file = _sort(tensors, type(model.backbone), path)
     state = _backbone(model.backbone, file, path)
     loaded = [file.names[name] for name in file.backbone]
@@ -90,7 +93,7 @@ def load_checkpoint(model: SEDModel, path: Path | str) -> Report:
 
     random = tuple(name for name in model.state_dict() if name not in state)
     model.load_state_dict(state, strict=False)
-    classes = metadata.get("classes")
+    classes = description.get("classes")
     report = Report(
         path.name, tuple(loaded), file.dropped, random, tuple(classes) if classes else None
     )
@@ -98,49 +101,102 @@ def load_checkpoint(model: SEDModel, path: Path | str) -> Report:
     return report
 
 
+def open_checkpoint(path: Path | str, model: str | None = None) -> SEDModel:
+    """The model that a file holds, in evaluation mode: with its sequence model and its heads.
+
+    Args:
+        model: name of the model; by default what the file says or, for the released files, which
+            do not describe themselves, the registered model with the same tensors.
+    Returns:
+        The model with `classes` (None if the file names none) and `report`, which tells what was
+        loaded: a file may lack one of the heads, which then is random and as wide as the other.
+    """
+    path = Path(path)
+    tensors, description = read(path)
+    if description.get("format", FORMAT) != FORMAT:
+        raise ValueError(
+            f"{path} is of format {description['format']!r}, this version reads {FORMAT}: "
+            "update hear_ptsed"
+        )
+    name = model or description.get("model") or _closest(tensors)
+    if name not in MODELS:
+        what = f"is a {name!r}, which is none" if name else "looks like none"
+        raise ValueError(f"{path} {what} of the registered models: {', '.join(MODELS)}")
+    backbone = row(name).backbone()
+    file = _sort(tensors, type(backbone), path)
+    sequence, width = None, backbone.embed_dim
+    if options := description.get("sequence_model") or _recurrent(file, path):
+        sequence = build_sequence_model(in_dim=width, **options)
+        width = sequence.out_dim
+    head = None
+    if counts := [n for n in (f"{head}.bias" for head in HEADS) if n in file.above]:
+        strong, weak = (file.above[counts[i]].numel() for i in (0, -1))
+        attention = description.get("head") == AttentionHead.__name__
+        head = AttentionHead(width, strong) if attention else LinearHead(width, strong, weak)
+    net = SEDModel(row(name).frontend(), backbone, sequence, head)
+    net.report = _load(net, path, tensors, description)
+    if lost := [n for n in file.names.values() if n in net.report.dropped]:
+        raise ValueError(f"{path} cannot be rebuilt: {few(lost)} ({net.report.dropped[lost[0]]})")
+    net.classes = net.report.classes
+    return net.eval()
+
+
 def save_checkpoint(
-    model: SEDModel, path: Path | str, classes: Sequence[str] | None = None
+    model: SEDModel,
+    path: Path | str,
+    classes: Sequence[str] | None = None,
+    heads: Sequence[str] = HEADS,
 ) -> None:
     """Write a model in the released layout, with a description of itself (see `describe`).
 
-    A .pt file stays a flat dictionary of tensors for every other reader, because the description
-    is an attribute of that dictionary; in a .safetensors file it is an entry of the header.
-
     Args:
-        classes: names of the strong head's classes, in its order.
+        classes: names of the classes, in order, of the strong head or, if that is not written, of
+            the weak one.
+        heads: those of the model's heads to write; leave out one that is untrained.
     """
-    path = Path(path)
     _refuse_folded(model, "save")
-    if path.suffix not in (".pt", ".safetensors"):
-        raise ValueError(f"{path}: unknown suffix {path.suffix!r}; use .pt or .safetensors")
-    n_classes = 0 if model.head is None else len(model.head.strong_head.bias)
+    if unknown := set(heads) - set(HEADS):
+        raise ValueError(f"unknown head {', '.join(unknown)}; known: {', '.join(HEADS)}")
+    written = [] if model.head is None else [head for head in HEADS if head in heads]
+    n_classes = len(getattr(model.head, written[0]).bias) if written else 0
     if classes is not None and len(classes) != n_classes:
         raise ValueError(f"{len(classes)} class names for a head of {n_classes} classes")
-    metadata = {
+    description = {
         "format": FORMAT,
+        "model": _registered(model.backbone),
         "backbone": type(model.backbone).__name__,
         "sequence_model": None if model.sequence is None else _describe(model.sequence),
-        "head": None if model.head is None else type(model.head).__name__,
+        "head": type(model.head).__name__ if written else None,
         "classes": None if classes is None else list(classes),
     }
-    # Own memory for each: safetensors refuses shared storage, and torch would store all of it.
-    state = OrderedDict(
-        (name, value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format))
-        for name, value in _released(model).items()
-    )
-    with atomic(path) as temporary:
-        if path.suffix == ".pt":
-            setattr(state, METADATA, metadata)
-            torch.save(state, temporary)
-        else:
-            _safetensors().torch.save_file(state, temporary, {METADATA: json.dumps(metadata)})
+    left_out = tuple(f"{head}." for head in HEADS if head not in written)
+    state = {n: v for n, v in _released(model).items() if not n.startswith(left_out)}
+    write(Path(path), state, description)
 
 
 def describe(path: Path | str) -> dict[str, Any]:
-    """What `save_checkpoint` wrote about the model: backbone, sequence_model (None or options of
-    `build_sequence_model`), head, classes; empty for files of others.
+    """What `save_checkpoint` wrote about the model: model (its registered name or None), backbone,
+    sequence_model (None or options of `build_sequence_model`), head, classes; empty for files of
+    others.
     """
-    return _read(Path(path))[1]
+    return read(Path(path))[1]
+
+
+def _recurrent(file: Contents, path: Path) -> dict[str, Any] | None:
+    """Options of the recurrent sequence model in a file that does not describe itself."""
+    names = [name for name in file.above if name.startswith("seq_model.")]
+    if not names:
+        return None
+    weight = file.above.get("seq_model.rnn.weight_hh_l0", torch.empty(0))
+    if weight.ndim != 2:
+        raise ValueError(
+            f"{path} holds {few(names)}, a sequence model that it does not describe, and which is "
+            "no bigru or bilstm: load it by hear_ptsed.load with its sequence_model and options"
+        )
+    layers = [name for name in names if re.fullmatch(r"seq_model\.rnn\.weight_hh_l\d+", name)]
+    rows, dim = weight.shape
+    kind = "bilstm" if rows == 4 * dim else "bigru"  # by the number of gates
+    return {"kind": kind, "dim": dim, "layers": len(layers)}
 
 
 def _refuse_folded(model: SEDModel, verb: str) -> None:
@@ -175,70 +231,6 @@ def _describe(sequence: nn.Module) -> dict[str, Any]:
     return options
 
 
-# Reading
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The dictionary of tensors in a file of any accepted kind, and our own description if any."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give the path of a checkpoint")
-    with path.open("rb") as file:
-        start = file.read(16)
-    torch_file, zipped = start.startswith((b"PK", b"\x80")), start.startswith(b"PK")
-    if not torch_file and start[8:9] != b"{":
-        what = f"begins with {start!r}" if start else "is empty"
-        raise ValueError(f"{path}: no checkpoint, it {what}; expected a torch or safetensors file")
-    try:
-        if not torch_file:
-            return _read_safetensors(path)
-        # Upstream files carry their training options in this class, which only holds attributes.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except ImportError:
-        raise
-    except Exception as error:  # whatever a parser trips over in damaged bytes
-        if called := re.search(r"GLOBAL (\S+)", str(error)):
-            raise ValueError(
-                f"{path}: refused and not run, its pickle calls {called[1]}; only tensors and "
-                "plain containers are read: save the weights alone, as a dictionary name -> tensor"
-            ) from error
-        why = str(error).partition("\n")[0][:120]
-        raise ValueError(
-            f"{path}: cut off, damaged or no checkpoint; delete it and fetch it again ({why})"
-        ) from error
-    return _flat(content, path), getattr(content, METADATA, {})
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    with _safetensors().safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return tensors, json.loads(metadata.get(METADATA, "{}"))
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise ImportError("safetensors files need the package: pip install safetensors") from error
-    return safetensors
-
-
-def _flat(content: Any, path: Path) -> dict[str, Any]:
-    if isinstance(content, Mapping):
-        if any(isinstance(value, Tensor) for value in content.values()):
-            return dict(content)
-        for name in NESTED:
-            if isinstance(content.get(name), Mapping):
-                return dict(content[name])
-        holds = f"a dictionary of {_few([str(name) for name in content])}"
-    else:
-        holds = f"a {type(content).__name__}"
-    raise ValueError(
-        f"{path} holds {holds}; expected a dictionary of tensors, or one under {', '.join(NESTED)}"
-    )
-
-
 # Comparing
 
 
@@ -253,8 +245,7 @@ def _sort(tensors: dict[str, Any], backbone: type[Backbone], path: Path) -> Cont
         elif short in file.names:
             raise ValueError(f"{path} holds {short} twice: as {file.names[short]} and as {name}")
         else:
-            above = short.startswith(("seq_model.", *(f"{head}." for head in HEADS)))
-            (file.above if above else file.backbone)[short] = value
+            (file.above if short.startswith(ABOVE) else file.backbone)[short] = value
             file.names[short] = name
     return file
 
@@ -279,7 +270,7 @@ def _backbone(backbone: Backbone, file: Contents, path: Path) -> dict[str, Tenso
     absent = tuple(prefix for mark in marks for prefix in backbone.absent[mark])
 
     def named(names: Iterable[str]) -> str:
-        return _few([file.names.get(name, backbone.prefixes[0] + name) for name in names])
+        return few([file.names.get(name, backbone.prefixes[0] + name) for name in names])
 
     faults = []
     if missing := [n for n in want if n not in got and not n.startswith(absent)]:
@@ -353,31 +344,42 @@ def _finite(value: Tensor) -> bool:
 
 
 def _looks_like(file: Contents) -> str:
-    """The model of the registry that shares most names and shapes with the file, as a hint."""
+    name = _closest({file.names[short]: value for short, value in file.backbone.items()})
+    return f"; it looks like {name}" if name else ""
+
+
+def _closest(tensors: Mapping[str, Any]) -> str | None:
+    """The registered model that shares most names and shapes with a file, if nearly all."""
     shares = {}
     for name in MODELS:
         backbone, own = _signature(name)
-        theirs = {_short(file.names[n], backbone): value for n, value in file.backbone.items()}
-        theirs = backbone.to_released(backbone.from_released(theirs))
-        got = {(n, tuple(value.shape)) for n, value in theirs.items()}
+        theirs = {_short(n, backbone): v for n, v in tensors.items() if isinstance(v, Tensor)}
+        other = (*ABOVE, *backbone.ignored)
+        theirs = {n: v for n, v in theirs.items() if not n.startswith(other)}
+        got = _shapes(backbone.to_released(backbone.from_released(theirs)))
         shares[name] = len(own & got) / len(own | got)
     best = max(shares, key=shares.__getitem__)
-    return f"; it looks like {best}" if shares[best] > 0.9 else ""
+    return best if shares[best] > 0.9 else None
+
+
+def _registered(backbone: Backbone) -> str | None:
+    """The name of the registered model that has this backbone."""
+    own = type(backbone), _shapes(backbone.to_released(backbone.state_dict()))
+    return next((name for name in MODELS if _signature(name) == own), None)
 
 
 @cache
-def _signature(name: str) -> tuple[type[Backbone], frozenset[tuple[str, tuple[int, ...]]]]:
+def _signature(name: str) -> tuple[type[Backbone], frozenset]:
     """Class of a registered backbone and its tensors' names and shapes."""
     with torch.device("meta"):
         backbone = MODELS[name].backbone()
-    state = backbone.to_released(backbone.state_dict())
-    return type(backbone), frozenset((n, tuple(value.shape)) for n, value in state.items())
+    return type(backbone), _shapes(backbone.to_released(backbone.state_dict()))
+
+
+def _shapes(state: Mapping[str, Tensor]) -> frozenset[tuple[str, tuple[int, ...]]]:
+    return frozenset((name, tuple(value.shape)) for name, value in state.items())
 
 
 def _shape(value: Tensor) -> str:
     text = " x ".join(map(str, value.shape)) or "scalar"
     return text if value.is_floating_point() else f"{text} of {value.dtype}"
-
-
-def _few(names: Sequence[str], n: int = 2) -> str:
-    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")

@@ -162,7 +162,8 @@ def load_detector(
     if name == "yamnet":
         return _load_yamnet(stage, checkpoint, options)
     stage = stage or "strong"
-    registry.row(name, stage)
+    released = checkpoint is None and not options.untrained
+    registry.row(name, stage if released else None)
     if stage != "strong" and checkpoint is None:
         raise ValueError(
             f"the released {stage} checkpoint of {name} has no event head; use the strong stage, "
@@ -193,14 +194,11 @@ def load_detector(
 
 
 def _trained(name: str, path: Path) -> tuple[torch.nn.Module, Sequence[str]]:
-    """The model that a file describes (else the released kind), and its classes."""
-    about = checkpoints.describe(path)
-    classes = about.get("classes") or events.load_labels()
-    sequence = dict(about.get("sequence_model") or {"kind": None})
-    head = "attention" if about.get("head") == "AttentionHead" else "linear"
-    model = registry.build(name, len(classes), sequence.pop("kind"), head, **sequence)
-    report = checkpoints.load_checkpoint(model, path)
-    if any("strong_head" in tensor for tensor in report.random):
+    """The model in a file, and its classes."""
+    model = checkpoints.open_checkpoint(path, name)
+    classes = model.classes or events.load_labels()
+    heads = [tensor for tensor in model.report.loaded if "strong_head" in tensor]
+    if not heads or len(model.head.strong_head.bias) != len(classes):
         raise ValueError(
             f"{path} has no trained event head for {len(classes)} classes and {name}; "
             "give a checkpoint of the strong stage"

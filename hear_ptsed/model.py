@@ -58,16 +58,27 @@ class SEDModel(nn.Module):
                 f"audio has {audio.shape[1]} samples; the model takes 1 to {WINDOW} (10 s at "
                 "16 kHz): use hear_ptsed.windows.over_windows for longer clips"
             )
-        frames = self.embed(F.pad(audio, (0, WINDOW - audio.shape[1])))
+        spec = self.frontend(F.pad(audio, (0, WINDOW - audio.shape[1])))
+        return self.detect(spec, n_frames(audio.shape[1]))
+
+    def detect(self, spec: Tensor, n: int = WINDOW_FRAMES) -> Output:
+        """Everything behind the front-end; the head sees the first `n` frames.
+
+        Args:
+            spec: (B, 1, F, T) of 10 s windows.
+        """
+        frames = self._pooled(spec)
         if self.sequence is not None:
             frames = self.sequence(frames)
-        frames = frames[:, : n_frames(audio.shape[1])]
+        frames = frames[:, :n]
         strong, weak = (None, None) if self.head is None else self.head(frames)
         return Output(strong, weak, frames)
 
     def embed(self, windows: Tensor) -> Tensor:
         """The backbone's sequence at 25 frames per second: (B, 160000) -> (B, 250, E) float32."""
-        spec = self.frontend(windows)
+        return self._pooled(self.frontend(windows))
+
+    def _pooled(self, spec: Tensor) -> Tensor:
         if spec.is_cpu and not self.training:
             frames = torch.cat([self.backbone(s) for s in spec.split(self.backbone.cpu_batch)])
         else:

@@ -24,7 +24,10 @@ from hear_ptsed.sequence import build_sequence_model
 
 @dataclass(frozen=True)
 class Row:
-    """A model: its parts, and by stage the names of its released file, likeliest first."""
+    """A model: its parts, and by stage the names of its released file, likeliest first.
+
+    A model without released files has no stages and no plug-in: it is there to be trained.
+    """
 
     backbone: Callable[[], Backbone]
     frontend: Callable[[], FrontEnd]
@@ -39,22 +42,22 @@ def _stages(name: str, *ssl: str) -> dict[str, tuple[str, ...]]:
     }
 
 
+def _frame_mn(width: float, checkpoints: dict[str, tuple[str, ...]]) -> Row:
+    return Row(
+        partial(FrameMN, FrameMNConfig(width)), partial(PaSSTMel, periodic=False), checkpoints
+    )
+
+
 MODELS = {
     "atst_frame": Row(ATSTFrame, ATSTMel, _stages("ATST-F")),
     "beats": Row(BEATs, beats_fbank, _stages("BEATs")),
     "fpasst": Row(FPaSST, partial(PaSSTMel, periodic=True), _stages("fpasst", "fpasst_im.pt")),
     "m2d": Row(M2D, M2DMel, _stages("M2D")),
     "asit": Row(ASiT, asit_fbank, _stages("ASIT")),
-    "frame_mn06": Row(
-        partial(FrameMN, FrameMNConfig(0.6)),
-        partial(PaSSTMel, periodic=False),
-        {"strong": ("frame_mn06_strong_1.pt", "frame_mn06.pt")},
-    ),
-    "frame_mn10": Row(
-        partial(FrameMN, FrameMNConfig(1.0)),
-        partial(PaSSTMel, periodic=False),
-        {"strong": ("frame_mn10_strong_1.pt", "frame_mn10.pt")},
-    ),
+    "frame_mn02": _frame_mn(0.2, {}),
+    "frame_mn04": _frame_mn(0.4, {}),
+    "frame_mn06": _frame_mn(0.6, {"strong": ("frame_mn06_strong_1.pt", "frame_mn06.pt")}),
+    "frame_mn10": _frame_mn(1.0, {"strong": ("frame_mn10_strong_1.pt", "frame_mn10.pt")}),
 }
 
 
@@ -64,7 +67,8 @@ def row(name: str, stage: str | None = None) -> Row:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
     found = MODELS[name]
     if stage is not None and stage not in found.checkpoints:
-        raise ValueError(f"{name} has no {stage!r} stage; it has {', '.join(found.checkpoints)}")
+        stages = ", ".join(found.checkpoints) or "no released checkpoints: give a file of your own"
+        raise ValueError(f"{name} has no {stage!r} stage; it has {stages}")
     return found
 
 

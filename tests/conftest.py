@@ -25,6 +25,8 @@ SMALL = {
     "fpasst": lambda: FPaSST(FPaSSTConfig(dim=24, depth=2, heads=2)),
     "m2d": lambda: M2D(M2DConfig(dim=24, depth=2, heads=2)),
     "asit": lambda: ASiT(ASiTConfig(dim=24, depth=2, heads=2)),
+    "frame_mn02": lambda: FrameMN(FrameMNConfig(0.05)),
+    "frame_mn04": lambda: FrameMN(FrameMNConfig(0.05)),
     "frame_mn06": lambda: FrameMN(FrameMNConfig(0.1)),
     "frame_mn10": lambda: FrameMN(FrameMNConfig(0.2)),
 }
@@ -76,3 +78,5 @@ def clips() -> torch.Tensor:
 
 
 each_model = pytest.mark.parametrize("name", MODELS)
+# Public weights exist for these, and arrays computed by the public models.
+RELEASED = [name for name, row in MODELS.items() if row.checkpoints]

@@ -294,6 +294,17 @@ def test_a_checkpoint_without_event_head_is_refused(tmp_path, capsys):
     assert "has no trained event head" in capsys.readouterr().err
 
 
+def test_a_model_without_released_files_runs_with_a_file_of_its_own(tmp_path, capsys):
+    path = tmp_path / "small.pt"
+    save_checkpoint(registry.build("frame_mn02", n_classes=2), path, classes=["Owl", "Fox"])
+    command = ["detect", tone(tmp_path / "a.wav"), "--model", "frame_mn02", "--format", "json"]
+    assert run(*command, "--checkpoint", path) == 0
+    assert json.loads(capsys.readouterr().out)["checkpoint"] == "small.pt"
+    assert run(*command, "--untrained") == 0
+    assert run(*command) == 1
+    assert "frame_mn02 has no 'strong' stage; it has no released" in capsys.readouterr().err
+
+
 def test_a_released_file_without_event_head_is_refused_before_it_is_fetched(tmp_path, capsys):
     assert run("detect", tone(tmp_path / "a.wav"), "--model", "beats", "--stage", "weak") == 1
     assert "the released weak checkpoint of beats has no event head" in capsys.readouterr().err

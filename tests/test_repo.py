@@ -17,7 +17,7 @@ PACKAGES = {  # package: the packages of ours that it may import
 LIBRARY_NEEDS = {"torch", "torchaudio", "numpy", "soundfile", "tqdm"}
 FLOORS = [  # of the library: a module imports from lower floors, or from its own package
     {"files", "labels", "windows"},
-    {"wheels", "tf_checkpoint", "events"},
+    {"wheels", "tf_checkpoint", "tensor_files", "events"},
     {"frontends", "backbones"},
     {"sequence", "heads"},
     {"model"},

@@ -1,0 +1,104 @@
+"""Files of tensors: a flat dictionary name -> tensor with a description, torch or safetensors.
+
+A .pt file stays a flat dictionary of tensors for every other reader, because the description is an
+attribute of that dictionary; in a .safetensors file it is an entry of the header.
+"""
+
+import argparse
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hear_ptsed.files import atomic
+
+METADATA = "hear_ptsed"  # attribute of the dictionary in a .pt file, entry in a safetensors header
+NESTED = ("state_dict", "model", "teacher", "student")  # where files keep the dictionary, by rank
+SUFFIXES = (".pt", ".safetensors")
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The dictionary of tensors in a file of any accepted kind, and our own description if any."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give the path of a checkpoint")
+    with path.open("rb") as file:
+        start = file.read(16)
+    torch_file, zipped = start.startswith((b"PK", b"\x80")), start.startswith(b"PK")
+    if not torch_file and start[8:9] != b"{":
+        what = f"begins with {start!r}" if start else "is empty"
+        raise ValueError(f"{path}: no checkpoint, it {what}; expected a torch or safetensors file")
+    try:
+        if not torch_file:
+            return _read_safetensors(path)
+        # Upstream files carry their training options in this class, which only holds attributes.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except ImportError:
+        raise
+    except Exception as error:  # whatever a parser trips over in damaged bytes
+        if called := re.search(r"GLOBAL (\S+)", str(error)):
+            raise ValueError(
+                f"{path}: refused and not run, its pickle calls {called[1]}; only tensors and "
+                "plain containers are read: save the weights alone, as a dictionary name -> tensor"
+            ) from error
+        why = str(error).partition("\n")[0][:120]
+        raise ValueError(
+            f"{path}: cut off, damaged or no checkpoint; delete it and fetch it again ({why})"
+        ) from error
+    return _flat(content, path), getattr(content, METADATA, {})
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with _safetensors().safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return tensors, json.loads(metadata.get(METADATA, "{}"))
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError("safetensors files need the package: pip install safetensors") from error
+    return safetensors
+
+
+def _flat(content: Any, path: Path) -> dict[str, Any]:
+    if isinstance(content, Mapping):
+        if any(isinstance(value, Tensor) for value in content.values()):
+            return dict(content)
+        for name in NESTED:
+            if isinstance(content.get(name), Mapping):
+                return dict(content[name])
+        holds = f"a dictionary of {few([str(name) for name in content])}"
+    else:
+        holds = f"a {type(content).__name__}"
+    raise ValueError(
+        f"{path} holds {holds}; expected a dictionary of tensors, or one under {', '.join(NESTED)}"
+    )
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write a file of the kind that its suffix names, all or nothing."""
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path}: unknown suffix {path.suffix!r}; use .pt or .safetensors")
+    # Own memory for each: safetensors refuses shared storage, and torch would store all of it.
+    state = OrderedDict(
+        (name, value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format))
+        for name, value in tensors.items()
+    )
+    with atomic(path) as temporary:
+        if path.suffix == ".pt":
+            setattr(state, METADATA, metadata)
+            torch.save(state, temporary)
+        else:
+            _safetensors().torch.save_file(state, temporary, {METADATA: json.dumps(metadata)})
+
+
+def few(names: Sequence[str], n: int = 2) -> str:
+    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
