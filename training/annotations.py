@@ -1,0 +1,258 @@
+"""Strong labels: sound events of many clips, from annotation files to columns."""
+
+import csv
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+log = logging.getLogger(__name__)
+
+AUDIO_SUFFIXES = frozenset({"wav", "mp3", "flac", "ogg", "m4a", "opus"})
+OFFICIAL = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
+GENERIC = ("filename", "onset", "offset", "event_label")
+
+
+@dataclass(frozen=True)
+class Events:
+    """Sound events of many clips as columns, sorted by clip, then label, then onset."""
+
+    clips: list[str]  # keys (see clip_key), one per clip with an event, in order of appearance
+    labels: list[str]  # names of the classes that occur, sorted by code point
+    first: np.ndarray  # (N + 1,) int64: events of clip i are first[i]:first[i + 1]
+    label: np.ndarray  # (E,) int32, into `labels`
+    onset_s: np.ndarray  # (E,) float64, relative to the clip
+    offset_s: np.ndarray  # (E,) float64
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def clip(self) -> np.ndarray:
+        """(E,) int64, into `clips`."""
+        return np.repeat(np.arange(len(self.clips)), np.diff(self.first))
+
+    @classmethod
+    def from_columns(
+        cls,
+        clip: Sequence[str],
+        label: Sequence[str],
+        onset_s: Sequence[float] | np.ndarray,
+        offset_s: Sequence[float] | np.ndarray,
+    ) -> "Events":
+        """From one entry per event, in any order; `clip` holds names or keys."""
+        code, names = pd.factorize(np.asarray(clip, dtype=object))
+        keys: dict[str, int] = {}
+        key_of_name = [keys.setdefault(clip_key(name), len(keys)) for name in names]
+        clip_code = np.asarray(key_of_name, dtype=np.int64)[code]
+        label_code, found = pd.factorize(np.asarray(label, dtype=object))
+        labels = sorted(found)
+        rank = {name: i for i, name in enumerate(labels)}
+        label_code = np.asarray([rank[name] for name in found], dtype=np.int32)[label_code]
+        onset_s = np.asarray(onset_s, dtype=np.float64)
+        offset_s = np.asarray(offset_s, dtype=np.float64)
+        order = np.lexsort((offset_s, onset_s, label_code, clip_code))
+        counts = np.bincount(clip_code, minlength=len(keys))
+        first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return cls(list(keys), labels, first, label_code[order], onset_s[order], offset_s[order])
+
+
+def clip_key(name: str) -> str:
+    """What identifies a clip: its file name without folder and without an audio extension."""
+    name = name.rsplit("/", 1)[-1]
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and stem and suffix.lower() in AUDIO_SUFFIXES else name
+
+
+@cache
+def strong_names() -> dict[str, str]:
+    """The 447 classes of AudioSet Strong: machine identifier (mid) to name."""
+    file = resources.files("hear_ptsed") / "labels" / "audioset_strong.csv"
+    with file.open(encoding="utf-8") as lines:
+        return {row["mid"]: row["name"] for row in csv.DictReader(lines)}
+
+
+def read_names(path: Path | str) -> dict[str, str]:
+    """Official class lists, mid to name: `mid<tab>name`, or CSV with columns mid, display_name."""
+    path = Path(path)
+    table = _read_table(path)
+    columns = list(table.iloc[0])
+    if {"mid", "display_name"} <= set(columns):
+        mid, name = (table[columns.index(c)][1:] for c in ("mid", "display_name"))
+    elif table.shape[1] == 2:
+        mid, name = table[0], table[1]
+    else:
+        raise ValueError(
+            f"{path}: neither two columns (mid, name) nor a header with mid and display_name; "
+            f"its first line has {', '.join(columns)}"
+        )
+    return dict(zip(mid, name, strict=True))
+
+
+def read_events(
+    path: Path | str,
+    *,
+    names: Mapping[str, str] | None = None,
+    unknown: Literal["error", "keep"] = "error",
+) -> Events:
+    """Read a table of events, tab- or comma-separated; the header says which form it has.
+
+    Official AudioSet Strong (segment_id, start_time_seconds, end_time_seconds, label): mids are
+    replaced by `names`, by default those of the 447 training classes, and segment `<id>_<start
+    in ms>` is clip `Y<id>`. Own data (filename, onset, offset, event_label): names as they stand;
+    a row with nothing but a file name says that the clip has no events.
+    Events of zero length are left out, with a logged count. unknown="keep" takes a mid without
+    name as name.
+    """
+    path = Path(path)
+    if unknown not in ("error", "keep"):
+        raise ValueError(f"unknown={unknown!r}; it is error or keep")
+    table = _read_table(path)
+    columns = [column.strip() for column in table.iloc[0]]
+    official = set(OFFICIAL) <= set(columns)
+    wanted = OFFICIAL if official else GENERIC
+    if not set(wanted) <= set(columns):
+        raise ValueError(
+            f"{path}: columns {', '.join(columns)}; expected {', '.join(OFFICIAL)} (AudioSet "
+            f"Strong) or {', '.join(GENERIC)}"
+        )
+    table = table.iloc[1:, [columns.index(column) for column in wanted]]
+    table.columns = GENERIC
+    told = table.ne("")
+    table = table[told.any(axis=1) if official else told.drop(columns="filename").any(axis=1)]
+
+    line = table.index.to_numpy() + 1
+
+    def where(row: int) -> str:
+        return f"{path}, line {line[row]}"
+
+    for column in ("filename", "event_label"):
+        if (empty := table[column].eq("").to_numpy()).any():
+            raise ValueError(f"{where(empty.argmax())}: {wanted[GENERIC.index(column)]} is empty")
+    onset_s, offset_s = (
+        _numbers(table[column], where, wanted[i]) for i, column in ((1, "onset"), (2, "offset"))
+    )
+    check_times(onset_s, offset_s, where)
+    clip, label = table["filename"].to_numpy(), table["event_label"].to_numpy()
+    if official:
+        clip = _segment_keys(clip, where)
+        label = _named(label, strong_names() if names is None else names, unknown, where)
+    some = offset_s > onset_s
+    if not some.all():
+        log.warning("%s: %d events of zero length left out", path, np.count_nonzero(~some))
+    return Events.from_columns(clip[some], label[some], onset_s[some], offset_s[some])
+
+
+def check_times(onset_s: np.ndarray, offset_s: np.ndarray, where: Callable[[int], str]) -> None:
+    """Refuse events with impossible times; `where` words the place of event i."""
+    for wrong, text in (
+        (~(np.isfinite(onset_s) & np.isfinite(offset_s)), "a time is not a finite number"),
+        (onset_s < 0, "the event begins before the clip"),
+        (offset_s < onset_s, "the event ends before it begins"),
+    ):
+        if wrong.any():
+            i = int(wrong.argmax())
+            times = f"onset {onset_s[i]:g} s, offset {offset_s[i]:g} s"
+            raise ValueError(f"{where(i)}: {text} ({times}){_more(wrong)}; correct the annotation")
+
+
+def joined(parts: Sequence[Events]) -> Events:
+    """The events of several sources as one."""
+    return Events.from_columns(
+        [part.clips[i] for part in parts for i in part.clip],
+        [part.labels[i] for part in parts for i in part.label],
+        np.concatenate([part.onset_s for part in parts]),
+        np.concatenate([part.offset_s for part in parts]),
+    )
+
+
+def merged(events: Events) -> Events:
+    """Overlapping and touching events of one class in one clip joined to one."""
+    group = events.clip * len(events.labels) + events.label
+    # The latest offset so far within a group, through ranks so that no digit of it is lost.
+    times, rank = np.unique(events.offset_s, return_inverse=True)
+    reach = times[np.maximum.accumulate(group * len(times) + rank) % max(1, len(times))]
+    begins = np.ones(len(events), dtype=bool)
+    begins[1:] = (group[1:] != group[:-1]) | (events.onset_s[1:] > reach[:-1])
+    ends = np.roll(begins, -1)  # an event ends where the next begins; the first always begins
+    first = np.concatenate([[0], np.cumsum(begins)])[events.first]
+    return Events(
+        events.clips,
+        events.labels,
+        first.astype(np.int64),
+        events.label[begins],
+        events.onset_s[begins],
+        reach[ends],
+    )
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """All fields as text, the header as row 0: line numbers are row numbers + 1."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            separator = "\t" if "\t" in file.readline() else ","
+        return pd.read_csv(
+            path,
+            sep=separator,
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            skip_blank_lines=False,
+            encoding="utf-8-sig",
+        )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        reason = str(error).strip().splitlines()[-1].removeprefix("Error tokenizing data. ")
+        raise ValueError(f"{path}: not a table of events ({reason})") from error
+
+
+def _numbers(texts: pd.Series, where: Callable[[int], str], column: str) -> np.ndarray:
+    numbers = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64)
+    if (wrong := np.isnan(numbers)).any():
+        i = int(wrong.argmax())
+        raise ValueError(
+            f"{where(i)}: {column} is {texts.iloc[i]!r}, not a number of seconds{_more(wrong)}"
+        )
+    return numbers
+
+
+def _named(
+    mids: np.ndarray, names: Mapping[str, str], unknown: str, where: Callable[[int], str]
+) -> np.ndarray:
+    code, found = pd.factorize(mids)
+    strange = np.asarray([mid not in names for mid in found], dtype=bool)
+    if unknown == "error" and strange.any():
+        i = int(strange[code].argmax())
+        others = np.count_nonzero(strange) - 1
+        more = f" and {others} other mids" if others else ""
+        raise ValueError(
+            f"{where(i)}: no name for {mids[i]}{more} ({np.count_nonzero(strange[code])} events); "
+            "give the class list that has it, or keep unknown mids as classes of their own"
+        )
+    return np.asarray([names.get(mid, mid) for mid in found], dtype=object)[code]
+
+
+def _segment_keys(segments: np.ndarray, where: Callable[[int], str]) -> np.ndarray:
+    code, found = pd.factorize(segments)
+    keys: dict[str, str] = {}
+    for i, segment in enumerate(found):
+        video, _, start_ms = segment.rpartition("_")
+        other = keys.setdefault("Y" + video, segment)
+        if not video or not start_ms.isdecimal():
+            reason = f"segment_id is {segment!r}, expected <video id>_<start in ms>"
+        elif other != segment:
+            reason = f"{segment} and {other} are of one video, whose audio has one name, Y{video}"
+        else:
+            continue
+        raise ValueError(f"{where(int((code == i).argmax()))}: {reason}")
+    return np.asarray(list(keys), dtype=object)[code]
+
+
+def _more(wrong: np.ndarray) -> str:
+    n = np.count_nonzero(wrong) - 1
+    return f" and {n} more like it" if n else ""

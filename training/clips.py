@@ -1,0 +1,367 @@
+"""Audio clips as they are stored: HDF5 of mp3, Hugging Face folder, audio files, packed shards."""
+
+import io
+import json
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import soundfile
+
+from training.annotations import AUDIO_SUFFIXES, Events, check_times, clip_key
+
+MANIFEST, INDEX = "shards.json", "index.npz"  # of a folder of shards, see pack.py
+WEAK_CLASSES = 527  # bits of `target` that count; the rest of the last byte is padding
+
+
+class Unreadable(ValueError):
+    """A clip that cannot be decoded to the end."""
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(name, reason)
+        self.name, self.reason = name, reason
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+class Clips(ABC):
+    """Clips of one source; picklable, opens its files at the first read in each process."""
+
+    rate: int | None = None  # Hz, where it is known to be the same for all
+
+    def __init__(self, path: Path, names: Sequence[str]):
+        self.path, self.names = path, list(names)
+        self._opened: tuple[int, Any] = (0, None)
+        if len(set(self.keys)) < len(self.keys):
+            seen: dict[str, str] = {}
+            for key, name in zip(self.keys, self.names, strict=True):
+                if key in seen:
+                    raise ValueError(f"{path}: {seen[key]} and {name} are both clip {key}")
+                seen[key] = name
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": (0, None)}
+
+    @cached_property
+    def keys(self) -> list[str]:
+        return [clip_key(name) for name in self.names]
+
+    @abstractmethod
+    def read(self, i: int) -> tuple[np.ndarray, int]:
+        """Whole clip: int16 (S,), channels averaged, and its rate in Hz; or raises Unreadable."""
+
+    def events(self) -> Events | None:
+        """The events that the source itself holds."""
+        return None
+
+    def clip_labels(self) -> np.ndarray | None:
+        """(N, n) uint8, 0 or 1, where the source holds labels of whole clips."""
+        return None
+
+    def seconds(self) -> np.ndarray | None:
+        """(N,) durations, where they are known without decoding."""
+        return None
+
+    def _open(self) -> Any:
+        return None
+
+    def _file(self) -> Any:
+        # An HDF5 file opened before a fork must not be read after it.
+        if self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), self._open())
+        return self._opened[1]
+
+
+def open_clips(path: Path | str) -> Clips:
+    """HDF5 file, Hugging Face folder (or one split of it), folder of audio or folder of shards."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    if path.is_file():
+        return Hdf5Clips(path)
+    if (path / MANIFEST).exists():
+        return ShardClips(path)
+    if any((path / name).exists() for name in ("dataset_dict.json", "dataset_info.json")):
+        return HuggingFaceClips(path)
+    return FolderClips(path)
+
+
+class Hdf5Clips(Clips):
+    """`audio_name` (N,) text, `mp3` (N,) variable-length uint8, maybe `target` (N, 66) uint8."""
+
+    def __init__(self, path: Path):
+        with _hdf5(path) as file:
+            for name in ("audio_name", "mp3"):
+                if name not in file:
+                    raise ValueError(
+                        f"{path}: no dataset {name}; it has {', '.join(file) or 'none'}"
+                    )
+            names, mp3 = file["audio_name"], file["mp3"]
+            text = names.dtype.kind == "S" or h5py.check_string_dtype(names.dtype)
+            for dataset, good, wanted in (
+                (names, text, "text"),
+                (mp3, h5py.check_vlen_dtype(mp3.dtype) == np.uint8, "variable-length uint8"),
+            ):
+                if not good or dataset.shape != (len(mp3),):
+                    raise ValueError(
+                        f"{path}: {dataset.name[1:]} is {dataset.dtype} {dataset.shape}, expected "
+                        f"{wanted} ({len(mp3)},)"
+                    )
+            self.has_target = "target" in file
+            width = -(-WEAK_CLASSES // 8)
+            if self.has_target:
+                target = file["target"]
+                if target.dtype != np.uint8 or target.shape != (len(mp3), width):
+                    raise ValueError(
+                        f"{path}: target is {target.dtype} {target.shape}, expected uint8 "
+                        f"({len(mp3)}, {width}): {WEAK_CLASSES} labels, 8 per byte"
+                    )
+            super().__init__(path, [name.decode() for name in names[:].tolist()])
+
+    def read(self, i: int) -> tuple[np.ndarray, int]:
+        try:
+            data = self._file()["mp3"][i]
+        except OSError as error:
+            raise Unreadable(self.names[i], f"damaged in {self.path.name}: {error}") from error
+        return decode(data.tobytes(), self.names[i])
+
+    def clip_labels(self) -> np.ndarray | None:
+        if not self.has_target:
+            return None
+        return np.unpackbits(self._file()["target"][:], axis=1, count=WEAK_CLASSES)
+
+    def _open(self) -> h5py.File:
+        return _hdf5(self.path)
+
+
+class HuggingFaceClips(Clips):
+    """Columns filename, mp3_bytes and, for events(), events; splits one after the other."""
+
+    def __init__(self, path: Path):
+        self.path, self._opened = path, (0, None)
+        self.ends: list[int] = []
+        names: list[str] = []
+        for split in self._file():
+            missing = {"filename", "mp3_bytes"} - set(split.column_names)
+            if missing:
+                raise ValueError(
+                    f"{path}: no column {' and '.join(sorted(missing))}; it has "
+                    f"{', '.join(split.column_names)}"
+                )
+            names += split.data.column("filename").to_pylist()
+            self.ends.append(len(names))
+        super().__init__(path, names)
+
+    def read(self, i: int) -> tuple[np.ndarray, int]:
+        which = int(np.searchsorted(self.ends, i, side="right"))
+        row = i - (self.ends[which - 1] if which else 0)
+        data = self._file()[which].data.column("mp3_bytes")[row].as_py()
+        return decode(data or b"", self.names[i])
+
+    def events(self) -> Events | None:
+        if any("events" not in split.column_names for split in self._file()):
+            return None
+        counts, columns = [], {"event_label": [], "onset": [], "offset": []}
+        for split in self._file():
+            for chunk in split.data.column("events").chunks:
+                count, fields = _event_columns(chunk, tuple(columns), self.path)
+                counts.append(count)
+                for name, values in fields.items():
+                    columns[name].append(values)
+        clip = np.repeat(np.asarray(self.keys, dtype=object), np.concatenate(counts))
+        # Stored as float32: five decimals bring the written times (milliseconds) back exactly.
+        onset_s, offset_s = (
+            np.concatenate(columns[name]).astype(np.float64).round(5)
+            for name in ("onset", "offset")
+        )
+        check_times(onset_s, offset_s, lambda event: f"{self.path}, clip {clip[event]}")
+        some = offset_s > onset_s
+        label = np.concatenate(columns["event_label"])
+        return Events.from_columns(clip[some], label[some], onset_s[some], offset_s[some])
+
+    def _open(self) -> list[Any]:
+        import datasets
+
+        try:
+            found = datasets.load_from_disk(str(self.path))
+        except Exception as error:  # pyarrow's and json's own errors among them
+            raise ValueError(
+                f"{self.path}: not a complete Hugging Face data set ({_one_line(error)})"
+            ) from error
+        return list(found.values()) if isinstance(found, datasets.DatasetDict) else [found]
+
+
+class FolderClips(Clips):
+    """Audio files in a folder and its subfolders, sorted; other files are passed over."""
+
+    def __init__(self, path: Path):
+        names = sorted(
+            file.relative_to(path).as_posix()
+            for file in path.rglob("*.*")
+            if file.suffix[1:].lower() in AUDIO_SUFFIXES and not file.name.startswith(".")
+        )
+        if not names:
+            raise ValueError(f"{path}: no audio files ({', '.join(sorted(AUDIO_SUFFIXES))}) in it")
+        super().__init__(path, names)
+
+    def read(self, i: int) -> tuple[np.ndarray, int]:
+        try:
+            data = (self.path / self.names[i]).read_bytes()
+        except OSError as error:
+            raise Unreadable(self.names[i], f"{error.strerror}") from error
+        return decode(data, self.names[i])
+
+
+class ShardClips(Clips):
+    """What `pack` writes: int16 files without header, an index and a manifest."""
+
+    def __init__(self, path: Path):
+        manifest = json.loads((path / MANIFEST).read_text())
+        if not (path / INDEX).exists() or "shards" not in manifest:
+            raise ValueError(f"{path}: packing was not finished; run the same pack command again")
+        self.rate = manifest["rate"]
+        self.files = [shard["file"] for shard in manifest["shards"]]
+        for shard in manifest["shards"]:
+            file, size = path / shard["file"], 2 * shard["samples"]
+            if not file.exists() or file.stat().st_size != size:
+                raise ValueError(f"{file}: missing or not {size} bytes; run pack again")
+        with np.load(path / INDEX) as index:
+            self.index = {name: index[name] for name in ("shard", "start", "length")}
+            names = index["names"].tolist()
+        super().__init__(path, names)
+
+    def read(self, i: int) -> tuple[np.ndarray, int]:
+        shard, start, length = (int(self.index[key][i]) for key in ("shard", "start", "length"))
+        maps = self._file()
+        if shard not in maps:
+            maps[shard] = np.memmap(self.path / self.files[shard], dtype="<i2", mode="r")
+        return np.array(maps[shard][start : start + length]), self.rate
+
+    def events(self) -> Events | None:
+        with np.load(self.path / INDEX) as index:
+            if "event_clips" not in index:
+                return None
+            return Events(
+                index["event_clips"].tolist(),
+                index["event_labels"].tolist(),
+                *(index[name] for name in ("first", "label", "onset_s", "offset_s")),
+            )
+
+    def clip_labels(self) -> np.ndarray | None:
+        with np.load(self.path / INDEX) as index:
+            return index["clip_labels"] if "clip_labels" in index else None
+
+    def seconds(self) -> np.ndarray:
+        return self.index["length"] / self.rate
+
+    def _open(self) -> dict[int, np.ndarray]:
+        return {}
+
+
+def decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
+    """An audio file's bytes to int16 (S,), channels averaged, and its rate in Hz."""
+    if not data:
+        raise Unreadable(name, "empty")
+    if data[:4] == b"RIFF":
+        announced = int.from_bytes(data[4:8], "little") + 8
+        # A WAV written to a pipe announces about 2 or 4 GB; libsndfile mends any length silently.
+        if len(data) < announced < 2**31 - 2**16:
+            raise Unreadable(name, f"cut off: {len(data)} of {announced} bytes")
+    stream = io.BytesIO(data)
+    try:
+        audio, rate, announced = _read_all(stream)
+    except soundfile.LibsndfileError as error:
+        audio, rate, announced = _from_named_file(data, name, error)
+    else:
+        # Without a length header libsndfile guesses an MP3's length from its first frame and
+        # stops there, far too early if the bit rate varies.
+        if data[:4] != b"RIFF" and stream.tell() < 0.9 * len(data) and _is_mp3(data):
+            raise Unreadable(
+                name, "mp3 of varying bit rate without length header; write it again with ffmpeg"
+            )
+    if len(audio) < announced:
+        raise Unreadable(
+            name, f"cut off: {len(audio) / rate:.3f} of {announced / rate:.3f} s decoded"
+        )
+    if not len(audio):
+        raise Unreadable(name, "holds no samples")
+    mono = audio.ravel() if audio.shape[1] == 1 else audio.mean(axis=1)
+    if not np.isfinite(mono.min() + mono.max()):
+        raise Unreadable(name, "holds NaN or infinite samples")
+    return to_int16(mono), rate
+
+
+def to_int16(audio: np.ndarray) -> np.ndarray:
+    """Samples in [-1, 1] to int16: rounded, clipped; 16-bit material comes back bit for bit."""
+    scaled = audio * np.float32(32768)
+    np.rint(scaled, out=scaled)
+    return np.clip(scaled, -32768, 32767, out=scaled).astype(np.int16)
+
+
+def _read_all(source: io.BytesIO | str) -> tuple[np.ndarray, int, int]:
+    with soundfile.SoundFile(source) as file:
+        return file.read(dtype="float32", always_2d=True), file.samplerate, file.frames
+
+
+def _from_named_file(
+    data: bytes, name: str, error: soundfile.LibsndfileError
+) -> tuple[np.ndarray, int, int]:
+    # libsndfile takes an MP3 with bytes before the first frame only from a file named .mp3.
+    with tempfile.NamedTemporaryFile(suffix=Path(name).suffix.lower()) as file:
+        file.write(data)
+        file.flush()
+        try:
+            return _read_all(file.name)
+        except (soundfile.LibsndfileError, TypeError):
+            raise Unreadable(name, f"not decodable: {error.error_string}") from error
+
+
+def _is_mp3(data: bytes) -> bool:
+    return data[:3] == b"ID3" or (data[0] == 0xFF and data[1] & 0xE0 == 0xE0)
+
+
+def _event_columns(
+    chunk: Any, names: tuple[str, ...], path: Path
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Events per row and fields of all events, from a struct of lists or a list of structs."""
+    import pyarrow
+    from pyarrow import compute
+
+    try:
+        if pyarrow.types.is_struct(chunk.type):
+            lists = {name: compute.struct_field(chunk, name) for name in names}
+            count = compute.list_value_length(lists["onset"])
+            fields = {name: compute.list_flatten(values) for name, values in lists.items()}
+        else:
+            count = compute.list_value_length(chunk)
+            rows = compute.list_flatten(chunk)
+            fields = {name: compute.struct_field(rows, name) for name in names}
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, KeyError) as error:
+        raise ValueError(
+            f"{path}: column events is {chunk.type}, expected lists of {', '.join(names)}"
+        ) from error
+    arrays = {name: values.to_numpy(zero_copy_only=False) for name, values in fields.items()}
+    return compute.fill_null(count, 0).to_numpy(zero_copy_only=False), arrays
+
+
+def _hdf5(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path)
+    except OSError as error:
+        raise ValueError(
+            f"{path}: not a complete HDF5 file ({_one_line(error)}); copy or download it again"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

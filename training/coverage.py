@@ -1,0 +1,160 @@
+"""What is there of what an annotation names: the report printed beside every score."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from hear_ptsed.files import atomic
+from training.annotations import Events
+from training.clips import Clips
+
+SHOWN = 3  # names per line of the report
+TOLERANCE_S = 0.1  # annotations round times, encoders round durations
+
+
+@dataclass
+class Coverage:
+    """Clips and classes of one set; lists hold clip keys."""
+
+    sources: list[str]
+    expected: int  # clips with events; all clips where nothing is annotated
+    found: int  # of those, whether readable or not
+    used: int  # clips that are read: those found, or all
+    missing: list[str] = field(default_factory=list)
+    extra: int = 0  # clips without events
+    unreadable: dict[str, str] = field(default_factory=dict)  # clip: reason
+    n_classes: int = 0
+    classes_without_clips: list[str] = field(default_factory=list)
+    labels_outside: dict[str, int] = field(default_factory=dict)  # events of each unknown label
+    past_end: dict[str, int] = field(default_factory=dict)  # events past the end of their clip
+    longer_than_10_s: int = 0  # clips, among those whose duration is known
+
+    def add_unreadable(self, reasons: Mapping[str, str]) -> None:
+        """Clips that turned out to be undecodable, with the reason."""
+        self.unreadable |= reasons
+
+    def add_durations(self, seconds: Mapping[str, float], events: Events | None) -> None:
+        """Durations that became known: which events lie past the end of their clip.
+
+        Such an event begins after the end of the clip or ends more than 0.1 s after it.
+        """
+        self.longer_than_10_s += sum(length > 10 + TOLERANCE_S for length in seconds.values())
+        if events is None:
+            return
+        end = np.array([seconds.get(key, np.inf) for key in events.clips])[events.clip]
+        late = (events.onset_s > end) | (events.offset_s > end + TOLERANCE_S)
+        clips, counts = np.unique(events.clip[late], return_counts=True)
+        self.past_end |= {
+            events.clips[clip]: int(count) for clip, count in zip(clips, counts, strict=True)
+        }
+
+    @property
+    def share_unreadable(self) -> float:
+        return len(self.unreadable) / max(1, self.used)
+
+    def check(self, max_unreadable: float) -> None:
+        """Stop if more than this share of the clips in use cannot be decoded."""
+        if self.share_unreadable > max_unreadable:
+            raise RuntimeError(
+                f"{len(self.unreadable)} of {self.used} clips ({self.share_unreadable:.2%}) are "
+                f"unreadable, more than the {max_unreadable:.2%} allowed: {self._reasons()}; "
+                "replace these files or allow a larger share"
+            )
+
+    def text(self) -> str:
+        """The report in a few lines; lines with nothing to report are left out."""
+        share = f"{self.found / max(1, self.expected):.2%}"
+        lines = [f"{self.found} of {self.expected} clips found ({share}): {_few(self.sources)}"]
+        if self.missing:
+            lines.append(f"{len(self.missing)} missing: {_few(self.missing)}")
+        if self.extra:
+            use = "not used" if self.used <= self.found else "used too"
+            lines.append(f"{self.extra} clips without events, {use}")
+        if self.unreadable:
+            lines.append(
+                f"{len(self.unreadable)} unreadable ({self.share_unreadable:.2%}): "
+                f"{self._reasons()}"
+            )
+        if self.classes_without_clips:
+            lines.append(
+                f"{len(self.classes_without_clips)} of {self.n_classes} classes without clips: "
+                f"{_few(self.classes_without_clips)}"
+            )
+        if self.labels_outside:
+            n_events = sum(self.labels_outside.values())
+            lines.append(
+                f"{n_events} events of {len(self.labels_outside)} labels outside the classes: "
+                f"{_few(self.labels_outside)}"
+            )
+        if self.past_end:
+            lines.append(
+                f"{sum(self.past_end.values())} events past the end of {len(self.past_end)} "
+                f"clips: {_few(self.past_end)}"
+            )
+        if self.longer_than_10_s:
+            lines.append(f"{self.longer_than_10_s} clips longer than 10 s")
+        return "\n".join(lines)
+
+    def write(self, path: Path) -> None:
+        """All of it as JSON."""
+        with atomic(path) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> "Coverage":
+        try:
+            return cls(**json.loads(Path(path).read_text()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: not a coverage report ({error})") from error
+
+    def _reasons(self) -> str:
+        return _few([f"{name} ({reason})" for name, reason in self.unreadable.items()])
+
+
+def coverage(
+    clips: Sequence[Clips], events: Events | None, classes: Sequence[str] | None = None
+) -> Coverage:
+    """Compare sources with an annotation by names alone, which decodes nothing.
+
+    Args:
+        classes: of the model; by default those of the events.
+    """
+    keys = {key for source in clips for key in source.keys}
+    sources = [str(source.path) for source in clips]
+    if events is None:
+        report = Coverage(sources, len(keys), len(keys), len(keys), n_classes=len(classes or ()))
+    else:
+        classes = events.labels if classes is None else classes
+        known = set(classes)
+        there = np.array([key in keys for key in events.clips], dtype=bool)
+        missing = [key for key, found in zip(events.clips, there, strict=True) if not found]
+        heard = np.unique(events.label[there[events.clip]])
+        heard_names = {events.labels[label] for label in heard}
+        counts = np.bincount(events.label, minlength=len(events.labels))
+        report = Coverage(
+            sources,
+            expected=len(events.clips),
+            found=len(events.clips) - len(missing),
+            used=len(events.clips) - len(missing),
+            missing=missing,
+            extra=len(keys) - len(events.clips) + len(missing),
+            n_classes=len(classes),
+            classes_without_clips=[name for name in classes if name not in heard_names],
+            labels_outside={
+                name: int(count)
+                for name, count in zip(events.labels, counts, strict=True)
+                if name not in known
+            },
+        )
+    for source in clips:
+        if (seconds := source.seconds()) is not None:
+            report.add_durations(dict(zip(source.keys, seconds.tolist(), strict=True)), events)
+    return report
+
+
+def _few(names: Sequence[str] | Mapping[str, int]) -> str:
+    names = list(names)
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
