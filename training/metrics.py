@@ -1,0 +1,371 @@
+"""Scores of AudioSet Strong: PSDS1, segment pAUROC and mean average precision, per class."""
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from importlib.metadata import version
+
+import numpy as np
+import torch
+
+from training import psds
+from training.annotations import Events, merged
+from training.psds import ClassEvents
+
+CI = (2.5, 97.5)  # percentiles
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured, on what, and how."""
+
+    psds1: float  # with variance penalty
+    psds1_macro: float  # mean of the classes, as without variance penalty
+    pauroc: float
+    map: float
+    per_class: dict[str, dict[str, float]]  # class -> psds1, pauroc, ap, events
+    ci95: dict[str, tuple[float, float]]  # of the four above; empty without bootstrap
+    clips: int
+    clips_without_events: int  # given but not scored
+    classes: int
+    events: int
+    convention: dict[str, object]
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain types, for JSON; NaN where a value is not defined."""
+        return asdict(self)
+
+
+def evaluate(
+    scores: np.ndarray,
+    clips: Sequence[str],
+    classes: Sequence[str],
+    events: Events,
+    durations_s: np.ndarray,
+    *,
+    bootstrap: int = 0,
+    seed: int = 0,
+    jobs: int = 1,
+) -> Result:
+    """Score the classes that occur in `events` on the clips that have events of them.
+
+    Args:
+        scores: (N, C, T) logits or probabilities of T frames of 40 ms, any float type, already
+            median filtered. Not float16 probabilities: they saturate.
+        clips: N keys.
+        classes: C names.
+        events: of any clips and classes.
+        durations_s: (N,) of the audio without padding.
+        bootstrap: resamples of the clips for the intervals; 0 for none.
+        jobs: processes; threads where CUDA is in use, which does not survive a fork.
+    """
+    problem = _problem(scores, clips, classes, events, durations_s, bootstrap, seed)
+    measured = _measure(problem, jobs)
+    means = {
+        "psds1": measured.psds1,
+        "psds1_macro": _means(measured.psds1_of),
+        "pauroc": _means(measured.pauroc_of),
+        "map": _means(measured.ap_of),
+    }
+    columns = zip(measured.psds1_of[0], measured.pauroc_of[0], measured.ap_of[0], strict=True)
+    return Result(
+        **{name: float(values[0]) for name, values in means.items()},
+        per_class={
+            name: {"psds1": float(p), "pauroc": float(u), "ap": float(a), "events": len(own.row)}
+            for name, own, (p, u, a) in zip(problem.names, problem.events, columns, strict=True)
+        },
+        ci95={name: _interval(values[1:]) for name, values in means.items()} if bootstrap else {},
+        clips=len(problem.rows),
+        clips_without_events=len(clips) - len(problem.rows),
+        classes=len(problem.names),
+        events=sum(len(own.row) for own in problem.events),
+        convention=_convention(bootstrap, seed),
+    )
+
+
+def paired_bootstrap(
+    scores_a: np.ndarray,
+    scores_b: np.ndarray,
+    clips: Sequence[str],
+    classes: Sequence[str],
+    events: Events,
+    durations_s: np.ndarray,
+    *,
+    bootstrap: int = 200,
+    seed: int = 0,
+    jobs: int = 1,
+) -> tuple[float, float, float]:
+    """psds1_macro of a less that of b, and its 95 % interval over the same resampled clips."""
+    if bootstrap < 1:
+        raise ValueError(f"bootstrap must be at least 1 for an interval, got {bootstrap}")
+    problems = (
+        _problem(scores, clips, classes, events, durations_s, bootstrap, seed)
+        for scores in (scores_a, scores_b)
+    )
+    a, b = (_means(_measure(problem, jobs).psds1_of) for problem in problems)
+    return float(a[0] - b[0]), *_interval(a[1:] - b[1:])
+
+
+def clip_average_precision(
+    scores: np.ndarray, targets: np.ndarray, classes: Sequence[str]
+) -> dict[str, object]:
+    """`map` of clip labels, the mean over the classes that a clip has, and `ap` of each of these.
+
+    Args:
+        scores: (N, C) of the clips.
+        targets: (N, C) bool.
+    """
+    scores, targets = np.asarray(scores, np.float64), np.asarray(targets, bool)
+    if scores.ndim != 2 or scores.shape != targets.shape or scores.shape[1] != len(classes):
+        raise ValueError(
+            f"scores {scores.shape} and targets {targets.shape} must be (clips, {len(classes)})"
+        )
+    if not np.isfinite(scores).all():
+        row, column = np.argwhere(~np.isfinite(scores))[0]
+        raise ValueError(f"clip {row} has a score that is not finite in {classes[column]!r}")
+    once = np.ones((1, len(scores)), dtype=np.int32)
+    ap = {
+        name: float(psds.average_precision(scores[:, k], targets[:, k], once)[0])
+        for k, name in enumerate(classes)
+        if targets[:, k].any()
+    }
+    return {"map": float(np.mean(list(ap.values()))) if ap else float("nan"), "ap": ap}
+
+
+def _convention(bootstrap: int, seed: int) -> dict[str, object]:
+    return {
+        "psds1": f"dtc {psds.DTC}, gtc {psds.GTC}, no cross triggers (alpha_ct 0), alpha_st "
+        f"{psds.ALPHA_ST:g}, at most {psds.MAX_EFPR:g} false positives per hour",
+        "psds1_macro": "mean of the classes' PSDS1 (alpha_st 0)",
+        "pauroc": f"segments of 1 s, staircase area up to a false positive rate of {psds.MAX_FPR}, "
+        "divided by it; mean of the classes with both positive and negative segments",
+        "map": "mean over classes of the average precision of clips: the score of a clip is its "
+        "highest frame, its label whether it has an event",
+        "clips": "those with an event of a scored class",
+        "classes": "those that the model has and the scored clips have events of",
+        "events": "touching and overlapping ones of one class and clip joined",
+        "hop_s": psds.HOP_S,
+        "sed_scores_eval": version("sed_scores_eval"),
+        "bootstrap": f"{bootstrap} resamples of the clips, seed {seed}, 95 % percentile interval; "
+        "a class absent from a resample is left out of its means"
+        if bootstrap
+        else None,
+    }
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Scored clips (n) and classes (K); `weights[0]` is 1, the other rows are resamples."""
+
+    scores: np.ndarray  # (N, C, T)
+    clips: list[str]  # n
+    rows: np.ndarray  # (n,) of the clips in `scores`
+    names: list[str]  # K
+    columns: list[int]  # K, of the classes in `scores`
+    events: list[ClassEvents]  # K, with rows among the n
+    durations_s: np.ndarray  # (n,)
+    weights: np.ndarray  # (R, n) int32, how often each clip counts
+
+    @cached_property
+    def seconds(self) -> np.ndarray:
+        """(R,) of audio."""
+        return (self.weights * self.durations_s).sum(1)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """(R,) and (R, K) for the set and its resamples; NaN where not defined."""
+
+    psds1: np.ndarray
+    psds1_of: np.ndarray
+    pauroc_of: np.ndarray
+    ap_of: np.ndarray
+
+
+def _problem(
+    scores: np.ndarray,
+    clips: Sequence[str],
+    classes: Sequence[str],
+    events: Events,
+    durations_s: np.ndarray,
+    bootstrap: int,
+    seed: int,
+) -> _Problem:
+    durations_s = np.asarray(durations_s, dtype=np.float64)
+    _check(scores, clips, classes, durations_s, bootstrap)
+    _check_events(events)
+    events = merged(events)  # as the library demands
+    row_of = {clip: i for i, clip in enumerate(clips)}
+    column_of = {name: i for i, name in enumerate(classes)}
+    row = np.array([row_of.get(clip, -1) for clip in events.clips], dtype=np.int64)
+    row = row[events.clip]
+    column = np.array([column_of.get(name, -1) for name in events.labels], dtype=np.int64)
+    column = column[events.label]
+    ours = (row >= 0) & (column >= 0)
+    if not ours.any():
+        raise ValueError(
+            f"no event to score: none of {len(events.label)} events is of one of the {len(classes)}"
+            f" classes in one of the {len(clips)} clips; check the names of both"
+        )
+    rows, row = np.unique(row[ours], return_inverse=True)
+    column, onset, offset = column[ours], events.onset_s[ours], events.offset_s[ours]
+    order = np.lexsort((onset, row, column))
+    column, row, onset, offset = column[order], row[order], onset[order], offset[order]
+    names = [clips[i] for i in rows]
+    columns, starts = np.unique(column, return_index=True)
+    spans = [slice(a, b) for a, b in zip(starts, [*starts[1:], len(column)], strict=True)]
+    rng = np.random.default_rng(seed)
+    weights = np.ones((1 + bootstrap, len(rows)), dtype=np.int32)
+    for r in range(bootstrap):
+        weights[1 + r] = np.bincount(rng.integers(len(rows), size=len(rows)), minlength=len(rows))
+    return _Problem(
+        scores=scores,
+        clips=names,
+        rows=rows,
+        names=[classes[i] for i in columns],
+        columns=columns.tolist(),
+        events=[ClassEvents(row[span], onset[span], offset[span]) for span in spans],
+        durations_s=durations_s[rows],
+        weights=weights,
+    )
+
+
+def _check(
+    scores: np.ndarray,
+    clips: Sequence[str],
+    classes: Sequence[str],
+    durations_s: np.ndarray,
+    bootstrap: int,
+) -> None:
+    if scores.ndim != 3 or not np.issubdtype(scores.dtype, np.floating) or not scores.shape[-1]:
+        raise ValueError(
+            f"scores must be floats of shape (clips, classes, frames), got {scores.dtype} "
+            f"{scores.shape}"
+        )
+    if scores.shape[:2] != (len(clips), len(classes)):
+        raise ValueError(
+            f"scores have shape {scores.shape}, but there are {len(clips)} clips and "
+            f"{len(classes)} classes"
+        )
+    for what, names in (("clip", clips), ("class", classes)):
+        if len(set(names)) < len(names):
+            twice = next(name for i, name in enumerate(names) if name in names[:i])
+            raise ValueError(f"{what} {twice!r} comes twice; names must differ")
+    if durations_s.shape != (len(clips),):
+        raise ValueError(
+            f"durations_s must have one entry for each of {len(clips)} clips, got shape "
+            f"{durations_s.shape}"
+        )
+    wrong = ~(np.isfinite(durations_s) & (durations_s > 0))
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        raise ValueError(
+            f"clip {clips[i]!r} has duration {durations_s[i]} s; give each its seconds, above 0"
+        )
+    if bootstrap < 0:
+        raise ValueError(f"bootstrap must be 0 (no intervals) or a number above, got {bootstrap}")
+
+
+def _check_events(events: Events) -> None:
+    fine = (events.onset_s >= 0) & (events.offset_s > events.onset_s) & np.isfinite(events.offset_s)
+    if not fine.all():
+        i = int(np.argmin(fine))
+        clip = events.clips[events.clip[i]]
+        raise ValueError(
+            f"clip {clip!r} has an event of class {events.labels[events.label[i]]!r} from "
+            f"{events.onset_s[i]} to {events.offset_s[i]} s; it must begin at 0 or later and end "
+            "after it begins"
+        )
+
+
+def _measure(problem: _Problem, jobs: int) -> _Measured:
+    parts = _map(problem, jobs)
+    n_sets, n_classes = len(problem.weights), len(problem.names)
+    measured = _Measured(
+        np.full(n_sets, np.nan),
+        np.full((n_sets, n_classes), np.nan),
+        np.stack([part.pauroc for part in parts], axis=1),
+        np.stack([part.ap for part in parts], axis=1),
+    )
+    for r, seconds in enumerate(problem.seconds):
+        present = [k for k in range(n_classes) if parts[k].n_events[r]]
+        measured.psds1[r], of = psds.psds1(
+            {problem.names[k]: parts[k].counts[r] for k in present},
+            {problem.names[k]: int(parts[k].n_events[r]) for k in present},
+            float(seconds),
+        )
+        measured.psds1_of[r, present] = [of[problem.names[k]] for k in present]
+    return measured
+
+
+@dataclass(frozen=True)
+class _ClassPart:
+    """What one class contributes to the set and its resamples."""
+
+    counts: list[tuple[np.ndarray, np.ndarray]]  # R, see psds.counts_of
+    n_events: np.ndarray  # (R,)
+    pauroc: np.ndarray  # (R,)
+    ap: np.ndarray  # (R,)
+
+
+def _score_class(problem: _Problem, k: int) -> _ClassPart:
+    x = problem.scores[problem.rows, problem.columns[k]]
+    x = x.astype(np.float32) if x.dtype == np.float16 else x  # exact, and NumPy is faster in it
+    wrong = ~np.isfinite(x).all(1)
+    if wrong.any():
+        raise ValueError(
+            f"clip {problem.clips[int(np.argmax(wrong))]!r} has a score that is not finite in class"
+            f" {problem.names[k]!r}; scores must be finite"
+        )
+    events, weights, top = problem.events[k], problem.weights, x.max(1)
+    has_event = np.zeros(len(x), dtype=bool)
+    has_event[events.row] = True
+    lowest = psds.lowest_score(top[~has_event], weights[:, ~has_event], problem.seconds / 3600)
+    points = psds.change_points(x, events, lowest)
+    return _ClassPart(
+        [psds.counts_of(points, own) for own in weights],
+        weights[:, events.row].sum(1),
+        psds.segment_pauroc(x, events, problem.durations_s, weights),
+        psds.average_precision(top, has_event, weights),
+    )
+
+
+def _means(values: np.ndarray) -> np.ndarray:
+    """(R, K) -> (R,), over the classes in which a value is defined; NaN if in none."""
+    defined = ~np.isnan(values)
+    total = np.where(defined, values, 0).sum(1)
+    return np.where(defined.any(1), total / np.maximum(defined.sum(1), 1), np.nan)
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    values = values[~np.isnan(values)]
+    low, high = np.percentile(values, CI) if len(values) else (np.nan, np.nan)
+    return float(low), float(high)
+
+
+_adopted: _Problem  # of a worker process: inherited by the fork, the scores are never copied
+
+
+def _adopt(problem: _Problem) -> None:
+    global _adopted
+    _adopted = problem
+
+
+def _score_adopted(k: int) -> _ClassPart:
+    return _score_class(_adopted, k)
+
+
+def _map(problem: _Problem, jobs: int) -> list[_ClassPart]:
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
+    todo = range(len(problem.names))
+    if jobs == 1:
+        return [_score_class(problem, k) for k in todo]
+    if "fork" not in multiprocessing.get_all_start_methods() or torch.cuda.is_initialized():
+        with ThreadPoolExecutor(jobs) as pool:
+            return list(pool.map(partial(_score_class, problem), todo))
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(jobs, fork, initializer=_adopt, initargs=(problem,)) as pool:
+        return list(pool.map(_score_adopted, todo))
