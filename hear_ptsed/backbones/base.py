@@ -33,5 +33,17 @@ class Backbone(nn.Module):
         """Our state dict -> released tensors (without prefix)."""
         return state
 
+    @property
+    def depth(self) -> int:
+        """Number of depths at which parameters lie, for layer-wise learning rates."""
+        return len(self.blocks)
+
+    def depth_of(self, name: str) -> int:
+        """Block that a parameter trains with: what comes before the blocks -> 0, norm -> last."""
+        top, *rest = name.split(".")
+        if top == "blocks":
+            return int(rest[0])
+        return self.depth - 1 if top in ("norm", "norm_frame") else 0
+
     def fold(self) -> None:
         """Bake into the weights what is constant at inference; no training or saving afterwards."""

@@ -57,6 +57,13 @@ class BEATs(Backbone):
         x = x.flatten(1, 2)  # (B, T' * 8, 512), frequency fastest
         return self.encoder(self.drop(self.post_extract_proj(self.layer_norm(x))))
 
+    @property
+    def depth(self) -> int:
+        return len(self.encoder.layers)
+
+    def depth_of(self, name: str) -> int:
+        return int(name.split(".")[2]) if name.startswith("encoder.layers.") else 0
+
     def fold(self) -> None:
         self.encoder.fold(self.window_frames)
 

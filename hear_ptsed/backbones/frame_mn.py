@@ -72,6 +72,13 @@ class FrameMN(Backbone):
             raise ValueError(f"{spec.shape[2]} mel bands; frame_mn takes {self.n_mels}")
         return self.features(spec).squeeze(2).transpose(1, 2)  # from (B, D, 1, T')
 
+    @property
+    def depth(self) -> int:
+        return len(self.features)
+
+    def depth_of(self, name: str) -> int:
+        return int(name.split(".")[1])  # of features
+
     def fold(self) -> None:
         for module in self.modules():
             if isinstance(module, ConvNormAct):

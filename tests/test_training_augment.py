@@ -1,0 +1,530 @@
+"""Augmentations: their statistics, and what they do to spectrograms, labels and pseudo-labels."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import each_model
+from scipy import stats
+
+from hear_ptsed.registry import MODELS
+from training.augment import (
+    Targets,
+    augment,
+    filter_augment,
+    frame_shift,
+    freq_warp,
+    mixstyle,
+    mixup,
+    per_db,
+    time_mask,
+    wavmix,
+)
+
+DEFAULTS = {"frame_shift": 0.125, "mixup_p": 0.3, "mixup_alpha": 0.2, "mixstyle_p": 0.3}
+DEFAULTS |= {"mixstyle_alpha": 0.4, "time_mask": 0.2, "time_mask_pseudo": True, "filter_p": 0.8}
+DEFAULTS |= {"filter_db": 6.0, "filter_mode": "log", "warp_p": 0.8, "warp_min": 0.6}
+ALIKE = 1e-3  # smallest probability of a Kolmogorov-Smirnov test; seeds are fixed
+
+
+def options(**changes) -> SimpleNamespace:
+    return SimpleNamespace(**DEFAULTS | changes)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_batch(n_frames: int = 1000, n: int = 4) -> tuple[torch.Tensor, Targets]:
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return torch.from_numpy(rng.random(shape, dtype=np.float32))
+
+    hard = (draw(n, 5, 250) > 0.7).float()
+    known = (draw(n, 5) > 0.3).float()
+    return 4 * draw(n, 1, 64, n_frames) - 2, Targets(hard, hard.amax(-1), draw(n, 5, 250), known)
+
+
+def all_of_them(spec: torch.Tensor, targets: Targets, seed: int, p: float = 1.0, **changes):
+    chosen = {"mixup_p": p, "mixstyle_p": p, "filter_p": p, "warp_p": p}
+    return augment(spec, targets, options(**chosen | changes), seeded(seed), 0.05)
+
+
+def folded_beta(a: float):
+    """Distribution function of the lesser share, min(x, 1 - x) for x from Beta(a, a)."""
+    return lambda share: 2 * stats.beta(a, a).cdf(share)
+
+
+def shares_and_partners(mixed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of (B, B) rows made from the unit matrix: clips that were mixed, their partner and share."""
+    off = mixed * (1 - np.eye(len(mixed)))
+    assert ((off > 0).sum(1) <= 1).all()
+    rows = np.flatnonzero(off.max(1))
+    partners = off.argmax(1)[rows]
+    np.testing.assert_allclose(mixed.sum(1), 1, atol=1e-6)
+    return rows, partners, off[rows, partners].astype(float)
+
+
+# Mixing of audio
+
+
+def wavmix_batch(n: int):
+    """Clips and partners whose shares can be read off the mixture; own label 1, partner's 0."""
+    own = torch.tensor([1.0, -1, 0, 0]).repeat(n, 1) + 3.0
+    partner = torch.tensor([0.0, 0, 1, -1]).repeat(n, 1) - 5.0
+    frames, clip = torch.ones(n, 2, 250), torch.ones(n, 2)
+    ones = Targets(frames, clip, frames * 0.5, clip)
+    zeros = Targets(*(torch.zeros_like(t) for t in ones))
+    return own, ones, partner, zeros
+
+
+def test_wavmix_draws_folded_beta_weights_and_mixes_audio_and_targets_alike():
+    batch = wavmix_batch(2000)
+    audio, targets = wavmix(*batch, torch.ones(2000, dtype=torch.bool), seeded())
+    own, partner = audio[:, 0].double().numpy(), audio[:, 2].double().numpy()
+    np.testing.assert_allclose(own + partner, 1, atol=1e-5)
+    np.testing.assert_allclose(audio.mean(-1), 0, atol=1e-6)
+    assert own.min() >= 0.5
+    cdf = folded_beta(2)
+    assert cdf(0.2) == pytest.approx(2 * (3 * 0.2**2 - 2 * 0.2**3))
+    assert stats.kstest(partner, cdf).pvalue > ALIKE
+    strong, weak, soft, known = (t.numpy() for t in targets)
+    np.testing.assert_allclose(strong, np.broadcast_to(own[:, None, None], strong.shape), atol=1e-5)
+    np.testing.assert_allclose(weak, np.broadcast_to(own[:, None], weak.shape), atol=1e-5)
+    np.testing.assert_allclose(soft, strong / 2, atol=1e-6)
+    np.testing.assert_array_equal(known, weak)
+
+
+def test_wavmix_leaves_targets_of_unmixed_clips_and_removes_every_mean():
+    own, ones, partner, zeros = wavmix_batch(6)
+    mixed = torch.tensor([True, False] * 3)
+    audio, targets = wavmix(own, ones, partner, zeros, mixed, seeded())
+    for got, want in zip(targets, ones, strict=True):
+        assert torch.equal(got[~mixed], want[~mixed])
+        assert (got[mixed] < want[mixed]).all()
+    torch.testing.assert_close(audio[~mixed], own[~mixed] - 3.0)
+    assert audio.mean(-1).abs().max() < 1e-6
+
+
+def test_wavmix_as_published_keeps_the_mean_of_unmixed_clips():
+    own, ones, partner, zeros = wavmix_batch(6)
+    mixed = torch.tensor([True, False] * 3)
+    fixed, _ = wavmix(own, ones, partner, zeros, mixed, seeded())
+    published, _ = wavmix(own, ones, partner, zeros, mixed, seeded(), remove_mean="mixed")
+    assert torch.equal(published[mixed], fixed[mixed])
+    assert torch.equal(published[~mixed], own[~mixed])
+
+
+# Shift in time
+
+
+def test_frame_shift_is_a_truncated_normal_of_an_eighth_of_the_clip():
+    n = 4000
+    spec, strong = torch.zeros(n, 1, 1, 1000), torch.zeros(n, 1, 250)
+    spec[..., 500], strong[..., 125] = 1.0, 1.0
+    spec, (strong, _, soft, _) = frame_shift(spec, Targets(strong, soft=strong * 0.5), seeded())
+    shift = spec[:, 0, 0].argmax(-1).numpy() - 500
+    assert np.std(shift) == pytest.approx(125, rel=0.02)
+    spread = shift + np.random.default_rng(0).uniform(0, 1, n) * np.sign(shift)  # undo int()
+    assert stats.kstest(spread[shift != 0], stats.norm(0, 125).cdf).pvalue > ALIKE
+    assert (spec.sum((1, 2, 3)) == 1).all()
+    want = (125 + np.round(shift / 4)) % 250  # NumPy rounds half to even
+    np.testing.assert_array_equal(strong[:, 0].argmax(-1), want)
+    np.testing.assert_array_equal(soft[:, 0].argmax(-1), want)
+
+
+def test_frame_shift_cuts_the_fraction_of_its_draw_towards_zero():
+    n = 4000
+    spec, strong = torch.zeros(n, 1, 1, 1000), torch.zeros(n, 1, 250)
+    spec[..., 500] = 1.0
+    spec, _ = frame_shift(spec, Targets(strong), seeded(), 0.002)  # a deviation of 2 frames
+    shift = spec[:, 0, 0].argmax(-1).numpy() - 500
+    inside = stats.norm(0, 2).cdf([-3, -2, -1, 1, 2, 3])
+    shares = np.diff(inside, prepend=0, append=1)  # below -2, -2, -1, 0, 1, 2, above 2
+    counts = np.bincount(shift.clip(-3, 3) + 3, minlength=7)
+    assert stats.chisquare(counts, shares * n).pvalue > ALIKE
+
+
+@pytest.mark.parametrize("n_frames", [998, 1000, 1001])
+def test_sound_and_label_stay_together_when_shifted(n_frames):
+    n = 2000
+    at = torch.from_numpy(np.random.default_rng(0).integers(0, n_frames, n))
+    spec, strong = torch.zeros(n, 1, 1, n_frames), torch.zeros(n, 1, 250)
+    spec[torch.arange(n), 0, 0, at] = 1.0
+    strong[torch.arange(n), 0, (at // 4).clamp(max=249)] = 1.0
+    spec, (strong, *_) = frame_shift(spec, Targets(strong), seeded(1), 0.3)
+    sound = spec[:, 0, 0].argmax(-1) // 4
+    apart = (sound - strong[:, 0].argmax(-1)).abs()
+    assert torch.minimum(apart, 250 - apart).max() <= 1
+    assert (sound != at // 4).float().mean() > 0.9
+
+
+def test_frame_shift_rolls_every_clip_by_its_own_amount_and_keeps_labels_of_clips():
+    spec, targets = random_batch()
+    shifted, (strong, weak, soft, known) = frame_shift(spec, targets, seeded())
+    assert weak is targets.weak
+    assert known is targets.known
+    found = set()
+    for i in range(len(spec)):
+        row = spec[i, 0, 0]
+        rolls = [k for k in range(1000) if torch.equal(shifted[i, 0, 0], row.roll(k))]
+        assert len(rolls) == 1
+        assert torch.equal(shifted[i], spec[i].roll(rolls[0], -1))
+        k = rolls[0] - 1000 * (rolls[0] > 500)
+        found.add(k)
+        label_roll = int(np.round(k / 4))
+        assert torch.equal(strong[i], targets.strong[i].roll(label_roll, -1))
+        assert torch.equal(soft[i], targets.soft[i].roll(label_roll, -1))
+    assert len(found) == len(spec)
+
+
+# Mixup and mixstyle
+
+
+def test_mixup_draws_folded_beta_weights_and_mixes_spectrograms_and_targets_alike():
+    n = 1500
+    unit = torch.eye(n)
+    targets = Targets(unit[:, :, None], unit, unit[:, :, None] * 0.5, 1 - unit)
+    spec, (strong, weak, soft, known) = mixup(unit[:, None, :, None], targets, seeded(), p=1.0)
+    rows, partners, share = shares_and_partners(spec[:, 0, :, 0].numpy())
+    assert len(rows) > n - 100  # the rest is its own partner, or has a share of almost nothing
+    assert len(set(partners)) == len(partners)
+    assert share.max() <= 0.5
+    assert stats.kstest(share, folded_beta(0.2)).pvalue > ALIKE
+    torch.testing.assert_close(strong, spec[:, 0])
+    torch.testing.assert_close(weak, spec[:, 0, :, 0])
+    torch.testing.assert_close(soft, spec[:, 0] / 2)
+    torch.testing.assert_close(known, 1 - weak)
+
+
+def test_mixed_targets_stay_probabilities():
+    spec, targets = random_batch()
+    certain = Targets(*(torch.ones_like(t) for t in targets))
+    for seed in range(20):
+        _, mixed = mixup(spec, certain, seeded(seed), p=1.0)
+        assert all(t.max() <= 1 for t in mixed)
+
+
+def test_mixstyle_mixes_mean_and_deviation_of_each_band_with_another_clip():
+    n, n_frames = 300, 12
+    rng = np.random.default_rng(0)
+    shape = rng.normal(size=(n, n, n_frames)) * rng.uniform(0.1, 3, (n, n, 1))
+    x = shape - shape.mean(-1, keepdims=True) + np.eye(n)[:, :, None]  # means: unit matrix
+    spec = torch.from_numpy(x)[:, None]
+    got = mixstyle(spec, seeded(), p=1.0)[:, 0].numpy()
+    rows, partners, share = shares_and_partners(got.mean(-1).round(7))
+    assert len(rows) > n - 15
+    assert share.max() <= 0.5
+    assert stats.kstest(share, folded_beta(0.4)).pvalue > ALIKE
+    mean, deviation = x.mean(-1), np.sqrt(x.var(-1, ddof=1) + 1e-6)
+    own, c = 1 - share[:, None], share[:, None]
+    new_mean = own * mean[rows] + c * mean[partners]
+    new_deviation = own * deviation[rows] + c * deviation[partners]
+    normal = (x[rows] - mean[rows][..., None]) / deviation[rows][..., None]
+    want = normal * new_deviation[..., None] + new_mean[..., None]
+    np.testing.assert_allclose(got[rows], want, atol=1e-5)
+
+
+# Time mask
+
+
+@pytest.mark.parametrize("n_frames", [998, 1000, 1001])
+def test_a_time_mask_blanks_sound_labels_and_pseudo_labels_together(n_frames):
+    spec, targets = random_batch(n_frames, n=2)
+    spec = spec[:, :, :4]
+    ones = Targets(*(torch.ones_like(t) for t in targets))
+    widths, starts = [], []
+    for seed in range(200):
+        masked, (strong, weak, soft, known) = time_mask(spec, ones, seeded(seed), 0.1)
+        blank = np.flatnonzero((strong == 0).all(1).all(0))
+        widths.append(len(blank))
+        starts.append(blank[0])
+        np.testing.assert_array_equal(blank, np.arange(blank[0], blank[0] + len(blank)))
+        want = spec.clone()
+        want[..., 4 * blank[0] : 4 * (blank[-1] + 1)] = 0
+        assert torch.equal(masked, want)
+        assert torch.equal(strong, soft)
+        assert strong.sum() == strong.numel() * (1 - len(blank) / 250)
+        assert (weak is ones.weak) and (known is ones.known)
+    assert set(widths) == set(range(12, 25))
+    assert min(starts) < 10
+    assert max(s + w for s, w in zip(starts, widths, strict=True)) > 240
+
+
+def test_a_time_mask_as_published_leaves_the_pseudo_labels():
+    spec, targets = random_batch()
+    fixed = time_mask(spec, targets, seeded(), 0.2)
+    published = time_mask(spec, targets, seeded(), 0.2, pseudo=False)
+    assert torch.equal(published[0], fixed[0])
+    assert torch.equal(published[1].strong, fixed[1].strong)
+    assert published[1].soft is targets.soft
+    assert not torch.equal(fixed[1].soft, targets.soft)
+
+
+@pytest.mark.parametrize("ratio", [0.01, 0.05, -0.1, 1.1])
+def test_a_time_mask_without_a_width_to_draw_is_refused(ratio):
+    spec, targets = random_batch()
+    with pytest.raises(ValueError, match=rf"at most {ratio} of the clip; it must be 0 \(off\)"):
+        time_mask(spec, targets, seeded(), ratio)
+
+
+# Filter
+
+
+def gains(seed: int, n: int = 64, n_mels: int = 128, **changes) -> np.ndarray:
+    """Gains in dB (B, F) of the filters drawn with this seed."""
+    return filter_augment(torch.zeros(n, 1, n_mels, 1), seeded(seed), 1.0, 1.0, **changes)[
+        :, 0, :, 0
+    ].numpy()
+
+
+def corners(gain: np.ndarray) -> np.ndarray:
+    """First and last bin, and those at which the slope of a gain (B, F) changes."""
+    bends = np.abs(np.diff(gain, 2)).max(0) > 1e-4
+    return np.array([0, *np.flatnonzero(bends) + 1, gain.shape[1] - 1])
+
+
+@pytest.mark.parametrize("n_mels", [64, 80, 128])
+def test_a_filter_has_three_to_five_bands_at_least_six_bins_wide_with_linear_ramps(n_mels):
+    counts, widths, ends = [], [], []
+    for seed in range(200):
+        gain = gains(seed, n=8, n_mels=n_mels)
+        at = corners(gain)
+        for one in gain:
+            np.testing.assert_allclose(one, np.interp(range(n_mels), at, one[at]), atol=1e-4)
+        counts.append(len(at) - 1)
+        widths.extend(np.diff(at))
+        ends.append(gain[:, at])
+    assert set(counts) == {3, 4, 5}
+    assert min(np.bincount(counts)[3:]) > 45
+    assert min(widths) == 6
+    assert max(widths) > n_mels // 2
+    drawn = np.concatenate([e.ravel() for e in ends])
+    assert np.abs(drawn).max() <= 6
+    assert stats.kstest(drawn, stats.uniform(-6, 12).cdf).pvalue > ALIKE
+    assert abs(np.corrcoef(drawn[:-1], drawn[1:])[0, 1]) < 0.05
+
+
+@each_model
+@torch.no_grad()
+def test_a_filter_in_the_log_domain_is_the_front_end_of_a_louder_sound(name):
+    frontend = MODELS[name].frontend().eval()
+    noise = 0.1 * torch.randn(1, 16000, generator=seeded())
+    spec, rise = frontend(noise), per_db(frontend)
+    gain = gains(3, n=1, n_mels=spec.shape[2])[0]
+    filtered = filter_augment(spec, seeded(3), 1.0, rise)
+    heard = np.flatnonzero(spec[0, 0].std(-1))  # some lowest bands hold no frequency of the FFT
+    assert len(heard) > len(gain) - 10
+    for i in heard[:: len(heard) // 8]:
+        louder = frontend(noise * float(10 ** (gain[i] / 20)))
+        error = (filtered - louder)[0, 0, i].abs() / rise  # in dB
+        assert error.median() < 1e-2
+    assert np.abs(gain[heard]).max() > 1
+
+
+def test_front_ends_rise_per_decibel_as_their_normalisation_says():
+    log = np.log(10) / 10  # of an energy, per dB
+    want = {"atst_frame": 2 / (50.6842 + 79.6482), "beats": log / (2 * 6.55582)}
+    want |= {"m2d": log / 4.2, "asit": log / (2 * 4.5689974)}
+    want |= {"fpasst": log / 5, "frame_mn06": log / 5}
+    for name, value in want.items():
+        frontend = MODELS[name].frontend().train()
+        assert per_db(frontend) == pytest.approx(value, rel=1e-4)
+        assert frontend.training
+
+
+def test_a_filter_as_published_scales_the_normalised_spectrogram():
+    spec, _ = random_batch()
+    gain = gains(5, n=len(spec), n_mels=64, db=4.0)
+    assert 2 < np.abs(gain).max() <= 4
+    got = filter_augment(spec, seeded(5), 1.0, 0.05, db=4.0, mode="reference")
+    want = spec.numpy() * 10 ** (gain / 20)[:, None, :, None]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    log = filter_augment(spec, seeded(5), 1.0, 0.05, db=4.0)
+    np.testing.assert_allclose(log, spec.numpy() + 0.05 * gain[:, None, :, None], atol=1e-5)
+
+
+# Frequency warp
+
+
+def cropped(seed: int, n_mels: int, **changes) -> tuple[int, int]:
+    """First and last mel bin of the range that is stretched with this seed."""
+    ramp = torch.arange(float(n_mels))[None, None, :, None].expand(1, 1, -1, 2)
+    ends = freq_warp(ramp, seeded(seed), 1.0, **changes)[0, 0, [0, -1], 0]
+    return round(ends[0].item()), round(ends[1].item())
+
+
+def cubic(values: np.ndarray, n_out: int) -> np.ndarray:
+    """Cubic convolution (a = -0.75) of the first axis, ends to ends, edges repeated."""
+
+    def kernel(d):
+        d, a = np.abs(d), -0.75
+        inner = (a + 2) * d**3 - (a + 3) * d**2 + 1
+        return np.where(d <= 1, inner, np.where(d < 2, a * (d**3 - 5 * d**2 + 8 * d - 4), 0))
+
+    n_in = len(values)
+    at = np.arange(n_out) * (n_in - 1) / (n_out - 1)
+    taps = np.floor(at)[:, None] + np.arange(-1, 3)  # (out, 4)
+    weights = kernel(at[:, None] - taps)
+    return np.einsum("ok,ok...->o...", weights, values[taps.clip(0, n_in - 1).astype(int)])
+
+
+def test_a_warp_stretches_ranges_of_sixty_to_a_hundred_percent_at_any_place():
+    ranges = np.array([cropped(seed, 128) for seed in range(800)])
+    low, height = ranges[:, 0], ranges[:, 1] - ranges[:, 0] + 1
+    spread = height + np.random.default_rng(0).uniform(0, 1, len(height))  # undo int()
+    assert stats.kstest(spread, stats.uniform(0.6 * 128, 0.4 * 128).cdf).pvalue > ALIKE
+    assert low.min() == 0
+    assert ranges[:, 1].max() == 127
+    free = 128 - height
+    place = (low + np.random.default_rng(1).uniform(0, 1, len(low))) / (free + 1)
+    assert stats.kstest(place, stats.uniform().cdf).pvalue > ALIKE
+    assert min(b - a + 1 for a, b in (cropped(s, 128, least=0.9) for s in range(50))) >= 115
+
+
+def test_a_warp_is_a_cubic_interpolation_over_frequency_only():
+    spec, _ = random_batch()
+    for seed in range(3):
+        low, high = cropped(seed, 64)
+        want = cubic(spec[:, 0, low : high + 1].double().numpy().swapaxes(0, 1), 64).swapaxes(0, 1)
+        got = freq_warp(spec, seeded(seed), 1.0)
+        assert got.dtype == torch.float32
+        np.testing.assert_allclose(got[:, 0], want, atol=1e-4)
+
+
+def test_a_warp_keeps_a_flat_spectrum_and_moves_a_peak():
+    torch.testing.assert_close(
+        freq_warp(torch.full((2, 1, 64, 50), 1.5), seeded(), 1.0), torch.full((2, 1, 64, 50), 1.5)
+    )
+    for seed in range(30):
+        low, high = cropped(seed, 128)
+        peak = (low + high) // 2
+        spec = torch.zeros(1, 1, 128, 7)
+        spec[:, :, peak, 3] = 1.0
+        warped = freq_warp(spec, seeded(seed), 1.0)[0, 0]
+        moved = (peak - low) * 127 / (high - low)
+        assert abs(warped[:, 3].argmax().item() - moved) <= 1
+        assert warped[:, [0, 1, 2, 4, 5, 6]].abs().max() < 1e-5
+
+
+# All of them
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda spec, targets, g: mixup(spec, targets, g, p=0.3)[0],
+        lambda spec, targets, g: mixstyle(spec, g, p=0.3),
+        lambda spec, targets, g: filter_augment(spec, g, 0.3, 0.05),
+        lambda spec, targets, g: freq_warp(spec, g, 0.3),
+    ],
+    ids=["mixup", "mixstyle", "filter_augment", "freq_warp"],
+)
+def test_probabilities_are_drawn_once_per_batch(change):
+    spec, targets = random_batch(n_frames=8, n=2)
+    generator = seeded()
+    changed = [change(spec, targets, generator) is not spec for _ in range(500)]
+    assert stats.binomtest(sum(changed), 500, 0.3).pvalue > ALIKE
+
+
+def test_nothing_changes_where_all_is_switched_off():
+    spec, targets = random_batch()
+    got, labels = all_of_them(spec, targets, 0, p=0.0, frame_shift=0.0, time_mask=0.0)
+    assert torch.equal(got, spec)
+    for a, b in zip(labels, targets, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_augmentations_run_in_the_published_order():
+    spec, targets = random_batch()
+    got, labels = all_of_them(spec, targets, 0)
+    g = seeded()
+    want, expected = frame_shift(spec, targets, g, 0.125)
+    want, expected = mixup(want, expected, g, 1.0, 0.2)
+    want = mixstyle(want, g, 1.0, 0.4)
+    want, expected = time_mask(want, expected, g, 0.2)
+    want = freq_warp(filter_augment(want, g, 1.0, 0.05, 6.0), g, 1.0, 0.6)
+    assert torch.equal(got, want)
+    assert all(torch.equal(a, b) for a, b in zip(labels, expected, strict=True))
+
+
+def test_every_option_of_the_recipe_counts():
+    spec, targets = random_batch()
+    base = all_of_them(spec, targets, 0)
+    changes = {"frame_shift": 0.2, "mixup_alpha": 2.0, "mixstyle_alpha": 2.0, "time_mask": 0.9}
+    changes |= {"time_mask_pseudo": False, "filter_db": 3.0, "filter_mode": "reference"}
+    changes |= {"warp_min": 0.95, "mixup_p": 0, "mixstyle_p": 0, "filter_p": 0, "warp_p": 0}
+    assert changes.keys() == DEFAULTS.keys()
+    for name, value in changes.items():
+        got = all_of_them(spec, targets, 0, **{name: value})
+        pairs = zip((got[0], *got[1]), (base[0], *base[1]), strict=True)
+        same = [torch.equal(a, b) for a, b in pairs]
+        assert not all(same), name
+
+
+def test_inputs_are_left_alone_and_the_generator_alone_decides():
+    spec, targets = random_batch()
+    audio, ones, partner, zeros = wavmix_batch(4)
+    mixed = torch.tensor([True, False, True, True])
+    tensors = [spec, *targets, audio, *ones, partner, *zeros, mixed]
+    before = [t.clone() for t in tensors]
+    torch.manual_seed(1)
+    first = all_of_them(spec, targets, 0)
+    wave = wavmix(audio, ones, partner, zeros, mixed, seeded())
+    torch.manual_seed(2)
+    again = all_of_them(spec, targets, 0)
+    other = all_of_them(spec, targets, 1)
+    assert torch.equal(first[0], again[0])
+    assert not torch.equal(first[0], other[0])
+    assert torch.equal(
+        wave[0], wavmix(audio, ones, partner, zeros, mixed, seeded(), remove_mean="all")[0]
+    )
+    assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
+
+
+@pytest.mark.parametrize("n_frames", [998, 1000, 1001])
+def test_shapes_and_types_stay(n_frames):
+    spec, targets = random_batch(n_frames)
+    half = Targets(*(t.half() for t in targets))
+    for given in (targets, half, Targets(targets.strong), Targets(None, targets.weak)):
+        got, labels = all_of_them(spec, given, 0)
+        assert (got.shape, got.dtype) == (spec.shape, spec.dtype)
+        assert got.isfinite().all()
+        for a, b in zip(labels, given, strict=True):
+            assert (a is b is None) or (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+def test_a_batch_is_augmented_alike_whatever_targets_it_has():
+    spec, targets = random_batch()
+    want, every = all_of_them(spec, targets, 0)
+    for name in Targets._fields:
+        only = Targets(**{"strong": None, name: getattr(targets, name)})
+        got, labels = all_of_them(spec, only, 0)
+        assert torch.equal(got, want)
+        assert torch.equal(getattr(labels, name), getattr(every, name))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_is_never_waited_for_and_gives_the_numbers_of_the_cpu():
+    def run(device: str) -> list[torch.Tensor]:
+        def move(targets: Targets) -> Targets:
+            return Targets(*(t.to(device) for t in targets))
+
+        spec, targets = random_batch()
+        audio, ones, partner, zeros = wavmix_batch(4)
+        spec, audio, partner = spec.to(device), audio.to(device), partner.to(device)
+        targets, ones, zeros = move(targets), move(ones), move(zeros)
+        mixed = torch.tensor([True, False, True, True])
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            spec, targets = all_of_them(spec, targets, 0)
+            audio, ones = wavmix(audio, ones, partner, zeros, mixed, seeded())
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return [t.cpu() for t in (spec, *targets, audio, *ones)]
+
+    for got, want in zip(run("cuda"), run("cpu"), strict=True):
+        torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)

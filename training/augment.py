@@ -1,0 +1,271 @@
+"""Augmentations: pure functions of a batch and a random generator.
+
+Shapes: audio (B, S); spec (B, 1, F, T), a normalised log-mel with 100 frames per second; targets
+see `Targets`. A function takes and returns just what it touches and leaves its inputs as they are.
+All random numbers come from a generator on the CPU, so a batch is augmented alike on every device,
+and nothing waits for the device. "Folded" weights leave the greater share to the clip itself.
+"""
+
+import copy
+import math
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from scipy.special import betaincinv
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from hear_ptsed.windows import WINDOW_FRAMES
+
+MASK_LEAST = 0.05  # shortest time mask, as a share of the clip
+BANDS = (3, 5)  # fewest and most bands of a random filter
+BAND_LEAST = 6  # mel bins of its narrowest band
+
+
+class Targets(NamedTuple):
+    """What the model shall answer, in [0, 1]."""
+
+    strong: Tensor | None  # (B, C, 250), labels per 40 ms
+    weak: Tensor | None = None  # (B, C), labels per clip
+    soft: Tensor | None = None  # (B, C, 250), pseudo-label probabilities
+    known: Tensor | None = None  # (B, C), 1 where a class is annotated, less mixed with unknown
+
+
+class Options(Protocol):
+    """What `augment` reads; 0 switches an augmentation off."""
+
+    frame_shift: float
+    mixup_p: float
+    mixup_alpha: float
+    mixstyle_p: float
+    mixstyle_alpha: float
+    time_mask: float
+    time_mask_pseudo: bool
+    filter_p: float
+    filter_db: float
+    filter_mode: Literal["log", "reference"]
+    warp_p: float
+    warp_min: float
+
+
+def augment(
+    spec: Tensor, targets: Targets, options: Options, generator: Generator, per_db: float
+) -> tuple[Tensor, Targets]:
+    """All augmentations of spectrograms, in the published order.
+
+    Args:
+        per_db: rise of the spectrogram per dB, see the function of this name.
+    """
+    o = options
+    spec, targets = frame_shift(spec, targets, generator, o.frame_shift)
+    spec, targets = mixup(spec, targets, generator, o.mixup_p, o.mixup_alpha)
+    spec = mixstyle(spec, generator, o.mixstyle_p, o.mixstyle_alpha)
+    spec, targets = time_mask(spec, targets, generator, o.time_mask, o.time_mask_pseudo)
+    spec = filter_augment(spec, generator, o.filter_p, per_db, o.filter_db, o.filter_mode)
+    return freq_warp(spec, generator, o.warp_p, o.warp_min), targets
+
+
+def wavmix(
+    audio: Tensor,
+    targets: Targets,
+    partner_audio: Tensor,
+    partner_targets: Targets,
+    mixed: Tensor,
+    generator: Generator,
+    remove_mean: Literal["all", "mixed"] = "all",
+) -> tuple[Tensor, Targets]:
+    """Mixes clips with partners, weights from Beta(2, 2) folded; targets are mixed, not united.
+
+    Args:
+        mixed: (B,) bool, the clips to mix; the others keep their targets.
+        remove_mean: from every clip, or only from mixed clips as the published code does, which
+            gives the model two kinds of input.
+    """
+    mixed = _onto(mixed, audio)
+    share = torch.where(mixed, _partner_share(audio, 2.0, generator), 0.0)
+    # Removing the mean once, from the mixture, is the same as before and after mixing.
+    audio = _blend(audio, partner_audio, share)
+    mean = audio.mean(-1, keepdim=True)
+    if remove_mean == "mixed":
+        mean = mean * mixed[:, None]
+    return audio - mean, _blend_targets(targets, partner_targets, share)
+
+
+def frame_shift(
+    spec: Tensor, targets: Targets, generator: Generator, range_: float = 0.125
+) -> tuple[Tensor, Targets]:
+    """Rolls each clip round in time; `range_` is the standard deviation as a share of the clip."""
+    n_frames = spec.shape[-1]
+    deviation = int(n_frames * range_)
+    if deviation == 0:
+        return spec, targets
+    shift = (torch.randn(len(spec), generator=generator) * deviation).trunc()
+    # 4, also for the front-ends with 998 or 1001 frames: every frame stands for 10 ms
+    label_shift = (shift / round(n_frames / WINDOW_FRAMES)).round()  # half to even
+    label_shift = _onto(label_shift.long(), spec)
+    rolled = (None if t is None else _roll(t, label_shift) for t in (targets.strong, targets.soft))
+    strong, soft = rolled
+    return _roll(spec, _onto(shift.long(), spec)), targets._replace(strong=strong, soft=soft)
+
+
+def mixup(
+    spec: Tensor, targets: Targets, generator: Generator, p: float, alpha: float = 0.2
+) -> tuple[Tensor, Targets]:
+    """With probability p mixes every clip of the batch with another, weights from Beta folded."""
+    if _skip(p, generator):
+        return spec, targets
+    partner = _permutation(spec, generator)
+    share = _partner_share(spec, alpha, generator)
+    others = Targets(*(None if t is None else t[partner] for t in targets))
+    return _blend(spec, spec[partner], share), _blend_targets(targets, others, share)
+
+
+def mixstyle(spec: Tensor, generator: Generator, p: float, alpha: float = 0.4) -> Tensor:
+    """With probability p mixes mean and deviation over time of each mel bin with another clip's."""
+    if _skip(p, generator):
+        return spec
+    partner = _permutation(spec, generator)
+    share = _partner_share(spec, alpha, generator)
+    mean = spec.mean(-1, keepdim=True)
+    deviation = (spec.var(-1, keepdim=True) + 1e-6).sqrt()
+    new_mean = _blend(mean, mean[partner], share)
+    new_deviation = _blend(deviation, deviation[partner], share)
+    return (spec - mean) * (new_deviation / deviation) + new_mean
+
+
+def time_mask(
+    spec: Tensor, targets: Targets, generator: Generator, max_ratio: float, pseudo: bool = True
+) -> tuple[Tensor, Targets]:
+    """Blanks one stretch of time in all clips: the spectrogram's mean, no events.
+
+    Args:
+        max_ratio: bound of the stretch as a share of the clip, above 0.05; 0 for no mask.
+        pseudo: mask the pseudo-labels too; the published code does not, and so teaches that
+            blanked audio contains events.
+    """
+    if max_ratio == 0:
+        return spec, targets
+    n_frames, n_labels = spec.shape[-1], WINDOW_FRAMES
+    least, most = int(n_labels * MASK_LEAST), int(n_labels * max_ratio)
+    if not least < most <= n_labels:
+        raise ValueError(
+            f"time mask of at most {max_ratio} of the clip; it must be 0 (off), or at least "
+            f"{(least + 1) / n_labels:g} and at most 1"
+        )
+    width = _randint(least, most, generator)
+    start = _randint(0, n_labels - width + 1, generator)
+
+    def keep(n: int, step: int) -> Tensor:
+        index = torch.arange(n, device=spec.device)
+        return (index < start * step) | (index >= (start + width) * step)
+
+    labels = keep(n_labels, 1)
+    strong, soft = targets.strong, targets.soft
+    if strong is not None:
+        strong = strong * labels
+    if pseudo and soft is not None:
+        soft = soft * labels
+    masked = spec * keep(n_frames, round(n_frames / n_labels))
+    return masked, targets._replace(strong=strong, soft=soft)
+
+
+def filter_augment(
+    spec: Tensor,
+    generator: Generator,
+    p: float,
+    per_db: float,
+    db: float = 6.0,
+    mode: Literal["log", "reference"] = "log",
+) -> Tensor:
+    """With probability p filters each clip by random gains at shared edges of 3 to 5 bands.
+
+    Between the edges the gain in dB is linear.
+
+    Args:
+        per_db: rise of the spectrogram per dB, see the function of this name.
+        db: gains are uniform in [-db, db].
+        mode: "log" adds the gain to the log-mel; "reference" multiplies the normalised log-mel by
+            10 ** (gain / 20) as the published code does, a scaling around the mean.
+    """
+    if _skip(p, generator):
+        return spec
+    last = spec.shape[2] - 1
+    n_bands = _randint(BANDS[0], BANDS[1] + 1, generator)
+    spare = torch.randint(last - n_bands * BAND_LEAST + 1, (n_bands - 1,), generator=generator)
+    inner = spare.sort().values + BAND_LEAST * torch.arange(1, n_bands)
+    edges = torch.cat([torch.tensor([0]), inner, torch.tensor([last])])
+    at_edges = (2 * torch.rand(len(spec), n_bands + 1, generator=generator) - 1) * db
+    bins = torch.arange(last + 1)
+    band = (torch.bucketize(bins, edges, right=True) - 1).clamp(max=n_bands - 1)
+    along = (bins - edges[band]) / (edges[band + 1] - edges[band])
+    gain = torch.lerp(at_edges[:, band], at_edges[:, band + 1], along)  # (B, F) in dB
+    if mode == "log":
+        return spec + _onto(gain * per_db, spec)[:, None, :, None]
+    return spec * _onto(10 ** (gain / 20), spec)[:, None, :, None]
+
+
+def freq_warp(spec: Tensor, generator: Generator, p: float, least: float = 0.6) -> Tensor:
+    """With probability p stretches a random range of mel bins, at least that share, over all."""
+    if _skip(p, generator):
+        return spec
+    n_mels, n_frames = spec.shape[2:]
+    share = least + (1 - least) * torch.rand((), generator=generator).item()
+    height = int(share * n_mels)
+    low = _randint(0, n_mels - height + 1, generator)
+    return F.interpolate(
+        spec[:, :, low : low + height], (n_mels, n_frames), mode="bicubic", align_corners=True
+    )
+
+
+@torch.no_grad()
+def per_db(frontend: nn.Module) -> float:
+    """How much a front-end's output rises per dB of level, measured with white noise."""
+    frontend = copy.deepcopy(frontend).cpu().eval()  # some draw their bands in training
+    noise = 0.1 * torch.randn(1, 16000, generator=Generator().manual_seed(0))
+    rise = (frontend(2 * noise) - frontend(noise)).median()
+    return rise.item() / (20 * math.log10(2))
+
+
+def _skip(p: float, generator: Generator) -> bool:
+    return torch.rand((), generator=generator).item() >= p
+
+
+def _randint(low: int, high: int, generator: Generator) -> int:
+    return int(torch.randint(low, high, (), generator=generator))
+
+
+def _onto(values: Tensor, like: Tensor) -> Tensor:
+    """Moves numbers drawn on the CPU to the device without waiting for it."""
+    if like.is_cuda and values.is_cpu:
+        values = values.pin_memory()
+    return values.to(like.device, non_blocking=True)
+
+
+def _permutation(spec: Tensor, generator: Generator) -> Tensor:
+    return _onto(torch.randperm(len(spec), generator=generator), spec)
+
+
+def _partner_share(like: Tensor, alpha: float, generator: Generator) -> Tensor:
+    """The lesser of x and 1 - x for x from Beta(alpha, alpha), (B,): the inverse of its CDF."""
+    uniform = torch.rand(len(like), dtype=torch.float64, generator=generator)
+    return _onto(torch.from_numpy(betaincinv(alpha, alpha, uniform.numpy() / 2)).float(), like)
+
+
+def _blend(x: Tensor, partner: Tensor, share: Tensor) -> Tensor:
+    """(1 - share) of each x and `share` (B,) of its partner; x itself where that is 0."""
+    return x.lerp(partner, share.to(x.dtype).view(-1, *[1] * (x.ndim - 1)))
+
+
+def _blend_targets(targets: Targets, partners: Targets, share: Tensor) -> Targets:
+    return Targets(
+        *(
+            None if own is None else _blend(own, other, share).clamp(0, 1)
+            for own, other in zip(targets, partners, strict=True)
+        )
+    )
+
+
+def _roll(x: Tensor, shift: Tensor) -> Tensor:
+    """torch.roll over the last axis, by another shift (B,) for each clip."""
+    index = (torch.arange(x.shape[-1], device=x.device) - shift[:, None]) % x.shape[-1]
+    return x.gather(-1, index.view(len(x), *[1] * (x.ndim - 2), -1).expand_as(x))
