@@ -19,6 +19,7 @@ $(VENV)/.done: setup.py constraints.txt overrides.txt requirements.txt
 
 demo: env
 	$(RUN) -m eval_tasks demo --out $(OUT)
+	$(RUN) -m training demo --quick --out $(OUT)/training
 
 test: env
 	$(RUN) -m pytest -n 2

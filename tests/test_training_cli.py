@@ -1,0 +1,116 @@
+"""The commands of `python -m training`, one feeding the next, on computed soundscapes."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from hear_ptsed.checkpoints import describe, open_checkpoint
+from training import soundscapes
+from training.__main__ import main
+
+FIT = ["--set=model.name=frame_mn02", "--set=optim.batch=4", "--set=optim.warmup_steps=1"]
+FIT += ["--set=optim.epochs=1", "--set=data.workers=0", "--set=run.progress=false"]
+FIT += ["--set=data.train=[{audio: train}]", "--set=data.eval=[{audio: eval}]"]
+FIT += ["--set=data.classes=events", "--set=run.loggers=[csv]", "--set=run.accelerator=cpu"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """Computed soundscapes, packed by the command, and an empty recipe."""
+    folder = tmp_path_factory.mktemp("cli")
+    corpus = soundscapes.prepare(
+        folder / "corpus", train=8, evaluation=4, seed=0, workers=1, synthetic=True
+    )
+    for part in ("train", "eval"):
+        audio, events = corpus / f"{part}_mp3.hdf", corpus / f"{part}.tsv"
+        command = ["pack", "--audio", str(audio), "--events", str(events)]
+        assert main([*command, "--out", str(folder / part), "--workers", "1"]) == 0
+    (folder / "recipe.yaml").write_text("model: {start: none}\n")
+    return folder
+
+
+def fit(work, name, *settings):
+    command = ["fit", str(work / "recipe.yaml"), "--data", str(work), *FIT, *settings]
+    assert main([*command, f"--set=run.out={work / name}"]) == 0
+    return work / name / "model.pt"
+
+
+@pytest.fixture(scope="module")
+def weak(work):
+    return fit(work, "weak", "--set=data.labels=weak")
+
+
+@pytest.fixture(scope="module")
+def teachers(work, weak):
+    bigru = ("--set=model.sequence_model=bigru", "--set=model.dim=8", "--set=model.layers=1")
+    start = f"--set=model.start={weak}"
+    return [fit(work, f"t{i}", *bigru, start, f"--set=run.seed={i}") for i in range(2)]
+
+
+@pytest.fixture(scope="module")
+def ensemble(work, teachers):
+    out = work / "ensemble.h5"
+    command = ["pseudo-label", *map(str, teachers), "--audio", str(work / "train")]
+    assert main([*command, "--out", str(out)]) == 0
+    return out
+
+
+def test_each_stage_starts_where_the_one_before_ended(weak, teachers):
+    start, first = torch.load(weak), torch.load(teachers[0])
+    assert "weak_head.weight" in start and "strong_head.weight" not in start
+    assert "strong_head.weight" in first and "weak_head.weight" not in first
+    assert describe(teachers[0])["sequence_model"] == {"kind": "bigru", "dim": 8, "layers": 1}
+    stem = next(name for name in start if name.endswith("features.0.0.weight"))
+    # one or two steps from there, far from another random start
+    moved = (first[stem] - start[stem]).norm() / start[stem].norm()
+    assert 0 < moved < 0.5
+
+
+def test_pseudo_labels_are_the_mean_logits_of_the_teachers(work, teachers, ensemble):
+    from training.clips import open_clips
+
+    clips = open_clips(work / "train")
+    with h5py.File(ensemble) as file:
+        row = file["filenames"][:].tolist().index(clips.keys[3].encode())
+        stored = file["strong_logits"][row].astype(np.float32)
+    samples, _ = clips.read(3)
+    audio = torch.from_numpy(samples / np.float32(32768))[None, :160000]
+    with torch.inference_mode():
+        logits = [open_checkpoint(path)(audio).strong[0] for path in teachers]
+    assert np.abs(stored - torch.stack(logits).mean(0).numpy()).max() < 0.02
+
+
+def test_a_student_learns_from_them_and_is_scored(work, weak, ensemble, capsys):
+    distill = (f"--set=distill.pseudo_labels=[{ensemble}]", "--set=distill.weight=0.9")
+    student = fit(work, "student", *distill, f"--set=model.start={weak}")
+    capsys.readouterr()
+    out = work / "scores.json"
+    command = ["evaluate", str(student), "--audio", str(work / "eval"), "--workers", "0"]
+    assert main([*command, "--bootstrap", "20", "--out", str(out)]) == 0
+    shown, result = json.loads(capsys.readouterr().out), json.loads(out.read_text())
+    trained = json.loads((work / "student" / "last.json").read_text())
+    for metric in ("psds1_macro", "psds1", "pauroc", "map"):
+        low, high = result["ci95"][metric]
+        assert 0 <= low <= high <= 1
+        assert shown[metric] == result[metric] == pytest.approx(trained[metric], abs=1e-9)
+    assert result["clips"] == 4 and result["coverage"][0]["found"] == 4
+
+
+def test_the_weak_stage_is_scored_by_its_head_on_every_frame(work, weak, capsys):
+    command = ["evaluate", str(weak), "--audio", str(work / "eval"), "--workers", "0"]
+    assert main(command) == 1
+    assert "--weak scores its weak head" in capsys.readouterr().err
+    assert main([*command, "--weak"]) == 0
+    assert "weak head" in json.loads(capsys.readouterr().out)["convention"]["scores"]
+
+
+def test_a_checkpoint_of_a_run_exports_to_the_same_weights(work, weak):
+    path = work / "again.safetensors"
+    assert main(["export", str(work / "weak" / "best.ckpt"), str(path)]) == 0
+    one, other = open_checkpoint(weak).state_dict(), open_checkpoint(path).state_dict()
+    assert all(
+        torch.equal(value, other[name]) for name, value in one.items() if "strong" not in name
+    )

@@ -1,0 +1,322 @@
+"""Recipes: what they say about the published rows, and what is refused in them."""
+
+import ast
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from conftest import GOLDEN
+
+import training
+from hear_ptsed.registry import MODELS
+from training.config import Recipe, Source, as_dict, from_dict, load
+
+CODE = Path(training.__file__).parent
+RECIPES = CODE / "recipes"
+FILES = sorted(RECIPES.rglob("*.yaml"))
+ROWS = json.loads((GOLDEN / "published_rows.json").read_text())
+SECTIONS = {one.name: one.default_factory for one in dataclasses.fields(Recipe)}
+
+NAMES = {"ATST-F": "atst_frame", "BEATs": "beats", "fPaSST": "fpasst", "M2D": "m2d", "ASiT": "asit"}
+SEQUENCES = {"RNN": "bigru", "TF": "transformer", "ATT": "attention", "MAMBA": "mamba"}
+SETTINGS = {
+    ("students", "full"): "student",
+    ("students", "no_kd"): "without_kd",
+    ("students", "no_rnn_in_teachers"): "without_rnn",
+    ("students", "no_step2"): "without_step2",
+    ("teachers", "full"): "teacher",
+    ("teachers", "no_rnn"): "without_kd",  # one run, printed in both tables
+    ("teachers", "no_step2"): "teacher_without_step2",
+    ("low_complexity", "full"): "student",
+    ("sequence_models", "none"): "without_kd",  # and in the third
+}
+MIXING = {"wavmix_p": 0.5, "mixup_p": 0.3, "frame_shift": 0.125}
+ALL_ON = {"mixstyle_p": 0.3, "filter_p": 0.8, "warp_p": 0.8, "time_mask": 0.0}
+AUGMENT = {
+    "student": MIXING | dict.fromkeys(ALL_ON, 0.0),
+    "teacher": MIXING | {"wavmix_p": 1.0} | ALL_ON,
+}
+
+
+def recipe_of(row: dict) -> Path:
+    name = NAMES.get(row["model"], row["model"])
+    setting = SETTINGS.get((row["table"], row["setting"]))
+    if setting:
+        return RECIPES / name / f"{setting}.yaml"
+    kind, layers, dim = row["setting"].replace(" dim=", ":").split(":")
+    return RECIPES / "sequence_models" / f"{SEQUENCES[kind]}{layers}_{dim}.yaml"
+
+
+def sequence_of(row: dict) -> tuple[str | None, int, int]:
+    """Kind, units and layers; the last two count only with the first."""
+    teacher = row["table"] == "teachers" and row["setting"] != "no_rnn"
+    if teacher:
+        return "bigru", 2048, 2
+    if row["table"] != "sequence_models" or row["setting"] == "none":
+        return None, 2048, 2
+    kind, layers, dim = row["setting"].replace(" dim=", ":").split(":")
+    return SEQUENCES[kind], int(dim), int(layers)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(RECIPES)))
+def test_every_recipe_loads_and_names_a_model_and_a_start_that_exist(path):
+    recipe = load([path])
+    assert recipe.model.name in MODELS
+    if recipe.model.start in ("ssl", "weak", "strong"):
+        assert recipe.model.start in MODELS[recipe.model.name].checkpoints
+    load([path, RECIPES / "as_published.yaml"])
+
+
+def test_the_published_rows_are_those_of_the_three_tables():
+    tables = [row["table"] for row in ROWS]
+    counts = {table: tables.count(table) for table in set(tables)}
+    expected = {"students": 20, "teachers": 15, "sequence_models": 41, "low_complexity": 2}
+    assert counts == expected
+    used = {recipe_of(row) for row in ROWS}
+    assert len(used) == 20 + 10 + 40 + 2  # three tables share the row without sequence model
+
+
+@pytest.mark.parametrize(
+    "row", ROWS, ids=lambda row: "-".join(str(row[key]) for key in ("table", "model", "setting"))
+)
+def test_a_published_row_has_its_recipe(row):
+    path = recipe_of(row)
+    text = path.read_text()
+    stated = text.splitlines()[0].split("PSDS1 ")[1].split()[0].removesuffix(".")
+    assert float(stated) == row["value"]
+    assert f"python -m training fit training/recipes/{path.relative_to(RECIPES)} --data" in text
+    recipe = load([path])
+    distilled = path.stem in ("student", "without_rnn", "without_step2")
+    kind, dim, layers = sequence_of(row)
+    model = recipe.model
+    assert model.name == NAMES.get(row["model"], row["model"])
+    assert (model.sequence_model, model.dim, model.layers) == (kind, dim, layers)
+    if row["table"] == "low_complexity":
+        assert model.start.endswith("_weak.pt")
+    else:
+        assert model.start == ("ssl" if row["setting"] == "no_step2" else "weak")
+    assert recipe.distill.weight == (0.9 if distilled else 0.0)
+    assert len(recipe.distill.pseudo_labels) == distilled
+    assert recipe.sampling.balanced != distilled
+    assert recipe.sampling.replacement
+    assert (recipe.sampling.epoch_clips, recipe.sampling.offset) == (100_000, 30)
+    assert (recipe.optim.epochs, recipe.optim.batch) == (120 if distilled else 30, 256)
+    for key, value in AUGMENT["student" if distilled else "teacher"].items():
+        assert getattr(recipe.augment, key) == value, key
+    rates = {"frame_mn10": (3e-3, 0.9, 4), "frame_mn06": (6e-3, 0.9, 4)}
+    expected = rates.get(model.name, (1e-4 if distilled else 7e-5, 1.0, 1))
+    assert (recipe.optim.lr, recipe.optim.layer_decay, recipe.optim.accumulate) == expected
+    assert (recipe.data.labels, recipe.data.classes) == ("strong", "audioset_strong")
+    assert [len(recipe.data.train), len(recipe.data.eval)] == [2, 1]
+    assert recipe.evaluation.median == 9
+
+
+def test_students_learn_from_the_ensemble_of_their_row():
+    for name in NAMES.values():
+        files = [
+            load([RECIPES / name / f"{row}.yaml"]).distill.pseudo_labels
+            for row in ("student", "without_rnn", "without_step2")
+        ]
+        expected = ["ensemble.h5", "ensemble_without_rnn.h5", "ensemble_without_step2.h5"]
+        assert [file for (file,) in files] == expected
+
+
+@pytest.mark.parametrize("name", NAMES.values())
+def test_step_two_learns_clip_labels_from_self_supervised_weights(name):
+    recipe = load([RECIPES / name / "weak.yaml"])
+    assert (recipe.model.name, recipe.model.start) == (name, "ssl")
+    assert (recipe.data.labels, recipe.data.classes) == ("weak", "class_labels_indices.csv")
+    assert recipe.model.sequence_model is None
+    assert recipe.distill.weight == 0
+
+
+def test_the_old_behaviour_comes_with_one_more_recipe_and_not_without():
+    new = load([RECIPES / "atst_frame" / "teacher.yaml"])
+    old = load([RECIPES / "atst_frame" / "teacher.yaml", RECIPES / "as_published.yaml"])
+    assert (new.sampling.replacement, old.sampling.replacement) == (True, False)
+    assert (new.optim.schedule, old.optim.schedule) == ("cosine", "published")
+    assert (new.augment.filter_mode, old.augment.filter_mode) == ("log", "reference")
+    assert (new.augment.wavmix_mean, old.augment.wavmix_mean) == ("all", "mixed")
+    assert (new.augment.time_mask_pseudo, old.augment.time_mask_pseudo) == (True, False)
+    assert old.augment.wavmix_p == new.augment.wavmix_p == 1.0
+
+
+# Every field counts
+
+
+def reads() -> set[tuple[str, str]]:
+    """(name before the dot, attribute) of all that the code outside config.py reads."""
+    found = set()
+    for path in CODE.glob("*.py"):
+        for node in ast.walk(
+            ast.parse(path.read_text()) if path.name != "config.py" else ast.Pass()
+        ):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                base = node.value
+                name = getattr(base, "attr", getattr(base, "id", None))
+                found.add((name, node.attr))
+    return found
+
+
+READS = reads()
+
+
+@pytest.mark.parametrize("section", [*SECTIONS, "source"])
+def test_every_field_of_a_recipe_is_read(section):
+    cls = Source if section == "source" else SECTIONS[section]
+    fields = [one.name for one in dataclasses.fields(cls)]
+    unread = [
+        name
+        for name in fields
+        if not any((base, name) in READS for base in (section, "options", "o"))
+    ]
+    if section == "data":  # Recipe.path adds the root
+        unread.remove("root")
+        assert ("recipe", "path") in READS
+    assert unread == []
+    assert any(section in pair for pair in READS)
+
+
+# What is accepted
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_later_recipes_and_settings_win_key_by_key(tmp_path):
+    base = write(tmp_path / "base.yaml", "optim: {lr: 1.0e-3, epochs: 5}\nmodel: {name: beats}\n")
+    (tmp_path / "below").mkdir()
+    child = write(tmp_path / "below/child.yaml", "extends: ../base.yaml\noptim: {lr: 2e-3}\n")
+    more = write(tmp_path / "more.yaml", "optim: {batch: 8}\n")
+    recipe = load([child, more], ["optim.batch=16", "model.sequence_model=bigru"])
+    assert (recipe.optim.lr, recipe.optim.epochs, recipe.optim.batch) == (2e-3, 5, 16)
+    assert (recipe.model.name, recipe.model.sequence_model) == ("beats", "bigru")
+    assert load([base]).optim.lr == 1e-3
+    assert load([write(tmp_path / "empty.yaml", "# nothing\n")]) == Recipe() == load([])
+
+
+def test_settings_are_yaml():
+    recipe = load(
+        [],
+        [
+            "optim.lr=1e-4",  # which yaml takes for a text
+            "optim.betas=[0.8, 0.95]",
+            "model.sequence_model=null",
+            "data.eval=[{audio: eval.hdf, events: a.tsv}, {audio: b}]",
+            "run.loggers=[]",
+            "model.compile=true",
+            "optim.weight_decay=1",
+        ],
+    )
+    assert recipe.optim.lr == 1e-4
+    assert recipe.optim.betas == (0.8, 0.95)
+    assert recipe.model.sequence_model is None
+    assert recipe.data.eval == (Source("eval.hdf", "a.tsv"), Source("b"))
+    assert recipe.run.loggers == ()
+    assert recipe.model.compile is True
+    assert recipe.optim.weight_decay == 1.0
+    assert isinstance(recipe.optim.weight_decay, float)
+
+
+@pytest.mark.parametrize("path", [FILES[0], FILES[-1], RECIPES / "demo/student.yaml"])
+def test_a_recipe_survives_json_and_back(path):
+    recipe = load([path])
+    values = json.loads(json.dumps(as_dict(recipe)))
+    assert from_dict(values) == recipe
+    assert set(values) == set(SECTIONS)
+
+
+def test_paths_are_seen_from_the_root(tmp_path):
+    recipe = load([], [f"data.root={tmp_path}"])
+    assert recipe.path("a/b.h5") == tmp_path / "a/b.h5"
+    assert recipe.path("/c.h5") == Path("/c.h5")
+
+
+# What is refused, in one line that names the key and what is allowed
+
+BAD = {
+    "optimizer: {lr: 1}": "recipe has the unknown optimizer; known: model, data, sampling, augment",
+    "optim: {lrr: 1}": "optim has the unknown lrr; known: name, lr, lr_end",
+    "optim: 3": "optim is 3; expected name, lr",
+    "optim: {lr: fast}": "optim.lr is 'fast'; expected a number",
+    "optim: {lr: true}": "optim.lr is True; expected a number",
+    "optim: {lr: null}": "optim.lr is None; expected a number",
+    "optim: {lr: [1]}": r"optim.lr is \[1\]; expected a number",
+    "optim: {batch: 2.5}": "optim.batch is 2.5; expected a whole number",
+    "optim: {batch: '8'}": "optim.batch is '8'; expected a whole number",
+    "optim: {batch: true}": "optim.batch is True; expected a whole number",
+    "optim: {betas: [0.9]}": "optim.betas is .*; expected a list: 2 of a number",
+    "optim: {betas: 0.9}": "optim.betas is 0.9; expected a list: 2 of a number",
+    "optim: {betas: [0.9, x]}": r"optim.betas\[1\] is 'x'; expected a number",
+    "optim: {name: lion}": "optim.name is 'lion'; expected one of adam, adamw, sgd",
+    "optim: {schedule: [cosine]}": "optim.schedule is .*; expected one of cosine, linear, exp",
+    "model: {compile: 1}": "model.compile is 1; expected true or false",
+    "model: {compile: 'yes'}": "model.compile is 'yes'; expected true or false",
+    "model: {name: 7}": "model.name is 7; expected a text",
+    "model: {sequence_model: gru}": "model.sequence_model is 'gru'; expected one of bigru, bilstm",
+    "data: {train: clips.hdf}": "data.train is 'clips.hdf'; expected a list",
+    "data: {train: [clips.hdf]}": r"data.train\[0\] is 'clips.hdf'; expected audio, events",
+    "data: {train: [{audio: 3}]}": r"data.train\[0\].audio is 3; expected a text",
+    "data: {train: [{events: a.tsv}]}": r"data.train\[0\] lacks audio",
+    "data: {train: [{audio: a, x: b}]}": r"data.train\[0\] has the unknown x; known: audio, events",
+    "data: {names: 3}": "data.names is 3; expected a text",
+    "data: {max_unreadable: 1.0}": "data.max_unreadable is 1.0; allowed is 0 up to 1",
+    "run: {loggers: [tensorboard, mlflow]}": r"run.loggers\[1\] is 'mlflow'; expected one of",
+    "augment: {wavmix_p: 1.2}": "augment.wavmix_p is 1.2; allowed is 0 to 1",
+    "augment: {warp_p: -0.1}": "augment.warp_p is -0.1; allowed is 0 to 1",
+    "distill: {weight: 2, teachers: [a]}": "distill.weight is 2.0; allowed is 0 to 1",
+    "distill: {weight: 0.9}": "distill.weight is 0.9 with 0 pseudo-label files and 0 teachers",
+    "distill: {pseudo_labels: [a.h5]}": "distill.weight is 0.0 with 1 pseudo-label files",
+    "distill: {weight: 1, pseudo_labels: [a], teachers: [b]}": "pseudo_labels and teachers",
+    "optim: {lr: 0}": "optim.lr is 0.0; it must be positive",
+    "optim: {epochs: -1}": "optim.epochs is -1.0; it must be positive",
+    "optim: {batch: 10, accumulate: 4}": "optim.batch 10 cannot be cut into optim.accumulate 4",
+    "optim: {ema: 1}": "optim.ema is 1.0; allowed is 0 up to, not including, 1",
+    "[1, 2]": "bad.yaml holds a list; expected sections",
+    "optim: {lr: [}": "bad.yaml: no yaml: ",
+    "extends: 3": "bad.yaml: extends is 3; expected the path of a recipe",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD.items())
+def test_a_bad_recipe_is_refused_in_one_line(tmp_path, text, message):
+    path = write(tmp_path / "bad.yaml", text)
+    with pytest.raises(ValueError, match=message) as caught:
+        load([path])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("optim.lr", "--set 'optim.lr': expected section.key=value"),
+        ("lr=1", "--set 'lr=1': expected section.key=value"),
+        ("a.b.c=1", "--set 'a.b.c=1': expected section.key=value"),
+        ("optim.lr=[1", r"--set 'optim.lr=\[1': "),
+        ("optim.rate=1", "optim has the unknown rate; known: name, lr"),
+        ("optimizer.lr=1", "recipe has the unknown optimizer; known: model, data"),
+        ("optim.lr=fast", "optim.lr is 'fast'; expected a number"),
+    ],
+)
+def test_a_bad_setting_is_refused_in_one_line(setting, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load([], [setting])
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_recipes_and_circles_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none.yaml: no such recipe"):
+        load([tmp_path / "none.yaml"])
+    lost = write(tmp_path / "lost.yaml", "extends: gone.yaml\n")
+    with pytest.raises(FileNotFoundError, match=r"gone.yaml: no such recipe"):
+        load([lost])
+    own = write(tmp_path / "own.yaml", "extends: own.yaml\n")
+    with pytest.raises(ValueError, match=r"own.yaml extends itself"):
+        load([own])
+    a = write(tmp_path / "a.yaml", "extends: b.yaml\n")
+    write(tmp_path / "b.yaml", "extends: ./a.yaml\n")
+    with pytest.raises(ValueError, match=r"a.yaml extends itself"):
+        load([a])

@@ -1,0 +1,117 @@
+"""Parts shared by the tests of training: clips in memory, small networks, pseudo-label files."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+import torchaudio
+from conftest import small
+from torch import Tensor
+
+from hear_ptsed.heads import LinearHead
+from hear_ptsed.model import SEDModel
+from hear_ptsed.sequence import build_sequence_model
+from training.annotations import Events
+from training.clips import Clips, Unreadable
+from training.config import from_dict
+from training.data import ClipSet, Opened
+from training.module import Training
+from training.pseudo_labels import PseudoLabels
+from training.sampling import Picks
+
+CLASSES = ["a", "b", "c", "d", "e"]
+OFF = dict.fromkeys(("wavmix_p", "frame_shift", "mixup_p", "mixstyle_p", "filter_p", "warp_p"), 0)
+STEP = 3  # at which nothing is dropped in a whole layer
+
+
+class Memory(Clips):
+    """Clips in memory; None for one that cannot be read."""
+
+    def __init__(self, audio: dict[str, np.ndarray | None], rate: int):
+        super().__init__(Path("memory"), list(audio))
+        self.audio, self.rate = list(audio.values()), rate
+
+    def read(self, i: int) -> tuple[np.ndarray, int]:
+        if self.audio[i] is None:
+            raise Unreadable(self.names[i], "cut off")
+        return self.audio[i], self.rate
+
+
+def sound(seconds: float, rate: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    slow = np.repeat(rng.normal(size=int(seconds * 50) + 1), rate // 50)[: round(seconds * rate)]
+    return (
+        np.round(3000 * slow + 1000 * rng.normal(size=len(slow))).clip(-32768, 32767).astype("i2")
+    )
+
+
+def source(rate: int = 16000, n: int = 3, prefix: str = "x", seconds: float = 10.0) -> Memory:
+    return Memory({f"{prefix}{i}": sound(seconds - i, rate, i) for i in range(n)}, rate)
+
+
+def table(keys, seed: int = 0, classes=CLASSES) -> list[tuple[str, str, int, int]]:
+    """Four random events for each clip: key, class, onset and offset in ms; some overlap."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for key in keys:
+        for _ in range(4):
+            onset, offset = np.sort(rng.choice(9999, 2, replace=False))
+            rows.append((key, str(rng.choice(classes)), int(onset), int(offset)))
+    return rows
+
+
+def clip_set(*sources: Clips, events, annotated=None, labels: str = "strong") -> ClipSet:
+    columns = list(zip(*events, strict=True))
+    read = Events.from_columns(*map(list, columns[:2]), *(np.array(c) / 1000 for c in columns[2:]))
+    annotated = annotated or [None] * len(sources)
+    return Opened(list(sources), [read] * len(sources), annotated).clip_set(CLASSES, labels)
+
+
+def network(name: str, sequence: bool = False) -> SEDModel:
+    model = small(name)
+    if name.startswith("frame_mn"):  # batch norm magnifies the rounding of float32
+        model.backbone.double().register_forward_pre_hook(lambda _, given: (given[0].double(),))
+    if not sequence:
+        return model
+    torch.manual_seed(1)
+    gru = build_sequence_model("bigru", model.backbone.embed_dim, dim=6, layers=2)
+    return SEDModel(model.frontend, model.backbone, gru, LinearHead(gru.out_dim, len(CLASSES)))
+
+
+def training(model: SEDModel, train: ClipSet, teachers=(), weight=0.0, **sections) -> Training:
+    given = {"pseudo_labels": ["x.h5"]} if weight and not teachers else {}
+    given |= {"teachers": ["x.pt"] * len(teachers)} if weight else {}
+    values = {"augment": OFF, "distill": {"weight": weight} | given}
+    values["optim"] = {"warmup_steps": 0, "batch": len(train)} | sections.pop("optim", {})
+    values["augment"] = OFF | sections.pop("augment", {})
+    return Training(from_dict(values | sections), model, train, teachers=teachers).train()
+
+
+def batch_of(clips: ClipSet, rows=None, partner=None, crops=None) -> dict:
+    rows = np.arange(len(clips)) if rows is None else np.array(rows)
+    partner = np.arange(len(rows)) if partner is None else np.array(partner)
+    return clips[Picks(STEP, rows, np.zeros(len(rows)) if crops is None else crops, partner)]
+
+
+def pseudo_file(path: Path, logits: dict[str, np.ndarray], classes=CLASSES) -> PseudoLabels:
+    with h5py.File(path, "w") as file:
+        file["filenames"] = np.array([key.encode() for key in logits])
+        file["strong_logits"] = np.stack(list(logits.values())).astype(np.float16)
+        file["classes"] = np.array([name.encode() for name in classes])
+    return PseudoLabels(path)
+
+
+def random_logits(keys, classes: int = 5, seed: int = 5) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {key: rng.normal(-2, 3, (classes, 250)).astype(np.float16) for key in keys}
+
+
+def audio_by_hand(memory: Memory) -> Tensor:
+    audio = [torch.from_numpy(samples.astype(np.float32) / 32768) for samples in memory.audio]
+    length = 10 * memory.rate
+    audio = torch.stack([torch.cat([x, torch.zeros(length - len(x))]) for x in audio])
+    resample = torchaudio.transforms.Resample(
+        memory.rate, 16000, resampling_method="sinc_interp_kaiser"
+    )
+    return audio if memory.rate == 16000 else resample(audio)

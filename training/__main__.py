@@ -1,0 +1,203 @@
+"""The command line: `python -m training fit | evaluate | pseudo-label | pack | export | demo`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+RECIPES = """\
+A recipe is a yaml of differences from the defaults (`--print` shows all values). Several recipes
+can be given; the later wins. On several GPUs: --set run.devices=8, or torchrun --nproc-per-node 8
+-m training fit …; on several nodes also run.nodes, under torchrun or Slurm's srun.
+The run's folder is run.out; its model.pt is what hear_ptsed.load and the plug-ins take."""
+
+
+def fit(args: argparse.Namespace) -> None:
+    import yaml
+
+    from training import config
+
+    recipe = config.load(args.recipe, [f"data.root={args.data}"] * bool(args.data) + args.set)
+    if args.print:
+        print(yaml.safe_dump(config.as_dict(recipe), sort_keys=False), end="")
+        return
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    from training.fit import fit
+
+    path = fit(recipe, args.resume)
+    rank_zero_only(print)(path)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    from training.evaluate import evaluate
+
+    result = evaluate(
+        args.checkpoint,
+        [{"audio": audio, "events": args.events} for audio in args.audio],
+        names=args.names,
+        model=args.model,
+        size=args.median,
+        batch=args.batch,
+        workers=args.workers,
+        device=args.device,
+        bootstrap=args.bootstrap,
+        per_frame_of_weak=args.weak,
+        out=args.out,
+    )
+    shown = {k: v for k, v in result.items() if k not in ("per_class", "coverage")}
+    print(json.dumps(shown, indent=1))
+
+
+def pseudo_label(args: argparse.Namespace) -> None:
+    from training.annotations import read_events
+    from training.clips import open_clips
+    from training.ensemble import write_pseudo_labels
+
+    keys = None if args.events is None else set(read_events(args.events, unknown="keep").clips)
+    report = write_pseudo_labels(
+        args.checkpoint,
+        [open_clips(path) for path in args.audio],
+        args.out,
+        keys=keys,
+        device=args.device,
+        batch=args.batch,
+        precision=args.precision,
+    )
+    print(json.dumps(report, indent=1))
+
+
+def pack(args: argparse.Namespace) -> None:
+    from training.annotations import read_events, read_names
+    from training.clips import open_clips
+    from training.pack import pack
+
+    names = None if args.names is None else read_names(args.names)
+    events = None
+    if args.events is not None:
+        events = read_events(args.events, names=names, unknown="keep")
+    report = pack(
+        [open_clips(path) for path in args.audio],
+        events,
+        args.out,
+        workers=args.workers,
+        max_unreadable=args.max_unreadable,
+        all_clips=args.all,
+        progress=True,
+    )
+    print(report.text())
+
+
+def export(args: argparse.Namespace) -> None:
+    from training.fit import export
+
+    export(args.checkpoint, args.out)
+    print(args.out)
+
+
+def demo(args: argparse.Namespace) -> None:
+    from training.demo import demo
+
+    demo(args.out, quick=args.quick, seed=args.seed)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    sub = commands.add_parser(
+        "fit",
+        help="train",
+        description=RECIPES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub.add_argument("recipe", nargs="+", type=Path, metavar="RECIPE")
+    sub.add_argument("--data", metavar="DIR", help="data.root: where relative paths start")
+    sub.add_argument("--set", action="append", default=[], metavar="section.key=value")
+    sub.add_argument("--resume", action="store_true", help="go on from run.out/last.ckpt, if any")
+    sub.add_argument("--print", action="store_true", help="print the complete recipe, no training")
+    sub.set_defaults(run=fit)
+
+    sub = commands.add_parser("evaluate", help="PSDS1, segment pAUROC and mAP of a checkpoint")
+    sub.add_argument("checkpoint", type=Path)
+    _audio(sub)
+    sub.add_argument("--model", help="for released files: its name, if it cannot be told")
+    sub.add_argument("--weak", action="store_true", help="score the weak head, applied per frame")
+    sub.add_argument("--median", type=int, default=9, help="frames of 40 ms; default 9")
+    sub.add_argument("--bootstrap", type=int, default=0, metavar="N", help="for 95 %% intervals")
+    sub.add_argument("--workers", type=int, default=2)
+    _device(sub, batch=32)
+    sub.add_argument("--out", type=Path, metavar="FILE", help="write all of the result as JSON")
+    sub.set_defaults(run=evaluate)
+
+    sub = commands.add_parser(
+        "pseudo-label",
+        help="ensemble pseudo labels: the mean of the checkpoints' logits, as an HDF5 file",
+        description="Under torchrun or Slurm the clips are shared by all processes. Interrupted, "
+        "the same command goes on.",
+    )
+    sub.add_argument("checkpoint", type=Path, nargs="+")
+    _audio(sub)
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE")
+    sub.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    _device(sub, batch=32)
+    sub.set_defaults(run=pseudo_label)
+
+    sub = commands.add_parser("pack", help="16 kHz shards that load at no cost")
+    _audio(sub)
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR")
+    sub.add_argument("--all", action="store_true", help="also clips without events")
+    sub.add_argument("--workers", type=int, default=2)
+    sub.add_argument("--max-unreadable", type=float, default=0.01, metavar="SHARE")
+    sub.set_defaults(run=pack)
+
+    sub = commands.add_parser("export", help="weights of a run's .ckpt as .pt or .safetensors")
+    sub.add_argument("checkpoint", type=Path)
+    sub.add_argument("out", type=Path)
+    sub.set_defaults(run=export)
+
+    sub = commands.add_parser("demo", help="the whole pipeline on a small corpus of real sounds")
+    sub.add_argument("--out", type=Path, default=Path("demo/training"), metavar="DIR")
+    sub.add_argument("--quick", action="store_true", help="a few minutes instead of twenty")
+    sub.add_argument("--seed", type=int, default=0, metavar="N")
+    sub.set_defaults(run=demo)
+    return parser
+
+
+def _audio(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--audio", nargs="+", required=True, help="HDF5 files, HF directories, folders, shards"
+    )
+    sub.add_argument("--events", metavar="FILE", help="annotation, if the audio source has none")
+    sub.add_argument("--names", metavar="FILE", help="AudioSet ids and names beyond the 447")
+
+
+def _device(sub: argparse.ArgumentParser, batch: int) -> None:
+    sub.add_argument("--device", help="cpu, cuda …; default: a GPU if there is one")
+    sub.add_argument("--batch", type=int, default=batch, metavar="N", help=f"default {batch}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    import logging
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("training").setLevel(logging.INFO)
+    args = build_parser().parse_args(argv)
+    try:
+        args.run(args)
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on (fit: with --resume)", file=sys.stderr)
+    except Exception as error:
+        if args.debug:
+            raise
+        told = isinstance(error, (ValueError, RuntimeError, OSError, ImportError, ArithmeticError))
+        text = " ".join(str(error).split())
+        kind = "" if told and text else f"{type(error).__name__}: "
+        print(f"training {args.command}: {kind}{text}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

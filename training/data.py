@@ -1,0 +1,334 @@
+"""Clips and labels of a recipe, and the batches that leave the loader.
+
+A batch holds 16-bit audio at its stored rate and lists of events; everything dearer (resampling,
+labels per frame, mixing) happens on the device, see module.py.
+"""
+
+import csv
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from hear_ptsed.events import FRAMES_PER_SECOND, load_labels
+from hear_ptsed.windows import SAMPLE_RATE, WINDOW_FRAMES
+from training.annotations import Events, joined, merged, read_events, read_names
+from training.clips import Clips, Unreadable, open_clips, to_int16
+from training.config import Recipe, Source
+from training.coverage import Coverage, coverage
+from training.pseudo_labels import PseudoLabels
+from training.resample import to_16k
+from training.sampling import Picks, balanced_weights
+
+log = logging.getLogger(__name__)
+SECONDS = WINDOW_FRAMES / FRAMES_PER_SECOND
+Batch = dict[str, Any]
+
+
+@dataclass
+class ClipSet(Dataset):
+    """Clips in a fixed order with their events; indexed by Picks, it answers with a batch."""
+
+    classes: list[str]
+    sources: list[Clips]
+    place: np.ndarray  # (N, 2) int32: source, clip in it
+    keys: list[str]
+    first: np.ndarray  # (N + 1,) int64, events of each clip
+    label: np.ndarray  # (E,) int32, into classes
+    onset_s: np.ndarray  # (E,)
+    offset_s: np.ndarray  # (E,)
+    annotated: np.ndarray  # (sources, C) bool: which classes a source's annotation covers
+    pseudo: PseudoLabels | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def weights(self, offset: float) -> np.ndarray:
+        """Sampling weights that balance the classes."""
+        clip = np.repeat(np.arange(len(self)), np.diff(self.first))
+        start, end = frames_of(self.onset_s, self.offset_s)
+        return balanced_weights(clip, self.label, end - start, len(self), offset)
+
+    def __getitem__(self, picks: Picks) -> Batch:
+        """Shapes: R rows, S = 10 s of samples, E events.
+
+        Returns:
+            audio (R, S) int16 and its `rate`; seconds (R,) of audio; ok (R,) bool, False for clips
+            that `unreadable` lists as (key, reason); source, clip (R,); partner (B,); step;
+            events (E, 4): row, class, first frame, end frame; with pseudo labels also
+            pseudo (R, C', 250) float16 logits and has_pseudo (R,).
+        """
+        rows = len(picks.clips)
+        batch: Batch = {"step": picks.step, "unreadable": []}
+        found = np.full(rows, -1)
+        if self.pseudo is not None:
+            wanted = [self.pseudo.find(self.keys[i]) for i in picks.clips]
+            found = np.array([-1 if at is None else at for at in wanted])
+            logits = np.zeros((rows, self.pseudo.n_classes, WINDOW_FRAMES), np.float16)
+            for row in np.flatnonzero(found >= 0):
+                logits[row] = self.pseudo.read(int(found[row]))
+            batch |= {"pseudo": torch.from_numpy(logits), "has_pseudo": _tensor(found >= 0)}
+        # Pseudo labels describe the first 10 s of a clip.
+        audio, rate, start_s, seconds = self._audio(picks, found < 0, batch["unreadable"])
+        bad = {key for key, _ in batch["unreadable"]}
+        ok = np.array([self.keys[i] not in bad for i in picks.clips])
+        return batch | {
+            "audio": torch.from_numpy(audio),
+            "rate": rate,
+            "seconds": _tensor(seconds.astype(np.float32)),
+            "ok": _tensor(ok),
+            "source": _tensor(self.place[picks.clips, 0].astype(np.int64)),
+            "clip": _tensor(picks.clips.astype(np.int64)),
+            "partner": _tensor(picks.partner.astype(np.int64)),
+            "events": _tensor(self._events(picks.clips, start_s)),
+        }
+
+    def _audio(
+        self, picks: Picks, may_crop: np.ndarray, unreadable: list
+    ) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+        """(R, S) int16, its rate, where each row starts in its clip, how long its audio is."""
+        cuts, rates = [], []
+        start_s, seconds = np.zeros(len(picks.clips)), np.zeros(len(picks.clips))
+        for row, (clip, crop) in enumerate(zip(picks.clips, picks.crops, strict=True)):
+            source, index = self.place[clip]
+            try:
+                samples, rate = self.sources[source].read(int(index))
+            except Unreadable as error:
+                unreadable.append((self.keys[clip], str(error)))
+                continue
+            spare = int((len(samples) / rate - SECONDS) * FRAMES_PER_SECOND)  # whole frames
+            if spare > 0 and may_crop[row]:
+                start_s[row] = int(crop * (spare + 1)) / FRAMES_PER_SECOND
+            start = round(start_s[row] * rate)
+            samples = samples[start : start + round(SECONDS * rate)]
+            seconds[row] = len(samples) / rate
+            cuts.append((row, samples, rate))
+            rates.append(rate)
+        mixed = len(set(rates)) > 1
+        rate = SAMPLE_RATE if mixed or not rates else rates[0]
+        audio = np.zeros((len(picks.clips), round(SECONDS * rate)), np.int16)
+        for row, samples, own in cuts:
+            if own != rate:
+                samples = to_16k(torch.from_numpy(samples / np.float32(32768)), own)
+                samples = to_int16(samples.numpy())
+            audio[row, : min(len(samples), audio.shape[1])] = samples[: audio.shape[1]]
+        return audio, rate, start_s, seconds
+
+    def _events(self, clips: np.ndarray, start_s: np.ndarray) -> np.ndarray:
+        counts = self.first[clips + 1] - self.first[clips]
+        rows = np.repeat(np.arange(len(clips)), counts)
+        which = np.arange(counts.sum()) + np.repeat(
+            self.first[clips] - np.cumsum(counts) + counts, counts
+        )
+        shift = start_s[rows]
+        start, end = frames_of(self.onset_s[which] - shift, self.offset_s[which] - shift)
+        heard = start < end
+        return np.stack([rows, self.label[which], start, end], 1)[heard].astype(np.int64)
+
+
+def frames_of(onset_s: np.ndarray, offset_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First and end frame of every frame that an event touches, within the 10 s window."""
+    # Rounded first: 35 x 0.04 s lies a hair above frame 35 and would touch one frame more.
+    first = np.floor(np.round(onset_s * FRAMES_PER_SECOND, 6))
+    end = np.ceil(np.round(offset_s * FRAMES_PER_SECOND, 6))
+    return tuple(np.clip(x, 0, WINDOW_FRAMES).astype(np.int64) for x in (first, end))
+
+
+def frame_targets(events: Tensor, rows: int, classes: int) -> Tensor:
+    """Events (E, 4) of a batch as float32 (rows, classes, 250), 1 where one is active."""
+    row, label, first, end = events.unbind(1)
+    base = (row * classes + label) * (WINDOW_FRAMES + 1)
+    steps = torch.zeros(
+        rows * classes * (WINDOW_FRAMES + 1), dtype=torch.int16, device=events.device
+    )
+    one = torch.ones_like(base, dtype=torch.int16)
+    steps.index_add_(0, base + first, one)
+    steps.index_add_(0, base + end, -one)
+    steps = steps.view(rows, classes, WINDOW_FRAMES + 1)
+    return (steps.cumsum(-1, dtype=torch.int16)[..., :-1] > 0).float()
+
+
+def clip_targets(events: Tensor, rows: int, classes: int) -> Tensor:
+    """Events (E, 4) of a batch as float32 (rows, classes), 1 where a class occurs."""
+    targets = torch.zeros(rows, classes, device=events.device)
+    targets[events[:, 0], events[:, 1]] = 1.0
+    return targets
+
+
+def loader(clips: ClipSet, picks: Sampler[Picks], workers: int, pin: bool) -> DataLoader:
+    """Batches in the order of the picks, whatever the number of workers."""
+    return _Resumable(
+        clips,
+        sampler=picks,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_one_thread if workers else None,
+    )
+
+
+class _Resumable(DataLoader):
+    """Says that it can be resumed: its sampler begins at the step of the run."""
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Nothing is kept here."""
+
+
+def _one_thread(_worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def class_names(recipe: Recipe, train: Sequence[Events]) -> list[str]:
+    """The classes of the head, in its order."""
+    choice = recipe.data.classes
+    if choice == "audioset_strong":
+        return load_labels()
+    if choice == "events":
+        return sorted({name for events in train for name in events.labels})
+    return names_in(recipe.path(choice))
+
+
+def names_in(path: Path) -> list[str]:
+    """Class names in a file: one per line, or the column display_name of a CSV."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of class names")
+    text = path.read_text(encoding="utf-8")
+    rows = csv.DictReader(text.splitlines())
+    if "display_name" in (rows.fieldnames or []):
+        names = [row["display_name"] for row in rows]
+    else:
+        names = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(set(names)) != len(names) or not names:
+        raise ValueError(f"{path}: {len(names)} class names, {len(set(names))} different ones")
+    return names
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The sources of one part of a recipe (train or eval), opened."""
+
+    clips: list[Clips]
+    events: list[Events]  # of each source
+    annotated: list[list[str] | None]
+
+    @classmethod
+    def of(cls, sources: Sequence[Source], recipe: Recipe, unknown: str) -> "Opened":
+        """Open the sources; `unknown` says what to do about labels without a name."""
+        names = None if recipe.data.names is None else read_names(recipe.path(recipe.data.names))
+        clips, events, annotated = [], [], []
+        files: dict[str, Events] = {}
+        for source in sources:
+            opened = open_clips(recipe.path(source.audio))
+            if source.events is not None:
+                path = recipe.path(source.events)
+                if source.events not in files:
+                    files[source.events] = read_events(path, names=names, unknown=unknown)
+                found = files[source.events]
+            else:
+                found = opened.events()
+            if found is None and recipe.data.labels == "weak":
+                found = _stored_labels(opened, recipe)
+            if found is None:
+                raise ValueError(
+                    f"{source.audio} carries no events; name an annotation file: {{audio: "
+                    f"{source.audio}, events: FILE}}"
+                )
+            clips.append(opened)
+            events.append(found)
+            file = source.classes
+            annotated.append(None if file is None else names_in(recipe.path(file)))
+        return cls(clips, events, annotated)
+
+    def clip_set(self, classes: list[str], labels: str) -> ClipSet:
+        """The clips that have events, first source first; a clip in several counts once."""
+        column = {name: c for c, name in enumerate(classes)}
+        place, keys, firsts, parts = [], [], [], []
+        seen: set[str] = set()
+        for s, (clips, events) in enumerate(zip(self.clips, self.events, strict=True)):
+            if labels == "strong":
+                events = merged(events)
+            row = {key: i for i, key in enumerate(events.clips)}
+            to_class = np.array([column.get(name, -1) for name in events.labels], np.int32)
+            for i, key in enumerate(clips.keys):
+                at = row.get(key)
+                if at is None or key in seen:
+                    continue
+                seen.add(key)
+                span = slice(events.first[at], events.first[at + 1])
+                label = to_class[events.label[span]]
+                known = label >= 0
+                place.append((s, i))
+                keys.append(key)
+                firsts.append(int(known.sum()))
+                parts.append(
+                    (label[known], events.onset_s[span][known], events.offset_s[span][known])
+                )
+        if not keys:
+            raise ValueError(f"none of the clips of {self.clips[0].path} is in the annotation")
+        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        covered = [np.isin(classes, classes if a is None else a) for a in self.annotated]
+        return ClipSet(
+            classes,
+            self.clips,
+            np.array(place, np.int32),
+            keys,
+            np.concatenate([[0], np.cumsum(firsts)]).astype(np.int64),
+            *columns,
+            np.stack(covered),
+        )
+
+    def joined(self) -> Events:
+        """The events of all sources, overlapping ones of a class merged."""
+        return merged(joined(list({id(events): events for events in self.events}.values())))
+
+    def coverage(self, classes: list[str]) -> list[Coverage]:
+        """What is there of what each annotation names."""
+        groups: dict[int, tuple[list[Clips], Events]] = {}
+        for clips, events in zip(self.clips, self.events, strict=True):
+            groups.setdefault(id(events), ([], events))[0].append(clips)
+        return [coverage(clips, events, classes) for clips, events in groups.values()]
+
+
+def _stored_labels(clips: Clips, recipe: Recipe) -> Events | None:
+    """Clip labels stored beside the audio, as events of the whole clip."""
+    stored = clips.clip_labels()
+    if stored is None:
+        return None
+    if recipe.data.classes in ("audioset_strong", "events"):
+        raise ValueError(
+            f"{clips.path} stores {stored.shape[1]} classes per clip; name them: data.classes: FILE"
+        )
+    names = names_in(recipe.path(recipe.data.classes))
+    if len(names) != stored.shape[1]:
+        raise ValueError(
+            f"{clips.path} stores {stored.shape[1]} classes per clip, {recipe.data.classes} names "
+            f"{len(names)}"
+        )
+    order = np.argsort(names)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    rows, label = np.nonzero(stored[:, order])
+    first = np.concatenate([[0], np.cumsum(stored.astype(bool).sum(1))])
+    onset, offset = np.zeros(len(rows)), np.full(len(rows), SECONDS)
+    return Events(
+        list(clips.keys),
+        sorted(names),
+        first.astype(np.int64),
+        label.astype(np.int32),
+        onset,
+        offset,
+    )
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))

@@ -1,0 +1,239 @@
+"""Scoring of models on strongly labelled clips: `python -m training evaluate`."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from hear_ptsed.checkpoints import open_checkpoint
+from hear_ptsed.events import load_labels
+from hear_ptsed.files import atomic, sha256
+from hear_ptsed.model import SEDModel
+from hear_ptsed.windows import WINDOW
+from training import metrics
+from training.annotations import Events
+from training.config import Data, Recipe, Source
+from training.data import Batch, ClipSet, Opened, clip_targets, loader
+from training.resample import to_16k
+from training.sampling import EvalPicks
+
+log = logging.getLogger(__name__)
+
+
+def windows(batch: Batch) -> Tensor:
+    """The audio of a batch as (R, 160000) float32 at 16 kHz, on its device."""
+    audio = batch["audio"].float() / 32768
+    audio = to_16k(audio, batch["rate"])
+    return F.pad(audio, (0, max(0, WINDOW - audio.shape[1])))[:, :WINDOW]
+
+
+def frame_logits(model: SEDModel, audio: Tensor, labels: str) -> tuple[Tensor, Tensor]:
+    """Logits per frame (B, C, 250) and per clip (B, C), float32.
+
+    A model of clip labels has no trained strong head: its weak head, which reads the mean frame,
+    is applied to each frame.
+    """
+    output = model(audio)
+    strong = output.strong
+    if labels == "weak":
+        strong = model.head.weak_head(output.frames).transpose(1, 2)
+    return strong.float(), output.weak.float()
+
+
+def median(scores: Tensor, size: int) -> Tensor:
+    """Running median of (..., T), edges reflected, as hear_ptsed.events.median_filter."""
+    if size == 1:
+        return scores
+    at = torch.arange(-(size // 2), scores.shape[-1] + (size - 1) // 2, device=scores.device)
+    at = torch.where(at < 0, -1 - at, at)
+    at = torch.where(at >= scores.shape[-1], 2 * scores.shape[-1] - 1 - at, at)
+    return scores[..., at].unfold(-1, size, 1).sort(-1).values[..., size // 2]
+
+
+@dataclass
+class Scores:
+    """Collects the scores of an evaluation set, and rates them."""
+
+    clips: ClipSet
+    events: Events  # merged ones of all clips, classes by name
+    labels: str  # strong or weak
+    size: int = 9  # of the median filter, frames
+    strong: np.ndarray = field(init=False)  # (N, scored classes, 250) float16 logits
+    weak: np.ndarray = field(init=False)  # (N, C) float16 logits
+    seconds: np.ndarray = field(init=False)  # (N,), 0 for clips that were not scored
+    target: np.ndarray = field(init=False)  # (N, C)
+    loss: np.ndarray = field(init=False)  # (N,), where it was given
+
+    def __post_init__(self):
+        n, classes = len(self.clips), self.clips.classes
+        timed = self.events.offset_s.size > 0
+        self.scored = [c for c, name in enumerate(classes) if timed and name in self.events.labels]
+        self.strong = np.zeros((n, len(self.scored), 250), np.float16)
+        self.weak = np.zeros((n, len(classes)), np.float16)
+        self.target = np.zeros((n, len(classes)), bool)
+        self.seconds, self.loss = np.zeros(n), np.full(n, np.nan)
+
+    def filtered(self, strong: Tensor) -> Tensor:
+        """What is stored of frame logits (B, C, 250)."""
+        return median(strong[:, self.scored], self.size).half()
+
+    def add(
+        self,
+        rows: Tensor,
+        ok: Tensor,
+        seconds: Tensor,
+        strong: Tensor,
+        weak: Tensor,
+        target: Tensor,
+        loss: Tensor | None = None,
+    ) -> None:
+        """Take over a batch: clip numbers, whether readable, `filtered` logits, clip logits."""
+        ok = ok.cpu()
+        rows = rows.cpu()[ok].numpy()
+        self.strong[rows] = strong.cpu()[ok].numpy()
+        self.weak[rows] = weak.half().cpu()[ok].numpy()
+        self.target[rows] = target.bool().cpu()[ok].numpy()
+        self.seconds[rows] = seconds.cpu()[ok].numpy()
+        if loss is not None:
+            self.loss[rows] = loss.cpu()[ok].numpy()
+
+    def result(self, bootstrap: int = 0) -> dict:
+        """The metrics with everything that says how they came about."""
+        there = self.seconds > 0
+        if not there.any():
+            raise RuntimeError("no clip could be scored; see the coverage report")
+        result: dict = {}
+        if self.labels == "weak":
+            result |= metrics.clip_average_precision(
+                self.weak[there], self.target[there], self.clips.classes
+            )
+        if self.labels == "strong" or self.scored:
+            keys = [key for key, kept in zip(self.clips.keys, there, strict=True) if kept]
+            names = [self.clips.classes[c] for c in self.scored]
+            timed = metrics.evaluate(
+                self.strong[there],
+                keys,
+                names,
+                self.events,
+                self.seconds[there],
+                bootstrap=bootstrap,
+            ).to_dict()
+            timed["convention"]["median_frames"] = self.size
+            timed["convention"]["scores"] = "float16 logits"
+            if self.labels == "weak":
+                timed["convention"]["scores"] += " of the weak head, applied to every frame"
+                timed["convention"]["map"] = "of clip logits, mean over classes that occur"
+            result = timed | result
+        if not np.isnan(self.loss[there]).all():
+            result["loss"] = float(self.loss[there].mean())
+        return result
+
+
+@torch.no_grad()
+def score(
+    model: SEDModel,
+    clips: ClipSet,
+    events: Events,
+    *,
+    labels: str = "strong",
+    size: int = 9,
+    batch: int = 32,
+    workers: int = 0,
+    device: str = "cpu",
+    progress: bool = True,
+) -> tuple[Scores, dict[str, str]]:
+    """Scores of a model on one device, and the unreadable clips with the reason."""
+    model = model.to(device).eval()
+    collected, unreadable = Scores(clips, events, labels, size), {}
+    batches = loader(clips, EvalPicks(len(clips), batch), workers, device != "cpu")
+    with tqdm(total=len(clips), unit="clip", desc="score", disable=not progress) as bar:
+        for item in batches:
+            unreadable |= dict(item["unreadable"])
+            item = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in item.items()}
+            with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=device != "cpu"):
+                strong, weak = frame_logits(model, windows(item), labels)
+            target = clip_targets(item["events"], len(weak), weak.shape[1])
+            collected.add(
+                item["clip"],
+                item["ok"],
+                item["seconds"],
+                collected.filtered(strong),
+                weak,
+                target,
+            )
+            bar.update(len(weak))
+    return collected, unreadable
+
+
+def evaluate(
+    checkpoint: Path,
+    sources: Sequence[dict[str, str | None]],
+    *,
+    names: str | None = None,
+    model: str | None = None,
+    size: int = 9,
+    batch: int = 32,
+    workers: int = 2,
+    device: str | None = None,
+    bootstrap: int = 0,
+    per_frame_of_weak: bool = False,
+    out: Path | None = None,
+) -> dict:
+    """Score a checkpoint on annotated clips; the classes are those that both have.
+
+    Args:
+        sources: `audio` and `events` of each, see config.Source.
+        names: file of AudioSet ids and names beyond the 447.
+        model: name of the model, for files that do not say it.
+        per_frame_of_weak: score the weak head, applied to every frame.
+        out: where to write the result as JSON.
+    """
+    net = open_checkpoint(checkpoint, model)
+    labels = "weak" if per_frame_of_weak else "strong"
+    if net.head is None or f"{labels}_head.weight" in {
+        name.removeprefix("head.") for name in net.report.random
+    }:
+        raise ValueError(
+            f"{checkpoint} has no trained {labels} head; "
+            + ("it cannot be scored" if labels == "weak" else "--weak scores its weak head")
+        )
+    head = net.head.weak_head if labels == "weak" else net.head.strong_head
+    classes = list(net.classes or load_labels())
+    if len(classes) != len(head.bias):
+        raise ValueError(f"{checkpoint} has {len(head.bias)} classes and does not name them")
+    data = Data(eval=tuple(Source(**source) for source in sources), names=names, labels="strong")
+    opened = Opened.of(data.eval, Recipe(data=data), unknown="keep")
+    clips = opened.clip_set(classes, "strong")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    scores, unreadable = score(
+        net,
+        clips,
+        opened.joined(),
+        labels=labels,
+        size=size,
+        batch=batch,
+        workers=workers,
+        device=device,
+    )
+    coverage = opened.coverage(classes)
+    for report in coverage:
+        report.unreadable |= {k: v for k, v in unreadable.items() if k not in report.missing}
+        log.info(report.text())
+    result = {
+        "checkpoint": {"file": checkpoint.name, "sha256": sha256(checkpoint)},
+        "device": device,
+        **scores.result(bootstrap),
+        "coverage": [asdict(report) for report in coverage],
+    }
+    if out is not None:
+        with atomic(out) as temporary:
+            temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
