@@ -24,9 +24,14 @@ class Model:
     dim: int = 2048  # of the sequence model: units per direction, or width
     layers: int = 2  # of the sequence model
     head: Literal["linear", "attention"] = "linear"
+    head_prior: float | None = None  # probability that new heads begin with; null: about 0.5
     compile: bool = False  # torch.compile the backbone
     # of batch-norm statistics; null: the model's own (frame_mn 0.01, for thousands of steps)
     batch_norm_momentum: float | None = None
+
+    def __post_init__(self):
+        if self.head_prior is not None and not 0 < self.head_prior < 1:
+            raise ValueError(f"model.head_prior is {self.head_prior}; allowed is between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -290,16 +295,19 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     elif origin is Literal:
         if value in arguments and not isinstance(value, bool):
             return value
-    elif kind is float and not isinstance(value, bool):
-        try:
-            number = float(value)  # yaml reads 1e-4 as text
-        except (TypeError, ValueError):
-            number = math.nan
-        if math.isfinite(number):
-            return number
+    elif kind is float and math.isfinite(number := _number(value)):
+        return number
     elif type(value) is kind:
         return value
     raise ValueError(f"{where} is {value!r}; expected {_expected(kind)}")
+
+
+def _number(value: Any) -> float:
+    """A number, also as text, which is how yaml reads 1e-4; NaN for anything else."""
+    try:
+        return math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _expected(kind: Any) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -202,6 +203,11 @@ def start_model(recipe: Recipe, classes: list[str]) -> SEDModel:
     with torch.random.fork_rng():
         torch.manual_seed(recipe.run.seed)
         model = build(options.name, len(classes), options.sequence_model, options.head, **sequence)
+    if options.head_prior is not None:
+        for head in (model.head.strong_head, model.head.weak_head):
+            torch.nn.init.constant_(
+                head.bias, math.log(options.head_prior / (1 - options.head_prior))
+            )
     model.backbone.to(memory_format=torch.channels_last)
     if options.batch_norm_momentum is not None:
         for part in model.modules():

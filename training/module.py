@@ -297,7 +297,7 @@ class Training(lightning.LightningModule):
         for name in ("loss", "psds1_macro", "psds1", "pauroc", "map"):
             if name in result:
                 self.log(
-                    f"val/{name}", result[name], prog_bar=name == "psds1_macro", sync_dist=False
+                    f"val/{name}", result[name], prog_bar=name == "psds1_macro", sync_dist=True
                 )
 
     @property

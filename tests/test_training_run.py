@@ -1,0 +1,562 @@
+"""Training runs as processes: killed and resumed, on two devices, on bad input, to checkpoints."""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.utils._pytree as pytree
+from conftest import SMALL
+from training_corpus import (
+    CLASSES,
+    EVAL,
+    TRAIN,
+    DiskOf,
+    KillAt,
+    recipe,
+    start,
+    write_corpus,
+    write_pseudo_labels,
+)
+
+lightning = pytest.importorskip("lightning")
+
+import hear_ptsed  # noqa: E402
+from hear_ptsed.checkpoints import open_checkpoint  # noqa: E402
+from hear_ptsed.heads import LinearHead  # noqa: E402
+from hear_ptsed.model import SEDModel  # noqa: E402
+from hear_ptsed.registry import MODELS  # noqa: E402
+from training import config  # noqa: E402
+from training.coverage import Coverage  # noqa: E402
+from training.fit import Keep, make_trainer, open_data  # noqa: E402
+from training.module import Training, freeze_unused  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+# All that draws random numbers or keeps a state from step to step.
+EVERYTHING = {
+    "model": {"name": "frame_mn02", "start": "none", "sequence_model": "bigru", "dim": 16},
+    "augment": {
+        "time_mask": 0.1,
+        "mixup_p": 1.0,
+        "mixstyle_p": 1.0,
+        "filter_p": 1.0,
+        "warp_p": 1.0,
+    },
+    "distill": {"weight": 0.5, "pseudo_labels": ["pseudo.h5"]},
+    "optim": {
+        **{"lr": 1e-2, "warmup_steps": 1, "epochs": 3, "batch": 4, "accumulate": 2, "ema": 0.5},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@dataclass(frozen=True)
+class NoteEvaluations:
+    """Writes down the step of every evaluation, then does something else."""
+
+    path: Path
+    then: KillAt | DiskOf | None = None
+
+    def __call__(self) -> None:
+        original = Training.on_validation_epoch_end
+
+        def noted(module):
+            original(module)
+            with self.path.open("a") as file:
+                file.write(f"{module.trainer.global_step}\n")
+
+        Training.on_validation_epoch_end = noted
+        if self.then is not None:
+            self.then()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus, tmp_path_factory) -> Path:
+    """Folder of a run that nothing went wrong with."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    file = recipe(folder / "run.yaml", corpus, **EVERYTHING)
+    before = NoteEvaluations(folder / "evaluations")
+    command = start("fit", file, log=folder / "log", before=before).wait()
+    assert command.code == 0, command.text
+    assert command.last_line == str(folder / "run" / "model.pt")
+    assert (folder / "evaluations").read_text().split() == ["2", "4", "6"]
+    return folder / "run"
+
+
+def contents(run: Path) -> dict:
+    """What a run leaves, without the names of folders."""
+    last = torch.load(run / "last.ckpt", weights_only=True)
+    last["recipe"].pop("run")
+    last.pop("loops")  # its times differ
+    return {
+        "model": torch.load(run / "model.pt", weights_only=True),
+        "best": json.loads((run / "best.json").read_text()),
+        "last": json.loads((run / "last.json").read_text()),
+        "checkpoint": last,
+    }
+
+
+def assert_same(one: dict, other: dict) -> None:
+    """Bit for bit."""
+    texts = [{k: run[k] for k in ("best", "last")} for run in (one, other)]
+    assert texts[0] == texts[1]
+    states = [[run["model"], run["checkpoint"]] for run in (one, other)]
+    (found, layout), (wanted, expected_layout) = map(pytree.tree_flatten_with_path, states)
+    assert layout == expected_layout
+    for (path, value), (_, expected) in zip(found, wanted, strict=True):
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, expected), path
+        else:
+            assert value == expected, path
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# Killed, interrupted, out of space
+
+
+def test_a_run_killed_again_and_again_ends_bit_for_bit_as_an_undisturbed_one(
+    corpus, undisturbed, tmp_path
+):
+    file = recipe(tmp_path / "run.yaml", corpus, **EVERYTHING)
+    out, notes = tmp_path / "run", tmp_path / "evaluations"
+    kills = [
+        (KillAt(Training, "training_step", 1), None, []),  # before the first checkpoint
+        # Step 1 is saved, one half of the gradient of step 2 is there.
+        (KillAt(Training, "training_step", 4), 1, []),
+        # Resumed at step 1, in the first half of a step.
+        (KillAt(Training, "training_step", 2), 1, []),
+        (KillAt(Training, "validation_step", 2), 1, []),  # evaluation of step 2
+        (KillAt(lightning.Trainer, "save_checkpoint", 1, half=True), 1, [2]),
+        # Files come into place in this order: recipe, coverage of both sets when the run starts;
+        # coverage of both sets, last.json, best.json, best.ckpt, last.ckpt after an evaluation.
+        (KillAt(Path, "replace", 7), 1, [2]),
+        (KillAt(Path, "replace", 9), 1, [2]),
+        (KillAt(Training, "training_step", 3), 2, [2]),
+        (KillAt(Training, "training_step", 1), 2, []),
+        (KillAt(Training, "training_step", 3), 3, []),
+        (KillAt(Keep, "rate", 1), 3, [4]),
+        (KillAt(Training, "training_step", 5), 5, [4]),
+        (KillAt(Keep, "rate", 1), 5, [6]),
+        (KillAt(SEDModel, "load_state_dict", 2), 6, [6]),  # between the two exported files
+    ]
+    for i, (kill, saved, evaluated) in enumerate(kills):
+        notes.unlink(missing_ok=True)
+        before = NoteEvaluations(notes, kill)
+        command = start("fit", file, "--resume", log=tmp_path / f"log{i}", before=before).wait()
+        assert command.code == -signal.SIGKILL, command.text
+        if saved is None:
+            assert not (out / "last.ckpt").exists()
+        else:
+            assert torch.load(out / "last.ckpt", weights_only=True)["global_step"] == saved, kill
+        steps = notes.read_text().split() if notes.exists() else []
+        assert steps == [str(step) for step in evaluated], kill
+    command = start("fit", file, "--resume", log=tmp_path / "log").wait()
+    assert command.code == 0, command.text
+    assert_same(contents(out), contents(undisturbed))
+    assert not list(out.glob(".*")), "files of killed processes"
+    repeated = start("fit", file, "--resume", log=tmp_path / "log").wait()
+    assert repeated.code == 0, repeated.text
+    assert_same(contents(out), contents(undisturbed))
+
+
+def test_a_run_killed_and_interrupted_at_any_time_ends_as_an_undisturbed_one(
+    corpus, undisturbed, tmp_path
+):
+    file = recipe(tmp_path / "run.yaml", corpus, **EVERYTHING)
+    out = tmp_path / "run"
+    command = start("fit", file, log=tmp_path / "log1").until((out / "last.ckpt").exists)
+    assert command.send(signal.SIGKILL).code == -signal.SIGKILL
+    command = start("fit", file, "--resume", log=tmp_path / "log2")
+    command.until((out / "best.json").exists).send(signal.SIGINT)
+    assert command.code == 1, command.text
+    assert command.last_line == "interrupted; the same command goes on (fit: with --resume)"
+    assert not (out / "model.pt").exists()
+    command = start("fit", file, "--resume", log=tmp_path / "log3").wait()
+    assert command.code == 0, command.text
+    assert_same(contents(out), contents(undisturbed))
+
+
+@pytest.fixture(scope="module")
+def killed(corpus, tmp_path_factory) -> Path:
+    """Folder of a run that was killed after 3 of its 6 steps."""
+    folder = tmp_path_factory.mktemp("killed")
+    file = recipe(folder / "run.yaml", corpus)
+    kill = KillAt(Training, "training_step", 4)
+    command = start("fit", file, log=folder / "log", before=kill).wait()
+    assert command.code == -signal.SIGKILL, command.text
+    return folder / "run"
+
+
+@pytest.fixture
+def halfway(killed, tmp_path) -> Path:
+    return shutil.copytree(killed, tmp_path / "run")
+
+
+def fit(corpus, tmp_path, *arguments, before=None, **sections):
+    """A run in the folder `run` of tmp_path, to its end."""
+    file = recipe(tmp_path / "run.yaml", corpus, **sections)
+    return start("fit", file, *arguments, log=tmp_path / "log", before=before).wait()
+
+
+def assert_refused(command, *texts: str) -> None:
+    assert command.code == 1, command.text
+    assert "Traceback" not in command.text
+    assert command.last_line.startswith("training "), command.text
+    for text in texts:
+        assert text in command.last_line
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on_afterwards(
+    corpus, halfway, tmp_path
+):
+    before = sha256(halfway / "last.ckpt"), sha256(halfway / "best.ckpt")
+    disk = DiskOf((halfway / "last.ckpt").stat().st_size // 2)
+    command = fit(corpus, tmp_path, "--resume", before=disk)
+    assert_refused(command, f"cannot write {halfway / 'last.ckpt'}", "the checkpoint from before")
+    assert (sha256(halfway / "last.ckpt"), sha256(halfway / "best.ckpt")) == before
+    assert not list(halfway.glob(".*"))
+    assert fit(corpus, tmp_path, "--resume").code == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ([], "a weight after micro step 3 is not finite (clips Yt000"),
+        (
+            ["run.log_every_steps=99", "run.save_every_steps=99", "evaluation.every_epochs=3"],
+            "the loss of micro step 4 is not finite (clips Yt000",
+        ),
+    ],
+)
+def test_a_loss_that_is_not_finite_stops_the_run_which_resumes_at_a_lower_rate(
+    corpus, halfway, tmp_path, settings, message
+):
+    before = sha256(halfway / "last.ckpt")
+    options = [word for setting in ["optim.lr=1e30", *settings] for word in ("--set", setting)]
+    command = fit(corpus, tmp_path, "--resume", *options)
+    assert_refused(command, message, "resume with a lower optim.lr")
+    assert "resumed with another optim.lr: 0.001 then, 1e+30 now" in command.text
+    assert sha256(halfway / "last.ckpt") == before
+    state = torch.load(halfway / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(tensor.isfinite().all() for tensor in state.values())
+    if not settings:
+        command = fit(corpus, tmp_path, "--resume", "--set", "optim.lr=1e-4")
+        assert command.code == 0, command.text
+        saved = torch.load(halfway / "last.ckpt", weights_only=True)
+        assert saved["global_step"] == 6
+        rates = [group["initial_lr"] for group in saved["optimizer_states"][0]["param_groups"]]
+        assert rates == [1e-4] * len(rates)
+
+
+# Other bad input
+
+
+def test_a_folder_with_a_run_is_refused_without_resume_or_for_another_recipe(
+    corpus, halfway, tmp_path
+):
+    before = sha256(halfway / "last.ckpt")
+    assert_refused(fit(corpus, tmp_path), f"{halfway / 'last.ckpt'} is there: give --resume")
+    for setting, told in (
+        ("augment.warp_p=0.1", "augment.warp_p: 0.8 then, 0.1 now"),
+        ("optim.batch=2", "optim.batch: 4 then, 2 now"),
+        ("run.seed=5", "run.seed: 0 then, 5 now"),
+    ):
+        command = fit(corpus, tmp_path, "--resume", "--set", setting)
+        assert_refused(command, "is of another run", told, "use another run.out")
+    assert sha256(halfway / "last.ckpt") == before
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"optim": {"warmup": 3}}, "optim has the unknown warmup; known: name, lr,"),
+        ({"optimiser": {"lr": 3}}, "recipe has the unknown optimiser; known: model, data,"),
+        ({"optim": {"batch": "four"}}, "optim.batch is 'four'; expected a whole number"),
+        ({"augment": {"warp_p": 2}}, "augment.warp_p is 2.0; allowed is 0 to 1"),
+        ({"optim": {"warmup_steps": 6}}, "warmup_steps 6 in a run of 6 optimizer steps"),
+        ({"data": {"train": []}}, "names no data to train on"),
+        ({"data": {"train": [{"audio": "gone.hdf"}]}}, "gone.hdf"),
+        (
+            {"data": {"train": [{"audio": "train.hdf", "events": "eval.tsv"}]}},
+            "train.hdf is in the annotation",
+        ),
+        ({"model": {"name": "frame_mn"}}, "unknown model 'frame_mn'; known: atst_frame,"),
+        ({"model": {"start": "strong"}}, "frame_mn02 has no 'strong' stage"),
+        ({"distill": {"weight": 0.5, "pseudo_labels": ["cut.h5"]}}, "expected float16 (clips, 3,"),
+        ({"distill": {"weight": 0.5, "pseudo_labels": ["nan.h5"]}}, "NaN or infinite logits of t"),
+    ],
+)
+def test_a_bad_recipe_or_bad_data_is_refused_in_one_line(corpus, tmp_path, sections, message):
+    logits = np.zeros((TRAIN, len(CLASSES), 250))
+    write_pseudo_labels(corpus / "cut.h5", logits[:, :, :249])
+    logits[:, 1, 7] = np.nan
+    write_pseudo_labels(corpus / "nan.h5", logits)
+    assert_refused(fit(corpus, tmp_path, **sections), message)
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+
+
+@pytest.fixture(scope="module")
+def half_broken(tmp_path_factory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("broken"), broken=(3,))
+
+
+def test_more_unreadable_clips_than_allowed_stop_a_run(half_broken, tmp_path):
+    command = fit(half_broken, tmp_path)
+    assert_refused(command, "1 of 8 clips are unreadable", "max_unreadable = 0.01", "Yt0000000003")
+
+
+@pytest.fixture(scope="module")
+def lenient(half_broken, tmp_path_factory) -> Path:
+    """Folder of a run with one unreadable clip of 8, where more are allowed."""
+    folder = tmp_path_factory.mktemp("lenient")
+    sections = {
+        "model": {"name": "frame_mn06"},
+        "data": {"max_unreadable": 0.2},
+        "sampling": {"balanced": False},
+        "optim": {"epochs": 1},
+    }
+    command = fit(half_broken, folder, **sections)
+    assert command.code == 0, command.text
+    return folder
+
+
+def test_fewer_unreadable_clips_are_named_and_listed(lenient):
+    text = (lenient / "log").read_text(encoding="utf-8")
+    assert "unreadable, left out: " in text
+    assert "1 unreadable (12.50%): Yt0000000003" in text
+    assert list(Coverage.read(lenient / "run" / "coverage-0.json").unreadable) == ["Yt0000000003"]
+    assert Coverage.read(lenient / "run" / "coverage-1.json").unreadable == {}
+
+
+# Two devices
+
+
+def without_chance(devices: int) -> dict:
+    """Sections without anything that is drawn per device."""
+    off = ("wavmix_p", "frame_shift", "mixup_p", "mixstyle_p", "filter_p", "warp_p")
+    return {
+        "augment": dict.fromkeys(off, 0.0),
+        "sampling": {"balanced": False},
+        "run": {"devices": devices},
+    }
+
+
+def train_small(words: list[str]) -> int:
+    """Train a small transformer, which has no batch norm, and write down which clips it heard."""
+    file, notes = map(Path, words)
+    options = config.load([file])
+    train, evaluation, events, coverage = open_data(options)
+    torch.manual_seed(0)
+    backbone = SMALL["atst_frame"]()
+    head = LinearHead(backbone.embed_dim, len(CLASSES))
+    model = SEDModel(MODELS["atst_frame"].frontend(), backbone, head=head).train()
+    freeze_unused(model, "strong")
+    module = Training(options, model, train, evaluation, events)
+    heard, step = [], module.training_step
+
+    def noted(batch, batch_idx):
+        heard.append(batch["clip"].tolist())
+        return step(batch, batch_idx)
+
+    module.training_step = noted
+    out = Path(options.run.out)
+    trainer = make_trainer(options, module, Keep(out, 100, coverage))
+    trainer.fit(module)
+    Path(f"{notes}{trainer.global_rank}").write_text(json.dumps(heard))
+    return 0
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def start_two(*arguments, folder: Path, main=None) -> list:
+    """The same command in two processes with the environment that torchrun gives them."""
+    names = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "TORCHELASTIC_RUN_ID": "test"}
+    names |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
+    commands = [
+        start(
+            *arguments,
+            log=folder / f"log{rank}",
+            main=main,
+            **names | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    return [command.wait() for command in commands]
+
+
+def curve(run: Path) -> dict[str, list[float]]:
+    """The columns of the run's log."""
+    (file,) = run.glob("logs/csv/*/metrics.csv")
+    with file.open(newline="") as text:
+        rows = list(csv.DictReader(text))
+    names = [name for name in rows[0] if "/" in name]
+    return {name: [float(row[name]) for row in rows if row[name]] for name in names}
+
+
+def test_two_devices_learn_and_score_as_one_and_hear_every_clip_of_an_epoch_once(corpus, tmp_path):
+    one = recipe(tmp_path / "one.yaml", corpus, **without_chance(1))
+    two = recipe(tmp_path / "two.yaml", corpus, **without_chance(2))
+    alone = start(one, tmp_path / "alone", log=tmp_path / "log", main=train_small).wait()
+    assert alone.code == 0, alone.text
+    for command in start_two(two, tmp_path / "shared", folder=tmp_path, main=train_small):
+        assert command.code == 0, command.text
+
+    expected, found = curve(tmp_path / "one"), curve(tmp_path / "two")
+    assert len(expected["train/loss"]) == 6 and len(expected["val/loss"]) == 3
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(values, rel=1e-4, abs=1e-6), name
+    results = [json.loads((tmp_path / run / "last.json").read_text()) for run in ("one", "two")]
+    assert results[0]["clips"] == EVAL
+    assert results[1]["psds1_macro"] == pytest.approx(results[0]["psds1_macro"], abs=1e-4)
+    assert results[0]["psds1_macro"] > 0
+
+    heard = json.loads((tmp_path / "alone0").read_text())
+    shared = [json.loads((tmp_path / f"shared{rank}").read_text()) for rank in range(2)]
+    assert heard == [first + second for first, second in zip(*shared, strict=True)]
+    for epoch in range(3):
+        clips = [clip for step in heard[2 * epoch : 2 * epoch + 2] for clip in step]
+        assert sorted(clips) == list(range(TRAIN))
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(corpus, tmp_path):
+    file = recipe(tmp_path / "run.yaml", corpus, optim={"batch": 3}, run={"devices": 2})
+    first, second = start_two("fit", file, folder=tmp_path)
+    assert_refused(first, "optim.batch 3 in 1 parts cannot be shared by 2 devices", "multiple of 2")
+    assert second.code == 1
+
+
+@pytest.mark.parametrize("launcher", [[], ["torch.distributed.run", "--standalone"]])
+def test_a_real_command_trains_on_two_devices(corpus, tmp_path, launcher):
+    file = recipe(tmp_path / "run.yaml", corpus, optim={"epochs": 1}, run={"devices": 2})
+    before = [*launcher, "--nproc-per-node", "2", "-m"] if launcher else []
+    command = [sys.executable, "-m", *before, "training", "fit", str(file)]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.split() == [str(tmp_path / "run" / "model.pt")]
+    assert len(curve(tmp_path / "run")["train/loss"]) == 2
+    assert json.loads((tmp_path / "run" / "best.json").read_text())["clips"] == EVAL
+
+
+# Checkpoints
+
+
+def test_a_trained_checkpoint_opens_everywhere_and_scores_as_in_training(
+    corpus, undisturbed, tmp_path
+):
+    expected = json.loads((undisturbed / "best.json").read_text())
+    assert expected["psds1_macro"] > 0
+    torch.manual_seed(0)
+    audio = 0.1 * torch.randn(1, 160000)
+    answers = []
+    for name in ("model.pt", "model.safetensors"):
+        opened = open_checkpoint(undisturbed / name)
+        loaded = hear_ptsed.load(
+            "frame_mn02",
+            checkpoint=str(undisturbed / name),
+            n_classes=len(CLASSES),
+            **{"sequence_model": "bigru", "dim": 16},
+        )
+        assert list(opened.classes) == list(loaded.classes) == sorted(CLASSES)
+        with torch.no_grad():
+            answers += [model(audio).strong for model in (opened, loaded)]
+    kept = torch.load(undisturbed / "best.ckpt", weights_only=True)["state_dict"]
+    for key, value in open_checkpoint(undisturbed / "model.pt").state_dict().items():
+        # The averaged weights are what was scored; the weak head was not trained.
+        if "weak_head" not in key:
+            assert torch.equal(value, kept[f"ema.module.{key}"]), key
+    for answer in answers[1:]:
+        torch.testing.assert_close(answer, answers[0], rtol=0, atol=0)
+
+    command = start(
+        *("evaluate", undisturbed / "model.pt", "--audio", corpus / "eval.hdf"),
+        *("--events", corpus / "eval.tsv", "--device", "cpu", "--out", tmp_path / "scores.json"),
+        log=tmp_path / "log",
+    ).wait()
+    assert command.code == 0, command.text
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    for name in ("psds1_macro", "psds1", "pauroc"):
+        assert scores[name] == pytest.approx(expected[name], abs=1e-6, nan_ok=True)
+    for name, values in expected["per_class"].items():
+        assert scores["per_class"][name] == pytest.approx(values, abs=1e-6, nan_ok=True)
+    assert scores["clips"] == expected["clips"] == EVAL
+    assert json.loads(command.text[command.text.index("{") :])["psds1"] == scores["psds1"]
+
+
+def test_a_plug_in_takes_a_trained_file(lenient):
+    from hear_ptsed.plugins import frame_mn06_strong
+
+    audio = 0.1 * torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
+    expected = open_checkpoint(lenient / "run" / "model.pt")
+    for name in ("model.pt", "model.safetensors"):
+        model = frame_mn06_strong.load_model(str(lenient / "run" / name))
+        embeddings, _ = frame_mn06_strong.get_timestamp_embeddings(audio, model)
+        assert embeddings.shape[:2] == (1, 25) and embeddings.isfinite().all()
+        with torch.no_grad():
+            features = expected(torch.nn.functional.pad(audio, (0, 144000))).frames
+        torch.testing.assert_close(embeddings, features[:, :25], rtol=1e-3, atol=1e-3)
+
+
+def test_a_checkpoint_without_a_strong_head_is_not_scored(corpus, undisturbed, tmp_path):
+    content = torch.load(undisturbed / "model.pt", weights_only=True)
+    state = content.get("state_dict", content)
+    for key in [key for key in state if "strong_head" in key]:
+        del state[key]
+    torch.save(content, tmp_path / "headless.pt")
+    command = start(
+        *("evaluate", tmp_path / "headless.pt", "--audio", corpus / "eval.hdf"),
+        *("--events", corpus / "eval.tsv"),
+        log=tmp_path / "log",
+    ).wait()
+    assert_refused(command, "has no trained strong head")
+
+
+# Help
+
+
+@pytest.mark.parametrize(
+    "command", ["", "fit", "evaluate", "pseudo-label", "pack", "export", "demo"]
+)
+def test_every_command_explains_itself(command):
+    words = [sys.executable, "-m", "training", *command.split(), "--help"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: python -m training {command}".rstrip())
+
+
+def test_print_shows_the_whole_recipe_and_trains_nothing(corpus, tmp_path):
+    file = recipe(tmp_path / "run.yaml", corpus)
+    words = [sys.executable, "-m", "training", "fit", str(file), "--set", "optim.lr=2e-5"]
+    done = subprocess.run([*words, "--print"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "printed.yaml").write_text(done.stdout)
+    assert config.load([tmp_path / "printed.yaml"]) == config.load([file], ["optim.lr=2e-5"])
+    assert not (tmp_path / "run").exists()
