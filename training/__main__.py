@@ -31,6 +31,7 @@ def fit(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     from training.evaluate import evaluate
+    from training.metrics import as_json
 
     result = evaluate(
         args.checkpoint,
@@ -46,7 +47,7 @@ def evaluate(args: argparse.Namespace) -> None:
         out=args.out,
     )
     shown = {k: v for k, v in result.items() if k not in ("per_class", "coverage")}
-    print(json.dumps(shown, indent=1))
+    print(as_json(shown))
 
 
 def pseudo_label(args: argparse.Namespace) -> None:

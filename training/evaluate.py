@@ -1,6 +1,5 @@
 """Scoring of models on strongly labelled clips: `python -m training evaluate`."""
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -118,7 +117,7 @@ class Scores:
             keys = [key for key, kept in zip(self.clips.keys, there, strict=True) if kept]
             names = [self.clips.classes[c] for c in self.scored]
             timed = metrics.evaluate(
-                self.strong[there],
+                self.strong if there.all() else self.strong[there],
                 keys,
                 names,
                 self.events,
@@ -235,5 +234,5 @@ def evaluate(
     }
     if out is not None:
         with atomic(out) as temporary:
-            temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(metrics.as_json(result) + "\n", encoding="utf-8")
     return result

@@ -1,6 +1,5 @@
 """A run from its recipe to an exported checkpoint: `python -m training fit`."""
 
-import json
 import logging
 import math
 import os
@@ -29,6 +28,7 @@ from training.annotations import Events
 from training.config import Recipe
 from training.coverage import Coverage
 from training.data import Batch, ClipSet, Opened, class_names
+from training.metrics import as_json
 from training.module import Training, freeze_unused
 from training.pseudo_labels import open_pseudo_labels
 
@@ -357,7 +357,7 @@ def _write_coverage(out: Path, coverage: list[Coverage], module: Training) -> No
 
 def _write_json(path: Path, content: dict) -> None:
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(as_json(content) + "\n", encoding="utf-8")
 
 
 def _link(source: Path, target: Path) -> None:
