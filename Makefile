@@ -1,4 +1,4 @@
-# make env: .venv with everything; make demo: the main job; make test: the tests; make lint: ruff.
+# make env: .venv with everything; make demo: evaluation and training, small; make test: the tests; make lint: ruff.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -22,7 +22,7 @@ demo: env
 	$(RUN) -m training demo --quick --out $(OUT)/training
 
 test: env
-	$(RUN) -m pytest -n 2
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 lint: env
 	$(VENV)/bin/ruff check .

@@ -54,7 +54,10 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["hear_ptsed*", "training*", "eval_tasks*", "leaderboards*"]),
-    package_data={"hear_ptsed": ["labels/*.csv"]},
+    package_data={
+        "hear_ptsed": ["labels/*.csv"],
+        "training": ["recipes/*.yaml", "recipes/*/*.yaml"],
+    },
     install_requires=["torch>=2.6", "torchaudio>=2.6", "numpy", "soundfile", "tqdm"],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["hear-ptsed = hear_ptsed.cli:main"]},

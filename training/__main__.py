@@ -7,8 +7,9 @@ from pathlib import Path
 
 RECIPES = """\
 A recipe is a yaml of differences from the defaults (`--print` shows all values). Several recipes
-can be given; the later wins. On several GPUs: --set run.devices=8, or torchrun --nproc-per-node 8
--m training fit …; on several nodes also run.nodes, under torchrun or Slurm's srun.
+can be given; the later wins. On several GPUs: --set run.devices=8, started plainly or by
+torchrun --nproc-per-node 8 -m training fit …; on several nodes also --set run.nodes=N, under
+torchrun or Slurm's srun.
 The run's folder is run.out; its model.pt is what hear_ptsed.load and the plug-ins take."""
 
 

@@ -199,10 +199,9 @@ def open_data(
 def start_model(recipe: Recipe, classes: list[str]) -> SEDModel:
     """The network with its first weights; what they do not cover is drawn from the run's seed."""
     options = recipe.model
-    sequence = {"dim": options.dim, "layers": options.layers} if options.sequence_model else {}
     with torch.random.fork_rng():
         torch.manual_seed(recipe.run.seed)
-        model = build(options.name, len(classes), options.sequence_model, options.head, **sequence)
+        model = _network(recipe, len(classes))
     if options.head_prior is not None:
         for head in (model.head.strong_head, model.head.weak_head):
             torch.nn.init.constant_(
@@ -222,6 +221,12 @@ def start_model(recipe: Recipe, classes: list[str]) -> SEDModel:
         path = recipe.path(options.start)
     load_checkpoint(model, path)
     return model.train()
+
+
+def _network(recipe: Recipe, n_classes: int) -> SEDModel:
+    options = recipe.model
+    sequence = {"dim": options.dim, "layers": options.layers} if options.sequence_model else {}
+    return build(options.name, n_classes, options.sequence_model, options.head, **sequence)
 
 
 def make_trainer(recipe: Recipe, module: Training, keep: Keep) -> lightning.Trainer:
@@ -266,9 +271,7 @@ def export(checkpoint: Path, path: Path) -> None:
     if "recipe" not in content:
         raise ValueError(f"{checkpoint} is no checkpoint of `python -m training fit`")
     recipe, classes = config.from_dict(content["recipe"]), content["classes"]
-    options = recipe.model
-    sequence = {"dim": options.dim, "layers": options.layers} if options.sequence_model else {}
-    model = build(options.name, len(classes), options.sequence_model, options.head, **sequence)
+    model = _network(recipe, len(classes))
     prefix = "ema.module." if recipe.optim.ema else "model."
     state = content["state_dict"]
     model.load_state_dict(
@@ -276,7 +279,7 @@ def export(checkpoint: Path, path: Path) -> None:
     )
     head = "weak_head" if recipe.data.labels == "weak" else "strong_head"
     # The attention head's weak output goes through both.
-    heads = ("strong_head", "weak_head") if options.head == "attention" else (head,)
+    heads = ("strong_head", "weak_head") if recipe.model.head == "attention" else (head,)
     save_checkpoint(model, path, classes, heads)
 
 
