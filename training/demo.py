@@ -36,7 +36,7 @@ STAGES = {  # row of the table: what was trained
 }
 SIZES = {  # training clips, evaluation clips, shorter training
     False: (800, 240, ()),
-    True: (160, 64, ("optim.epochs=3", "optim.warmup_steps=10")),
+    True: (240, 80, ("optim.epochs=4", "optim.warmup_steps=20")),
 }
 
 
@@ -44,7 +44,7 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0, corpus: Path | None =
     """Run what is not done yet; everything stays in `out`.
 
     Args:
-        quick: a fifth of the clips and half of the epochs: shows that all works, not how well.
+        quick: a third of the clips and fewer epochs: shows that all works, not how well.
         seed: of the training; the corpus has its own.
         corpus: a folder of soundscapes to use, else they are rendered into `out`.
     Returns:
@@ -54,9 +54,9 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0, corpus: Path | None =
     out = Path(out).absolute()
     train, evaluation, shorter = SIZES[quick]
     if corpus is None:
-        corpus = soundscapes.prepare(
-            out / "soundscapes", train=train, evaluation=evaluation, workers=os.cpu_count() or 1
-        )
+        folder = out / ("soundscapes_quick" if quick else "soundscapes")
+        cores = os.cpu_count() or 1
+        corpus = soundscapes.prepare(folder, train=train, evaluation=evaluation, workers=cores)
     work = out / ("quick" if quick else "full") / f"seed{seed}"
     work.mkdir(parents=True, exist_ok=True)
     for part in ("train", "eval"):
