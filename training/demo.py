@@ -87,7 +87,8 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0, corpus: Path | None =
         lambda: _fit(work, "strong", "strong", fit),
         lambda: _fit(work, "strong_kd", "student", fit),
     )
-    logging.getLogger("training").setLevel(logging.WARNING)  # one coverage report, not six
+    for name in ("training", "hear_ptsed"):  # one coverage report, not six
+        logging.getLogger(name).setLevel(logging.ERROR)
     print(Coverage.read(work / "eval" / COVERAGE).text())
     results = {name: _score(work, name, corpus) for name in STAGES}
     table = _table(results, corpus, quick, seed)
@@ -114,6 +115,7 @@ def _score(work: Path, name: str, corpus: Path) -> dict:
             per_frame_of_weak=name == "weak",
             bootstrap=200,
             workers=0,
+            progress=False,
             out=done,
         )
     result = json.loads(done.read_text(encoding="utf-8"))

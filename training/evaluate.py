@@ -183,6 +183,7 @@ def evaluate(
     device: str | None = None,
     bootstrap: int = 0,
     per_frame_of_weak: bool = False,
+    progress: bool = True,
     out: Path | None = None,
 ) -> dict:
     """Score a checkpoint on annotated clips; the classes are those that both have.
@@ -221,6 +222,7 @@ def evaluate(
         batch=batch,
         workers=workers,
         device=device,
+        progress=progress,
     )
     coverage = opened.coverage(classes)
     for report in coverage:
