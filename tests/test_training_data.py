@@ -4,11 +4,9 @@ import hashlib
 import io
 import json
 import multiprocessing
-import os
 import pickle
 import resource
 import signal
-import threading
 import time
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import pytest
 import soundfile
 import torch
 import torchaudio
+from tqdm import tqdm
 
 h5py = pytest.importorskip("h5py")
 datasets = pytest.importorskip("datasets")
@@ -576,16 +575,18 @@ def test_packing_killed_and_run_again_gives_the_same_bytes(tmp_path, many, undis
     assert sum(again[name] == written for name, written in kept.items()) >= 3
 
 
-def test_ctrl_c_leaves_only_whole_shards(tmp_path, many, undisturbed):
-    def interrupt() -> None:
-        wait_for_shards(tmp_path, 2)
-        os.kill(os.getpid(), signal.SIGINT)
+def test_ctrl_c_leaves_only_whole_shards(tmp_path, many, undisturbed, monkeypatch):
+    done = []
 
-    thread = threading.Thread(target=interrupt)
+    class Bar(tqdm):
+        def update(self, n=1):
+            done.append(n)
+            if len(done) == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("training.pack.tqdm", Bar)
     with pytest.raises(KeyboardInterrupt):
-        thread.start()
         pack([open_clips(many)], None, tmp_path, clips_per_shard=4, workers=2, max_unreadable=0.05)
-        thread.join()
     names = {file.name for file in tmp_path.iterdir()}
     assert not any(name.startswith(".") for name in names) and "index.npz" not in names
     for name in names - {"shards.json"}:
