@@ -42,10 +42,10 @@ def interval(values: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("work/pipeline"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
-    runs = [demo(args.out, quick=args.quick, seed=seed) for seed in range(args.seeds)]
+    runs = [demo(args.out, quick=args.quick, seed=seed) for seed in args.seeds]
 
     print(f"| stage | {' | '.join(COLUMNS)} | seeds |")
     print("|---" * (len(COLUMNS) + 2) + "|")

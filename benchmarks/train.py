@@ -3,7 +3,8 @@
 Whole training steps (audio to resampling, mixing, mel, augmentation, network, loss, gradients,
 optimiser) of the strong recipe on random clips with random labels of 447 classes. Prints clips per
 second, the share of the rate at which the same device multiplies matrices of the same type (three
-times the FLOP of the network's forward pass, PyTorch's count), and memory. The second table is the loader alone, from packed shards.
+times the FLOP of the network's forward pass, PyTorch's count), and memory. The second table is the
+loader alone, from packed shards.
 """
 
 import argparse
