@@ -18,7 +18,9 @@ def fit(args: argparse.Namespace) -> None:
 
     from training import config
 
-    recipe = config.load(args.recipe, [f"data.root={args.data}"] * bool(args.data) + args.set)
+    # Quoted, since a setting is yaml and a folder may be called 2024.
+    root = [f"data.root={json.dumps(args.data)}"] if args.data else []
+    recipe = config.load(args.recipe, [*root, *args.set])
     if args.print:
         print(yaml.safe_dump(config.as_dict(recipe), sort_keys=False), end="")
         return
