@@ -136,7 +136,7 @@ def test_absent_foreign_and_cut_off_files_are_refused_in_one_line(tmp_path):
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], whole[:-1], b"", b"PK hello"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"p\.h5: no HDF5 file or cut off") as caught:
+        with pytest.raises(ValueError, match=r"p\.h5: not a complete HDF5 file") as caught:
             PseudoLabels(path)
         assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match="no such file; give a file of pseudo labels"):

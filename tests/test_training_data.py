@@ -585,8 +585,20 @@ def test_ctrl_c_leaves_only_whole_shards(tmp_path, many, undisturbed, monkeypatc
                 signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("training.pack.tqdm", Bar)
-    with pytest.raises(KeyboardInterrupt):
-        pack([open_clips(many)], None, tmp_path, clips_per_shard=4, workers=2, max_unreadable=0.05)
+    # A shell's background jobs begin with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pack(
+                [open_clips(many)],
+                None,
+                tmp_path,
+                clips_per_shard=4,
+                workers=2,
+                max_unreadable=0.05,
+            )
+    finally:
+        signal.signal(signal.SIGINT, before)
     names = {file.name for file in tmp_path.iterdir()}
     assert not any(name.startswith(".") for name in names) and "index.npz" not in names
     for name in names - {"shards.json"}:

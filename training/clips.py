@@ -100,7 +100,7 @@ class Hdf5Clips(Clips):
     """`audio_name` (N,) text, `mp3` (N,) variable-length uint8, maybe `target` (N, 66) uint8."""
 
     def __init__(self, path: Path):
-        with _hdf5(path) as file:
+        with open_hdf5(path) as file:
             for name in ("audio_name", "mp3"):
                 if name not in file:
                     raise ValueError(
@@ -141,7 +141,7 @@ class Hdf5Clips(Clips):
         return np.unpackbits(self._file()["target"][:], axis=1, count=WEAK_CLASSES)
 
     def _open(self) -> h5py.File:
-        return _hdf5(self.path)
+        return open_hdf5(self.path)
 
 
 class HuggingFaceClips(Clips):
@@ -196,7 +196,7 @@ class HuggingFaceClips(Clips):
             found = datasets.load_from_disk(str(self.path))
         except Exception as error:  # pyarrow's and json's own errors among them
             raise ValueError(
-                f"{self.path}: not a complete Hugging Face data set ({_one_line(error)})"
+                f"{self.path}: not a complete Hugging Face data set ({one_line(error)})"
             ) from error
         return list(found.values()) if isinstance(found, datasets.DatasetDict) else [found]
 
@@ -354,14 +354,16 @@ def _event_columns(
     return compute.fill_null(count, 0).to_numpy(zero_copy_only=False), arrays
 
 
-def _hdf5(path: Path) -> h5py.File:
+def open_hdf5(path: Path) -> h5py.File:
+    """The file for reading, or a ValueError that says what to do."""
     try:
         return h5py.File(path)
     except OSError as error:
         raise ValueError(
-            f"{path}: not a complete HDF5 file ({_one_line(error)}); copy or download it again"
+            f"{path}: not a complete HDF5 file ({one_line(error)}); copy or download it again"
         ) from error
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The first line of what an error says, else its type."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -21,6 +21,7 @@ from hear_ptsed.files import atomic
 from hear_ptsed.tensor_files import few
 from hear_ptsed.windows import WINDOW_FRAMES
 from training.annotations import clip_key
+from training.clips import one_line, open_hdf5
 
 EXPONENT = 0x7C00  # bits of a float16 that are all set in NaN and infinity
 
@@ -87,14 +88,14 @@ class PseudoLabels:
         """Logits (C, 250) float16 of a row."""
         # An HDF5 file opened before a fork must not be read after it.
         if self._opened[0] != os.getpid():
-            self._opened = (os.getpid(), [_open(p)["strong_logits"] for p in self.paths])
+            self._opened = (os.getpid(), [open_hdf5(p)["strong_logits"] for p in self.paths])
         which = int(np.searchsorted(self._ends, i, side="right"))
         row = i - (self._ends[which - 1] if which else 0)
         try:
             logits = self._opened[1][which][row]
         except OSError as error:
             raise ValueError(
-                f"{self.paths[which]}: damaged at {self.names[i]} ({_first_line(error)})"
+                f"{self.paths[which]}: damaged at {self.names[i]} ({one_line(error)})"
             ) from error
         if ((logits.view(np.uint16) & EXPONENT) == EXPONENT).any():
             raise ValueError(f"{self.paths[which]}: NaN or infinite logits of {self.names[i]}")
@@ -108,7 +109,9 @@ def open_pseudo_labels(paths: Sequence[Path | str]) -> PseudoLabels:
 
 def _read_tables(path: Path) -> tuple[list[str], list[str]]:
     """Names and classes of a file whose layout is right."""
-    with _open(path) as file:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give a file of pseudo labels")
+    with open_hdf5(path) as file:
         for name in ("filenames", "strong_logits"):
             if not isinstance(file.get(name), h5py.Dataset):
                 raise ValueError(f"{path}: no dataset {name}; it has {', '.join(file) or 'none'}")
@@ -128,21 +131,6 @@ def _read_tables(path: Path) -> tuple[list[str], list[str]]:
             )
         # One read of the whole table: one for each name takes two orders of magnitude longer.
         return [name.decode() for name in names[:].tolist()], classes
-
-
-def _open(path: Path) -> h5py.File:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give a file of pseudo labels")
-    try:
-        return h5py.File(path)
-    except OSError as error:
-        raise ValueError(
-            f"{path}: no HDF5 file or cut off ({_first_line(error)}); copy it again"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 class Writer:
@@ -172,7 +160,7 @@ class Writer:
     def finished(self) -> dict[str, Any] | None:
         """The report if the file is there; a ValueError if it or its parts differ in settings."""
         if self.out.exists():
-            with _open(self.out) as file:
+            with open_hdf5(self.out) as file:
                 self._compare(self.out, json.loads(file.attrs.get("settings", "{}")))
                 report = json.loads(file["report"].asstr()[()])
             shutil.rmtree(self.folder, ignore_errors=True)  # of a process killed in between
