@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hear_ptsed import windows
+from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.checkpoints import load_checkpoint
 from hear_ptsed.download import find
 from hear_ptsed.model import SEDModel
@@ -26,6 +27,11 @@ class Options:
     precision: str = "float32"  # or "bfloat16" (network only)
     compile: bool = False  # by torch.compile: a minute at first use, then faster; pads to `batch`
     untrained: bool = False  # random weights, no checkpoint
+    # Transformers only, at most one of the next three; see Backbone.take.
+    layer: int | None = None  # embed by the output of this block, 1 to depth
+    layers: str | None = None  # "mean": by the mean over the outputs of all blocks
+    drop_layers: int = 0  # without the last blocks
+    final_norm: bool = True  # with the norm behind the blocks
 
     def __post_init__(self):
         if not 0 <= self.overlap < 10:
@@ -41,6 +47,9 @@ class Options:
         if unknown := [name for name in given if name not in known]:
             raise ValueError(f"unknown option {', '.join(unknown)}; known: {', '.join(known)}")
         return cls(**given)
+
+    def take_from(self, backbone: Backbone) -> None:
+        backbone.take(self.layer, self.layers, self.drop_layers, self.final_norm)
 
 
 class HearModel(nn.Module):
@@ -88,7 +97,8 @@ def load_model(name: str, stage: str, model_file_path: str = "", **options) -> H
         options: see Options.
     """
     chosen = Options.of(options)
-    row(name, stage)
+    with torch.device("meta"):  # a wrong choice of blocks is told before a file is fetched
+        chosen.take_from(row(name, stage).backbone())
     if chosen.untrained:
         if model_file_path:
             raise ValueError(f"untrained and a checkpoint ({model_file_path}) exclude each other")
@@ -139,7 +149,12 @@ def check_audio(audio: Tensor, model: nn.Module) -> None:
 
 
 def set_up(model: SEDModel, options: Options) -> bool:
-    """Fold a model and give it its precision; True if it must run under bfloat16 autocast."""
+    """Reduce a model to the chosen blocks, fold it and give it its precision.
+
+    Returns:
+        True if it must run under bfloat16 autocast.
+    """
+    options.take_from(model.backbone)
     backbone = model.fold().backbone
     low_precision = options.precision == "bfloat16" and backbone.bfloat16
     if low_precision:  # matrices only: norms and tables stay in float32

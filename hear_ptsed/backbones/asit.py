@@ -53,10 +53,7 @@ class ASiT(Backbone):
         x = patches(spec.transpose(2, 3), self.patch_embed["proj"])  # (B, T', 8, D)
         x = x.flatten(1, 2)  # (B, T' * 8, D), frequency fastest
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        x = self.drop(x + self.positions(spec.shape[-1]))
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.run_blocks(self.drop(x + self.positions(spec.shape[-1])))
 
     def positions(self, n_frames: int) -> Tensor:
         """Position table for a spectrogram of `n_frames` frames, (1, 1 + T' * 8, D).

@@ -31,6 +31,7 @@ class ATSTFrame(Backbone):
     prefixes = ("model.atst.", "atst.", "teacher.encoder.", "encoder.encoder.")
     # All but the first are the rest of upstream training files.
     ignored = ("atst_mel.", "teacher.", "student.", "cls_token")
+    last_norm = "norm_frame"
 
     def __init__(self, cfg: ATSTFrameConfig = ATSTFrameConfig()):
         super().__init__()
@@ -63,7 +64,4 @@ class ATSTFrame(Backbone):
         x = x.unflatten(-1, (n_tokens, self.patch)).transpose(1, 2).flatten(2)  # (B, T', F * 4)
         x = self.patch_embed["patch_embed"](x)
         # Row 0 of the table is a leftover of a class token.
-        x = self.drop(x + self.pos_embed[:, 1 : n_tokens + 1])
-        for block in self.blocks:
-            x = block(x)
-        return self.norm_frame(x)
+        return self.run_blocks(self.drop(x + self.pos_embed[:, 1 : n_tokens + 1]))

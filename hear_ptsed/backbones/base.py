@@ -1,6 +1,6 @@
 """The contract of every backbone."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -19,7 +19,10 @@ class Backbone(nn.Module):
     absent: ClassVar[dict[str, tuple[str, ...]]] = {}
     cpu_batch: ClassVar[int] = 4  # windows at a time that suit the caches and allocator of a CPU
     bfloat16: ClassVar[bool] = True  # False: too inaccurate in bfloat16, stays in float32
+    last_norm: ClassVar[str] = "norm"  # name of the final norm behind the blocks; "": none
 
+    blocks: nn.ModuleList  # of transformers
+    mean = False  # of all blocks' outputs, see take
     embed_dim: int
     window_frames: int  # T' of a 10 s window
 
@@ -43,7 +46,61 @@ class Backbone(nn.Module):
         top, *rest = name.split(".")
         if top == "blocks":
             return int(rest[0])
-        return self.depth - 1 if top in ("norm", "norm_frame") else 0
+        return self.depth - 1 if top == self.last_norm else 0
+
+    def run_blocks(self, x: Tensor, *shared: Any) -> Tensor:
+        """Tokens (B, L, D) -> those that `take` chose, normed, (B, L, D)."""
+        total = 0.0
+        for block in self.blocks:
+            x = block(x, *shared)
+            if self.mean:
+                total = total + self._normed(x)
+        return total / self.depth if self.mean else self._normed(x)
+
+    def _normed(self, x: Tensor) -> Tensor:
+        return getattr(self, self.last_norm)(x) if self.last_norm else x
+
+    def take(
+        self,
+        layer: int | None = None,
+        layers: str | None = None,
+        drop_layers: int = 0,
+        final_norm: bool = True,
+    ) -> None:
+        """Give the output of an earlier block or the mean over all, by default the last block's.
+
+        To be called after loading a checkpoint: blocks that are not needed are removed for good.
+
+        Args:
+            layer: 1 to depth, the block to stop behind.
+            layers: "mean", over the outputs of all blocks, each normed by itself before, so that
+                blocks of different scale count alike.
+            drop_layers: 0 to depth - 1, how many blocks to remove from the end.
+            final_norm: False removes the norm behind the blocks; BEATs, whose blocks end in norms
+                of their own, has none to remove and refuses.
+        """
+        given = {"layer": layer is not None, "layers": layers is not None}
+        given["drop_layers"] = drop_layers != 0
+        if sum(given.values()) > 1:
+            names = " and ".join(name for name, is_given in given.items() if is_given)
+            raise ValueError(f"{names} exclude each other: give one of them")
+        if layers not in (None, "mean"):
+            raise ValueError(f"layers {layers!r}; allowed is 'mean'")
+        if layer is not None and (type(layer) is not int or not 1 <= layer <= self.depth):
+            raise ValueError(f"layer {layer!r}; allowed is 1 to {self.depth}")
+        if type(drop_layers) is not int or not 0 <= drop_layers < self.depth:
+            raise ValueError(f"drop_layers {drop_layers!r}; allowed is 0 to {self.depth - 1}")
+        if not isinstance(final_norm, bool):
+            raise ValueError(f"final_norm {final_norm!r}; allowed are True, False")
+        if not final_norm and not self.last_norm:
+            raise ValueError(
+                f"{type(self).__name__} has no norm behind its blocks: leave out final_norm"
+            )
+        if any(given.values()):
+            self.mean = layers is not None
+        del self.blocks[self.depth - drop_layers if layer is None else layer :]
+        if not final_norm:
+            setattr(self, self.last_norm, nn.Identity())
 
     def fold(self) -> None:
         """Bake into the weights what is constant at inference; no training or saving afterwards."""

@@ -41,6 +41,7 @@ class BEATs(Backbone):
     prefixes = ("model.model.", "model.beats.", "beats.")
     cpu_batch = 2
     ignored = ("predictor.",)  # the classifier of fine-tuned upstream files
+    last_norm = ""  # post-norm: each block ends in its own
 
     def __init__(self, cfg: BEATsConfig = BEATsConfig()):
         super().__init__()
@@ -55,11 +56,12 @@ class BEATs(Backbone):
     def forward(self, spec: Tensor) -> Tensor:
         x = patches(spec.transpose(2, 3), self.patch_embedding)  # (B, T', 8, 512)
         x = x.flatten(1, 2)  # (B, T' * 8, 512), frequency fastest
-        return self.encoder(self.drop(self.post_extract_proj(self.layer_norm(x))))
+        x, bias = self.encoder(self.drop(self.post_extract_proj(self.layer_norm(x))))
+        return self.run_blocks(x, bias, self.encoder.layer_drop)
 
     @property
-    def depth(self) -> int:
-        return len(self.encoder.layers)
+    def blocks(self) -> nn.ModuleList:
+        return self.encoder.layers
 
     def depth_of(self, name: str) -> int:
         return int(name.split(".")[2]) if name.startswith("encoder.layers.") else 0
@@ -113,7 +115,9 @@ class BEATs(Backbone):
 
 
 class Encoder(nn.Module):
-    """Convolutional position embedding and the transformer layers, which share one bias table."""
+    """Holds the layers and gives what goes into them: tokens with their convolutional position
+    embedding (B, L, D), and the bias (H, L, L) that all layers share.
+    """
 
     def __init__(self, cfg: BEATsConfig):
         super().__init__()
@@ -127,7 +131,7 @@ class Encoder(nn.Module):
         self.register_buffer("folded_bias", None, persistent=False)
         self._init_weights(cfg.depth)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x + F.gelu(self.pos_conv[0](x.transpose(1, 2))).transpose(1, 2)
         x = self.drop(self.layer_norm(x))
         bias = self.folded_bias
@@ -135,11 +139,7 @@ class Encoder(nn.Module):
             bias = self.bias(x.shape[1])
         if torch.is_autocast_enabled(x.device.type):  # once, not in every layer
             bias = bias.to(torch.get_autocast_dtype(x.device.type))
-        for layer in self.layers:
-            if self.training and torch.rand(()) < self.layer_drop:
-                continue
-            x = layer(x, bias)
-        return x
+        return x, bias
 
     def bias(self, n: int) -> Tensor:
         """Bias of every query-key pair by their distance, (H, n, n)."""
@@ -223,7 +223,9 @@ class Layer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(cfg.dim)
         self.drop = nn.Dropout(cfg.drop)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor, layer_drop: float) -> Tensor:
+        if self.training and torch.rand(()) < layer_drop:
+            return x
         x = torch.add(self.drop(self.self_attn(x, bias)), x, alpha=self.alpha)
         x = self.self_attn_layer_norm(x)
         y = self.drop(self.fc2(F.gelu(self.fc1(x))))

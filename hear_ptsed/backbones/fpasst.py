@@ -81,9 +81,7 @@ class FPaSST(Backbone):
         x = x + positions[0, :, 0, self._offset(n_tokens) :][:, :n_tokens].T
         special = torch.cat([self.cls_token, self.dist_token], dim=1) + self.new_pos_embed
         x = torch.cat([special.expand(len(x), -1, -1), x], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x[:, 2:])
+        return self.run_blocks(x)[:, 2:]
 
     def _tokens(self, x: Tensor) -> Tensor:
         """Stem output (B, 64, 32, T') -> (B, T', D): the published 128 x 2 kernel as two matrices.

@@ -79,6 +79,20 @@ class FrameMN(Backbone):
     def depth_of(self, name: str) -> int:
         return int(name.split(".")[1])  # of features
 
+    def take(
+        self,
+        layer: int | None = None,
+        layers: str | None = None,
+        drop_layers: int = 0,
+        final_norm: bool = True,
+    ) -> None:
+        """Refuses everything but the default."""
+        if (layer, layers, drop_layers, final_norm) != (None, None, 0, True):
+            raise ValueError(
+                "frame_mn, whose blocks differ in width and rate, gives the last one's output "
+                "only: leave out layer, layers, drop_layers and final_norm"
+            )
+
     def fold(self) -> None:
         for module in self.modules():
             if isinstance(module, ConvNormAct):

@@ -80,7 +80,5 @@ class M2D(Backbone):
         x = x + grid[:, :, :n_time].flatten(1, 2)
         cls_token = self.cls_token + self.pos_embed[:, :1]
         x = torch.cat([cls_token.expand(len(x), -1, -1), x], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        x = self.norm(x[:, 1:]).unflatten(1, (self.rows, n_time))
+        x = self.run_blocks(x)[:, 1:].unflatten(1, (self.rows, n_time))
         return x.transpose(1, 2).flatten(2)  # (B, T', 5 * D)
