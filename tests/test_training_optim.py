@@ -220,8 +220,14 @@ def test_schedules_warm_up_linearly_and_fall_as_defined():
 
 
 def test_without_warm_up_the_first_step_has_the_full_rate():
-    for name in ("cosine", "linear", "exp", "constant"):
+    for name in ("cosine", "linear", "exp", "constant", "ramp"):
         assert schedule(0, 5, options(schedule=name, warmup_steps=0)) == 1.0
+
+
+def test_a_ramp_warms_up_exponentially_and_stays():
+    ramp = options(schedule="ramp")
+    got = [schedule(step, 100, ramp) for step in (0, 5, 9, 10, 50, 100)]
+    np.testing.assert_allclose(got, [np.exp(-5), np.exp(-1.25), np.exp(-0.05), 1, 1, 1])
 
 
 def test_the_published_schedule_never_ends_its_warm_up_in_thirty_epochs():

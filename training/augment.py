@@ -73,8 +73,9 @@ def wavmix(
     mixed: Tensor,
     generator: Generator,
     remove_mean: Literal["all", "mixed"] = "all",
+    alpha: float = 2.0,
 ) -> tuple[Tensor, Targets]:
-    """Mixes clips with partners, weights from Beta(2, 2) folded; targets are mixed, not united.
+    """Mixes clips with partners, weights from Beta folded; targets are mixed, not united.
 
     Args:
         mixed: (B,) bool, the clips to mix; the others keep their targets.
@@ -82,7 +83,7 @@ def wavmix(
             gives the model two kinds of input.
     """
     mixed = _onto(mixed, audio)
-    share = torch.where(mixed, _partner_share(audio, 2.0, generator), 0.0)
+    share = torch.where(mixed, _partner_share(audio, alpha, generator), 0.0)
     # Removing the mean once, from the mixture, is the same as before and after mixing.
     audio = _blend(audio, partner_audio, share)
     mean = audio.mean(-1, keepdim=True)

@@ -130,7 +130,7 @@ class Optim:
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = 0.9  # of sgd
     # published: cosine behind 20,000 steps of warm-up, however short the run, as the public code
-    schedule: Literal["cosine", "linear", "exp", "constant", "published"] = "cosine"
+    schedule: Literal["cosine", "linear", "exp", "constant", "ramp", "published"] = "cosine"
     gamma: float = 0.999996  # per step, of the exp schedule
     warmup_steps: int = 5000  # optimiser steps
     layer_decay: float = 1.0  # the learning rate's factor per block, from the top
@@ -204,6 +204,13 @@ def load(recipes: Sequence[Path | str], settings: Sequence[str] = ()) -> Recipe:
     merged: dict[str, Any] = {}
     for path in recipes:
         _merge(merged, _read(Path(path)))
+    return checked(Recipe, overridden(merged, settings))
+
+
+def overridden(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Sections of values with settings such as "optim.lr=1e-4" in them."""
+    merged: dict[str, Any] = {}
+    _merge(merged, values)
     for setting in settings:
         name, separator, value = setting.partition("=")
         if not separator or name.count(".") != 1:
@@ -213,7 +220,7 @@ def load(recipes: Sequence[Path | str], settings: Sequence[str] = ()) -> Recipe:
             _merge(merged, {section: {key: yaml.safe_load(value)}})
         except yaml.YAMLError as error:
             raise ValueError(f"--set {setting!r}: {_flat(error)}") from None
-    return _build(Recipe, merged, "recipe")
+    return merged
 
 
 def as_dict(recipe: Recipe) -> dict[str, dict[str, Any]]:
@@ -223,7 +230,7 @@ def as_dict(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 def from_dict(values: dict[str, Any]) -> Recipe:
     """The recipe that `as_dict` wrote."""
-    return _build(Recipe, values, "recipe")
+    return checked(Recipe, values)
 
 
 def _plain(value: Any) -> Any:
@@ -261,7 +268,8 @@ def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
             into[section] = fields
 
 
-def _build(cls: type, values: Any, where: str) -> Any:
+def checked(cls: type, values: Any, where: str = "recipe") -> Any:
+    """A dataclass from plain values, or a ValueError that names what is wrong."""
     if not isinstance(values, dict):
         raise ValueError(f"{where} is {values!r}; expected {', '.join(_names(cls))}")
     hints = get_type_hints(cls)
@@ -286,7 +294,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):  # always "something or None"
         return None if value is None else _value(arguments[0], value, where)
     if dataclasses.is_dataclass(kind):
-        return _build(kind, value, where)
+        return checked(kind, value, where)
     if origin is tuple and isinstance(value, (list, tuple)):
         kinds = arguments[:1] * len(value) if arguments[-1] is ... else arguments
         if len(kinds) == len(value):

@@ -7,7 +7,7 @@ import torch
 
 from hear_ptsed.model import SEDModel
 
-SCHEDULES = ("cosine", "linear", "exp", "constant", "published")
+SCHEDULES = ("cosine", "linear", "exp", "constant", "ramp", "published")
 PUBLISHED_WARMUP = 20_000  # steps, which the public code sets whatever its option says
 
 
@@ -20,7 +20,7 @@ class Options(Protocol):
     weight_decay: float
     betas: tuple[float, float]
     momentum: float
-    schedule: Literal["cosine", "linear", "exp", "constant", "published"]
+    schedule: Literal["cosine", "linear", "exp", "constant", "ramp", "published"]
     gamma: float
     warmup_steps: int
     layer_decay: float
@@ -85,8 +85,9 @@ def schedule(step: int, total: int, optim: Options) -> float:
     """Factor on the learning rates at an optimizer step, 0 <= step <= total.
 
     After a linear warm-up from 0: "cosine" falls to 0 and "linear" to lr_end at the last step,
-    "exp" is multiplied by gamma at every step, "constant" stays. "published" is a cosine behind
-    20,000 steps of warm-up instead of warmup_steps, longer than some published runs.
+    "exp" is multiplied by gamma at every step, "constant" stays. "ramp" stays, too, but warms up by
+    exp(-5 (1 - step / warmup_steps)^2). "published" is a cosine behind 20,000 steps of warm-up
+    instead of warmup_steps, longer than some published runs.
     """
     if optim.schedule not in SCHEDULES:
         raise ValueError(f"unknown schedule {optim.schedule!r}; known: {', '.join(SCHEDULES)}")
@@ -99,10 +100,12 @@ def schedule(step: int, total: int, optim: Options) -> float:
         )
     since = step - warmup
     if since < 0:
-        return step / warmup
+        return math.exp(-5 * (since / warmup) ** 2) if optim.schedule == "ramp" else step / warmup
     if optim.schedule == "exp":
         return optim.gamma**since
     progress = min(1.0, since / max(1, total - warmup))
     if optim.schedule == "linear":
         return 1 - progress * (1 - optim.lr_end / optim.lr)
-    return 1.0 if optim.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * progress))
+    if optim.schedule in ("constant", "ramp"):
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * progress))

@@ -20,7 +20,7 @@ from numpy.random import Generator
 
 from hear_ptsed import wheels
 from hear_ptsed.files import sha256
-from training.sounds import speech
+from training.sounds import speech, tones
 from training.sounds.sound import (
     RATE,
     active_rms,
@@ -268,6 +268,36 @@ def voices(bank: str, names: list[str]) -> list[Source]:
         return speech.bank(bank)[voice][rng.integers(speech.UTTERANCES)]
 
     return [Source(voice, "espeakng-loader", bank, partial(draw, voice)) for voice in names]
+
+
+def alarms() -> list[Source]:
+    """Computed smoke detectors and alarm clocks: a source is a device with its pitch and rhythm."""
+
+    def draw(make: Draw, device: int, rng: Generator) -> np.ndarray:
+        return repitch(make(np.random.default_rng(device)), rng.uniform(-0.5, 0.5))
+
+    return [
+        Source(f"{make.__name__} {device}", "computed", "tones", partial(draw, make, device))
+        for make in (tones.smoke_detector, tones.alarm_clock)
+        for device in range(10)
+    ]
+
+
+def running_water() -> list[Source]:
+    """Three to eight seconds of one recording; a source is a stretch of 8 s in it."""
+    package, member = "onsen", "onsen/assets/water.wav"
+
+    def draw(start: int, rng: Generator) -> np.ndarray:
+        length = rng.uniform(3, 7.8)  # a second source begins where this one ends
+        begin = start + rng.uniform(0, 7.8 - length)
+        water = cut(recording(package, member), begin, begin + length)
+        water[: RATE // 50] *= np.linspace(0, 1, RATE // 50)
+        return repitch(water, rng.uniform(-1, 1))
+
+    return [
+        Source(f"water {start}-{start + 8} s", package, member, partial(draw, start))
+        for start in range(0, 64, 8)
+    ]
 
 
 def foxdot(names: str) -> list[str]:
