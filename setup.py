@@ -13,17 +13,21 @@ EXTRAS = {
         "espeakng-loader",
         "intervaltree",
         "matplotlib",
+        "mido",
         "more-itertools",
         "music21",
         "nvidia-ml-py",
         "pandas<3",
         "python-slugify",
         "pytorch-lightning==1.9.5",
+        "pyyaml",
         "scikit-learn",
         "scipy",
         "sed_eval",
+        "sed_scores_eval>=0.0.4",
         "setuptools<82",
         "soxr",
+        "tensorboard",
         "torchinfo",
     ],
     "training": [
@@ -40,9 +44,18 @@ EXTRAS = {
         "soxr",
         "tensorboard",
     ],
-    "leaderboards": ["jinja2", "pandas<3", "plotly", "rich"],
+    "ray": ["ray"],  # sweeps over many machines
+    "leaderboards": ["jinja2", "matplotlib", "pandas<3", "plotly", "rich"],
     "plot": ["matplotlib"],
-    "dev": ["hypothesis", "pip", "pytest", "pytest-xdist", "ruff"],
+    "dev": [
+        "axe-playwright-python",
+        "hypothesis",
+        "pip",
+        "playwright",
+        "pytest",
+        "pytest-xdist",
+        "ruff",
+    ],
 }
 
 setup(
@@ -57,6 +70,7 @@ setup(
     package_data={
         "hear_ptsed": ["labels/*.csv"],
         "training": ["recipes/*.yaml", "recipes/*/*.yaml"],
+        "leaderboards": ["published/*.csv", "published/*.md", "templates/*", "static/*"],
     },
     install_requires=["torch>=2.6", "torchaudio>=2.6", "numpy", "soundfile", "tqdm"],
     extras_require=EXTRAS,

@@ -1,8 +1,10 @@
-"""The command line: `python -m eval_tasks validate | heareval | prepare | demo`."""
+"""The command line: `python -m eval_tasks validate | heareval | prepare | run | sweep | demo`."""
 
 import argparse
+import json
 import sys
 import traceback
+from dataclasses import fields
 from pathlib import Path
 
 HEAREVAL_NOTES = """\
@@ -13,6 +15,30 @@ Finished tasks are skipped, whatever the options are: delete the embedding task 
 it again, its prediction-done.json to train again. Embeddings are kept per module and
 --model-options; the file given with --model is not part of the folder's name.
 Training logs and checkpoints go to ./logs, or into the embedding folder if its path is absolute."""
+
+RUN_NOTES = """\
+A finished record is kept: the same command does nothing more, another option, checkpoint or task
+makes another record. A run that was killed goes on where it was.
+
+frozen --protocol linear   a linear layer on cached embeddings (work/features, shared by all runs)
+frozen --protocol hear     the unmodified heareval
+frozen --setup baseline    DCASE 2023 task 4: CRNN beside the embeddings, mean teacher
+finetuned                  all of the network
+
+With folds, all of them are tested and their scores averaged, unless --folds says otherwise."""
+SWEEP_NOTES = """\
+Every module on every task in every mode with every seed, each in a process of its own:
+
+  tasks: [office, {task: piano, folds: 1, set: {finetuned: [optim.epochs=30]}}]
+  modules: [beats_strong, {module: checkpoint, checkpoint: my.pt, stage: strong}]
+  modes: [frozen-hear, frozen-linear, {mode: finetuned, set: [optim.lr=1e-4]}]
+  seeds: 3
+
+Modes are frozen-hear, frozen-linear, frozen-baseline and finetuned. A task may name the modes it
+takes part in (modes: [...]). Logs of the runs are in WORK/sweep. With Ray, --tasks-dir, --results
+and --work must be on a file system that all machines share; a run takes one GPU if the cluster
+has some, and runs of lost machines are repeated."""
+TOLD = (ValueError, RuntimeError, OSError, ImportError, ArithmeticError, argparse.ArgumentError)
 
 
 def validate(args: argparse.Namespace, _rest: list[str]) -> int:
@@ -30,12 +56,59 @@ def heareval(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def prepare(args: argparse.Namespace, _rest: list[str]) -> int:
-    from eval_tasks import small
+    from eval_tasks import tasks
 
-    options = {"seed": args.seed, "size": args.size, "synthetic": args.synthetic}
-    folder = small.prepare(args.task, args.tasks_dir, force=args.force, **options)
+    names = ("sources", "jobs", "strong_real", "mode", "size", "seed", "synthetic")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    folder = tasks.prepare(args.task, args.tasks_dir, force=args.force, **given)
     print(folder)
+    if missing := tasks.coverage(folder):
+        print(missing)
     return 0
+
+
+def run(args: argparse.Namespace, _rest: list[str]) -> int:
+    from eval_tasks.request import Request
+    from eval_tasks.results import shown
+    from eval_tasks.run import execute, plan
+
+    names = {one.name for one in fields(Request)}
+    given = {key: value for key, value in vars(args).items() if key in names}
+    asked = Request(**given | {"set": tuple(args.set)})
+    for request in asked.of_seeds(args.seeds):
+        run = plan(request, download=not args.dry_run)
+        if args.dry_run:
+            from eval_tasks.estimate import told
+
+            print(told(run))
+            continue
+        there = run.finished() is not None
+        record = execute(run, progress=not args.quiet)
+        print(shown(record, args.per_class))
+        print(f"  already done: {run.path}" if there else f"  {run.path}")
+    return 0
+
+
+def sweep(args: argparse.Namespace, _rest: list[str]) -> int:
+    from eval_tasks import sweep
+
+    keys = ("tasks_dir", "results", "work", "device", "workers")
+    where = {key: getattr(args, key) for key in keys}
+    planned = sweep.plan(args.sweep, download=not args.dry_run, **where)
+    print(sweep.table(planned))
+    if args.dry_run:
+        return 0
+    if args.ray or args.ray_address:
+        ended = sweep.on_ray(planned, args.ray_address, args.retries)
+    else:
+        ended = sweep.here(planned, args.jobs, args.retries)
+    failed = []
+    for entry in ended:
+        print(f"{entry.state}: {entry.title}", flush=True)
+        failed += [entry] if entry.state == "failed" else []
+    for entry in failed:
+        print(f"failed: {entry.title}: {entry.message}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def demo(args: argparse.Namespace, _rest: list[str]) -> int:
@@ -72,19 +145,128 @@ def build_parser() -> argparse.ArgumentParser:
         runners.add_parser(name, help=text, add_help=False, allow_abbrev=False)
     sub.set_defaults(run=heareval)
 
-    sub = commands.add_parser("prepare", help="build a task folder")
-    sub.add_argument("task", choices=["office", "piano", "scenes"])
+    sub = commands.add_parser(
+        "prepare",
+        help="build a task folder",
+        description="dcase2016_task2, maestro and desed are made from a download; office, piano, "
+        "home and scenes, small tasks of this suite, are rendered here.",
+    )
+    sub.add_argument(
+        "task",
+        choices=["dcase2016_task2", "maestro", "desed", "office", "piano", "home", "scenes"],
+    )
     sub.add_argument("--tasks-dir", type=Path, default=Path("tasks"), metavar="DIR")
-    sub.add_argument("--seed", type=int, default=0, metavar="N")
-    sub.add_argument("--size", choices=["demo", "full"], default="demo")
-    sub.add_argument("--synthetic", action="store_true", help="computed sounds, nothing fetched")
     sub.add_argument("--force", action="store_true", help="build again what is there already")
+    real = sub.add_argument_group("dcase2016_task2, maestro, desed")
+    real.add_argument(
+        "--source",
+        dest="sources",
+        nargs="+",
+        action="extend",
+        type=Path,
+        metavar="PATH",
+        help="folder or archive of the download; may be given several times",
+    )
+    real.add_argument("--jobs", type=int, metavar="N", help="processes that resample; default: 1")
+    only = sub.add_argument_group("desed")
+    only.add_argument(
+        "--strong-real",
+        action="store_true",
+        default=None,
+        help="train on the strongly labelled real clips too",
+    )
+    only.add_argument("--mode", choices=["full", "5h"], help="5h: fewer training clips")
+    rendered = sub.add_argument_group("office, piano, home, scenes")
+    rendered.add_argument("--size", choices=["demo", "full"], help="default: demo")
+    rendered.add_argument("--seed", type=int, metavar="N", help="default: 0")
+    rendered.add_argument(
+        "--synthetic", action="store_true", default=None, help="computed sounds, nothing fetched"
+    )
     sub.set_defaults(run=prepare)
+
+    sub = commands.add_parser(
+        "run",
+        help="one evaluation, one record per seed",
+        description=RUN_NOTES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_run(sub)
+    sub.set_defaults(run=run)
+
+    sub = commands.add_parser(
+        "sweep",
+        help="tasks x modules x modes x seeds",
+        description=SWEEP_NOTES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_sweep(sub)
+    sub.set_defaults(run=sweep)
 
     sub = commands.add_parser("demo", help="validate and score several models on one small task")
     sub.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR")
     sub.set_defaults(run=demo)
     return parser
+
+
+def _add_run(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("--task", required=True, help="such as office, dcase2016_task2; an unknown one lists all")
+    add("--module", required=True, help="HEAR plug-in; those of this suite by name: beats_strong")
+    add("--mode", required=True, choices=["frozen", "finetuned"])
+    add("--protocol", choices=["hear", "linear"], help="of frozen; default linear")
+    add("--setup", choices=["simple", "baseline"], help="of tasks with weak labels; default simple")
+    seeds = sub.add_mutually_exclusive_group()
+    seeds.add_argument("--seeds", type=int, metavar="N", help="a record for each of 0 to N - 1")
+    seeds.add_argument("--seed", type=int, metavar="S", help="default 0")
+    add("--checkpoint", type=Path, metavar="FILE", help="instead of the plug-in's own")
+    add("--stage", default="", metavar="NAME", help="what the record calls the checkpoint's stage")
+    add("--model-options", type=_json_object, default={}, metavar="JSON", help="of load_model")
+    add("--untrained", action="store_true", help="random weights, no checkpoint")
+    add("--layer", type=int, metavar="N", help="embed by the output of block N, from 1")
+    add("--layers", choices=["mean"], help="embed by the mean of all blocks")
+    add("--drop-layers", type=int, metavar="N", help="without the last N blocks")
+    add("--folder", metavar="NAME", help="folder of the task in --tasks-dir; default: its usual")
+    add("--folds", type=int, metavar="N", help="only the first N folds")
+    add("--grid", choices=["default", "fast", "faster"], help="of heareval; default: default")
+    add("--grid-points", type=int, metavar="N", help="of heareval; default 8")
+    add("--set", action="append", default=[], metavar="section.key=value", help="of the recipe")
+    add("--export", type=Path, metavar="FILE", help="fine-tuned weights, .pt or .safetensors")
+    _add_where(sub)
+    add("--per-class", action="store_true", help="print the scores of each class, too")
+    add("--dry-run", action="store_true", help="say what would be done and how long; write nothing")
+    add("--quiet", action="store_true", help="no progress bars")
+    add("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
+
+
+def _add_sweep(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("sweep", type=Path, metavar="SWEEP.yaml")
+    _add_where(sub)
+    add("--jobs", type=int, default=1, metavar="N", help="runs at a time on this machine")
+    add("--retries", type=int, default=0, metavar="N", help="times that a failed run is repeated")
+    add("--ray", action="store_true", help="on a Ray cluster that is started here")
+    add("--ray-address", metavar="ADDR", help="on a running Ray cluster, or auto")
+    add("--dry-run", action="store_true", help="print the table only")
+    add("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
+
+
+def _add_where(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("--tasks-dir", type=Path, default=Path("tasks"), metavar="DIR")
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="of the records")
+    add("--work", type=Path, default=Path("work"), metavar="DIR", help="features, states, logs")
+    add("--device", help="cpu, cuda …; default: a GPU if there is one")
+    add("--workers", type=int, default=0, metavar="N", help="loader processes; default 0")
+
+
+def _json_object(text: str) -> dict:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f'{text!r} is no JSON object such as {{"overlap": 5}}')
+    return value
 
 
 def one_line(error: Exception) -> str:
@@ -93,7 +275,7 @@ def one_line(error: Exception) -> str:
     if not text:  # a bare assert in heareval: its source line is all there is
         frame = traceback.extract_tb(error.__traceback__)[-1]
         text = f"{frame.line} ({Path(frame.filename).name}, line {frame.lineno})"
-    elif isinstance(error, (ValueError, RuntimeError, OSError, ImportError)):
+    elif isinstance(error, TOLD):
         return text
     return f"{type(error).__name__}: {text}"
 
@@ -111,6 +293,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.debug:
             raise
         print(f"eval_tasks {args.command}: {one_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, argparse.ArgumentError) else 1
     return 1
 
 

@@ -101,12 +101,15 @@ def _load(
     return report
 
 
-def open_checkpoint(path: Path | str, model: str | None = None) -> SEDModel:
+def open_checkpoint(
+    path: Path | str, model: str | None = None, *, backbone_only: bool = False
+) -> SEDModel:
     """The model that a file holds, in evaluation mode: with its sequence model and its heads.
 
     Args:
         model: name of the model; by default what the file says or, for the released files, which
             do not describe themselves, the registered model with the same tensors.
+        backbone_only: leave sequence model and heads in the file.
     Returns:
         The model with `classes` (None if the file names none) and `report`, which tells what was
         loaded: a file may lack one of the heads, which then is random and as wide as the other.
@@ -124,6 +127,11 @@ def open_checkpoint(path: Path | str, model: str | None = None) -> SEDModel:
         raise ValueError(f"{path} {what} of the registered models: {', '.join(MODELS)}")
     backbone = row(name).backbone()
     file = _sort(tensors, type(backbone), path)
+    if backbone_only:
+        net = SEDModel(row(name).frontend(), backbone)
+        net.report = _load(net, path, tensors, description)
+        net.classes = None
+        return net.eval()
     sequence, width = None, backbone.embed_dim
     if options := description.get("sequence_model") or _recurrent(file, path):
         sequence = build_sequence_model(in_dim=width, **options)

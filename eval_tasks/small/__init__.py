@@ -4,19 +4,19 @@
 sounds come from pinned packages on first use. The synthetic version needs none of them.
 """
 
-import logging
-import os
-import shutil
+from functools import partial
 from pathlib import Path
 
-from training.sounds.provenance import packages, same_settings
+from eval_tasks import hear_folder
+from training.sounds.provenance import packages
 
 NAMES = {
     "office": "sound events in 120-s scenes, 11 classes, DCASE-2016-task-2-like",
     "piano": "notes of composed music in 120-s clips, five folds, MAESTRO-like",
     "scenes": "which of 11 classes a 4-s clip holds (a clip-level task)",
+    "home": "sound events in 10-s clips, strong, weak and no labels, 10 classes, DESED-like",
 }
-FOLDERS = {"office": "office", "piano": "piano", "scenes": "officeclips"}
+FOLDERS = {"office": "office", "piano": "piano", "scenes": "officeclips", "home": "home"}
 SIZES = ("demo", "full")
 FORMAT = 1  # raise when a change renders other audio from the same settings
 
@@ -46,20 +46,8 @@ def prepare(
     task_name = FOLDERS[name] + ("_synthetic" if synthetic else "")
     folder = Path(tasks_dir) / f"{task_name}-v1-{mode}"
     settings = {"task": name, "size": mode, "seed": seed, "synthetic": synthetic, "format": FORMAT}
-    if folder.exists() and not force:
-        same_settings(folder, settings, "use --force to replace it")
-        logging.getLogger(__name__).info("%s is there already and is kept", folder)
-        return folder
-    temporary = folder.with_name(f".{os.getpid()}-{folder.name}")
-    temporary.mkdir(parents=True)
-    try:
-        _render(name, task_name, mode, seed, synthetic, temporary, settings)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+    fill = partial(_render, name, task_name, mode, seed, synthetic, settings=settings)
+    return hear_folder.build(folder, settings, fill, force=force)
 
 
 def _render(
@@ -71,6 +59,7 @@ def _render(
     folder: Path,
     settings: dict,
 ) -> None:
+    from eval_tasks.small import home
     from eval_tasks.small.folder import write
     from eval_tasks.small.office import office, office_clips
 
@@ -84,24 +73,30 @@ def _render(
         from training.sounds.sources import real_bank
         from training.sounds.synthetic import synthetic_bank
 
-        bank = synthetic_bank() if synthetic else real_bank()
-        provenance = _bank_provenance(bank, synthetic)
-        build = office if name == "office" else office_clips
+        if name == "home":
+            bank = home.synthetic_bank() if synthetic else home.real_bank()
+        else:
+            bank = synthetic_bank() if synthetic else real_bank()
+        notes = [*BANK_NOTES, *(home.NOTES if name == "home" else OFFICE_NOTES)]
+        provenance = _bank_provenance(bank) | {"notes": notes}
+        build = {"office": office, "scenes": office_clips, "home": home.home}[name]
         task = build(bank, mode, seed, task_name, provenance)
     write(task, folder, settings)
 
 
 BANK_NOTES = [
     "Sources (keys of a preset, voices, recordings) of a split never occur in another; the deal "
-    "does not depend on the seed. Classes with one recording (dog, duck) are split by single calls "
-    "in it; neighbouring keys of a preset share samples.",
+    "does not depend on the seed. Classes with one recording (dog, duck, water) are split by parts "
+    "of it; neighbouring keys of a preset share samples.",
     "Classes with few independent sources (see `independent_sources` in `manifest.json`) test "
     "generalisation honestly but coarsely.",
     "Event labels come from each event's own energy after reverberation and gain, in 5-ms windows: "
     "above its peak - 35 dB and above the background - 9 dB, split at pauses over 0.35 s.",
+    "The full size begins with the clips of the demo size.",
+]
+OFFICE_NOTES = [
     "The recordings of camera, horn and knock and the keys of gunshot were chosen among those that "
     "YAMNet names well, which favours YAMNet as a reference a little.",
-    "The full size begins with the clips of the demo size.",
 ]
 PIANO_NOTES = [
     "A piece belongs to one fold. Composed music from scores, performed by a program.",
@@ -111,7 +106,7 @@ PIANO_NOTES = [
 ]
 
 
-def _bank_provenance(bank, synthetic: bool) -> dict:
+def _bank_provenance(bank) -> dict:
     from training.sounds.sources import member_sha256
 
     used = {
@@ -119,7 +114,7 @@ def _bank_provenance(bank, synthetic: bool) -> dict:
         for split in bank.sources
     }
     every = [s for labels in used.values() for sources in labels.values() for s in sources]
-    members = sorted({(source.package, source.member) for source in every})
+    members = sorted({(s.package, s.member) for s in every if s.package != "computed"})
     return {
         "sources": {
             split: {label: [s.name for s in sources] for label, sources in labels.items()}
@@ -130,13 +125,10 @@ def _bank_provenance(bank, synthetic: bool) -> dict:
             for split, labels in used.items()
         },
         "dropped_classes": bank.dropped,
-        "packages": {} if synthetic else packages({package for package, _ in members}),
-        "members": {}
-        if synthetic
-        else {
+        "packages": packages({package for package, _ in members}),
+        "members": {
             f"{package}: {member}": member_sha256(package, member) for package, member in members
         },
-        "notes": BANK_NOTES,
     }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from eval_tasks import hear_folder
 from training.sounds.provenance import versions, write_json
 from training.sounds.sound import RATE, to_pcm
 
@@ -21,6 +22,7 @@ class Clip:
     name: str
     audio: np.ndarray
     labels: list
+    seconds: float | None = None  # without padding, if it was padded
 
 
 @dataclass(frozen=True)
@@ -33,38 +35,38 @@ class Task:
     count: int
     provenance: dict  # into the manifest: sources, members, packages, dropped classes, notes
     complete_splits: bool = True  # every class must occur in every split
+    more_parts: tuple[str, ...] = ()  # beside the splits: weak, unlabelled
 
 
 def write(task: Task, folder: Path, settings: dict) -> None:
     """Render every clip into `folder` (new, empty) and write what heareval reads beside it."""
-    splits: dict[str, dict] = {split: {} for split in task.metadata["splits"]}
-    counts = {split: Counter() for split in splits}
-    for split in splits:
-        (folder / str(RATE) / split).mkdir(parents=True)
+    splits = task.metadata["splits"]
+    parts: dict[str, dict] = {part: {} for part in (*splits, *task.more_parts)}
+    counts = {part: Counter() for part in parts}
+    durations: dict[str, dict] = {}
     for clip in tqdm(task.clips, total=task.count, desc=task.metadata["task_name"], unit="clip"):
-        path = folder / str(RATE) / clip.split / clip.name
+        path = hear_folder.audio_folder(folder, clip.split) / clip.name
         soundfile.write(path, to_pcm(clip.audio), RATE, subtype="PCM_16")
-        splits[clip.split][clip.name] = clip.labels
+        parts[clip.split][clip.name] = clip.labels
+        if clip.seconds is not None:
+            durations.setdefault(clip.split, {})[clip.name] = clip.seconds
         counts[clip.split].update(
             event["label"] if isinstance(event, dict) else event for event in clip.labels
         )
     if task.complete_splits:
-        for split, count in counts.items():
-            missing = sorted(set(task.vocabulary) - set(count))
+        for split in splits:
+            missing = sorted(set(task.vocabulary) - set(counts[split]))
             if missing:
                 raise RuntimeError(f"{split} has no {', '.join(missing)}; use another seed")
-    for split, clips in splits.items():
-        write_json(folder / f"{split}.json", dict(sorted(clips.items())))
-    rows = [f"{index},{label}" for index, label in enumerate(task.vocabulary)]
-    (folder / "labelvocabulary.csv").write_text("\n".join(["idx,label", *rows, ""]))
-    write_json(folder / "task_metadata.json", task.metadata)
     manifest = {
         "settings": settings,
         "versions": versions(),
-        "events": {split: dict(sorted(count.items())) for split, count in counts.items()},
+        "events": {part: dict(sorted(count.items())) for part, count in counts.items()},
         **task.provenance,
     }
-    write_json(folder / "manifest.json", manifest)
+    hear_folder.write(folder, task.metadata, task.vocabulary, parts, manifest)
+    if durations:
+        write_json(folder / "durations.json", durations)
     (folder / "README.md").write_text(_card(task, settings), encoding="utf-8")
 
 
@@ -89,18 +91,5 @@ seed.
 def metadata(
     name: str, mode: str, splits: list[str], seconds: float, scores: list[str], **more
 ) -> dict:
-    """The HEAR task metadata common to all small tasks, in the builder's key order."""
-    return {
-        "task_name": name,
-        "version": "v1",
-        "embedding_type": more.pop("embedding_type", "event"),
-        "prediction_type": more.pop("prediction_type", "multilabel"),
-        "split_mode": "trainvaltest" if splits[0] == "train" else "new_split_kfold",
-        "sample_duration": seconds,
-        "evaluation": scores,
-        "download_urls": [],
-        "default_mode": mode,
-        **more,
-        "mode": mode,
-        "splits": splits,
-    }
+    """The HEAR task metadata common to all small tasks."""
+    return hear_folder.metadata(name, "v1", mode, splits, seconds, scores, **more)

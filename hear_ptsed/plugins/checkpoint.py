@@ -28,6 +28,4 @@ def load_model(model_file_path: str = "", **options) -> HearModel:
         raise ValueError("untrained: this plug-in opens a file; use the plug-in of a model instead")
     if not model_file_path:
         raise ValueError("no file: give the path of a checkpoint as model_file_path (--model)")
-    model = open_checkpoint(model_file_path)
-    model.sequence = model.head = None
-    return HearModel(model, chosen).eval()
+    return HearModel(open_checkpoint(model_file_path, backbone_only=True), chosen).eval()

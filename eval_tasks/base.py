@@ -1,0 +1,256 @@
+"""A downstream task, and its folder opened: clips, labels, splits.
+
+A folder is a HEAR task folder. It may hold two parts that HEAR does not know, `weak.json` ({file:
+[label, ...]}, labels of whole clips) and `unlabelled.json` ({file: []}), with their audio beside
+that of the splits; `durations.json` ({split: {file: seconds}}), where clips were padded; and
+`coverage.json`, what of the data set is not there.
+"""
+
+import csv
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import soundfile
+
+from eval_tasks.scoring import Decoding
+from hear_ptsed.windows import FRAME, SAMPLE_RATE, n_frames
+
+END_MS = 0.0001  # HEAR: a frame is active where start <= centre < end + this
+MORE_PARTS = ("weak", "unlabelled")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a task asks for. The numbers of a training on it are in `recipes`."""
+
+    name: str  # on the command line
+    folder: str  # its usual folder in a tasks folder
+    about: str
+    metrics: tuple[str, ...]  # the primary one first
+    decoding: Decoding  # how frames become events
+    psds_median: int = 1  # frames, before PSDS
+    select: Literal["score", "loss"] = "score"  # what the best epoch is chosen by, on validation
+    setups: tuple[str, ...] = ()  # DESED: ways to use its weak and unlabelled parts
+    published: bool = False  # a published data set; else one of this suite's small tasks
+    recipes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+
+
+class Split(NamedTuple):
+    """Names of the parts to train, validate and test on."""
+
+    train: tuple[str, ...]
+    valid: str
+    test: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """Clips of one split, fold, or of the weak or unlabelled clips."""
+
+    name: str
+    audio: Path  # folder
+    classes: tuple[str, ...]
+    events: dict[str, list[dict]]  # file -> [{"label", "start", "end"}] in ms; empty if not strong
+    tags: dict[str, list[str]]  # file -> labels of the clip, of the weak part
+    samples: dict[str, int]  # file -> length at 16 kHz, in the order of the files
+    durations_s: dict[str, float]  # file -> seconds without padding
+
+    @property
+    def files(self) -> list[str]:
+        return list(self.samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def frames(self, file: str) -> int:
+        """Frames of 40 ms."""
+        return n_frames(self.samples[file])
+
+    def read(self, file: str, first: int = 0, frames: int | None = None) -> np.ndarray:
+        """Audio (S,) float32 from a frame on; what lies beyond the clip's end is 0."""
+        if frames is None:
+            return soundfile.read(self.audio / file, dtype="float32")[0]
+        return soundfile.read(
+            self.audio / file, frames * FRAME, first * FRAME, dtype="float32", fill_value=0.0
+        )[0]
+
+    def targets(self, file: str) -> np.ndarray:
+        """(T, C) uint8: what is active at the centre of each frame, by HEAR's rule."""
+        found = np.zeros((self.frames(file), len(self.classes)), np.uint8)
+        centres = 20.0 + 40 * np.arange(len(found))
+        for event in self.events[file]:
+            active = (centres >= event["start"]) & (centres < event["end"] + END_MS)
+            found[active, self.classes.index(str(event["label"]))] = 1
+        return found
+
+    def clip_targets(self, file: str) -> np.ndarray:
+        """(C,) uint8 of a weakly labelled clip."""
+        return np.array([name in self.tags[file] for name in self.classes], np.uint8)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trained module says of a test part."""
+
+    part: str
+    probabilities: dict[str, np.ndarray]  # file -> (T, C) per frame of 40 ms
+    parameters: int  # that ran: backbone, and what was trained on it
+    seconds_per_minute: float  # of audio, from samples to probabilities
+    training: dict[str, Any]  # best validation score, its step, steps
+    events: dict[str, list[dict]] | None = None  # decoded elsewhere (heareval)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's folder, checked."""
+
+    task: Task
+    folder: Path
+    metadata: dict[str, Any]
+    classes: tuple[str, ...]
+    parts: dict[str, Part]
+    coverage: str | None  # what is missing, in a line; None if nothing is
+
+    @property
+    def version(self) -> str:
+        """Name of the folder's kind: dcase2016_task2-hear2021-full."""
+        return "-".join(self.metadata[key] for key in ("task_name", "version", "mode"))
+
+    @property
+    def splits(self) -> list[Split]:
+        """One, or one for each fold as heareval has it: the next fold validates."""
+        names = sorted(self.metadata["splits"])
+        if self.metadata["split_mode"] == "trainvaltest":
+            return [Split(("train",), "valid", "test")]
+        n = len(names)
+        return [
+            Split(tuple(names[(i + j) % n] for j in range(2, n)), names[(i + 1) % n], names[i])
+            for i in range(n)
+        ]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over labels, classes, metadata, and the names and lengths of all clips."""
+        digest = hashlib.sha256()
+        for part in self.parts.values():
+            rows = [part.name, part.events, part.tags, part.samples, part.durations_s]
+            digest.update(json.dumps(rows, sort_keys=True).encode())
+        digest.update(json.dumps([self.metadata, self.classes], sort_keys=True).encode())
+        return digest.hexdigest()
+
+
+def open_task(task: Task, folder: Path) -> TaskData:
+    """Read and check a folder: every error names the file and what is wrong with it."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no task folder {folder}; make it with `python -m eval_tasks prepare {task.name}`, "
+            "or name the folder of tasks with --tasks-dir"
+        )
+    metadata = read_json(folder / "task_metadata.json")
+    for key in ("task_name", "version", "mode", "splits", "split_mode", "embedding_type"):
+        if key not in metadata:
+            raise ValueError(f"{folder / 'task_metadata.json'} lacks {key}")
+    if metadata["embedding_type"] != "event":
+        raise ValueError(f"{folder} is a task of whole clips; sound events are evaluated here")
+    if metadata["split_mode"] != "trainvaltest" and len(metadata["splits"]) < 3:
+        raise ValueError(f"{folder} has {len(metadata['splits'])} folds; at least 3 are needed")
+    classes = _vocabulary(folder / "labelvocabulary.csv")
+    durations = read_json(folder / "durations.json") if (folder / "durations.json").exists() else {}
+    names = [*metadata["splits"], *(p for p in MORE_PARTS if (folder / f"{p}.json").exists())]
+    parts = {name: _part(folder, name, classes, durations.get(name, {})) for name in names}
+    coverage = folder / "coverage.json"
+    return TaskData(
+        task,
+        folder,
+        metadata,
+        classes,
+        parts,
+        read_json(coverage)["summary"] if coverage.exists() else None,
+    )
+
+
+def _part(folder: Path, name: str, classes: tuple[str, ...], durations: dict) -> Part:
+    path = folder / f"{name}.json"
+    content = read_json(path)
+    if not isinstance(content, dict) or not all(isinstance(v, list) for v in content.values()):
+        raise ValueError(f"{path} is not {{file: [labels]}}; prepare the task again")
+    if not content:
+        raise ValueError(f"{path} lists no clip; prepare the task again, or remove the split")
+    labels = dict(sorted(content.items()))
+    weak = name in MORE_PARTS
+    for file, found in labels.items():
+        for item in found:
+            label = str(item) if weak else _label(path, file, item)
+            if label not in classes:
+                raise ValueError(
+                    f"{path}: {file} has the label {label!r}, which labelvocabulary.csv does not "
+                    "list; correct one of them"
+                )
+    audio = folder / str(SAMPLE_RATE) / name
+    samples = {file: _length(audio / file) for file in labels}
+    return Part(
+        name,
+        audio,
+        classes,
+        {} if weak else labels,
+        labels if weak else {},
+        samples,
+        {file: durations.get(file, samples[file] / SAMPLE_RATE) for file in labels},
+    )
+
+
+def _label(path: Path, file: str, event: Any) -> str:
+    """The label of an event whose times are in order."""
+    try:
+        fine = 0 <= event["start"] <= event["end"] < float("inf")
+        label = str(event["label"])
+    except (TypeError, KeyError):
+        fine = False
+    if not fine:
+        raise ValueError(
+            f"{path}: {file} has the event {event!r}; expected label, start and end in ms, 0 <= "
+            "start <= end"
+        )
+    return label
+
+
+def _length(path: Path) -> int:
+    try:
+        info = soundfile.info(path)
+    except soundfile.LibsndfileError as error:
+        what = "is not audio that can be read" if path.exists() else "is missing"
+        raise FileNotFoundError(
+            f"{path} {what}; prepare the task again, or take the clip out of the split's json"
+        ) from error
+    if (info.samplerate, info.channels) != (SAMPLE_RATE, 1):
+        raise ValueError(
+            f"{path} has {info.samplerate} Hz and {info.channels} channels; expected 16000 Hz "
+            "mono: prepare the task again, which resamples"
+        )
+    return info.frames
+
+
+def _vocabulary(path: Path) -> tuple[str, ...]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; prepare the task again")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or [row.get("idx") for row in rows] != [str(i) for i in range(len(rows))]:
+        raise ValueError(f"{path}: expected idx,label with idx 0, 1, … in order")
+    return tuple(row["label"] for row in rows)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file of a task folder."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; prepare the task again")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); prepare the task again") from error

@@ -1,0 +1,288 @@
+"""DESED in the set-up of DCASE 2023 task 4: ten domestic sounds in clips of 10 s.
+
+Source: the folder that the `desed` package and the task's baseline make, with `metadata` and
+`audio` in it (synthetic part: https://zenodo.org/record/6026841, list of the real strong labels:
+https://zenodo.org/record/6444477). Real clips come from YouTube and many are gone: what is not
+there is counted in coverage.json.
+
+Train is synthetic (and real, if asked), valid synthetic, test real. Beside these splits, which HEAR
+knows, stand the weakly labelled and the unlabelled clips.
+"""
+
+import csv
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from eval_tasks import hear_folder
+from eval_tasks.base import Task
+from eval_tasks.downloads import convert
+from eval_tasks.scoring import Decoding
+from training.sounds.provenance import versions, write_json
+
+SECONDS = 10.0
+CLASSES = (
+    *("Alarm_bell_ringing", "Blender", "Cat", "Dishes", "Dog", "Electric_shaver_toothbrush"),
+    *("Frying", "Running_water", "Speech", "Vacuum_cleaner"),
+)
+FOLDED = ("Frying", "Vacuum_cleaner")  # synthetic labels carry suffixes
+UNLABELLED = 14412  # clips released; no table lists them
+SPLITS = ("train", "valid", "test")
+# Clips of the smaller mode: 3 h, 1 h, 3 h. Test and weak stay whole.
+MODES = {"full": {}, "5h": {"train": 1080, "valid": 360, "unlabelled": 1080}}
+EVALUATION = {
+    "event_postprocessing_grid": {"median_filter_ms": [280], "min_duration": [120]},
+    "task_specific_param_grid": {"max_epochs": [50], "check_val_every_n_epoch": [1]},
+}
+
+TASK = Task(
+    name="desed",
+    folder="desed-dcase2023-full",
+    about="DESED: 10 domestic sounds, trained on synthetic, tested on real clips of 10 s",
+    metrics=("psds1", "psds2", "event_onset_200ms_fms", "segment_1s_er"),
+    decoding=Decoding(280, 120),
+    psds_median=7,
+    setups=("simple", "baseline"),
+    published=True,
+)
+
+
+class Clip(NamedTuple):
+    """A listed clip: where its audio should be below a root, its labels in HEAR's form."""
+
+    audio: str  # folder
+    file: str
+    labels: list
+    left_out: int = 0  # events that have no length within the clip
+
+
+def prepare(
+    sources: Sequence[Path],
+    tasks_dir: Path,
+    *,
+    mode: str = "full",
+    strong_real: bool = False,
+    jobs: int = 1,
+    force: bool = False,
+) -> Path:
+    """Make the task folder of the clips that are there.
+
+    Args:
+        sources: folders with `metadata` and `audio`, or with such folders in them; what one lacks
+            is looked for in the next.
+        mode: "full", or "5h" with fewer synthetic and unlabelled clips.
+        strong_real: add the strongly labelled real clips to the training clips.
+        jobs: processes that resample.
+    """
+    if mode not in MODES:
+        raise ValueError(f"unknown mode {mode!r}; known: {', '.join(MODES)}")
+    settings = {"task": TASK.name, "mode": mode, "strong_real": strong_real, "format": 1}
+    fill = partial(_fill, sources, settings, jobs)
+    folder = Path(tasks_dir) / f"desed-dcase2023-{mode}"
+    return hear_folder.build(folder, settings, fill, force=force)
+
+
+def _fill(sources: Sequence[Path], settings: dict, jobs: int, folder: Path) -> None:
+    roots, limits = _roots(sources), MODES[settings["mode"]]
+    parts, durations, coverage = {}, {}, {}
+    for part, clips in _listed(roots, settings["strong_real"]).items():
+        names = hear_folder.subsample(clips, part, limits.get(part, len(clips)))
+        clips = {name: clips[name] for name in sorted(names)}
+        seconds, coverage[part] = _convert(roots, part, clips, folder, jobs)
+        if part == "unlabelled":
+            coverage[part]["listed"] = max(len(clips), limits.get(part, UNLABELLED))
+        if seconds:
+            parts[part] = {name: clips[name].labels for name in seconds}
+            durations[part] = seconds
+        elif part in SPLITS:
+            raise FileNotFoundError(
+                f"{roots[0]}: none of the {len(clips)} listed clips of {part} can be read; "
+                "complete the download"
+            )
+    hear_folder.write(
+        folder,
+        hear_folder.metadata(
+            "desed",
+            "dcase2023",
+            settings["mode"],
+            SPLITS,
+            SECONDS,
+            ("event_onset_200ms_fms", "segment_1s_er"),
+            max_task_duration_by_split={s: limits[s] * 10 if s in limits else None for s in SPLITS},
+            use_scoring_for_early_stopping=False,
+            evaluation_params=EVALUATION,
+        ),
+        CLASSES,
+        parts,
+        {"settings": settings, "versions": versions(), "source": "DESED"},
+    )
+    write_json(folder / "durations.json", durations)
+    write_json(folder / "coverage.json", {"summary": summary(coverage), "parts": coverage})
+    hear_folder.checked(TASK, folder, roots[0])
+
+
+def _convert(
+    roots: list[Path], part: str, clips: dict[str, Clip], folder: Path, jobs: int
+) -> tuple[dict[str, float], dict]:
+    """Write the audio that is there: seconds of each clip, and what to say of the rest."""
+    there = {name: path for name, clip in clips.items() if (path := _audio(roots, clip))}
+    target = hear_folder.audio_folder(folder, part)
+    pairs = [(path, target / name) for name, path in there.items()]
+    found = dict(zip(there, convert(pairs, SECONDS, jobs, part), strict=True))
+    seconds = {name: value for name, value in found.items() if isinstance(value, float)}
+    if not seconds:
+        target.rmdir()
+    return seconds, {
+        "listed": len(clips),
+        "there": len(seconds),
+        "missing": sorted(clips.keys() - there.keys()),
+        "unreadable": sorted(value for value in found.values() if isinstance(value, str)),
+        "events_left_out": sum(clips[name].left_out for name in seconds),
+    }
+
+
+def summary(coverage: dict[str, dict]) -> str | None:
+    """What is missing, in a line; None if nothing is."""
+    short = []
+    for part in (*SPLITS, "weak", "unlabelled"):
+        if part not in coverage:
+            short.append(f"{part}: none")
+            continue
+        listed, there = coverage[part]["listed"], coverage[part]["there"]
+        if missing := listed - there:
+            share = 100 * missing / listed
+            short.append(f"{part}: {there} of {listed} clips (missing {missing}, {share:.1f} %)")
+    return "; ".join(short) or None
+
+
+def _listed(roots: list[Path], strong_real: bool) -> dict[str, dict[str, Clip]]:
+    """The clips of every part by the name they get."""
+    train, valid = "train/synthetic21_train", "validation/synthetic21_validation"
+    listed = {
+        "train": _strong(roots, f"{train}/soundscapes.tsv", f"{train}/soundscapes"),
+        "valid": _strong(
+            roots,
+            f"{valid}/soundscapes.tsv",
+            f"{valid}/soundscapes",
+            f"{valid}/durations.tsv",
+        ),
+        "test": _strong(
+            roots,
+            "validation/validation.tsv",
+            "validation/validation",
+            "validation/validation_durations.tsv",
+        ),
+    }
+    if strong_real:
+        real = _strong(roots, "train/audioset_strong.tsv", "train/strong_label_real")
+        listed["train"] |= {f"real_{file}": clip for file, clip in real.items()}
+    if weak := _table(roots, "train/weak.tsv", ("filename", "event_labels"), optional=True):
+        listed["weak"] = {
+            row["filename"]: Clip(
+                "train/weak",
+                row["filename"],
+                sorted({_label(name, where) for name in row["event_labels"].split(",")}),
+            )
+            for where, row in weak
+        }
+    if unlabelled := _unlabelled(roots):
+        listed["unlabelled"] = unlabelled
+    return listed
+
+
+def _strong(
+    roots: list[Path], table: str, audio: str, durations: str | None = None
+) -> dict[str, Clip]:
+    """Clips of a table of events; clips that only the table of durations has are without events."""
+    events: dict[str, list[tuple[float, float, str]]] = {}
+    counts: dict[str, int] = {}
+    for where, row in _table(roots, table, ("filename", "onset", "offset", "event_label")):
+        found = events.setdefault(row["filename"], [])
+        if not row["event_label"]:
+            continue
+        try:
+            start, end = max(0.0, float(row["onset"])), min(SECONDS, float(row["offset"]))
+        except ValueError:
+            raise ValueError(
+                f"{where}: times {row['onset']!r} and {row['offset']!r}; expected seconds"
+            ) from None
+        label = _label(row["event_label"], where)
+        if start < end:
+            found.append((start, end, label))
+        else:
+            counts[row["filename"]] = counts.get(row["filename"], 0) + 1
+    if durations:
+        for _, row in _table(roots, durations, ("filename",), optional=True):
+            events.setdefault(row["filename"], [])
+    return {
+        file: Clip(audio, file, hear_folder.events(found, SECONDS), counts.get(file, 0))
+        for file, found in events.items()
+    }
+
+
+def _unlabelled(roots: list[Path]) -> dict[str, Clip]:
+    audio = "train/unlabel_in_domain"
+    folders = [root / "audio" / name for root in roots for name in (audio, f"{audio}_16k")]
+    files = {path.name for folder in folders for path in folder.glob("*.wav")}
+    return {file: Clip(audio, file, []) for file in files}
+
+
+def _label(label: str, where: str) -> str:
+    """The class of a label; `where` it stands goes into the error."""
+    label = label.strip()
+    folded = next((name for name in FOLDED if label.startswith(name)), label)
+    if folded not in CLASSES:
+        raise ValueError(f"{where}: unknown label {label!r}; known: {', '.join(CLASSES)}")
+    return folded
+
+
+def _roots(sources: Sequence[Path]) -> list[Path]:
+    """The folders that hold `metadata` or `audio`: a source itself, else what lies in it."""
+    if not sources:
+        raise ValueError("no source given; name DESED's folder with --source")
+    roots = []
+    for source in map(Path, sources):
+        if not source.is_dir():
+            raise FileNotFoundError(
+                f"{source} is no folder; unpack DESED and name its folder with --source"
+            )
+        for pattern in ("", "*", "*/*"):
+            inside = [source] if not pattern else sorted(source.glob(pattern))
+            found = [f for f in inside if (f / "metadata").is_dir() or (f / "audio").is_dir()]
+            if found:
+                roots += found
+                break
+        else:
+            raise FileNotFoundError(f"{source} has no folder metadata or audio; correct --source")
+    return roots
+
+
+def _table(
+    roots: list[Path], name: str, columns: Iterable[str], *, optional: bool = False
+) -> list[tuple[str, dict[str, str]]]:
+    """Rows of a table of `metadata`, each with the place to name in an error."""
+    path = next((p for p in (root / "metadata" / name for root in roots) if p.is_file()), None)
+    if path is None:
+        if optional:
+            return []
+        raise FileNotFoundError(f"{roots[0]} lacks metadata/{name}; complete the download")
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
+        missing = set(columns) - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}")
+        return [
+            (f"{path}, line {number}", row)
+            for number, row in enumerate(reader, start=2)
+            if row["filename"]
+        ]
+
+
+def _audio(roots: list[Path], clip: Clip) -> Path | None:
+    """The clip as it was released, or the baseline's copy of it at 16 kHz."""
+    for root in roots:
+        for folder in (clip.audio, f"{clip.audio}_16k"):
+            if (path := root / "audio" / folder / clip.file).is_file():
+                return path
+    return None

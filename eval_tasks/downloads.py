@@ -1,0 +1,164 @@
+"""Downloaded data sets: archives unpacked as far as needed, audio brought to 16 kHz mono."""
+
+import gzip
+import os
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from tqdm import tqdm
+
+RATE = 16000  # Hz
+NAMED = 3  # files that a message names
+
+
+def opened(sources: Sequence[Path], scratch: Path, wanted: Callable[[str], bool]) -> list[Path]:
+    """Folders that hold the sources: folders as they are, all archives unpacked into `scratch`.
+
+    Of an archive only the members whose name is `wanted` are unpacked.
+    """
+    if not sources:
+        raise ValueError("no source given; name the download with --source")
+    roots = []
+    for source in map(Path, sources):
+        if source.is_dir():
+            roots.append(source)
+        elif source.is_file():
+            unpack(source, scratch, wanted)
+        else:
+            raise FileNotFoundError(f"no folder or archive {source}; correct --source")
+    return [*roots, scratch] if scratch.exists() else roots
+
+
+def unpack(archive: Path, into: Path, wanted: Callable[[str], bool]) -> None:
+    """Unpack the wanted members of a .zip, .tar, .tar.gz or .tgz."""
+    kind = next((e for e in (".zip", ".tar.gz", ".tgz", ".tar") if archive.name.endswith(e)), None)
+    if kind is None:
+        raise ValueError(f"{archive} is no folder and no .zip, .tar, .tar.gz or .tgz archive")
+    into.mkdir(parents=True, exist_ok=True)
+    bar = partial(tqdm, desc=f"unpacking {archive.name}", unit="file")
+    try:
+        if kind == ".zip":
+            with zipfile.ZipFile(archive) as members:
+                names = [n for n in members.namelist() if not n.endswith("/") and wanted(n)]
+                for name in bar(names):
+                    members.extract(name, into)
+        else:
+            with tarfile.open(archive, "r|*") as stream:
+                for member in bar(stream):
+                    if not member.isdir() and wanted(member.name):
+                        stream.extract(member, into, filter="data")
+    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{archive} is damaged ({error}); download it again") from error
+
+
+def find(roots: Sequence[Path], name: str, deepest: int = 3) -> Path | None:
+    """The first file or folder of that name, up to so many levels below the roots."""
+    for depth in range(deepest + 1):
+        for root in roots:
+            if found := next(root.glob("*/" * depth + name), None):
+                return found
+    return None
+
+
+def link(source: Path, target: Path) -> None:
+    """A hard link to the file, or a copy of it where the file system has none."""
+    source = source.resolve()
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def to_16k(source: Path, target: Path, seconds: float, rate: int | None = None) -> float:
+    """Write a clip as 16 kHz mono PCM16 of exactly `seconds`, cut or padded with silence.
+
+    Channels are averaged. A clip that has this form already is linked.
+
+    Args:
+        rate: the rate in Hz that the source must have, if it must.
+    Returns:
+        Seconds of the clip before padding.
+    """
+    info = soundfile.info(source)
+    if rate not in (None, info.samplerate):
+        raise ValueError(f"has {info.samplerate} Hz, expected {rate}")
+    if info.frames == 0:
+        raise ValueError("has no samples")
+    samples, frames = round(seconds * RATE), round(seconds * info.samplerate)
+    form = (info.format, info.subtype, info.channels, info.samplerate, info.frames)
+    if form == ("WAV", "PCM_16", 1, RATE, samples):
+        link(source, target)
+        return seconds
+    audio = soundfile.read(source, frames, always_2d=True)[0].mean(axis=1)
+    true_s = len(audio) / info.samplerate
+    # padded first, as hear-preprocess does: the filter then rings out in the silence
+    audio = np.pad(audio, (0, frames - len(audio)))
+    if info.samplerate != RATE:
+        audio = soxr.resample(audio, info.samplerate, RATE, quality="VHQ")[:samples]
+        audio = np.pad(audio, (0, samples - len(audio)))
+    pcm = np.clip(np.round(audio * 32768), -32768, 32767).astype(np.int16)
+    soundfile.write(target, pcm, RATE, subtype="PCM_16", format="WAV")
+    return true_s
+
+
+def convert(
+    clips: Sequence[tuple[Path, Path]],
+    seconds: float,
+    jobs: int,
+    about: str,
+    rate: int | None = None,
+) -> list[float | str]:
+    """`to_16k` for (source, target) pairs in several processes: seconds of each, or its fault."""
+    work = partial(_converted, seconds=seconds, rate=rate)
+    bar = partial(tqdm, total=len(clips), desc=about, unit="clip")
+    if jobs < 1:
+        raise ValueError(f"{jobs} jobs; give 1 or more")
+    if jobs == 1 or len(clips) < 2:
+        return list(bar(map(work, clips)))
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        try:
+            return list(bar(pool.map(work, clips, chunksize=8)))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _converted(clip: tuple[Path, Path], seconds: float, rate: int | None) -> float | str:
+    try:
+        return to_16k(*clip, seconds, rate)
+    except (ValueError, soundfile.LibsndfileError) as error:
+        return f"{clip[0]}: {' '.join(str(error).split())}"
+
+
+def convert_all(
+    clips: Sequence[tuple[Path, Path]],
+    seconds: float,
+    jobs: int,
+    about: str,
+    rate: int | None = None,
+) -> None:
+    """`convert`, where a clip that cannot be read or is not there is an error."""
+    missing = [str(source) for source, _ in clips if not source.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{about}: {some(missing, 'clips')} missing; complete the download")
+    faults = [
+        fault for fault in convert(clips, seconds, jobs, about, rate) if isinstance(fault, str)
+    ]
+    if faults:
+        raise ValueError(f"{about}: {some(faults, 'clips')} not usable; download them again")
+
+
+def some(names: Sequence[str], what: str) -> str:
+    """A count and the first names: '5 clips (a, b, c, …)'."""
+    more = ", …" if len(names) > NAMED else ""
+    return f"{len(names)} {what} ({', '.join(names[:NAMED])}{more})"

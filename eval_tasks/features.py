@@ -1,0 +1,309 @@
+"""Frame embeddings of a task's clips by a frozen module: computed once per part, kept on disk.
+
+A clip over 10 s is embedded on several grids of windows, so that a crop is not always seen with the
+same neighbours. Grid 0 is what the module gives for the whole clip; grid j begins j / shifts of a
+window later (what lies before is grid 0's).
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from eval_tasks.base import Part, TaskData
+from eval_tasks.modules import Module
+from hear_ptsed import __version__
+from hear_ptsed.windows import FRAME, SAMPLE_RATE, WINDOW, WINDOW_FRAMES
+
+try:
+    import fcntl
+except ImportError:  # Windows: two runs that need the same features both compute them
+    fcntl = None
+
+log = logging.getLogger(__name__)
+FORMAT = 1
+INDEX, ARRAY = "index.json", "frames.npy"
+BATCH = 8 * WINDOW_FRAMES  # frames of the clips that are embedded together, if they are that short
+ROUNDING = 1e-3  # of the largest value of a clip: what float16 may change
+
+
+@dataclass(frozen=True)
+class Features:
+    """Embeddings of all clips of a part."""
+
+    part: Part
+    shifts: int  # grids of clips over 10 s
+    rows: Tensor  # (N, D) clip after clip, and the grids of a clip one after another
+    parameters: int  # of the module
+    seconds_per_minute: float  # of audio, when it was computed
+
+    @cached_property
+    def _first(self) -> dict[str, int]:
+        """file -> its first row."""
+        counts = [self.grids(file) * self.part.frames(file) for file in self.part.files]
+        return dict(zip(self.part.files, np.cumsum([0, *counts]).tolist(), strict=False))
+
+    def grids(self, file: str) -> int:
+        """1 for clips of up to 10 s."""
+        return grids_of(self.part.frames(file), self.shifts)
+
+    def get(self, file: str, first: int = 0, frames: int | None = None, grid: int = 0) -> Tensor:
+        """(T, D) from a frame of a clip on, in the type they are stored in."""
+        total = self.part.frames(file)
+        start = self._first[file] + grid * total + first
+        return self.rows[start : start + (total - first if frames is None else frames)]
+
+
+class Estimate(NamedTuple):
+    """What is still to be computed."""
+
+    bytes: int
+    seconds: float
+
+
+def features(
+    data: TaskData,
+    name: str,
+    module: Module,
+    cache: Path,
+    *,
+    shifts: int = 1,
+    device: str = "cpu",
+    progress: bool = True,
+) -> Features:
+    """The embeddings of a part, from the cache if they are there.
+
+    Args:
+        shifts: grids of the parts that some split trains on; the others have one.
+    """
+    part = data.parts[name]
+    identity = _identity(data, part, module, shifts)
+    folder = _folder(data, part, module, cache, identity)
+    with alone(folder.parent, f"embeds {data.task.name}"):
+        if not folder.exists():
+            _write(folder, identity, part, module, device, progress)
+    return _open(folder, identity, part)
+
+
+def estimate(
+    data: TaskData,
+    names: Sequence[str],
+    module: Module,
+    cache: Path,
+    *,
+    shifts: int = 1,
+    device: str = "cpu",
+) -> Estimate:
+    """Disk and time for the parts that are not in the cache, from the time of one window."""
+    rows = windows = 0
+    for name in names:
+        part = data.parts[name]
+        identity = _identity(data, part, module, shifts)
+        if _folder(data, part, module, cache, identity).exists():
+            continue
+        for n in map(part.frames, part.files):
+            grids = grids_of(n, identity["shifts"])
+            rows += n * grids
+            windows += -(-n // WINDOW_FRAMES) * grids
+    if not rows:
+        return Estimate(0, 0.0)
+    model = module.load(device)
+    audio = torch.randn(1, WINDOW, generator=torch.Generator().manual_seed(0)).mul(0.1).to(device)
+    for _ in range(2):  # the first one prepares
+        started = time.perf_counter()
+        dim = module.embed(model, audio).cpu().shape[-1]
+        seconds = time.perf_counter() - started
+    return Estimate(rows * dim * 2, windows * seconds)
+
+
+@contextmanager
+def alone(folder: Path, what: str) -> Iterator[int | None]:
+    """Wait until no other process works in this folder.
+
+    Yields a file descriptor; a child process that inherits it keeps the folder after our death.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield None
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("another process %s in %s; waiting for it", what, folder)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def grids_of(frames: int, shifts: int) -> int:
+    return shifts if frames > WINDOW_FRAMES else 1
+
+
+def _identity(data: TaskData, part: Part, module: Module, shifts: int) -> dict[str, Any]:
+    """All that decides the embeddings, and what they are called."""
+    if not 1 <= shifts <= WINDOW_FRAMES:
+        raise ValueError(f"fit.shifts is {shifts}; allowed is 1 to {WINDOW_FRAMES}")
+    trains = not part.events or any(part.name in split.train for split in data.splits)
+    longest = max(map(part.frames, part.files))
+    return {
+        "format": FORMAT,
+        "library": __version__,
+        "task": data.fingerprint,
+        "part": part.name,
+        "module": module.name,
+        "checkpoint": module.sha256,
+        "options": json.loads(json.dumps(module.options)),
+        "shifts": grids_of(longest, shifts) if trains else 1,
+    }
+
+
+def _folder(
+    data: TaskData, part: Part, module: Module, cache: Path, identity: dict[str, Any]
+) -> Path:
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return Path(cache) / data.version / module.name / f"{part.name}-{digest[:12]}"
+
+
+def _write(
+    folder: Path, identity: dict, part: Part, module: Module, device: str, progress: bool
+) -> None:
+    """Compute a part in a folder of another name, which becomes `folder` when it is complete."""
+    for stale in folder.parent.glob(f".*-{folder.name}"):  # of a process that was killed
+        shutil.rmtree(stale)
+    temporary = folder.with_name(f".{os.getpid()}-{folder.name}")
+    temporary.mkdir()
+    try:
+        model = module.load(device)
+        for dtype in (np.float16, np.float32):
+            index = _fill(temporary, dtype, identity, part, module, model, progress)
+            if index is not None:
+                break
+        index["parameters"] = sum(p.numel() for p in model.parameters())
+        text = json.dumps({"identity": identity} | index, indent=1)
+        (temporary / INDEX).write_text(text + "\n", encoding="utf-8")
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fill(
+    folder: Path,
+    dtype: type,
+    identity: dict,
+    part: Part,
+    module: Module,
+    model: nn.Module,
+    progress: bool,
+) -> dict[str, Any] | None:
+    """Write the array; None if the embeddings do not fit into float16."""
+    shifts = identity["shifts"]
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    rows = sum(n * grids_of(n, shifts) for n in map(part.frames, part.files))
+    digest, seconds = hashlib.sha256(), 0.0
+    bar = tqdm(
+        total=rows, desc=f"embedding {part.name}", unit="frame", leave=False, disable=not progress
+    )
+    with (folder / ARRAY).open("wb") as file, bar:
+        for files in _batches(part):
+            audio = torch.from_numpy(np.stack([part.read(name) for name in files])).to(device)
+            started = time.perf_counter()
+            grids = _embed(audio, part.frames(files[0]), shifts, module, model)  # (B, G, T, D)
+            seconds += time.perf_counter() - started
+            for name, clip in zip(files, grids, strict=True):
+                values = clip.reshape(-1, clip.shape[-1])
+                if not np.isfinite(values).all():
+                    raise ValueError(f"{module.name} gives NaN or infinite embeddings for {name}")
+                with np.errstate(over="ignore"):
+                    stored = values.astype(dtype)
+                if np.abs(stored - values).max() > ROUNDING * np.abs(values).max():
+                    return None
+                if file.tell() == 0:
+                    header = _begin(file, (rows, values.shape[1]), stored.dtype)
+                    digest.update(header)
+                file.write(stored.data)
+                digest.update(stored.data)
+                bar.update(len(values))
+    minutes = rows * FRAME / SAMPLE_RATE / 60
+    return {"sha256": digest.hexdigest(), "seconds_per_minute": seconds / minutes}
+
+
+def _begin(file: Any, shape: tuple[int, int], dtype: np.dtype) -> bytes:
+    """Write the header of an .npy file, where there is room for all of it."""
+    need = shape[0] * shape[1] * dtype.itemsize
+    free = shutil.disk_usage(Path(file.name).parent).free
+    if need > free:
+        raise OSError(
+            f"{need / 1e9:.1f} GB of embeddings do not fit: {Path(file.name).parents[1]} has "
+            f"{free / 1e9:.1f} GB left; name another folder for the cache"
+        )
+    description = np.lib.format.dtype_to_descr(dtype)
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": description, "fortran_order": False, "shape": shape}
+    )
+    file.flush()
+    return Path(file.name).read_bytes()
+
+
+def _batches(part: Part) -> Iterator[list[str]]:
+    """Neighbouring clips of one length, as many as make some windows."""
+    for samples, files in groupby(part.files, part.samples.get):
+        together = max(1, BATCH * FRAME // max(samples, 1))
+        while names := list(islice(files, together)):
+            yield names
+
+
+def _embed(audio: Tensor, frames: int, shifts: int, module: Module, model: nn.Module) -> np.ndarray:
+    """(B, S) -> (B, grids, T, D) float32."""
+    grids: list[Tensor] = []
+    for j in range(grids_of(frames, shifts)):
+        first = j * WINDOW_FRAMES // shifts
+        found = module.embed(model, audio[:, first * FRAME :])[:, : frames - first].float()
+        if found.shape[1] < frames - first:
+            raise ValueError(
+                f"{module.name} gives {found.shape[1]} frames where {frames - first} of 40 ms are; "
+                "only `--protocol hear` evaluates such modules"
+            )
+        grids.append(torch.cat([grids[0][:, :first], found], 1) if j else found)
+    return torch.stack(grids, 1).cpu().numpy()
+
+
+def _open(folder: Path, identity: dict[str, Any], part: Part) -> Features:
+    again = f"delete {folder} to compute it again"
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        found, wanted = index["identity"], index["sha256"]
+        with (folder / ARRAY).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        numbers = (int(index["parameters"]), float(index["seconds_per_minute"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"cached features cannot be read ({type(error).__name__}: {error}); {again}"
+        ) from error
+    if found != identity:
+        keys = [key for key in identity if key not in found or found[key] != identity[key]]
+        raise ValueError(f"cached features are of another {', '.join(keys) or 'run'}; {again}")
+    if digest != wanted:
+        raise ValueError(
+            f"cached features are damaged: sha256 starts {digest[:8]}, expected {wanted[:8]}; "
+            f"{again}"
+        )
+    # "c": never written to, but torch warns of arrays that are read-only
+    rows = torch.from_numpy(np.load(folder / ARRAY, mmap_mode="c"))
+    return Features(part, identity["shifts"], rows, *numbers)

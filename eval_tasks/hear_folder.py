@@ -1,0 +1,186 @@
+"""HEAR task folders: written whole or not at all, and completed from HEAR's own releases."""
+
+import hashlib
+import logging
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval_tasks.base import MORE_PARTS, Task, TaskData, open_task, read_json
+from eval_tasks.downloads import RATE, convert_all, find, link, some
+from training.sounds.provenance import same_settings, versions, write_json
+
+RELEASED_RATE = 48000  # Hz, of HEAR's archives; they exist at 16 kHz too
+
+
+def build(
+    folder: Path, settings: dict, fill: Callable[[Path], None], *, force: bool = False
+) -> Path:
+    """Have a new folder filled and put it in place; one with the same settings is kept.
+
+    Args:
+        fill: writes the files, a `manifest.json` with these settings among them.
+        force: replace a folder that has other settings.
+    """
+    folder = Path(folder)
+    if folder.exists() and not force:
+        same_settings(folder, settings, "use --force to replace it")
+        logging.getLogger(__name__).info("%s is there already and is kept", folder)
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{os.getpid()}-") as temporary:
+        new = Path(temporary, folder.name)
+        new.mkdir()
+        fill(new)
+        if folder.exists():
+            folder.rename(Path(temporary, "replaced"))
+        new.rename(folder)
+    return folder
+
+
+def metadata(
+    task_name: str,
+    version: str,
+    mode: str,
+    splits: Sequence[str],
+    seconds: float,
+    scores: Sequence[str],
+    **more: Any,
+) -> dict[str, Any]:
+    """The contents of task_metadata.json of an event task, in the builder's key order."""
+    return {
+        "task_name": task_name,
+        "version": version,
+        "embedding_type": more.pop("embedding_type", "event"),
+        "prediction_type": more.pop("prediction_type", "multilabel"),
+        "split_mode": "trainvaltest" if splits[0] == "train" else "new_split_kfold",
+        "sample_duration": seconds,
+        "evaluation": list(scores),
+        "download_urls": [],
+        "default_mode": mode,
+        **more,
+        "mode": mode,
+        "splits": list(splits),
+    }
+
+
+def write(
+    folder: Path,
+    metadata: Mapping[str, Any],
+    vocabulary: Sequence[str],
+    parts: Mapping[str, Mapping[str, list]],
+    manifest: Mapping[str, Any],
+) -> None:
+    """Write all that stands beside the audio; `parts` has the labels of every split by file."""
+    for name, labels in parts.items():
+        write_json(folder / f"{name}.json", dict(sorted(labels.items())))
+    rows = [f"{index},{label}" for index, label in enumerate(vocabulary)]
+    text = "\n".join(["idx,label", *rows, ""])
+    (folder / "labelvocabulary.csv").write_text(text, encoding="utf-8")
+    write_json(folder / "task_metadata.json", dict(metadata))
+    write_json(folder / "manifest.json", dict(manifest))
+
+
+def audio_folder(folder: Path, part: str) -> Path:
+    """Where the 16 kHz audio of a part lies, made if it is not there."""
+    path = folder / str(RATE) / part
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def events(rows: Iterable[tuple[float, float, str]], seconds: float) -> list[dict[str, Any]]:
+    """HEAR's events, in ms, of (start s, end s, label): those that begin in the clip, cut to it."""
+    return [
+        {"label": label, "start": 1000 * start, "end": 1000 * min(end, seconds)}
+        for start, end, label in sorted(rows)
+        if start < seconds
+    ]
+
+
+def shuffled(names: Iterable[str], key: str) -> list[str]:
+    """HEAR's order of names for cutting them into splits or folds."""
+    ordered = sorted(names)
+    random.Random(key).shuffle(ordered)
+    return ordered
+
+
+def subsample(names: Iterable[str], split: str, count: int) -> list[str]:
+    """HEAR's choice of `count` clips of a split: it is that of pandas' sample, by the same seed."""
+    text = f"SubsampleSplit({split})".encode()
+    seed = int(hashlib.sha1(text, usedforsecurity=False).hexdigest(), 16) % (2**32 - 1)
+    ordered = sorted(names)
+    order = np.random.RandomState(seed).permutation(len(ordered))
+    return [ordered[i] for i in order[:count]]
+
+
+def is_released(name: str, folder: str) -> bool:
+    """Whether an archive's member is wanted of a HEAR release: labels, 16 or 48 kHz audio."""
+    _, found, inside = f"/{name}".partition(f"/{folder}/")
+    first = inside.split("/")[0]
+    return bool(found) and (not first.isdigit() or first in (str(RATE), str(RELEASED_RATE)))
+
+
+def find_released(roots: Sequence[Path], folder: str) -> Path | None:
+    """HEAR's folder of a task: a root itself, or in one."""
+    for root in roots:
+        if (root / "task_metadata.json").is_file():
+            return root
+    found = find(roots, f"{folder}/task_metadata.json")
+    return found.parent if found else None
+
+
+def complete(task: Task, source: Path, folder: Path, settings: dict, jobs: int) -> TaskData:
+    """Fill a folder from HEAR's release: audio at 16 kHz is linked, else made from 48 kHz."""
+    if source.resolve() == (folder.parents[1] / folder.name).resolve():
+        raise ValueError(f"{source} would be replaced by itself; name another --tasks-dir")
+    described = read_json(source / "task_metadata.json")
+    seconds, names = described.get("sample_duration"), described.get("splits", [])
+    expected = task.folder.split("-")
+    found = [described.get(key) for key in ("task_name", "version", "mode")]
+    if found != expected or not seconds:
+        raise ValueError(
+            f"{source} is {'-'.join(map(str, found))} with clips of {seconds} s; expected "
+            f"{task.folder}"
+        )
+    for name in ("task_metadata.json", "labelvocabulary.csv", *(f"{n}.json" for n in names)):
+        if not (source / name).is_file():
+            raise FileNotFoundError(f"{source / name} is missing; download the task again")
+        shutil.copyfile(source / name, folder / name)
+    for name in names:
+        target = audio_folder(folder, name)
+        have, released = (source / str(rate) / name for rate in (RATE, RELEASED_RATE))
+        slower = []
+        for file in read_json(source / f"{name}.json"):
+            if (have / file).is_file():
+                link(have / file, target / file)
+            else:
+                slower.append((released / file, target / file))
+        if slower:
+            convert_all(slower, seconds, jobs, f"{name} from 48 kHz", RELEASED_RATE)
+    manifest = {"settings": settings, "versions": versions(), "source": "HEAR release"}
+    write_json(folder / "manifest.json", manifest)
+    return checked(task, folder, source)
+
+
+def checked(task: Task, folder: Path, source: Path) -> TaskData:
+    """The new folder, opened; what is wrong with it is said of the source, and of each length."""
+    try:
+        data = open_task(task, folder)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(str(error).replace(str(folder), str(source))) from None
+    samples = round(data.metadata["sample_duration"] * RATE)
+    for name, part in data.parts.items():
+        wrong = [file for file, found in part.samples.items() if found != samples]
+        if wrong:
+            raise ValueError(
+                f"{source}: {some(wrong, f'clips of {name}')} have not {samples} samples at 16 kHz"
+            )
+        if name not in MORE_PARTS and not any(part.events.values()):
+            raise ValueError(f"{source}: no clip of {name} has an event")
+    return data

@@ -1,0 +1,144 @@
+"""The module under evaluation: a HEAR plug-in with its checkpoint and its options."""
+
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hear_ptsed import checkpoints, download, hear
+from hear_ptsed.files import sha256
+from hear_ptsed.heads import AttentionHead, LinearHead
+from hear_ptsed.model import SEDModel
+from hear_ptsed.registry import MODELS, build, row, untrained
+from hear_ptsed.windows import SAMPLE_RATE
+
+GENERIC = "hear_ptsed.plugins.checkpoint"
+TAKE = ("layer", "layers", "drop_layers", "final_norm")  # options that choose blocks
+HEADS = {"linear": LinearHead, "attention": AttentionHead}
+
+
+@dataclass(frozen=True)
+class Module:
+    """A plug-in such as hear_ptsed.plugins.beats_strong, or one of somebody else."""
+
+    name: str
+    checkpoint: Path | None = None  # given by the user; None: what the plug-in finds itself
+    options: dict[str, Any] = field(default_factory=dict)  # of load_model
+    given_stage: str = ""  # what a checkpoint of the user's is said to be
+
+    @cached_property
+    def plugin(self) -> ModuleType:
+        try:
+            return import_module(self.name)
+        except ModuleNotFoundError as error:
+            if error.name and not f"{self.name}.".startswith(f"{error.name}."):
+                raise
+            raise ModuleNotFoundError(
+                f"no module {self.name}; `hear-ptsed list` names the plug-ins of this suite"
+            ) from error
+
+    @property
+    def _of_suite(self) -> tuple[str, str] | None:
+        """Model and stage of one of this suite's plug-ins."""
+        loader = getattr(self.plugin, "load_model", None)
+        if isinstance(loader, partial) and loader.func is hear.load_model:
+            return loader.args
+        return None
+
+    @cached_property
+    def model(self) -> str:
+        """Name of the network."""
+        if self._of_suite:
+            return self._of_suite[0]
+        if self.name == GENERIC and self.file is not None:
+            return checkpoints.describe(self.file).get("model") or self.file.stem
+        return self.name.rsplit(".", 1)[-1]
+
+    @property
+    def convolutional(self) -> bool:
+        """Whether it is a network of this suite with batch norm."""
+        if self.model not in MODELS:
+            return False
+        with torch.device("meta"):
+            return any(isinstance(m, nn.BatchNorm2d) for m in row(self.model).backbone().modules())
+
+    @property
+    def stage(self) -> str:
+        return self.given_stage or (self._of_suite[1] if self._of_suite else "")
+
+    @property
+    def untrained(self) -> bool:
+        return bool(self.options.get("untrained"))
+
+    @cached_property
+    def file(self) -> Path | None:
+        """The checkpoint that is loaded, if it is known."""
+        if self.checkpoint is not None and not self.checkpoint.is_file():
+            raise FileNotFoundError(f"{self.checkpoint}: no such checkpoint")
+        if self.checkpoint is not None or self.untrained or not self._of_suite:
+            return self.checkpoint
+        return download.find(*self._of_suite)
+
+    @cached_property
+    def sha256(self) -> str | None:
+        """Of the checkpoint."""
+        return None if self.file is None else sha256(self.file)
+
+    def load(self, device: str = "cpu") -> nn.Module:
+        """The HEAR model, frozen."""
+        path = [] if self.checkpoint is None else [str(self.checkpoint)]
+        model = self.plugin.load_model(*path, **self.options).to(device)
+        if model.sample_rate != SAMPLE_RATE:
+            raise ValueError(
+                f"{self.name} takes {model.sample_rate} Hz; only `--protocol hear` evaluates "
+                "modules of another rate than 16000 Hz"
+            )
+        return model
+
+    def embed(self, model: nn.Module, audio: Tensor) -> Tensor:
+        """(B, S) -> (B, T, D) on the 40 ms grid."""
+        frames, centres = self.plugin.get_timestamp_embeddings(audio, model)
+        if frames.shape[1] > 1 and abs(float(centres[0, 1] - centres[0, 0]) - 40) > 0.01:
+            raise ValueError(
+                f"{self.name} gives a frame every {float(centres[0, 1] - centres[0, 0]):g} ms; "
+                "only `--protocol hear` evaluates other spacings than 40 ms"
+            )
+        return frames
+
+    def network(self, n_classes: int, head: str = "linear") -> SEDModel:
+        """The network to fine-tune, with its own weights and a new head.
+
+        The head is drawn from torch's global generator: seed it before.
+        """
+        if unknown := set(self.options) - {*TAKE, "untrained"}:
+            raise ValueError(
+                f"the option {', '.join(sorted(unknown))} is of frozen models; fine-tuning takes "
+                f"{', '.join(TAKE)}, untrained"
+            )
+        if self.untrained and self._of_suite:
+            net = untrained(self.model, n_classes=None)
+        elif self._of_suite:
+            net = build(self.model, n_classes=None)
+            checkpoints.load_checkpoint(net, self.file)
+        elif self.name == GENERIC and self.file is not None:
+            net = checkpoints.open_checkpoint(self.file, backbone_only=True)
+        else:
+            raise ValueError(
+                f"{self.name} is no model of this suite and cannot be fine-tuned; use --mode "
+                f"frozen, or {GENERIC} with --checkpoint"
+            )
+        take = {key: self.options[key] for key in TAKE if key in self.options}
+        if take:
+            net.backbone.take(**take)
+        net.head = HEADS[head](net.backbone.embed_dim, n_classes)
+        return net.train()
+
+
+def device_of(name: str | None) -> str:
+    """The device asked for, else a GPU if there is one."""
+    return name or ("cuda" if torch.cuda.is_available() else "cpu")

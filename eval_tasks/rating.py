@@ -1,0 +1,86 @@
+"""Scores of a task from what a module says of its clips."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from eval_tasks.base import Part, Task
+from eval_tasks.scoring import Bootstrap, Scored, decode, event_scores
+
+PSDS = ("psds1", "psds2")
+
+
+def rate(
+    task: Task,
+    part: Part,
+    probabilities: dict[str, np.ndarray],
+    *,
+    metrics: Sequence[str] | None = None,
+    events: dict[str, list[dict]] | None = None,
+    bootstrap: Bootstrap | None = None,
+) -> Scored:
+    """The task's metrics of one part.
+
+    Args:
+        probabilities: file -> (T, C) per frame of 40 ms, of every clip of the part.
+        metrics: some of the task's; None for all.
+        events: file -> events in ms, where they were decoded elsewhere.
+    """
+    if missing := [file for file in part.files if file not in probabilities]:
+        raise ValueError(f"no predictions for {len(missing)} clips of {part.name}: {missing[0]}, …")
+    metrics = task.metrics if metrics is None else metrics
+    scored = Scored({}, {}, {}, {}, {})
+    by_event = [name for name in metrics if name not in PSDS]
+    if by_event:
+        if events is None:
+            events = {
+                file: decode(probabilities[file], part.classes, task.decoding)
+                for file in part.files
+            }
+        scored = event_scores(part.events, events, part.classes, by_event, bootstrap)
+    if by_area := [name for name in metrics if name in PSDS]:
+        from eval_tasks.psds import psds_scores  # seconds to import
+
+        areas = psds_scores(
+            probabilities,
+            part.events,
+            part.durations_s,
+            part.classes,
+            by_area,
+            task.psds_median,
+            bootstrap,
+        )
+        scored = _joined(areas, scored)
+    return Scored(
+        {name: scored.scores[name] for name in metrics},
+        scored.per_class,
+        scored.ci95,
+        scored.replicates,
+        scored.conventions,
+    )
+
+
+def validation(task: Task, part: Part, probabilities: dict[str, np.ndarray]) -> dict[str, float]:
+    """What the best epoch is chosen by, higher is better: primary metric, or minus the loss."""
+    losses = []
+    for file, given in probabilities.items():
+        target, p = part.targets(file), given.clip(1e-7, 1 - 1e-7)
+        losses.append(-np.where(target > 0, np.log(p), np.log(1 - p)).mean())
+    loss = {"minus_loss": -float(np.mean(losses))}
+    if task.select == "loss":
+        return loss
+    return rate(task, part, probabilities, metrics=task.metrics[:1]).scores | loss
+
+
+def _joined(first: Scored, second: Scored) -> Scored:
+    classes = first.per_class.keys() | second.per_class.keys()
+    return Scored(
+        first.scores | second.scores,
+        {
+            name: second.per_class.get(name, {}) | first.per_class.get(name, {})
+            for name in sorted(classes)
+        },
+        first.ci95 | second.ci95,
+        first.replicates | second.replicates,
+        first.conventions | second.conventions,
+    )

@@ -1,0 +1,151 @@
+"""What one evaluation is asked to be: the options of `run`, and which of them go together."""
+
+import json
+import shlex
+from argparse import ArgumentError
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from eval_tasks.base import Task
+
+HEAR_SEED = 42  # heareval seeds everything with it
+BLOCKS = ("layer", "layers", "drop_layers")  # of transformers, to embed by
+WHERE = ("tasks_dir", "results", "work", "device", "workers", "export")  # decide no result
+
+
+@dataclass(frozen=True)
+class Request:
+    """One evaluation with one seed; names are those of the options."""
+
+    task: str
+    module: str
+    mode: str  # frozen, finetuned
+    protocol: str | None = None  # of frozen: hear, linear
+    setup: str | None = None  # of tasks that have some: simple, baseline
+    seed: int | None = None
+    checkpoint: Path | None = None
+    stage: str = ""
+    model_options: dict[str, Any] = field(default_factory=dict)
+    untrained: bool = False
+    layer: int | None = None
+    layers: str | None = None
+    drop_layers: int | None = None
+    folder: str | None = None
+    folds: int | None = None
+    grid: str | None = None
+    grid_points: int | None = None
+    set: tuple[str, ...] = ()
+    tasks_dir: Path = Path("tasks")
+    results: Path = Path("results")
+    work: Path = Path("work")
+    device: str | None = None
+    workers: int = 0
+    export: Path | None = None
+
+    @property
+    def kind(self) -> str:
+        """hear, linear, baseline or finetuned."""
+        if self.mode == "finetuned":
+            return "finetuned"
+        return "baseline" if self.setup == "baseline" else self.protocol or "linear"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of the plug-in's load_model."""
+        given = {key: getattr(self, key) for key in BLOCKS} | {"untrained": self.untrained or None}
+        return self.model_options | {k: value for k, value in given.items() if value is not None}
+
+    @property
+    def command(self) -> str:
+        """What makes the same record again, folders and devices left to their defaults."""
+        return shlex.join(["python", "-m", "eval_tasks", "run", *self.arguments(WHERE)])
+
+    def of_seeds(self, seeds: int | None) -> list["Request"]:
+        """One for each of the seeds 0 to seeds - 1; None: this one."""
+        if seeds is None:
+            return [self]
+        if seeds < 1:
+            raise ArgumentError(None, f"--seeds {seeds}: give 1 or more")
+        if self.kind == "hear":
+            # One is what heareval has; more are refused like any other seed.
+            return [self if seeds == 1 else replace(self, seed=seeds)]
+        return [replace(self, seed=seed) for seed in range(seeds)]
+
+    def arguments(self, leave_out: tuple[str, ...] = ()) -> list[str]:
+        """As on the command line."""
+        found = []
+        for one in fields(self):
+            value, flag = getattr(self, one.name), f"--{one.name.replace('_', '-')}"
+            default = one.default if one.default_factory is MISSING else one.default_factory()
+            if one.name in leave_out or value == default:
+                continue
+            if value is True:
+                found.append(flag)
+            elif isinstance(value, dict):
+                found += [flag, json.dumps(value)]
+            else:
+                values = value if isinstance(value, tuple) else (value,)
+                found += [text for item in values for text in (flag, str(item))]
+        return found
+
+    def check(self, task: Task) -> None:
+        """Refuse options that do not go together."""
+        for wrong, message in (*self._of_setups(task), *self._of_kinds()):
+            if wrong:
+                raise ArgumentError(None, message)
+
+    def _of_setups(self, task: Task) -> list[tuple[Any, str]]:
+        setups = ", ".join(task.setups)
+        return [
+            (
+                self.setup and not task.setups,
+                f"--setup is of tasks with weak labels; {task.name} has no setups",
+            ),
+            (
+                self.setup and task.setups and self.setup not in task.setups,
+                f"--setup {self.setup}: {task.name} has {setups}",
+            ),
+            (
+                self.setup and self.protocol,
+                "--setup and --protocol exclude each other: a setup has its own protocol",
+            ),
+            (
+                self.setup == "baseline" and self.mode != "frozen",
+                "--setup baseline reads frozen embeddings; give --mode frozen",
+            ),
+        ]
+
+    def _of_kinds(self) -> list[tuple[Any, str]]:
+        hear, tuned = self.kind == "hear", self.kind == "finetuned"
+        return [
+            (
+                tuned and self.protocol,
+                "--protocol is of --mode frozen (hear, linear); finetuned has one only",
+            ),
+            (
+                hear and self.seed not in (None, HEAR_SEED),
+                f"heareval seeds itself with {HEAR_SEED}; --protocol hear takes no --seed or "
+                "--seeds, it makes one record",
+            ),
+            (self.seed is not None and self.seed < 0, f"--seed {self.seed}: give 0 or more"),
+            (hear and self.set, "--set is of our own training; heareval takes --grid"),
+            (hear and self.folds, "--folds: heareval always tests all folds"),
+            (hear and self.device, "--device: heareval takes a GPU if there is one"),
+            (
+                not hear and (self.grid or self.grid_points),
+                "--grid and --grid-points are heareval's; give --protocol hear or use --set",
+            ),
+            (
+                self.export and not tuned,
+                "--export writes fine-tuned weights; give --mode finetuned",
+            ),
+            (
+                self.untrained and self.checkpoint,
+                "--untrained and --checkpoint exclude each other",
+            ),
+            (
+                sum(getattr(self, key) is not None for key in BLOCKS) > 1,
+                "--layer, --layers and --drop-layers exclude each other",
+            ),
+        ]

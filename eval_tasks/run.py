@@ -1,0 +1,373 @@
+"""One evaluation from what was asked to its record.
+
+A run works in a folder named by its identity, so that the same command finds what a killed one
+left, and nothing else does.
+"""
+
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import time
+from argparse import ArgumentError
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eval_tasks import results
+from eval_tasks.base import Outcome, Split, Task, TaskData, open_task
+from eval_tasks.modules import Module, device_of
+from eval_tasks.recipe import Recipe, recipe
+from eval_tasks.request import HEAR_SEED, Request
+from eval_tasks.results import Record
+from eval_tasks.scoring import Bootstrap, Scored, mean_of_folds
+from hear_ptsed import list_models
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes on one run are not kept apart
+    fcntl = None
+
+log = logging.getLogger(__name__)
+PLUGINS = "hear_ptsed.plugins."
+LOCK = ".lock"
+PACKAGES = (
+    *("torch", "torchaudio", "numpy", "hear_ptsed", "heareval", "pytorch-lightning"),
+    *("sed_eval", "dcase_util", "sed_scores_eval", "scipy", "soundfile"),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A request with its task and its module, checked."""
+
+    request: Request
+    data: TaskData
+    module: Module
+    recipe: Recipe | None  # None: heareval has its own
+
+    @property
+    def seed(self) -> int:
+        return HEAR_SEED if self.request.seed is None else self.request.seed
+
+    @property
+    def protocol(self) -> str:
+        """As the record names it."""
+        kind = self.request.kind
+        if kind == "hear" or not self.data.task.setups:
+            return kind
+        return "desed-baseline" if kind == "baseline" else "desed-simple"
+
+    @property
+    def splits(self) -> list[Split]:
+        """That are trained and tested on."""
+        return self.data.splits[: self.request.folds]
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """All numbers of the training, options of the module, folds."""
+        found: dict[str, Any] = {"model_options": self.module.options, "folds": len(self.splits)}
+        if self.recipe is not None:
+            return found | self.recipe.as_dict()
+        grid_points = self.request.grid_points or 8
+        return found | {"grid": self.request.grid or "default", "grid_points": grid_points}
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 over all that decides the result; paths, devices and loaders do not."""
+        task = self.data.task
+        return results.identity(
+            {
+                "task": self.data.fingerprint,
+                "metrics": task.metrics,
+                "decoding": asdict(task.decoding),
+                "psds_median": task.psds_median,
+                "select": task.select,
+                "module": self.module.name,
+                "stage": self.module.stage,
+                "checkpoint": self.module.sha256,
+                "mode": self.request.mode,
+                "protocol": self.protocol,
+                "seed": self.seed,
+                "hyperparameters": self.hyperparameters,
+            }
+        )
+
+    @cached_property
+    def path(self) -> Path:
+        """Of the record."""
+        names = {
+            "task_version": self.data.version,
+            "mode": self.request.mode,
+            "protocol": self.protocol,
+            "module": self.module.name,
+            "seed": self.seed,
+        }
+        return results.record_path(self.request.results, names, self.identity)
+
+    @property
+    def folder(self) -> Path:
+        """Of the training."""
+        return self.request.work / self.identity[:16]
+
+    def finished(self) -> Record | None:
+        return results.finished(self.path, self.identity)
+
+
+def plan(request: Request, data: TaskData | None = None, *, download: bool = True) -> Run:
+    """Check all that can be checked before anything is computed.
+
+    Args:
+        data: the opened task, where it is at hand already.
+        download: fetch a released checkpoint that is not on this machine, else refuse.
+    """
+    from eval_tasks.tasks import TASKS
+
+    if request.task not in TASKS:
+        raise ValueError(f"unknown task {request.task!r}; known: {', '.join(TASKS)}")
+    task = TASKS[request.task]
+    request.check(task)
+    request = replace(request, seed=None if request.kind == "hear" else request.seed or 0)
+    if data is None:
+        data = open_task(task, request.tasks_dir / (request.folder or task.folder))
+    if request.folds is not None and not 1 <= request.folds <= len(data.splits):
+        raise ArgumentError(
+            None, f"--folds {request.folds}: {data.folder} has {len(data.splits)} to test on"
+        )
+    module = Module(full_name(request.module), request.checkpoint, request.options, request.stage)
+    module.plugin  # noqa: B018  it tells whether there is one
+    if not download and not (module.checkpoint or module.untrained):
+        row = next((row for row in list_models() if row.module == module.name), None)
+        if row is not None and not row.cached:
+            raise FileNotFoundError(
+                f"{row.checkpoint} is not on this machine; `hear-ptsed download` fetches it"
+            )
+    module.sha256  # noqa: B018  reads the checkpoint
+    numbers = None if request.kind == "hear" else _recipe(request, task, module)
+    run = Run(request, data, module, numbers)
+    if request.export and len(run.splits) > 1:
+        raise ArgumentError(None, "--export writes one file; give --folds 1 with it")
+    return run
+
+
+def _recipe(request: Request, task: Task, module: Module) -> Recipe:
+    name = request.kind
+    if task.setups:
+        name = "desed-baseline" if name == "baseline" else f"{request.mode}-simple"
+    return recipe(task, name, request.set, convolutional=module.convolutional)
+
+
+def full_name(module: str) -> str:
+    """beats_strong as hear_ptsed.plugins.beats_strong; other names as they are."""
+    short = "." not in module and find_spec(PLUGINS + module) is not None
+    return PLUGINS + module if short else module
+
+
+def execute(run: Run, progress: bool = True) -> Record:
+    """Train, test, score and write the record; one that is there is kept."""
+    with _alone(run.folder):
+        if record := run.finished():
+            if run.request.export and not run.request.export.exists():
+                raise FileNotFoundError(
+                    f"{run.path} is finished and its weights are gone; move it away to train again"
+                )
+            _clear(run.folder)  # of one that was killed after its record
+            return record
+        started, began = datetime.now(UTC), time.monotonic()
+        outcomes = _outcomes(run, progress)
+        found, folds = _rated(run, outcomes)
+        record = _record(run, outcomes, found, folds, started, time.monotonic() - began)
+        results.write(record, run.path)
+        _clear(run.folder)
+    return record
+
+
+def _outcomes(run: Run, progress: bool) -> list[Outcome]:
+    request, data, module, recipe = run.request, run.data, run.module, run.recipe
+    if request.kind == "hear":
+        from eval_tasks.hear_run import hear
+
+        grid = {key: run.hyperparameters[key] for key in ("grid", "grid_points")}
+        return hear(data, module, run.folder / "hear", **grid, progress=progress)
+    cache = request.work / "features"
+    common = {"seed": run.seed, "device": device_of(request.device), "progress": progress}
+    setup = "simple" if data.task.setups else None
+    outcomes = []
+    for split in run.splits:
+        parts = (data, split, module, recipe, run.folder / split.test)
+        if request.kind == "linear":
+            from eval_tasks import frozen
+
+            outcome = frozen.linear(*parts, cache, setup=setup, **common)
+        elif request.kind == "baseline":
+            from eval_tasks import baseline
+
+            outcome = baseline.run(*parts, cache, workers=request.workers, **common)
+        else:
+            from eval_tasks import finetune
+
+            more = {"workers": request.workers, "setup": setup, "export": request.export}
+            outcome = finetune.run(*parts, **more, **common)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _rated(run: Run, outcomes: list[Outcome]) -> tuple[Scored, list[dict[str, float]]]:
+    """Scores of all test parts, and those of each fold, where there are folds."""
+    from eval_tasks.rating import rate
+
+    data = run.data
+    each = [
+        rate(
+            data.task,
+            data.parts[outcome.part],
+            outcome.probabilities,
+            events=outcome.events,
+            bootstrap=Bootstrap(),
+        )
+        for outcome in outcomes
+    ]
+    if len(data.splits) == 1:
+        return each[0], []
+    found = mean_of_folds(each)
+    if len(each) < len(data.splits):
+        only = f"the first {len(each)} of {len(data.splits)} folds only; "
+        texts = {name: only + text for name, text in found.conventions.items()}
+        found.conventions.update(texts)
+    return found, [one.scores for one in each]
+
+
+def _record(
+    run: Run,
+    outcomes: list[Outcome],
+    found: Scored,
+    folds: list[dict[str, float]],
+    started: datetime,
+    seconds: float,
+) -> Record:
+    data, module, request = run.data, run.module, run.request
+    speeds = [one.seconds_per_minute for one in outcomes]
+    return Record(
+        task=data.task.name,
+        task_version=data.version,
+        task_sha256=data.fingerprint,
+        mode=request.mode,
+        protocol=run.protocol,
+        module=module.name,
+        model=module.model,
+        stage=module.stage,
+        checkpoint={"file": module.file and module.file.name, "sha256": module.sha256},
+        untrained=module.untrained,
+        seed=run.seed,
+        scores=found.scores,
+        per_class=found.per_class,
+        ci95=found.ci95,
+        replicates=found.replicates,
+        conventions=found.conventions,
+        hyperparameters=run.hyperparameters,
+        cost={
+            "parameters": outcomes[0].parameters,
+            "seconds_per_minute": sum(speeds) / len(speeds),
+        },
+        clips=sum(len(data.parts[one.part]) for one in outcomes),
+        published_task=data.task.published,
+        coverage=data.coverage,
+        folds=folds,
+        seconds=round(seconds, 3),
+        software=software(),
+        hardware=hardware(request),
+        commit=commit(),
+        command=request.command,
+        started=started.isoformat(timespec="seconds"),
+        identity=run.identity,
+        training=[one.training for one in outcomes],
+    )
+
+
+def software() -> dict[str, str]:
+    """Versions of what computes and scores; a package that is not there is left out."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware(request: Request) -> dict[str, Any]:
+    """The machine this runs on; its GPU only if it is used."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    found = {"cpu": (models or [platform.processor() or platform.machine()])[0]}
+    found |= {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    if hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        found["memory_gib"] = round(memory / 2**30, 1)
+    device = torch.device(device_of(request.device))
+    return found | {"gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None}
+
+
+def commit() -> str | None:
+    """Of the checkout that the code runs from, "+changes" if files differ; None without one."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        return None
+    texts = []
+    for command in ("rev-parse HEAD", "status --porcelain --untracked-files=no"):
+        done = subprocess.run(["git", *command.split()], cwd=root, capture_output=True, text=True)
+        if done.returncode:
+            return None
+        texts.append(done.stdout.strip())
+    return texts[0] + ("+changes" if texts[1] else "")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a second process out of a run's folder; one that nothing was put into is removed."""
+    path = folder / LOCK
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as lock:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    raise RuntimeError(
+                        f"another process is at this run ({folder}); wait for it to end"
+                    ) from error
+            if not path.exists() or path.stat().st_ino != os.fstat(lock.fileno()).st_ino:
+                continue  # the process that had it has removed it
+            try:
+                yield
+            finally:
+                _prune(folder)
+                if [*folder.iterdir()] == [path]:
+                    path.unlink()
+                    folder.rmdir()
+            return
+
+
+def _clear(folder: Path) -> None:
+    """Remove a run's states and embeddings; its TensorBoard logs stay."""
+    for path in folder.rglob("*"):
+        keep = "logs" in path.relative_to(folder).parts or path.name == LOCK
+        if not keep and not path.is_dir():
+            path.unlink()
+
+
+def _prune(folder: Path) -> None:
+    """Remove empty folders in it."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()

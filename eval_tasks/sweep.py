@@ -1,0 +1,323 @@
+"""Many evaluations from one yaml: each a process of its own, here or on a Ray cluster."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from argparse import ArgumentError
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from eval_tasks.base import TaskData, open_task
+from eval_tasks.request import Request
+from training.config import checked
+
+MODES = {
+    "frozen-hear": {"mode": "frozen", "protocol": "hear"},
+    "frozen-linear": {"mode": "frozen", "protocol": "linear"},
+    "frozen-simple": {"mode": "frozen", "setup": "simple"},
+    "frozen-baseline": {"mode": "frozen", "setup": "baseline"},
+    "finetuned": {"mode": "finetuned"},
+}
+KEPT_FOR_OTHERS = 3  # times that Ray repeats a run whose machine was lost
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """A task of a sweep."""
+
+    task: str
+    folder: str | None = None
+    folds: int | None = None
+    modes: tuple[str, ...] | None = None  # that it takes part in; all of the sweep's if not given
+    set: dict = field(default_factory=dict)  # mode -> settings, behind those of the mode
+
+
+@dataclass(frozen=True)
+class ModuleEntry:
+    """A module of a sweep."""
+
+    module: str
+    checkpoint: str | None = None
+    stage: str = ""
+    options: dict = field(default_factory=dict)
+    untrained: bool = False
+
+
+@dataclass(frozen=True)
+class ModeEntry:
+    """A mode of a sweep, and how."""
+
+    mode: Literal["frozen-hear", "frozen-linear", "frozen-simple", "frozen-baseline", "finetuned"]
+    set: tuple[str, ...] = ()
+    layer: int | None = None
+    layers: str | None = None
+    drop_layers: int | None = None
+    grid: str | None = None
+    grid_points: int | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's file."""
+
+    tasks: tuple[TaskEntry, ...]
+    modules: tuple[ModuleEntry, ...]
+    modes: tuple[ModeEntry, ...]
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One evaluation of a sweep."""
+
+    title: str
+    request: Request
+    state: str  # planned, finished, failed
+    message: str = ""
+    log: Path | None = None
+
+
+class _Running:
+    """Processes of this machine, to be ended together."""
+
+    def __init__(self):
+        self.processes: list[subprocess.Popen] = []
+        self.ended = False
+
+    def add(self, process: subprocess.Popen) -> None:
+        self.processes.append(process)
+        if self.ended:
+            process.terminate()
+
+    def end(self) -> None:
+        self.ended = True
+        for process in self.processes:
+            process.terminate()
+
+
+def read(path: Path) -> Sweep:
+    """A sweep's file; unknown keys are refused."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such sweep")
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return _checked(values)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def _checked(values: Any) -> Sweep:
+    if isinstance(values, dict):
+        values = dict(values)
+        for key, name in (("tasks", "task"), ("modules", "module"), ("modes", "mode")):
+            if isinstance(values.get(key), list):
+                rows = values[key]
+                values[key] = [{name: row} if isinstance(row, str) else row for row in rows]
+        if type(values.get("seeds")) is int:
+            values["seeds"] = list(range(values["seeds"]))
+    sweep = checked(Sweep, values, "sweep")
+    for task in sweep.tasks:
+        for mode in (*(task.modes or ()), *task.set):
+            if mode not in MODES:
+                known = ", ".join(MODES)
+                raise ValueError(f"{task.task} has the unknown mode {mode!r}; known: {known}")
+    return sweep
+
+
+def plan(path: Path, *, download: bool = True, **where: Any) -> list[Entry]:
+    """Every evaluation of a sweep's file, and whether it is finished.
+
+    Args:
+        download: see eval_tasks.run.plan.
+        where: fields of Request: tasks_dir, results, work, device, workers.
+    """
+    from eval_tasks.tasks import TASKS
+
+    opened: dict[tuple, TaskData] = {}
+
+    def data(request: Request) -> TaskData | None:
+        """The task's folder, opened once for all of its runs."""
+        if request.task not in TASKS:
+            return None
+        task = TASKS[request.task]
+        folder = request.tasks_dir / (request.folder or task.folder)
+        if (task.name, folder) not in opened:
+            opened[task.name, folder] = open_task(task, folder)
+        return opened[task.name, folder]
+
+    return [_entry(request, data, download) for request in requests(read(path), **where)]
+
+
+def requests(sweep: Sweep, **where: Any) -> list[Request]:
+    """What a sweep asks for, task by task."""
+    found = []
+    for task, module, mode in product(sweep.tasks, sweep.modules, sweep.modes):
+        if task.modes is not None and mode.mode not in task.modes:
+            continue
+        hear = mode.mode == "frozen-hear"
+        more = {one.name: getattr(mode, one.name) for one in fields(mode)} | MODES[mode.mode]
+        settings = (*mode.set, *task.set.get(mode.mode, ()))
+        request = Request(
+            **where
+            | more
+            | {
+                "task": task.task,
+                "folder": task.folder,
+                "folds": None if hear else task.folds,
+                "module": module.module,
+                "checkpoint": module.checkpoint and Path(module.checkpoint),
+                "stage": module.stage,
+                "model_options": module.options,
+                "untrained": module.untrained,
+                "set": settings,
+                "device": None if hear else where.get("device"),
+            }
+        )
+        seeds = (None,) if hear else sweep.seeds
+        found += [replace(request, seed=seed) for seed in seeds]
+    return found
+
+
+def _entry(request: Request, data: Callable[[Request], TaskData | None], download: bool) -> Entry:
+    from eval_tasks.__main__ import TOLD, one_line
+    from eval_tasks.run import plan
+
+    parts = [request.task, request.module, request.checkpoint and request.checkpoint.stem]
+    parts += [request.mode, request.setup or request.protocol, *request.set]
+    parts += [f"{key}={value}" for key, value in request.options.items()]
+    parts += [] if request.seed is None else [f"seed {request.seed}"]
+    title = " ".join(str(part) for part in parts if part)
+    try:
+        run = plan(request, data(request), download=download)
+        done = run.finished()
+        name = f"{run.data.version}-{request.mode}-{run.protocol}-{run.module.name}-seed{run.seed}"
+        log = request.work / "sweep" / f"{name}-{run.identity[:12]}.txt"
+    except TOLD as error:
+        return Entry(title, request, "failed", one_line(error))
+    return Entry(title, request, "finished" if done else "planned", log=log)
+
+
+def table(entries: Sequence[Entry]) -> str:
+    """What a sweep has to do, for people."""
+    counts = Counter(entry.state for entry in entries)
+    head = f"{len(entries)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items())
+    rows = (
+        f"  {entry.state:8}  {entry.title}" + (f": {entry.message}" if entry.message else "")
+        for entry in entries
+    )
+    return "\n".join([head, *rows])
+
+
+def here(entries: Sequence[Entry], jobs: int = 1, retries: int = 0) -> Iterator[Entry]:
+    """Carry out what is planned on this machine, and yield every entry as it ends."""
+    if jobs < 1:
+        raise ArgumentError(None, f"--jobs {jobs}: give 1 or more")
+    yield from (entry for entry in entries if entry.state != "planned")
+    threads = {} if jobs == 1 else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    planned = [entry for entry in entries if entry.state == "planned"]
+    running = _Running()
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = [pool.submit(_carried_out, one, retries, threads, running) for one in planned]
+        try:
+            for done in as_completed(waiting):
+                yield done.result()
+        except BaseException:  # Ctrl-C, or nobody asks for more
+            pool.shutdown(wait=False, cancel_futures=True)
+            running.end()
+            raise
+
+
+def on_ray(entries: Sequence[Entry], address: str | None, retries: int = 0) -> Iterator[Entry]:
+    """As `here`, on a Ray cluster: a GPU for each run, or a CPU where the cluster has no GPU.
+
+    A run whose machine is lost is repeated elsewhere, where it goes on from its last state.
+
+    Args:
+        address: of a running cluster; None starts one here.
+    """
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("ray is not installed; install the extra 'ray'") from error
+    yield from (entry for entry in entries if entry.state != "planned")
+    planned = [_absolute(entry) for entry in entries if entry.state == "planned"]
+    mine = not ray.is_initialized()
+    if mine:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        local = {} if address else {"include_dashboard": False}
+        ray.init(address or "local", log_to_driver=False, **local)
+    try:
+        needs = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
+        remote = ray.remote(**needs, max_retries=KEPT_FOR_OTHERS)(_carried_out)
+        waiting = {remote.remote(entry, retries): entry for entry in planned}
+        while waiting:
+            (done,), _ = ray.wait([*waiting])
+            entry = waiting.pop(done)
+            try:
+                yield ray.get(done)
+            except ray.exceptions.RayError as error:
+                lines = str(error).strip().splitlines()
+                yield replace(entry, state="failed", message=lines[0] if lines else repr(error))
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+def _absolute(entry: Entry) -> Entry:
+    """With paths that mean the same in the working folder of a Ray worker."""
+    paths = {key: getattr(entry.request, key) for key in ("tasks_dir", "results", "work")}
+    paths["checkpoint"] = entry.request.checkpoint
+    found = {key: path and Path(path).absolute() for key, path in paths.items()}
+    return replace(entry, request=replace(entry.request, **found), log=entry.log.absolute())
+
+
+def _carried_out(
+    entry: Entry,
+    retries: int = 0,
+    environment: dict[str, str] | None = None,
+    running: _Running | None = None,
+) -> Entry:
+    """Run an entry in a process, again if it fails; its output goes to its log."""
+    command = [sys.executable, "-m", "eval_tasks", "run", "--quiet", *entry.request.arguments()]
+    entry.log.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(retries + 1):
+        with entry.log.open("w", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | (environment or {}),
+                preexec_fn=_end_with_parent(),
+            )
+            if running is not None:
+                running.add(process)
+            code = process.wait()
+        if code == 0:
+            return replace(entry, state="finished")
+        if running is not None and running.ended:
+            break
+    lines = entry.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    ended = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    last = lines[-1] if lines else "no output"
+    return replace(entry, state="failed", message=f"{last} ({ended}, all output: {entry.log})")
+
+
+def _end_with_parent() -> Callable[[], Any] | None:
+    """On Linux, let a run die with the process that waits for it.
+
+    Else the run of a killed sweep or of a lost Ray worker would hold its lock against its repeat.
+    """
+    if sys.platform != "linux":
+        return None
+    return partial(ctypes.CDLL(None).prctl, 1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG

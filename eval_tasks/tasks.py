@@ -1,0 +1,102 @@
+"""All tasks by name, and how each folder is made."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from eval_tasks import dcase2016_task2, desed, maestro, small
+from eval_tasks.base import Task, read_json
+
+# Minutes of audio instead of hours: smaller batches, two minutes for a narrow network on a core.
+SMALL = {
+    "finetuned": {
+        "optim": {"batch": 8, "epochs": 20.0, "warmup_steps": 20},
+        "fit": {"check_every_epochs": 4.0},
+    }
+}
+SMALL_HOME = {
+    "frozen-simple": {
+        "optim": {"batch": 32, "epochs": 100.0, "warmup_steps": 20},
+        "fit": {"weak_batch": 32},
+    },
+    "finetuned-simple": {
+        "optim": {"batch": 8, "epochs": 12.0, "warmup_steps": 15},
+        "fit": {"weak_batch": 8, "check_every_epochs": 2.0},
+    },
+    "desed-baseline": {
+        "optim": {"batch": 8, "epochs": 40.0, "warmup_steps": 75},
+        "fit": {"weak_batch": 8, "unlabelled_batch": 16},
+    },
+}
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        dcase2016_task2.TASK,
+        maestro.TASK,
+        desed.TASK,
+        replace(
+            dcase2016_task2.TASK,
+            name="office",
+            folder="office-v1-demo",
+            about=small.NAMES["office"],
+            published=False,
+            recipes=SMALL,
+        ),
+        replace(
+            maestro.TASK,
+            name="piano",
+            folder="piano-v1-demo",
+            about=small.NAMES["piano"],
+            published=False,
+            recipes=SMALL,
+        ),
+        replace(
+            desed.TASK,
+            name="home",
+            folder="home-v1-demo",
+            about=small.NAMES["home"],
+            published=False,
+            recipes=SMALL_HOME,
+        ),
+    )
+}
+
+RENDERED = frozenset({"size", "seed", "synthetic"})
+DOWNLOADED = frozenset({"sources", "jobs"})
+# How each folder is made, and the options of that.
+PREPARE: dict[str, tuple[Callable[..., Path], frozenset[str]]] = {
+    "dcase2016_task2": (dcase2016_task2.prepare, DOWNLOADED),
+    "maestro": (maestro.prepare, DOWNLOADED),
+    "desed": (desed.prepare, DOWNLOADED | {"strong_real", "mode"}),
+    **{name: (partial(small.prepare, name), RENDERED) for name in small.NAMES},
+}
+
+
+def prepare(name: str, tasks_dir: Path, *, force: bool = False, **options: Any) -> Path:
+    """Make the folder of a task in `tasks_dir` and return it; see each task for its options."""
+    if name not in PREPARE:
+        raise ValueError(f"unknown task {name!r}; known: {', '.join(PREPARE)}")
+    make, known = PREPARE[name]
+    if strange := sorted(options.keys() - known):
+        raise ValueError(
+            f"{name} does not take {', '.join(map(_flag, strange))}; it takes "
+            f"{', '.join(map(_flag, sorted(known)))}"
+        )
+    if "sources" in known and not options.get("sources"):
+        raise ValueError(f"{name} is made from a download; name its folder or archive: --source")
+    if known is RENDERED:
+        return make(tasks_dir, force=force, **options)
+    return make(options.pop("sources"), tasks_dir, force=force, **options)
+
+
+def coverage(folder: Path) -> str | None:
+    """What of the data set is not in a prepared folder; None if nothing is missing."""
+    path = Path(folder) / "coverage.json"
+    return read_json(path)["summary"] if path.exists() else None
+
+
+def _flag(option: str) -> str:
+    return {"sources": "--source"}.get(option, "--" + option.replace("_", "-"))

@@ -1,0 +1,227 @@
+"""Heads on frozen features: crops, losses, resuming."""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from frozen_parts import PITCHES_HZ, TASK, tones
+from torch.nn import functional as F
+
+from eval_tasks import frozen
+from eval_tasks.base import TaskData, open_task
+from eval_tasks.features import features
+from eval_tasks.modules import Module
+from eval_tasks.rating import rate
+from eval_tasks.recipe import Recipe, recipe
+from hear_ptsed.heads import AttentionHead
+
+LOGMEL = Module("eval_tasks.logmel")
+QUICK = ("optim.batch=8", "optim.lr=0.02", "optim.warmup_steps=5")
+SIMPLE = ("optim.batch=8", "fit.weak_batch=4", "optim.warmup_steps=5", "optim.epochs=20")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> TaskData:
+    return tones(tmp_path_factory.mktemp("tasks"), weak=6)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def numbers(epochs: float, *settings: str) -> Recipe:
+    return recipe(TASK, "linear", (*QUICK, f"optim.epochs={epochs}", *settings))
+
+
+def problem(data, cache, chosen, setup=None, seed=0) -> frozen.Frozen:
+    names = ("train", "valid", *(["weak"] if setup else []))
+    found = {n: features(data, n, LOGMEL, cache, shifts=2, progress=False) for n in names}
+    return frozen.Frozen(data, data.splits[0], found, chosen, seed=seed, device="cpu", setup=setup)
+
+
+def test_a_linear_head_learns_and_beats_one_that_did_not(data, cache, tmp_path):
+    scores = {}
+    for epochs in (6, 60):
+        outcome = frozen.linear(
+            data,
+            data.splits[0],
+            LOGMEL,
+            numbers(epochs),
+            tmp_path / str(epochs),
+            cache,
+            seed=0,
+            device="cpu",
+            progress=False,
+        )
+        scores[epochs] = rate(TASK, data.parts["test"], outcome.probabilities).scores
+    assert outcome.part == "test" and outcome.parameters == 2 * (128 + 1)
+    assert outcome.seconds_per_minute > 0 and outcome.training["step"] == 60
+    assert all(p.shape == (600, 2) for p in outcome.probabilities.values())
+    assert scores[60]["event_onset_200ms_fms"] > 0.9
+    assert not scores[6]["event_onset_200ms_fms"] > 0.8
+
+
+def test_an_attention_head_learns_from_strong_and_weak_clips(data, cache, tmp_path):
+    chosen = recipe(TASK, "frozen-simple", (*SIMPLE, "optim.lr=0.5", "optim.epochs=40"))
+    outcome = frozen.linear(
+        data,
+        data.splits[0],
+        LOGMEL,
+        chosen,
+        tmp_path,
+        cache,
+        seed=0,
+        device="cpu",
+        progress=False,
+        setup="simple",
+    )
+    assert outcome.parameters == 2 * 2 * (128 + 1)
+    assert outcome.training["step"] == 40 * 12 / 4  # an epoch is a pass over the weak clips
+    scores = rate(TASK, data.parts["test"], outcome.probabilities).scores
+    assert scores["event_onset_200ms_fms"] > 0.8
+
+
+def test_crops_lie_anywhere_on_the_grid_and_in_all_grids_of_windows(data, cache):
+    made = problem(data, cache, numbers(100))
+    assert (made.steps, made.epoch_steps) == (100, 1.0)  # 4 clips of 24 s hold 8 full windows
+    batches = list(made.batches(0))
+    crops = [crop for batch in batches for crop in batch["strong"]]
+    assert {crop.part for crop in crops} == {"train"} and len(crops) == 800
+    assert set(Counter(crop.file for crop in crops).values()) == {200}
+    first = np.array([crop.first for crop in crops])
+    assert (first.min(), first.max()) == (0, 350) and {crop.frames for crop in crops} == {250}
+    assert abs(first.mean() - 175) < 4 * 101 / math.sqrt(800)
+    grids = Counter(crop.grid for crop in crops)
+    assert set(grids) == {0, 1} and abs(grids[0] - 400) < 4 * math.sqrt(200)
+    assert list(made.batches(40)) == batches[40:]
+    assert list(problem(data, cache, numbers(100), seed=1).batches(0)) != batches
+
+
+def test_padding_is_never_learned_from(tmp_path):
+    short = tones(tmp_path / "tasks", seconds=12.0)
+    durations = {"train_0.wav": 12.0, "train_1.wav": 6.02, "train_2.wav": 12.0, "train_3.wav": 9.9}
+    (short.folder / "durations.json").write_text(json.dumps({"train": durations}))
+    short = open_task(TASK, short.folder)
+    made = problem(short, tmp_path / "cache", numbers(50))
+    crops = [crop for batch in made.batches(0) for crop in batch["strong"]]
+    for file, real in {"train_0.wav": 300, "train_1.wav": 151, "train_3.wav": 248}.items():
+        assert real - 10 < max(c.first + c.frames for c in crops if c.file == file) <= real
+
+
+def cross_entropy(logits: np.ndarray, wanted: np.ndarray) -> float:
+    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    return float(-np.where(wanted > 0, np.log(p), np.log(1 - p)).mean())
+
+
+def test_the_loss_is_that_of_the_crops_in_the_audio(data, cache):
+    """From the definition: embeddings of each grid, targets by HEAR's rule at the centres."""
+    made = problem(data, cache, numbers(10))
+    batch = next(made.batches(3))
+    model, train = LOGMEL.load(), data.parts["train"]
+    torch.nn.init.normal_(made.model.weight, std=0.1)
+    logits, wanted = [], []
+    for crop in batch["strong"]:
+        audio = torch.from_numpy(train.read(crop.file))[None]
+        frames = LOGMEL.embed(model, audio)[0]
+        if crop.grid:
+            later = LOGMEL.embed(model, audio[:, 125 * 640 :])[0]
+            frames = torch.cat([frames[:125], later])
+        frames = frames[crop.first : crop.first + 250]
+        logits.append((frames @ made.model.weight.T + made.model.bias).detach().numpy())
+        for i in range(250):
+            centre = 20 + 40 * (crop.first + i)
+            sounding = [
+                e["label"]
+                for e in train.events[crop.file]
+                if e["start"] <= centre < e["end"] + 1e-4
+            ]
+            wanted.append([name in sounding for name in PITCHES_HZ])
+    want = cross_entropy(np.concatenate(logits), np.array(wanted))
+    assert made.loss(batch, 3).item() == pytest.approx(want, rel=2e-3)
+
+
+def test_the_loss_of_the_simple_setup_adds_that_of_weak_clips(data, cache):
+    made = problem(data, cache, recipe(TASK, "frozen-simple", SIMPLE), setup="simple")
+    batch = next(made.batches(0))
+    head, weak = made.model, data.parts["weak"]
+    assert isinstance(head, AttentionHead) and len(batch["weak"]) == 4
+    alone = made.loss({"strong": batch["strong"]}, 0)
+    frames = [
+        made.found["weak"].get(c.file, c.first, c.frames, c.grid).float() for c in batch["weak"]
+    ]
+    logits = torch.cat([head(one[None])[1] for one in frames])
+    wanted = np.stack([[n in weak.tags[c.file] for n in PITCHES_HZ] for c in batch["weak"]])
+    want = F.binary_cross_entropy_with_logits(logits, torch.from_numpy(wanted).float())
+    torch.testing.assert_close(made.loss(batch, 0), alone + want)
+    uneven = [c._replace(frames=c.frames - 50 * i) for i, c in enumerate(batch["weak"])]
+    cut = torch.cat([head(one[: c.frames][None])[1] for one, c in zip(frames, uneven, strict=True)])
+    torch.testing.assert_close(made._clip_logits(uneven), cut)
+
+
+def test_a_training_that_was_killed_ends_at_the_same_weights(data, cache, tmp_path, monkeypatch):
+    def run(folder):
+        made = []
+        original = frozen.Frozen.__init__
+
+        def remember(self, *args, **options):
+            original(self, *args, **options)
+            made.append(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(frozen.Frozen, "__init__", remember)
+            outcome = frozen.linear(
+                data,
+                data.splits[0],
+                LOGMEL,
+                numbers(40),
+                tmp_path / folder,
+                cache,
+                seed=3,
+                device="cpu",
+                progress=False,
+                save_every_s=0,
+            )
+        return outcome, made[0].model.state_dict()
+
+    want, weights = run("undisturbed")
+    for step in (7, 25):
+        with monkeypatch.context() as patch:
+
+            def die(self, now, step=step):
+                if now == step:
+                    raise KeyboardInterrupt
+
+            patch.setattr(frozen.Frozen, "after_step", die)
+            with pytest.raises(KeyboardInterrupt):
+                run("killed")
+    got, again = run("killed")
+    assert all(torch.equal(weights[key], again[key]) for key in weights)
+    assert all(
+        np.array_equal(want.probabilities[f], got.probabilities[f]) for f in got.probabilities
+    )
+    assert {**want.training, "seconds": 0} == {**got.training, "seconds": 0}
+
+
+WRONG = {
+    "no weak part": ("simple", "frozen-simple", (), "no weak.json"),
+    "weak batch without setup": (None, "linear", ("fit.weak_batch=4",), "fit.weak_batch is 4"),
+    "augmentation": (None, "linear", ("augment.mixup_p=0.5",), "augment.mixup_p is 0.5"),
+    "averaging": (None, "linear", ("optim.ema=0.9",), "optim.ema is 0.9"),
+    "grids": (None, "linear", ("fit.shifts=0",), "fit.shifts is 0"),
+    "setup": ("baseline", "linear", (), "setup 'baseline'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_a_frozen_head_cannot_do_is_refused(tmp_path, case):
+    setup, protocol, settings, message = WRONG[case]
+    small = tones(tmp_path, {"train": 1, "valid": 1, "test": 1}, seconds=2.0)
+    places = (small, small.splits[0], LOGMEL, recipe(TASK, protocol, settings))
+    with pytest.raises(ValueError, match=message):
+        frozen.linear(*places, tmp_path / "run", tmp_path, seed=0, device="cpu", setup=setup)
+    assert not (tmp_path / "run").exists()
