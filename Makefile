@@ -1,4 +1,4 @@
-# make env: .venv with everything; make demo: evaluation and training, small; make test: the tests; make lint: ruff.
+# make env: .venv with everything; make demo: evaluation, training, leaderboard, small; make test: the tests; make lint: ruff.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -20,6 +20,8 @@ $(VENV)/.done: setup.py constraints.txt overrides.txt requirements.txt
 demo: env
 	$(RUN) -m eval_tasks demo --out $(OUT)
 	$(RUN) -m training demo --quick --out $(OUT)/training
+	$(RUN) -m eval_tasks demo --stages $(OUT)/training/quick/seed0 --out $(OUT)
+	$(RUN) -m leaderboards build $(OUT)/results --out $(OUT)/site
 
 test: env
 	$(RUN) -m pytest -n 2 --dist loadfile

@@ -114,7 +114,10 @@ def sweep(args: argparse.Namespace, _rest: list[str]) -> int:
 def demo(args: argparse.Namespace, _rest: list[str]) -> int:
     from eval_tasks import demo
 
-    demo.main(args.out)
+    if args.stages is None:
+        demo.main(args.out)
+    else:
+        demo.stages(args.out, args.stages)
     return 0
 
 
@@ -204,6 +207,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = commands.add_parser("demo", help="validate and score several models on one small task")
     sub.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR")
+    sub.add_argument(
+        "--stages",
+        type=Path,
+        metavar="DIR",
+        help="score only what `python -m training demo` trained, in its folder of a seed",
+    )
     sub.set_defaults(run=demo)
     return parser
 

@@ -71,6 +71,10 @@ class Part:
         """Frames of 40 ms."""
         return n_frames(self.samples[file])
 
+    def real_frames(self, file: str) -> int:
+        """Those that are not padding."""
+        return min(self.frames(file), n_frames(round(self.durations_s[file] * SAMPLE_RATE)))
+
     def read(self, file: str, first: int = 0, frames: int | None = None) -> np.ndarray:
         """Audio (S,) float32 from a frame on; what lies beyond the clip's end is 0."""
         if frames is None:

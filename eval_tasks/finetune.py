@@ -22,7 +22,7 @@ from eval_tasks import loop
 from eval_tasks.base import Outcome, Part, Split, Task, TaskData
 from eval_tasks.modules import Module
 from eval_tasks.rating import validation
-from eval_tasks.recipe import Fit, Recipe
+from eval_tasks.recipe import Fit, Recipe, check_setup
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.model import SEDModel
 from hear_ptsed.windows import SAMPLE_RATE, WINDOW_FRAMES, n_frames, over_windows
@@ -62,7 +62,7 @@ def run(
         setup: "simple": attention head, and weakly labelled clips beside the strong ones.
         export: .pt or .safetensors, where the network is written in the released layout.
     """
-    _check(data, recipe, setup)
+    check_setup(data, recipe, setup, accumulate=1, ema=0.0, precision="auto")
     strong = [data.parts[name] for name in split.train]
     weak = [data.parts["weak"]] if setup else []
     net = network(module, len(data.classes), recipe.fit, seed, attention=bool(setup)).to(device)
@@ -89,25 +89,6 @@ def run(
         (time.perf_counter() - started) / minutes,
         {key: value for key, value in fitted.items() if key != "history"},
     )
-
-
-def _check(data: TaskData, recipe: Recipe, setup: str | None) -> None:
-    """Refuse what this training would silently leave undone."""
-    if setup not in (None, "simple"):
-        raise ValueError(f"setup {setup!r} cannot be fine-tuned; allowed: simple, or none")
-    if setup and "weak" not in data.parts:
-        raise ValueError(
-            f"{data.folder} has no weak.json, which --setup simple learns from; prepare the task "
-            "again, or leave out --setup"
-        )
-    if (recipe.fit.weak_batch > 0) != bool(setup):
-        raise ValueError(
-            f"fit.weak_batch is {recipe.fit.weak_batch}; it must be positive with --setup simple "
-            "and 0 without"
-        )
-    for name, idle in (("accumulate", 1), ("ema", 0.0), ("precision", "auto")):
-        if (value := getattr(recipe.optim, name)) != idle:
-            raise ValueError(f"optim.{name} is {value}; here it must stay {idle}")
 
 
 def network(
@@ -165,7 +146,7 @@ class Crops:
         audio, labels, known = [], [], []
         for row, place in zip(picks.clips, picks.crops, strict=True):
             part, file = self.clips[row]
-            real = min(part.frames(file), n_frames(round(part.durations_s[file] * SAMPLE_RATE)))
+            real = part.real_frames(file)
             first = int(place * (max(0, part.frames(file) - WINDOW_FRAMES) + 1))
             audio.append(part.read(file, first, WINDOW_FRAMES))
             known.append(first + np.arange(WINDOW_FRAMES) < real)

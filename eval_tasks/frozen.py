@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eval_tasks.base import Outcome, Part, Split, TaskData
+from eval_tasks.base import Outcome, Split, TaskData
 from eval_tasks.features import Features, features
 from eval_tasks.loop import fit
 from eval_tasks.modules import Module
 from eval_tasks.rating import validation
-from eval_tasks.recipe import Recipe
+from eval_tasks.recipe import Recipe, check_setup
 from hear_ptsed.heads import AttentionHead
-from hear_ptsed.windows import SAMPLE_RATE, WINDOW_FRAMES, n_frames
+from hear_ptsed.windows import SAMPLE_RATE, WINDOW_FRAMES
 from training.sampling import AUGMENT, ORDER, Plan, TrainPicks, generator, torch_seed
 
 
@@ -81,26 +81,10 @@ def linear(
 
 
 def _check(data: TaskData, recipe: Recipe, setup: str | None) -> None:
-    """Refuse what this training would silently leave undone."""
-    if setup not in (None, "simple"):
-        raise ValueError(f"setup {setup!r} has no frozen head; allowed: simple, or none")
-    if setup and "weak" not in data.parts:
-        raise ValueError(
-            f"{data.folder} has no weak.json, which --setup simple learns from; prepare the task "
-            "again, or leave out --setup"
-        )
-    if (recipe.fit.weak_batch > 0) != bool(setup):
-        raise ValueError(
-            f"fit.weak_batch is {recipe.fit.weak_batch}; it must be positive with --setup simple "
-            "and 0 without"
-        )
-    augment = recipe.augment
+    check_setup(data, recipe, setup, accumulate=1, ema=0.0, layer_decay=1.0)
     for name in ("wavmix_p", "frame_shift", "mixup_p", "mixstyle_p", "filter_p", "warp_p"):
-        if value := getattr(augment, name):
+        if value := getattr(recipe.augment, name):
             raise ValueError(f"augment.{name} is {value}; cached features are not augmented: set 0")
-    for name, idle in (("accumulate", 1), ("ema", 0.0), ("layer_decay", 1.0)):
-        if (value := getattr(recipe.optim, name)) != idle:
-            raise ValueError(f"optim.{name} is {value}; here it must stay {idle}")
 
 
 def head(dim: int, n_classes: int, prior: float, seed: int, *, attention: bool) -> nn.Module:
@@ -143,14 +127,9 @@ class Crops:
             found, file = self.clips[row]
             part, total = found.part, found.part.frames(file)
             first = int(place * (max(0, total - WINDOW_FRAMES) + 1))
-            frames = max(0, min(WINDOW_FRAMES, real_frames(part, file) - first))
+            frames = max(0, min(WINDOW_FRAMES, part.real_frames(file) - first))
             crops.append(Crop(part.name, file, first, frames, int(grid * found.grids(file))))
         return crops
-
-
-def real_frames(part: Part, file: str) -> int:
-    """Frames of a clip that are not padding."""
-    return min(part.frames(file), n_frames(round(part.durations_s[file] * SAMPLE_RATE)))
 
 
 class Frozen:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from eval_tasks.base import Task
+from eval_tasks.base import Task, TaskData
 from training.config import Augment, Optim, checked, overridden
 
 
@@ -128,3 +128,29 @@ def recipe(
     for values in (PROTOCOLS.get(protocol, {}), cnn, task.recipes.get(protocol, {})):
         merged = {key: merged.get(key, {}) | values.get(key, {}) for key in merged | values}
     return checked(Recipe, overridden(merged, settings))
+
+
+def check_setup(
+    data: TaskData, recipe: Recipe, setup: str | None, **idle: float | int | str
+) -> None:
+    """Refuse what a training would silently leave undone.
+
+    Args:
+        setup: None or "simple", which learns from the weak part, too.
+        idle: numbers of `optim` that the training does not read, and the value each must keep.
+    """
+    if setup not in (None, "simple"):
+        raise ValueError(f"setup {setup!r} is not of this training; allowed: simple, or none")
+    if setup and "weak" not in data.parts:
+        raise ValueError(
+            f"{data.folder} has no weak.json, which --setup simple learns from; prepare the task "
+            "again, or leave out --setup"
+        )
+    if (recipe.fit.weak_batch > 0) != bool(setup):
+        raise ValueError(
+            f"fit.weak_batch is {recipe.fit.weak_batch}; it must be positive with --setup simple "
+            "and 0 without"
+        )
+    for name, value in idle.items():
+        if (found := getattr(recipe.optim, name)) != value:
+            raise ValueError(f"optim.{name} is {found}; here it must stay {value}")

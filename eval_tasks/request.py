@@ -141,6 +141,11 @@ class Request:
                 "--export writes fine-tuned weights; give --mode finetuned",
             ),
             (
+                self.export and any(self.options.get(key) for key in BLOCKS),
+                "--export: a network without its last blocks could not be opened again; leave out "
+                "--layer, --layers, --drop-layers or --export",
+            ),
+            (
                 self.untrained and self.checkpoint,
                 "--untrained and --checkpoint exclude each other",
             ),

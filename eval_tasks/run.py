@@ -223,19 +223,23 @@ def _outcomes(run: Run, progress: bool) -> list[Outcome]:
 
 def _rated(run: Run, outcomes: list[Outcome]) -> tuple[Scored, list[dict[str, float]]]:
     """Scores of all test parts, and those of each fold, where there are folds."""
-    from eval_tasks.rating import rate
+    from eval_tasks.rating import PSDS, rate
 
     data = run.data
+    on_grid = all(one.training.get("frame_ms", 40.0) == 40.0 for one in outcomes)
     each = [
         rate(
             data.task,
             data.parts[outcome.part],
             outcome.probabilities,
+            metrics=None if on_grid else [m for m in data.task.metrics if m not in PSDS],
             events=outcome.events,
             bootstrap=Bootstrap(),
         )
         for outcome in outcomes
     ]
+    if not on_grid:
+        log.warning("no PSDS: %s has no frames of 40 ms, which it asks for", run.module.name)
     if len(data.splits) == 1:
         return each[0], []
     found = mean_of_folds(each)

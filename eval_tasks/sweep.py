@@ -193,6 +193,7 @@ def _entry(request: Request, data: Callable[[Request], TaskData | None], downloa
     from eval_tasks.run import plan
 
     parts = [request.task, request.module, request.checkpoint and request.checkpoint.stem]
+    parts += [request.stage]
     parts += [request.mode, request.setup or request.protocol, *request.set]
     parts += [f"{key}={value}" for key, value in request.options.items()]
     parts += [] if request.seed is None else [f"seed {request.seed}"]

@@ -321,7 +321,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_step(data, tmp_pa
         (["optim.warmup_steps=7"], {}, "warmup_steps 7 in a run of 7 optimizer steps"),
         (["fit.weak_batch=4"], {}, "fit.weak_batch is 4; it must be positive with --setup simple"),
         (["fit.weak_batch=0"], {"setup": "simple"}, "fit.weak_batch is 0; it must be positive"),
-        ([], {"setup": "baseline"}, "setup 'baseline' cannot be fine-tuned; allowed: simple"),
+        ([], {"setup": "baseline"}, "setup 'baseline' is not of this training; allowed: simple"),
         (["optim.accumulate=2"], {}, "optim.accumulate is 2; here it must stay 1"),
         (["optim.ema=0.9"], {}, "optim.ema is 0.9; here it must stay 0"),
         (["fit.head_prior=1"], {}, "fit.head_prior is 1.0; allowed is between 0 and 1"),
