@@ -1,0 +1,1 @@
+"""Leaderboards: result records and published figures, collected, compared and shown."""

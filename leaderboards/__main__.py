@@ -1,0 +1,110 @@
+"""The command line: `python -m leaderboards build | compare | submit`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def build(args: argparse.Namespace) -> int:
+    from leaderboards import site
+    from leaderboards.collect import collect
+
+    found = collect(args.results, leave_out=args.out)
+    for one in found.rejected:
+        print(f"rejected {one.file}: {one.reason}", file=sys.stderr)
+    index = site.build(found, args.out)
+    measured = sum(entry.kind == "measured" for entry in found.entries)
+    print(f"{measured} results, {len(found.rejected)} files rejected")
+    print(index)
+    return 0
+
+
+def compare(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from leaderboards.compare import compare, draw, tables, verdict
+
+    found = compare(args.a, args.b, args.metric)
+    console = Console()
+    for table in tables(found):
+        console.print(table)
+    print(verdict(found))
+    if args.out:
+        draw(found, args.out)
+        print(args.out)
+    return 0
+
+
+def submit(args: argparse.Namespace) -> int:
+    from leaderboards.submit import problems
+
+    refused = False
+    for path in args.record:
+        found = problems(path)
+        refused |= bool(found)
+        print(f"{path}: {'refused' if found else 'accepted'}")
+        for problem in found:
+            print(f"  {problem}")
+    return int(refused)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m leaderboards", description=__doc__)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    sub = commands.add_parser(
+        "build",
+        help="a site, CSV and Markdown of all results",
+        description="Reads records of this suite, heareval's output folders and evaluations of "
+        "AudioSet Strong, and adds the published figures. Files that cannot be used are named, "
+        "with the reason.",
+    )
+    sub.add_argument("results", type=Path, nargs="+", help="folders, or result files")
+    sub.add_argument("--out", type=Path, required=True, metavar="SITE", help="folder to write")
+    sub.set_defaults(run=build)
+
+    sub = commands.add_parser(
+        "compare",
+        help="the difference of two modules on one task, with its 95 %% interval",
+        description="Differences are A less B, over the same resampled test clips.",
+    )
+    for name in ("a", "b"):
+        sub.add_argument(
+            name, type=Path, metavar=name.upper(), help="record, or folder of one module's seeds"
+        )
+    sub.add_argument("--metric", help="default: the primary one of the task")
+    sub.add_argument("--out", type=Path, metavar="PNG", help="also as a picture")
+    sub.set_defaults(run=compare)
+
+    sub = commands.add_parser(
+        "submit", help="check records of somebody else; exit code 1 if one is refused"
+    )
+    sub.add_argument("record", type=Path, nargs="+", metavar="FILE")
+    sub.set_defaults(run=submit)
+    return parser
+
+
+def one_line(error: Exception) -> str:
+    """The message on one line, with the type where a message alone says too little."""
+    text = " ".join(str(error).split())
+    if text and isinstance(error, (ValueError, RuntimeError, OSError, ImportError)):
+        return text
+    return f"{type(error).__name__}: {text}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        print("interrupted; nothing is left half-written", file=sys.stderr)
+    except Exception as error:
+        if args.debug:
+            raise
+        print(f"leaderboards {args.command}: {one_line(error)}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""Charts as numbers: what the pages draw as SVG and `figures` as PNG, from the same cells."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from leaderboards import names
+from leaderboards.pages import Names, best_first, printed, row_order, run_href, show_of, span
+from leaderboards.stats import Cell, Gain
+
+COSTS = {"parameters": "parameters", "seconds_per_minute": "seconds per minute of audio"}
+WIDTH, HEIGHT, TEXT = 316, 212, 9  # of a chart of costs and its numbers, in pixels of the SVG
+SHAPES = {"ssl": "circle", "weak": "square", "strong": "triangle"}  # others: diamond
+
+
+class Point(NamedTuple):
+    """A score with its interval, NaN where there is none."""
+
+    label: str
+    show: str  # measured, untrained, published
+    small: bool
+    value: float
+    low: float
+    high: float
+    text: str
+    interval: str
+    rank: str
+    best: bool
+    href: str
+
+
+class Scores(NamedTuple):
+    """Scores of one column, best first, over a scale from low to high."""
+
+    low: float
+    high: float
+    ticks: list[float]
+    points: list[Point]
+
+    def at(self, value: float) -> float:
+        """Percent of the width."""
+        return round(100 * (value - self.low) / (self.high - self.low), 2)
+
+
+def scores(cells: Sequence[Cell], named: Names) -> Scores | None:
+    """None if nothing has a score."""
+    points = []
+    for cell in sorted(cells, key=best_first):
+        if not math.isnan(cell.mean):
+            points.append(
+                Point(
+                    label=named.row[cell.row],
+                    show=show_of(cell.row),
+                    small=cell.small_data,
+                    value=cell.mean,
+                    low=cell.low,
+                    high=cell.high,
+                    text=printed(cell),
+                    interval=span(cell.low, cell.high),
+                    rank="" if cell.rank is None else f"{cell.rank}{'=' if cell.tied else ''}",
+                    best=cell.best,
+                    href=run_href(cell.entries[0]),
+                )
+            )
+    return Scores(*scale(_ends(cells)), points) if points else None
+
+
+class Slope(NamedTuple):
+    """What the stages brought one backbone."""
+
+    backbone: str
+    stages: list[str]
+    values: list[float]
+    spans: list[tuple[float, float]]
+    texts: list[str]
+    flags: tuple[str, ...]
+
+
+class Slopes(NamedTuple):
+    """One column, all backbones on one scale."""
+
+    low: float
+    high: float
+    ticks: list[float]
+    lower_is_better: bool
+    panels: list[Slope]
+
+
+def slopes(gains: Sequence[Gain]) -> Slopes:
+    """Of gains of one column, at least one."""
+    panels = [
+        Slope(
+            backbone=names.MODELS.get(gain.model, gain.model),
+            stages=[cell.row.stage for cell in gain.cells],
+            values=[cell.mean for cell in gain.cells],
+            spans=[(cell.low, cell.high) for cell in gain.cells],
+            texts=[printed(cell) for cell in gain.cells],
+            flags=tuple(dict.fromkeys(flag for cell in gain.cells for flag in cell.flags)),
+        )
+        for gain in gains
+    ]
+    ends = _ends([cell for gain in gains for cell in gain.cells])
+    return Slopes(*scale(ends), gains[0].column.lower_is_better, panels)
+
+
+class Dot(NamedTuple):
+    """A row in a chart of cost against score, of which WIDTH and HEIGHT are the size."""
+
+    number: int
+    label: str
+    shape: str
+    show: str
+    small: bool
+    cost: float
+    value: float
+    cost_text: str
+    text: str
+    down: float | None = 0.0  # to move its number by, so that it hides no other; None: no room
+
+
+class Costs(NamedTuple):
+    """Score over one cost, which has a logarithmic scale."""
+
+    cost: str
+    x: tuple[float, float]
+    x_ticks: list[float]
+    y: tuple[float, float]
+    y_ticks: list[float]
+    dots: list[Dot]
+
+    def at_x(self, value: float) -> float:
+        """0 to 1."""
+        low, high = map(math.log, self.x)
+        return (math.log(value) - low) / (high - low)
+
+    def at_y(self, value: float) -> float:
+        """0 to 1."""
+        return (value - self.y[0]) / (self.y[1] - self.y[0])
+
+
+def costs(cells: Sequence[Cell], named: Names) -> list[Costs]:
+    """A chart for each kind of cost that is known; a row has the mean of its seeds."""
+    found = []
+    for cost, title in COSTS.items():
+        dots = []
+        for cell in sorted(cells, key=lambda cell: row_order(cell.row)):
+            own = [e.cost[cost] for e in cell.entries if e.cost.get(cost, 0) > 0]
+            if own and not math.isnan(cell.mean):
+                mean = sum(own) / len(own)
+                shape = SHAPES.get(cell.row.stage, "diamond")
+                known = (named.row[cell.row], shape, show_of(cell.row), cell.small_data)
+                dots.append(
+                    Dot(len(dots) + 1, *known, mean, cell.mean, amount(mean), printed(cell))
+                )
+        if dots:
+            x = [dot.cost for dot in dots]
+            ends = (min(x) / 1.3, max(x) * 1.3)
+            low, high, y_ticks = scale([dot.value for dot in dots])
+            chart = Costs(title, ends, _log_ticks(*ends), (low, high), y_ticks, dots)
+            found.append(chart._replace(dots=_apart(chart)))
+    return found
+
+
+def _apart(chart: Costs) -> list[Dot]:
+    """Numbers from top to bottom, each a little lower if it would cover another."""
+    placed: list[tuple[float, float]] = []
+    moved = {}
+    for dot in sorted(chart.dots, key=lambda dot: (-dot.value, dot.number)):
+        x, y = WIDTH * chart.at_x(dot.cost), HEIGHT * (1 - chart.at_y(dot.value))
+        at = y
+        for taken in sorted(one[1] for one in placed if abs(one[0] - x) < 1.6 * TEXT):
+            at = taken + TEXT if abs(at - taken) < TEXT else at
+        moved[dot.number] = round(at - y, 1) if at - y < 1.5 * TEXT else None
+        if moved[dot.number] is not None:
+            placed.append((x, at))
+    return [dot._replace(down=moved[dot.number]) for dot in chart.dots]
+
+
+def amount(value: float) -> str:
+    """A count or a time, short: 86 M, 1.5."""
+    for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= factor:
+            return f"{value / factor:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def scale(values: Sequence[float]) -> tuple[float, float, list[float]]:
+    """Ends around all values, and round numbers between them."""
+    low, high = min(values), max(values)
+    margin = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
+    low, high = low - margin, high + margin
+    step = 10 ** math.floor(math.log10((high - low) / 2))
+    step = next(step * k for k in (1, 2, 5, 10) if (high - low) / (step * k) <= 5)
+    first = math.ceil(low / step)
+    return low, high, [round(k * step, 10) for k in range(first, math.floor(high / step) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    if high < 5 * low:
+        return [tick for tick in scale([low, high])[2] if low <= tick <= high]
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [k * 10.0**power for power in powers for k in (1, 2, 5)]
+    return [tick for tick in ticks if low <= tick <= high][:: max(1, len(powers) - 1)]
+
+
+def _ends(cells: Sequence[Cell]) -> list[float]:
+    values = [value for cell in cells for value in (cell.mean, cell.low, cell.high)]
+    return [value for value in values if not math.isnan(value)]

@@ -1,0 +1,159 @@
+"""Charts as PNG for papers: the same files, byte by byte, from the same results."""
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+from leaderboards.charts import HEIGHT, Costs, Dot, Point, Scores, Slopes, amount
+
+INK, GREY, PALE, ACCENT = "#1f2328", "#8a929a", "#e3e6e9", "#0072b2"
+COLOURS = {"measured": ACCENT, "untrained": GREY, "published": INK}
+MARKERS = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D"}
+ROWS, LABEL = 60, 60  # of a chart of scores: the best ones; characters of a name
+PANELS = 12
+LETTER = 0.066  # inches, of the widest usual text
+STYLE = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.titlesize": 8,
+    "savefig.dpi": 200,
+    # A name may hold a dollar sign, which would begin a formula.
+    "text.parse_math": False,
+}
+
+
+def scores(chart: Scores, title: str, path: Path) -> None:
+    """A row each, with its interval."""
+    points = chart.points[:ROWS]
+    labels = [_label(point) for point in points]
+    with _style():
+        left = 0.2 + LETTER * max(map(len, labels))
+        page = _Page(title, left, 3.4, 0.19 * len(points), below=0.4)
+        axes = page.axes(0, 0, 3.4, 0.19 * len(points))
+        for show in dict.fromkeys(point.show for point in points):
+            own = [(y, point) for y, point in enumerate(points) if point.show == show]
+            rows, lows, highs = zip(*((y, p.low, p.high) for y, p in own), strict=True)
+            axes.hlines(rows, lows, highs, color=COLOURS[show], linewidth=1.2)
+            values = [point.value for _, point in own]
+            axes.plot(values, rows, "o", markersize=4, **_mark(own[0][1]))
+        _ticks(axes.xaxis, chart.ticks)
+        _ticks(axes.yaxis, range(len(points)), labels)
+        axes.set(xlim=(chart.low, chart.high), ylim=(len(points) - 0.5, -0.5))
+        axes.grid(axis="x", color=PALE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(axis="y", left=False)
+        if len(points) < len(chart.points):
+            axes.set_xlabel(f"the first {ROWS} of {len(chart.points)}")
+        page.save(path)
+
+
+def slopes(chart: Slopes, title: str, path: Path) -> None:
+    """A panel for each backbone."""
+    panels = chart.panels[:PANELS]
+    columns = min(len(panels), 4)
+    rows = -(-len(panels) // columns)
+    title += " (lower is better)" if chart.lower_is_better else ""
+    if len(panels) < len(chart.panels):
+        title += f": the first {PANELS} of {len(chart.panels)}"
+    with _style():
+        page = _Page(title, 0.5, 1.7 * columns, 1.75 * rows, below=0.1)
+        for k, panel in enumerate(panels):
+            axes = page.axes(1.7 * (k % columns), 1.75 * (k // columns) + 0.2, 1.4, 1.2)
+            x = range(len(panel.stages))
+            for place, (low, high) in zip(x, panel.spans, strict=True):
+                if low == low:
+                    axes.plot([place, place], [low, high], color=GREY, linewidth=1.2)
+            axes.plot(x, panel.values, color=ACCENT, marker="o", markersize=3.5, linewidth=1.4)
+            _ticks(axes.xaxis, x, panel.stages)
+            _ticks(axes.yaxis, chart.ticks)
+            axes.set(xlim=(-0.4, len(x) - 0.6), ylim=(chart.low, chart.high))
+            axes.set_title(", ".join((panel.backbone, *panel.flags)))
+            axes.grid(axis="y", color=PALE, linewidth=0.6)
+        page.save(path)
+
+
+def costs(charts: list[Costs], title: str, path: Path) -> None:
+    """Score against parameters, and against time."""
+    key = [f"{dot.number} {_label(dot)}" for dot in charts[0].dots[:ROWS]]
+    with _style():
+        wide = 0.2 + 0.72 * LETTER * max(map(len, key))
+        high = max(2.6, 0.095 * len(key))
+        page = _Page(title, 0.5, 3.3 * len(charts) + wide, high, below=0.5)
+        for k, chart in enumerate(charts):
+            axes = page.axes(3.3 * k, 0, 2.9, 2.6)
+            for alike in _alike(chart.dots):
+                x, y = [dot.cost for dot in alike], [dot.value for dot in alike]
+                axes.plot(x, y, MARKERS[alike[0].shape], markersize=4, **_mark(alike[0]))
+            for dot in chart.dots[:ROWS]:
+                if dot.down is not None:
+                    place = (3.5, -2 - dot.down * 2.6 * 72 / HEIGHT)
+                    text, at = str(dot.number), (dot.cost, dot.value)
+                    axes.annotate(text, at, place, textcoords="offset points", size=6)
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_locator(NullLocator())
+            _ticks(axes.xaxis, chart.x_ticks, [amount(tick) for tick in chart.x_ticks])
+            _ticks(axes.yaxis, chart.y_ticks)
+            axes.set(xlim=chart.x, ylim=chart.y, xlabel=chart.cost)
+            axes.grid(color=PALE, linewidth=0.6)
+        axes.text(1.05, 1, "\n".join(key), size=6, va="top", transform=axes.transAxes)
+        page.save(path)
+
+
+class _Page:
+    """A figure of which all is placed in inches, from the left and the top.
+
+    Looking for the room that texts need would take longer than all of the drawing.
+    """
+
+    def __init__(self, title: str, left: float, width: float, height: float, below: float):
+        self.left, self.top = left, 0.4
+        self.width = max(left + width + 0.2, 0.2 + 1.2 * LETTER * len(title))
+        self.height = self.top + height + below
+        self.figure = Figure(figsize=(self.width, self.height))
+        self.figure.text(0.08 / self.width, 1 - 0.22 / self.height, title, size=9, weight="bold")
+
+    def axes(self, x: float, y: float, width: float, height: float) -> Axes:
+        bottom = self.height - self.top - y - height
+        place = (self.left + x) / self.width, bottom / self.height
+        return self.figure.add_axes((*place, width / self.width, height / self.height))
+
+    def save(self, path: Path) -> None:
+        data = BytesIO()
+        self.figure.savefig(data, format="png", metadata={"Software": None})
+        path.write_bytes(data.getvalue())
+
+
+def _alike(dots: Sequence[Dot]) -> list[list[Dot]]:
+    """Dots with one mark: matplotlib takes as long for many of them as for one."""
+    groups: dict[tuple[str, str], list[Dot]] = {}
+    for dot in dots:
+        groups.setdefault((dot.shape, dot.show), []).append(dot)
+    return list(groups.values())
+
+
+def _style():
+    """From matplotlib's defaults, not from the settings of the machine."""
+    return matplotlib.style.context(["default", STYLE])
+
+
+def _ticks(axis, places: Sequence[float], texts: Sequence[str] | None = None) -> None:
+    axis.set_major_locator(FixedLocator(places))
+    axis.set_major_formatter(FixedFormatter(texts or [f"{place:g}" for place in places]))
+
+
+def _mark(point: Point | Dot) -> dict[str, str]:
+    colour = COLOURS[point.show]
+    return {"color": colour, "markerfacecolor": colour if point.show == "measured" else "white"}
+
+
+def _label(point: Point | Dot) -> str:
+    label = point.label if len(point.label) <= LABEL else point.label[:LABEL] + "…"
+    published = point.show == "published"
+    return label + " (published)" * published + " (small data)" * point.small

@@ -1,0 +1,387 @@
+"""Cells -> what the pages show: tables, charts and texts, as they are printed."""
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from leaderboards import names
+from leaderboards.readers import Entry
+from leaderboards.stats import (
+    DECIMALS,
+    Cell,
+    Column,
+    Difference,
+    Gain,
+    Row,
+    labels,
+    normalised,
+    notes,
+)
+
+NONE = "undefined"  # how NaN is printed
+AUDIOSET_TABLES = ("students", "teachers", "sequence models", "small models")
+MINUS = "\u2212"
+
+
+class Shown(NamedTuple):
+    """A cell as printed; every text is "" where there is nothing to say."""
+
+    text: str
+    std: str
+    seeds: str
+    interval: str
+    rank: str  # with = for a tie
+    best: bool
+    flags: tuple[str, ...]
+    href: str  # of its first run, from the root of the site
+    value: float | None  # to sort by
+
+
+class Head(NamedTuple):
+    """The head of a column of scores."""
+
+    id: str
+    column: Column
+    task: str
+    metric: str
+    how: str  # mode and protocol
+    note: str
+    convention: str
+    small: bool  # all of its scores are of small data
+
+
+class Mean(NamedTuple):
+    """A column of normalised means."""
+
+    id: str
+    mode: str
+    small: bool  # over small data, since there is nothing else
+
+
+class Line(NamedTuple):
+    """A row of a table; cells in the order of the heads, None where there is none."""
+
+    row: Row
+    label: str
+    show: str  # measured, untrained or published
+    cells: list[Shown | None]
+    means: list[tuple[float, str] | None]  # value and how it is printed
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows x columns, of one kind: measured or published."""
+
+    kind: str
+    heads: list[Head]
+    means: list[Mean]
+    lines: list[Line]
+
+
+class Names:
+    """How rows and columns are called on all pages of a site."""
+
+    def __init__(self, cells: Sequence[Cell]):
+        self.row: dict[Row, str] = {}
+        self.note: dict[Column, str] = {}
+        # Each kind by itself: what is shown is always marked as measured or published.
+        for kind in ("measured", "published"):
+            own = [cell for cell in cells if cell.row.kind == kind]
+            self.row |= labels(cell.row for cell in own)
+            self.note |= notes(cell.column for cell in own)
+
+    def column(self, column: Column) -> str:
+        """Title with what tells it apart."""
+        note = self.note[column]
+        return f"{column.title}: {note}" if note else column.title
+
+
+def column_id(column: Column) -> str:
+    """Short, the same in every build, safe in addresses and file names."""
+    return "c" + hashlib.sha256(repr(astuple(column)).encode()).hexdigest()[:8]
+
+
+def run_href(entry: Entry) -> str:
+    """Only from the identity, which is unique and checked; never from a name in a record."""
+    return f"runs/{entry.identity}.html"
+
+
+def number(value: float, signed: bool = False) -> str:
+    """A measured score or a difference of two, rounded once from all its digits."""
+    if math.isnan(value):
+        return NONE
+    text = f"{value:+.{DECIMALS}f}" if signed else f"{value:.{DECIMALS}f}"
+    if not float(text):  # neither +0.000 nor -0.000
+        text = text.lstrip("+-")
+    return text.replace("-", MINUS)
+
+
+def span(low: float, high: float, signed: bool = False) -> str:
+    """An interval; "" if there is none."""
+    if math.isnan(low):
+        return ""
+    return f"{number(low, signed)} to {number(high, signed)}"
+
+
+def printed(cell: Cell) -> str:
+    """The value of a cell; of a published one with the digits of its source."""
+    if cell.row.kind == "published" and len(cell.entries) == 1:
+        figure = cell.entries[0].record
+        # The scale is a power of ten; a division would drop zeros at the end.
+        return f"{Decimal(figure['printed']).scaleb(-Decimal(figure['scale']).adjusted()):f}"
+    return number(cell.mean)
+
+
+def shown(cell: Cell, small: bool = False) -> Shown:
+    """A cell in a table.
+
+    Args:
+        small: its column is marked as one of small data already.
+    """
+    marked = ("published", "untrained", *(["small data"] if small else []))
+    of = "" if cell.rank is None else f"{cell.rank}{'=' if cell.tied else ''}"
+    return Shown(
+        text=printed(cell),
+        std="" if math.isnan(cell.std) else number(cell.std),
+        seeds=str(cell.seeds) if cell.seeds else "",
+        interval=span(cell.low, cell.high),
+        rank=of,
+        best=cell.best,
+        flags=tuple(flag for flag in cell.flags if flag not in marked),
+        href=run_href(cell.entries[0]),
+        value=None if math.isnan(cell.mean) else cell.mean,
+    )
+
+
+def show_of(row: Row) -> str:
+    return "untrained" if row.untrained else row.kind
+
+
+def tables(cells: Sequence[Cell], named: Names, means: bool = False) -> list[Table]:
+    """The measured and the published ones apart, each only if there are any.
+
+    Args:
+        means: with a column of normalised means for each mode.
+    """
+    found = []
+    for kind in ("measured", "published"):
+        own = [cell for cell in cells if cell.row.kind == kind]
+        if own:
+            found.append(_table(kind, own, named, _means(own) if means else []))
+    return found
+
+
+def _table(kind: str, cells: list[Cell], named: Names, means: list) -> Table:
+    columns = sorted({cell.column for cell in cells}, key=_column_order)
+    rows = sorted({cell.row for cell in cells}, key=row_order)
+    at = {(cell.row, cell.column): cell for cell in cells}
+    small = dict.fromkeys(columns, True)
+    for cell in cells:
+        small[cell.column] &= cell.small_data
+    lines = [
+        Line(
+            row=row,
+            label=named.row[row],
+            show=show_of(row),
+            cells=[shown(at[row, c], small[c]) if (row, c) in at else None for c in columns],
+            means=[values.get(row) for _, values in means],
+        )
+        for row in rows
+    ]
+    heads = [head(c, named, small[c]) for c in columns]
+    return Table(kind, heads, [mean for mean, _ in means], lines)
+
+
+def head(column: Column, named: Names, small: bool) -> Head:
+    how = column.mode if column.mode == column.protocol else f"{column.mode}, {column.protocol}"
+    return Head(
+        id=column_id(column),
+        column=column,
+        task=names.TASKS[column.task].title,
+        metric=names.METRICS[column.metric].title,
+        how="" if column.mode == names.AUDIOSET else how,
+        note=named.note.get(column, ""),
+        convention=column.convention,
+        small=small,
+    )
+
+
+def _means(cells: list[Cell]) -> list[tuple[Mean, dict[Row, tuple[float, str]]]]:
+    """A column for each mode: over the real data, or over the small ones if there are no others."""
+    found = []
+    for mode in names.MODES:
+        own = [cell for cell in cells if cell.column.mode == mode]
+        real = [cell for cell in own if not cell.small_data]
+        values = {
+            one.row: (one.value, f"{number(one.value, signed=True)} ({one.tasks} of {one.of})")
+            for one in normalised(real or own)
+        }
+        if values:
+            kind = cells[0].row.kind
+            found.append((Mean(f"mean-{kind}-{mode}", mode, not real), values))
+    return found
+
+
+def row_order(row: Row) -> tuple:
+    return (row.untrained, row.model.lower(), names.stage_order(row.stage), row)
+
+
+def _column_order(column: Column) -> tuple:
+    order = list(names.TASKS).index(column.task), list(names.METRICS).index(column.metric)
+    mode = (*names.MODES, names.AUDIOSET).index(column.mode)
+    return (order[0], mode, column.protocol, order[1], column)
+
+
+def by_column(cells: Iterable[Cell]) -> dict[Column, list[Cell]]:
+    """In the order of tables."""
+    found: dict[Column, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.column, []).append(cell)
+    return {column: found[column] for column in sorted(found, key=_column_order)}
+
+
+def primary(cells: Iterable[Cell]) -> list[Cell]:
+    """Cells of the metric to report."""
+    return [cell for cell in cells if cell.column.metric == cell.entries[0].primary]
+
+
+class Step(NamedTuple):
+    """A gain of one stage over another as printed."""
+
+    backbone: str
+    stages: str
+    before: str
+    after: str
+    value: str
+    interval: str
+    verdict: str
+    flags: tuple[str, ...]
+
+
+def steps(gain: Gain) -> list[Step]:
+    return [_step(gain, one) for one in gain.steps]
+
+
+def _step(gain: Gain, one: Difference) -> Step:
+    verdicts = {True: "better", False: "worse", None: "not clear"}
+    none = math.isnan(one.low)
+    return Step(
+        backbone=names.MODELS.get(gain.model, gain.model),
+        stages=f"{one.before.row.stage} → {one.after.row.stage}",
+        before=printed(one.before),
+        after=printed(one.after),
+        value=number(one.value, signed=True),
+        interval="" if none else span(one.low, one.high, signed=True),
+        verdict="no interval" if none else verdicts[one.improves],
+        flags=tuple(dict.fromkeys(one.before.flags + one.after.flags)),
+    )
+
+
+class Classes(NamedTuple):
+    """Scores per class of one column. `data` is for the script of the page."""
+
+    id: str
+    title: str
+    metric: str
+    top: float  # the end of the bars' scale
+    first: int  # the row that is shown at first
+    data: dict[str, Any]
+
+
+def classes(column: Column, cells: Sequence[Cell], named: Names) -> Classes | None:
+    """Means over seeds; None if no run of the column has values of classes."""
+    metric, rows, events = column.metric, [], {}
+    for cell in sorted(cells, key=best_first):
+        found: dict[str, list[float]] = {}
+        for entry in cell.entries:
+            for name, own in entry.per_class.items():
+                events.setdefault(name, own.get("events"))
+                if not math.isnan(own.get(metric, math.nan)):
+                    found.setdefault(name, []).append(own[metric])
+        if found:
+            rows.append((named.row[cell.row], found))
+    if not rows:
+        return None
+    order = sorted(events)
+    values = [
+        {"label": label, "values": [_rounded(found.get(name)) for name in order]}
+        for label, found in rows
+    ]
+    high = max(v for row in values for v in row["values"] if v is not None)
+    return Classes(
+        id=column_id(column),
+        title=named.column(column),
+        metric=names.METRICS[metric].title,
+        top=max(high, 1.0) if names.METRICS[metric].high == 1 else max(high, 1e-9),
+        first=0,
+        data={"classes": order, "events": [events[name] for name in order], "rows": values},
+    )
+
+
+def _rounded(values: list[float] | None) -> float | None:
+    return round(sum(values) / len(values), 4) if values else None
+
+
+def best_first(cell: Cell) -> tuple:
+    """Untrained ones and those without a score last."""
+    sign = 1 if cell.column.lower_is_better else -1
+    none = math.isnan(cell.mean)
+    return (none, cell.untrained, 0 if none else sign * cell.mean, cell.row)
+
+
+class Pivot(NamedTuple):
+    """A published table of AudioSet Strong: rows x settings."""
+
+    title: str
+    corner: str
+    columns: list[str]
+    rows: list[tuple[str, list[Shown | None]]]
+    measured: list[list[tuple[str, Shown]]]  # for each row, of the same model; may be empty
+    notes: list[tuple[str, str]]
+    source: str
+
+
+def pivots(cells: Sequence[Cell]) -> list[Pivot]:
+    """The published tables; measured PSDS1 in a column of its own.
+
+    A setting of the form "RNN:1 dim=256" gives a row and a column.
+    """
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.row.kind == "published":
+            groups.setdefault(cell.entries[0].record["table"], []).append(cell)
+    measured = [c for c in cells if c.row.kind == "measured" and c.column.metric == "psds1_macro"]
+    order = [*(name for name in AUDIOSET_TABLES if name in groups)]
+    order += sorted(groups.keys() - set(order))
+    return [_pivot(name, groups[name], measured) for name in order]
+
+
+def _pivot(title: str, cells: list[Cell], measured: list[Cell]) -> Pivot:
+    cells = sorted(cells, key=lambda cell: cell.entries[0].identity)
+    split = any(" dim=" in cell.entries[0].record["setting"] for cell in cells)
+    at, models, remarks = {}, {}, {}
+    for cell in cells:
+        figure = cell.entries[0].record
+        row, _, column = figure["setting"].partition(" dim=") if split else ("", "", "")
+        key = (row, f"{column} wide" if column else "no width")
+        key = key if split else (figure["model"], figure["setting"])
+        at[key] = shown(cell)
+        models[key[0]] = cell.row.model
+        if figure["note"]:
+            remarks.setdefault(key[0] if split else key[1], figure["note"])
+    rows, columns = (list(dict.fromkeys(key[i] for key in at)) for i in (0, 1))
+    return Pivot(
+        title=f"{title[0].upper()}{title[1:]}",
+        corner="sequence model, layers" if split else "model",
+        columns=columns,
+        rows=[(row, [at.get((row, column)) for column in columns]) for row in rows],
+        measured=[
+            [] if split else [(c.row.variant, shown(c)) for c in measured if c.row.model == model]
+            for model in (models[row] for row in rows)
+        ],
+        notes=sorted(remarks.items(), key=lambda pair: (rows + columns).index(pair[0])),
+        source="; ".join(dict.fromkeys(cell.entries[0].source for cell in cells)),
+    )

@@ -1,0 +1,261 @@
+"""Results -> a static site in one folder: pages, run pages, figures, downloads. No network."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from leaderboards import charts, figures, names, pages, stats, tables
+from leaderboards.collect import Collected
+from leaderboards.pages import Names
+from leaderboards.readers import Entry
+from leaderboards.stats import Cell, Column
+
+HERE = Path(__file__).parent
+MARKER = ".leaderboards-site"
+
+
+def build(collected: Collected, out: Path) -> Path:
+    """Write the site, with leaderboard.csv and leaderboard.md; returns its first page.
+
+    The folder is replaced as a whole, once all is written, and only if it is empty or such a site.
+    Equal results give equal bytes.
+    """
+    out = Path(out)
+    _check_ours(out)
+    with _replacing(out) as folder:
+        Site(collected, folder).write()
+    return out / "index.html"
+
+
+class Site:
+    """One site to be written into a folder."""
+
+    def __init__(self, collected: Collected, folder: Path):
+        self.collected, self.folder = collected, folder
+        self.cells = stats.cells(collected.entries)
+        self.primary = pages.primary(self.cells)
+        self.names = Names(self.cells)
+        self.tasks = [t for t in names.TASKS if any(c.column.task == t for c in self.cells)]
+        self.env = Environment(
+            loader=FileSystemLoader(HERE / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self.env.filters |= {"number": pages.number, "span": pages.span, "amount": charts.amount}
+        self.env.globals |= {
+            "tasks": {t: names.TASKS[t].title for t in self.tasks},
+            "models": names.MODELS,
+            "rejected": collected.rejected,
+            "small_tasks": [t for t in self.tasks if names.TASKS[t].small],
+        }
+
+    def write(self) -> None:
+        for name in ("runs", "figures", "static"):
+            (self.folder / name).mkdir()
+        for source in sorted((HERE / "static").iterdir()):
+            if source.is_file():
+                shutil.copyfile(source, self.folder / "static" / source.name)
+        (self.folder / MARKER).write_text("Replaced as a whole by the next build.\n")
+        tables.write(self.cells, self.folder)
+        self._overview()
+        self._gain()
+        for task in self.tasks:
+            self._task(task)
+        self._audioset()
+        self._about()
+        self._runs()
+
+    def _page(self, name: str, template: str, **values: Any) -> None:
+        root = "../" * name.count("/")
+        text = self.env.get_template(template).render(root=root, page=name, **values)
+        (self.folder / name).write_text(text, encoding="utf-8", newline="\n")
+
+    def _overview(self) -> None:
+        entries = self.collected.entries
+        kinds = [entry.kind for entry in entries]
+        self._page(
+            "index.html",
+            "overview.html",
+            tables=pages.tables(self.primary, self.names, means=True),
+            filters=_filters(self.primary, self.tasks),
+            measured=kinds.count("measured"),
+            published=kinds.count("published"),
+        )
+
+    def _gain(self) -> None:
+        found: dict[Column, list[stats.Gain]] = {}
+        for gain in stats.gains(self.primary):
+            found.setdefault(gain.column, []).append(gain)
+        sections = []
+        for column in pages.by_column(self.primary):
+            if column in found:
+                chart = charts.slopes(found[column])
+                name = f"gain-{pages.column_id(column)}"
+                title = f"{self.names.column(column)}, {column.kind}"
+                figures.slopes(chart, title, self.folder / f"figures/{name}.png")
+                rows = [step for gain in found[column] for step in pages.steps(gain)]
+                sections.append((name, self.names.column(column), column, chart, rows))
+        self._page("gain.html", "gain.html", sections=sections)
+
+    def _task(self, task: str) -> None:
+        own = [cell for cell in self.cells if cell.column.task == task]
+        sections = []
+        for column, cells in pages.by_column(pages.primary(own)).items():
+            title, name = self.names.column(column), pages.column_id(column)
+            full = f"{title}, {column.kind}"
+            head = pages.head(column, self.names, all(cell.small_data for cell in cells))
+            chart, costs = charts.scores(cells, self.names), charts.costs(cells, self.names)
+            if chart:
+                figures.scores(chart, full, self.folder / f"figures/scores-{name}.png")
+            if costs:
+                figures.costs(costs, full, self.folder / f"figures/cost-{name}.png")
+            classes = pages.classes(column, cells, self.names)
+            sections.append((head, title, chart, costs, classes))
+        self._page(
+            f"task-{task}.html",
+            "task.html",
+            task=task,
+            title=names.TASKS[task].title,
+            small=names.TASKS[task].small,
+            versions=sorted({cell.column.task_version for cell in own}),
+            sections=sections,
+            tables=pages.tables(own, self.names),
+            filters=_filters(own, []),
+        )
+
+    def _audioset(self) -> None:
+        own = [cell for cell in self.cells if cell.column.task == "audioset_strong"]
+        measured = [cell for cell in own if cell.row.kind == "measured"]
+        self._page(
+            "audioset.html",
+            "audioset.html",
+            tables=pages.tables(measured, self.names),
+            pivots=pages.pivots(own),
+        )
+
+    def _about(self) -> None:
+        columns = pages.by_column(self.cells)
+        self._page(
+            "about.html",
+            "about.html",
+            conventions=[
+                pages.head(column, self.names, all(cell.small_data for cell in cells))
+                for column, cells in columns.items()
+            ],
+        )
+
+    def _runs(self) -> None:
+        template = self.env.get_template("run.html")
+        siblings: dict[str, Cell] = {}
+        for cell in self.primary:
+            siblings |= {entry.identity: cell for entry in cell.entries}
+        for entry in self.collected.entries:
+            cell = siblings[entry.identity]
+            text = template.render(
+                root="../",
+                page="",
+                entry=entry,
+                label=self.names.row[cell.row],
+                task=names.TASKS[entry.task].title,
+                scores=_scores(entry),
+                classes=_classes(entry),
+                others=[(e.seed, e.identity) for e in cell.entries if e is not entry],
+                dump=json.dumps(entry.record, indent=1, ensure_ascii=False, allow_nan=False),
+            )
+            path = self.folder / pages.run_href(entry)
+            path.write_text(text, encoding="utf-8", newline="\n")
+            self._download(entry, path.with_suffix(".json"))
+
+    def _download(self, entry: Entry, path: Path) -> None:
+        if "schema" in entry.record and entry.path is not None:
+            # As it came, with its replicates, so that others can compare with it.
+            shutil.copyfile(entry.path, path)
+            return
+        text = json.dumps(entry.record, indent=1, ensure_ascii=False, allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+def _filters(cells: list[Cell], tasks: list[str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Key, title and choices, each with its name; only what there is a choice of."""
+    columns, rows = {cell.column for cell in cells}, {cell.row for cell in cells}
+    modes = [m for m in names.MODES if any(c.mode == m for c in columns)]
+    protocols = sorted({c.protocol for c in columns} - {names.AUDIOSET})
+    stages = sorted({row.stage for row in rows}, key=names.stage_order)
+    models = sorted(
+        {row.model for row in rows}, key=lambda m: (m not in names.MODELS, m.lower(), m)
+    )
+    shows = sorted({pages.show_of(row) for row in rows})
+    choices = {
+        "task": ("Task", [(task, names.TASKS[task].title) for task in tasks]),
+        "mode": ("Mode", [(mode, mode) for mode in modes]),
+        "protocol": ("Protocol", [(one, one) for one in protocols]),
+        "stage": ("Stage", [(stage, stage or "not said") for stage in stages]),
+        "show": ("Results", [(one, one) for one in shows]),
+        "model": ("Model", [(model, names.MODELS.get(model, model)) for model in models]),
+    }
+    return [(key, title, some) for key, (title, some) in choices.items() if len(some) > 1]
+
+
+def _scores(entry: Entry) -> list[tuple[str, str, str, str, str]]:
+    """Key, title, value, interval and convention of each metric."""
+    rows = []
+    for metric, value in entry.scores.items():
+        low, high = entry.ci95.get(metric, (math.nan, math.nan))
+        text = "" if entry.kind == "measured" else entry.record["printed"]
+        text = text or ("undefined" if math.isnan(value) else f"{value:.6g}")
+        span = pages.span(low, high)
+        rows.append((metric, names.METRICS[metric].title, text, span, entry.conventions[metric]))
+    return rows
+
+
+def _classes(entry: Entry) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Titles of the columns, and the rows."""
+    keys = list(dict.fromkeys(key for own in entry.per_class.values() for key in own))
+    titles = [names.METRICS[key].title if key in names.METRICS else key for key in keys]
+
+    def text(key: str, value: float) -> str:
+        if key == "events" and not math.isnan(value):
+            return f"{value:.10g}"
+        return pages.number(value)
+
+    rows = [
+        (name, [text(key, own[key]) if key in own else "" for key in keys])
+        for name, own in sorted(entry.per_class.items())
+    ]
+    return titles, rows
+
+
+def _check_ours(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is no folder; give a folder for the site")
+    if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
+        raise ValueError(f"{out} holds other files than a site of this suite; give another folder")
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """An empty folder beside `out` that takes its place if the block ends well."""
+    out = out.absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    new, old = (out.with_name(f".{out.name}-{os.getpid()}-{part}") for part in ("new", "old"))
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    try:
+        yield new
+        if out.exists():
+            out.replace(old)
+        new.replace(out)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        if old.exists() and not out.exists():
+            old.replace(out)
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,383 @@
+"""Entries -> cells with means, intervals and ranks; normalised means; gains of stages."""
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from leaderboards import names
+from leaderboards.collect import Entry
+
+CI = (2.5, 97.5)  # percentiles
+DECIMALS = 3  # of measured scores, as shown
+NOTE = 80  # characters of a convention in a note
+
+
+@dataclass(frozen=True, order=True)
+class Column:
+    """What makes two scores comparable. Measured and published ones never share a column."""
+
+    kind: str  # measured or published
+    task: str
+    mode: str
+    protocol: str
+    task_version: str
+    metric: str
+    data: str  # fingerprint of the test data; "" if not known
+    convention: str  # of the metric, without the bootstrap
+
+    @property
+    def title(self) -> str:
+        """Task, metric, mode and protocol in words; columns of one title differ by `notes`."""
+        task, metric = names.TASKS[self.task].title, names.METRICS[self.metric].title
+        if self.mode == names.AUDIOSET:
+            return f"{task}, {metric}"
+        how = self.mode if self.mode == self.protocol else f"{self.mode}, {self.protocol}"
+        return f"{task}, {metric} ({how})"
+
+    @property
+    def measure(self) -> tuple[str, ...]:
+        """What two scores must have in common to be subtracted: all but mode and protocol."""
+        return self.kind, self.task_version, self.data, self.metric, self.convention
+
+    @property
+    def lower_is_better(self) -> bool:
+        return names.METRICS[self.metric].lower_is_better
+
+
+@dataclass(frozen=True, order=True)
+class Row:
+    """What is compared: a module with one checkpoint, or a published model and setting."""
+
+    kind: str
+    model: str
+    stage: str
+    module: str
+    variant: str  # start of the checkpoint's hash, published setting, or ""
+    settings: str  # digest of hyperparameters, only where one column has several of them; else ""
+    untrained: bool
+
+    @property
+    def title(self) -> str:
+        """Model and stage in words; rows of one title differ by `labels`."""
+        title = f"{names.MODELS.get(self.model, self.model)} {self.stage}".strip()
+        return f"{title} (untrained)" if self.untrained else title
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """The score of a row in a column, over its seeds."""
+
+    row: Row
+    column: Column
+    mean: float  # over the seeds in which it is defined; NaN if in none
+    std: float  # sample standard deviation over seeds; NaN for fewer than two
+    low: float  # 95 % interval over test clips; NaN if there is none
+    high: float
+    seeds: int  # runs behind the mean
+    undefined: int  # of these, runs whose score is NaN
+    rank: int | None  # see `cells`; None: not ranked
+    tied: bool  # whether another one has this rank
+    best: bool  # of the ranked means of a column, compared as they are shown
+    small_data: bool
+    entries: tuple[Entry, ...]  # by seed
+    replicates: np.ndarray | None = field(repr=False)  # (R,) mean over seeds; None if not paired
+    draws: str  # cells with equal ones are paired
+
+    @property
+    def untrained(self) -> bool:
+        return self.row.untrained
+
+    @property
+    def text(self) -> str:
+        """The mean as it is shown: 3 decimals, of published figures 4 where they are printed."""
+        if math.isnan(self.mean):
+            return "undefined"
+        if self.row.kind == "published":
+            return f"{self.mean:.{DECIMALS + 1}f}".removesuffix("0")
+        return f"{self.mean:.{DECIMALS}f}"
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Words to show beside the number, such as untrained, small data, published."""
+        words = {
+            "published": self.row.kind == "published",
+            "untrained": self.untrained,
+            "small data": self.small_data,
+            f"{self.undefined} of {self.seeds} undefined": self.undefined > 0,
+        }
+        return tuple(word for word, holds in words.items() if holds)
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """HEAR-style mean of a row over the columns in which it has a score."""
+
+    row: Row
+    value: float  # -1 to 1
+    tasks: int  # columns with a score of this row
+    of: int  # columns that could be normalised
+
+
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """Score of `after` less that of `before`, paired over the same resampled clips."""
+
+    before: Cell
+    after: Cell
+    value: float
+    low: float  # NaN where the two cannot be paired
+    high: float
+    improves: bool | None  # True, False: the interval leaves 0 out; None: it does not, or none
+
+
+@dataclass(frozen=True, eq=False)
+class Gain:
+    """What the stages of one backbone brought in one column."""
+
+    model: str
+    column: Column
+    cells: tuple[Cell, ...]  # by stage, at least two
+    steps: tuple[Difference, ...]  # from each stage to the next, and last from first to last if >2
+
+
+def cells(entries: Iterable[Entry], *, primary_only: bool = False) -> list[Cell]:
+    """All cells, by column and row. Independent of the order of the entries.
+
+    Interval: percentiles 2.5 and 97.5 of the replicates averaged over seeds, index by index; with
+    one seed and no replicates the run's own `ci95`; else none.
+    Rank: 1 + the number of rows whose whole interval is better. Rows without an interval count as
+    an interval of no width. Untrained rows and those without a score are not ranked; published
+    ones are ranked among themselves, since they have columns of their own.
+    """
+    columns: dict[Column, dict[Row, list[Entry]]] = {}
+    for entry in entries:
+        row = Row(
+            entry.kind,
+            entry.model,
+            entry.stage,
+            entry.module,
+            entry.variant,
+            entry.settings,
+            entry.untrained,
+        )
+        for metric in [entry.primary] if primary_only else entry.scores:
+            column = _column(entry, metric)
+            columns.setdefault(column, {}).setdefault(row, []).append(entry)
+    found = []
+    for column in sorted(columns):
+        rows = columns[column]
+        plain = [replace(row, settings="") for row in rows]
+        own = [
+            _cell(row if plain.count(short) > 1 else short, column, rows[row])
+            for row, short in zip(rows, plain, strict=True)
+        ]
+        found += _ranked(sorted(own, key=lambda cell: cell.row))
+    return found
+
+
+def notes(columns: Iterable[Column]) -> dict[Column, str]:
+    """What tells columns of one title apart, short; "" for a title that occurs once."""
+    phrases = {c: [p.strip() for p in re.split(r"[;,|]|: ", c.convention)] for c in columns}
+    common: dict[str, set[str]] = {}
+    for column, own in phrases.items():
+        common[column.title] = common.get(column.title, set(own)) & set(own)
+
+    def texts(column: Column) -> list[str]:
+        special = [p for p in phrases[column] if p not in common[column.title]]
+        digest = hashlib.sha256(column.convention.encode()).hexdigest()[:4]
+        return [
+            column.kind.replace("measured", ""),
+            column.task_version,
+            f"data {column.data or 'not known'}",
+            ", ".join(special)[:NOTE],
+            f"convention {digest}",
+        ]
+
+    return _apart(phrases, texts)
+
+
+def labels(rows: Iterable[Row]) -> dict[Row, str]:
+    """Titles of rows, with module, variant or settings where one title has several rows."""
+
+    def texts(row: Row) -> list[str]:
+        published = row.kind.replace("measured", "")
+        return [published, row.module, row.variant, row.settings, f"{row.model}, {row.stage}"]
+
+    more = _apart(rows, texts)
+    return {row: f"{row.title} ({text})" if text else row.title for row, text in more.items()}
+
+
+def normalised(cells: Sequence[Cell]) -> list[Normalised]:
+    """HEAR's normalised means of the cells given, best first; choose the cells by column before.
+
+    Per column standardised over rows (population deviation, sign turned where lower is better),
+    clipped to -1 and 1, averaged over the columns of a row. Nothing is imputed: see `tasks` of
+    `of`. Untrained rows are left out, as are columns with fewer than two different scores.
+    """
+    columns: dict[Column, list[Cell]] = {}
+    for cell in cells:
+        if not cell.untrained and not math.isnan(cell.mean):
+            columns.setdefault(cell.column, []).append(cell)
+    values: dict[Row, list[float]] = {}
+    usable = {"measured": 0, "published": 0}
+    for column, own in columns.items():
+        means = np.array([cell.mean for cell in own])
+        if means.min() == means.max():
+            continue
+        usable[column.kind] += 1
+        scaled = np.clip((means - means.mean()) / means.std(), -1, 1)
+        for cell, value in zip(own, -scaled if column.lower_is_better else scaled, strict=True):
+            values.setdefault(cell.row, []).append(float(value))
+    found = [
+        Normalised(row, sum(sorted(own)) / len(own), len(own), usable[row.kind])
+        for row, own in values.items()
+    ]
+    return sorted(found, key=lambda one: (-one.value, one.row))
+
+
+def difference(before: Cell, after: Cell) -> Difference:
+    """Of two cells of one measure."""
+    if before.column.measure != after.column.measure:
+        raise ValueError(f"{before.column.title} and {after.column.title} measure different things")
+    low = high = math.nan
+    a, b = before.replicates, after.replicates
+    if a is not None and b is not None and before.draws and before.draws == after.draws:
+        if len(a) == len(b):
+            low, high = interval(b - a)
+    improves = None
+    if low > 0 or high < 0:
+        improves = (low > 0) != before.column.lower_is_better
+    return Difference(before, after, after.mean - before.mean, low, high, improves)
+
+
+def gains(cells: Iterable[Cell]) -> list[Gain]:
+    """What ssl, weak, strong … brought each backbone in each column.
+
+    Of several rows of one stage the suite's own plug-in counts, else the one with most seeds.
+    Untrained rows and rows without a stage or a score have no part in it.
+    """
+    groups: dict[tuple[Column, str], dict[str, list[Cell]]] = {}
+    for cell in cells:
+        if cell.row.stage and not cell.untrained and not math.isnan(cell.mean):
+            stages = groups.setdefault((cell.column, cell.row.model), {})
+            stages.setdefault(cell.row.stage, []).append(cell)
+    found = []
+    for (column, model), stages in sorted(groups.items()):
+        if len(stages) < 2:
+            continue
+        chain = [min(stages[s], key=_preference) for s in sorted(stages, key=names.stage_order)]
+        steps = [difference(a, b) for a, b in pairwise(chain)]
+        if len(chain) > 2:
+            steps.append(difference(chain[0], chain[-1]))
+        found.append(Gain(model, column, tuple(chain), tuple(steps)))
+    return found
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Percentiles 2.5 and 97.5 of the values that are defined; NaN if none is."""
+    values = values[~np.isnan(values)]
+    low, high = np.percentile(values, CI) if len(values) else (math.nan, math.nan)
+    return float(low), float(high)
+
+
+def _column(entry: Entry, metric: str) -> Column:
+    return Column(
+        kind=entry.kind,
+        task=entry.task,
+        mode=entry.mode,
+        protocol=entry.protocol,
+        task_version=entry.task_version,
+        metric=metric,
+        data=entry.data,
+        convention=entry.conventions[metric],
+    )
+
+
+def _cell(row: Row, column: Column, entries: list[Entry]) -> Cell:
+    metric = column.metric
+    entries = sorted(entries, key=lambda e: (-1 if e.seed is None else e.seed, e.identity))
+    values = np.array([entry.scores[metric] for entry in entries])
+    defined = values[~np.isnan(values)]
+    replicates, draws = _over_seeds(entries, metric)
+    low = high = math.nan
+    if replicates is not None:
+        low, high = interval(replicates)
+    elif len(entries) == 1:
+        low, high = entries[0].ci95.get(metric, (low, high))
+    return Cell(
+        row=row,
+        column=column,
+        mean=float(defined.mean()) if len(defined) else math.nan,
+        std=float(defined.std(ddof=1)) if len(defined) > 1 else math.nan,
+        low=low,
+        high=high,
+        seeds=sum(entry.runs for entry in entries),
+        undefined=len(values) - len(defined),
+        rank=None,
+        tied=False,
+        best=False,
+        small_data=any(entry.small_data for entry in entries),
+        entries=tuple(entries),
+        replicates=replicates,
+        draws=draws,
+    )
+
+
+def _over_seeds(entries: list[Entry], metric: str) -> tuple[np.ndarray | None, str]:
+    """Replicates averaged over seeds where they are of the same draws, and which these are."""
+    if any(metric not in entry.replicates for entry in entries):
+        return None, ""
+    rows = [entry.replicates[metric] for entry in entries]
+    draws = {(entry.draws[metric], len(row)) for entry, row in zip(entries, rows, strict=True)}
+    if len(draws) > 1 or (len(rows) > 1 and not entries[0].draws[metric]):
+        return None, ""
+    table = np.array(rows)
+    counts = (~np.isnan(table)).sum(0)
+    sums = np.nansum(table, 0)
+    mean = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    return mean, entries[0].draws[metric]
+
+
+def _ranked(own: list[Cell]) -> list[Cell]:
+    """The cells of one column with their ranks."""
+    able = [cell for cell in own if not cell.untrained and not math.isnan(cell.mean)]
+    if not able:
+        return own
+    sign = -1.0 if own[0].column.lower_is_better else 1.0
+    spans = []
+    for cell in able:
+        ends = (cell.mean, cell.mean) if math.isnan(cell.low) else (cell.low, cell.high)
+        spans.append(sorted(sign * end for end in ends))
+    worst = np.sort([low for low, _ in spans])
+    ranks = [1 + len(worst) - int(np.searchsorted(worst, high, "right")) for _, high in spans]
+    shown = [sign * float(cell.text) for cell in able]
+    found = {
+        cell.row: replace(cell, rank=rank, tied=ranks.count(rank) > 1, best=value == max(shown))
+        for cell, rank, value in zip(able, ranks, shown, strict=True)
+    }
+    return [found.get(cell.row, cell) for cell in own]
+
+
+def _preference(cell: Cell) -> tuple:
+    plug_in = cell.row.module == f"hear_ptsed.plugins.{cell.row.model}_{cell.row.stage}"
+    return not plug_in, -cell.seeds, cell.row
+
+
+def _apart(items: Iterable, texts: Callable[[Any], list[str]]) -> dict[Any, str]:
+    """Of items with one title, as many of the texts as it takes to tell each from the others."""
+    said: dict[Any, tuple[str, ...]] = {item: (item.title,) for item in dict.fromkeys(items)}
+    fields = {item: texts(item) for item in said}
+    for number in range(max(map(len, fields.values()), default=0)):
+        alike: dict[tuple[str, ...], list] = {}
+        for item in said:
+            alike.setdefault(said[item], []).append(item)
+        for group in alike.values():
+            if len({fields[item][number] for item in group}) > 1:
+                said |= {item: (*said[item], fields[item][number]) for item in group}
+    return {item: ", ".join(filter(None, own[1:])) for item, own in said.items()}

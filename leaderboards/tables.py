@@ -1,0 +1,153 @@
+"""leaderboard.csv, leaderboard.md and a CSV in the form of the public HEAR leaderboard."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from eval_tasks.results import atomic
+from leaderboards import names
+from leaderboards.stats import DECIMALS, Cell, Column, labels, notes
+
+CSV, MARKDOWN, HEAR = "leaderboard.csv", "leaderboard.md", "hear_leaderboard.csv"
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for one
+_SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]|~$"} | {"<": "&lt;", ">": "&gt;"})
+
+
+def write(cells: Sequence[Cell], out: Path) -> list[Path]:
+    """The three files in a folder."""
+    texts = {CSV: long_csv(cells), MARKDOWN: markdown(cells), HEAR: hear_csv(cells)}
+    for name, text in texts.items():
+        with atomic(Path(out) / name) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="")
+    return [Path(out) / name for name in texts]
+
+
+def long_csv(cells: Sequence[Cell]) -> str:
+    """One row per cell, all digits; empty where a value is not defined."""
+    label = labels(cell.row for cell in cells)
+    rows = [
+        {
+            "kind": cell.row.kind,
+            "task": cell.column.task,
+            "task_version": cell.column.task_version,
+            "mode": cell.column.mode,
+            "protocol": cell.column.protocol,
+            "metric": cell.column.metric,
+            "name": label[cell.row],
+            "model": cell.row.model,
+            "stage": cell.row.stage,
+            "module": cell.row.module,
+            "variant": cell.row.variant,
+            "settings": cell.row.settings,
+            "mean": cell.mean,
+            "std": cell.std,
+            "low": cell.low,
+            "high": cell.high,
+            "seeds": cell.seeds,
+            "undefined": cell.undefined,
+            "rank": "" if cell.rank is None else cell.rank,
+            "tied": cell.tied,
+            "best": cell.best,
+            "untrained": cell.untrained,
+            "small_data": cell.small_data,
+            "data": cell.column.data,
+            "convention": cell.column.convention,
+            "source": "; ".join(dict.fromkeys(entry.source for entry in cell.entries)),
+        }
+        for cell in cells
+    ]
+    return _csv(pd.DataFrame(rows))
+
+
+def hear_csv(cells: Sequence[Cell]) -> str:
+    """Measured scores under HEAR's protocol: Model, URL, Submission Date, a column per task.
+
+    Raw primary scores with 9 decimals, as on the public leaderboard. A row that has several scores
+    of one task (such as of other data) comes several times.
+    """
+    label = labels(cell.row for cell in cells)
+    rows: dict[tuple[str, int], dict[str, str]] = {}
+    for cell in cells:
+        column = names.TASKS[cell.column.task].hear_column
+        hear = cell.row.kind == "measured" and cell.column.protocol == "hear"
+        if not (hear and column and cell.column.metric == cell.entries[0].primary):
+            continue
+        number = 0
+        while column in rows.setdefault((label[cell.row], number), {}):
+            number += 1
+        days = [str(entry.record.get("started", ""))[:10] for entry in cell.entries]
+        row = rows[label[cell.row], number]
+        row["Submission Date"] = max(row.get("Submission Date", ""), *days)
+        row[column] = "" if math.isnan(cell.mean) else f"{cell.mean:.9f}"
+    order = [task.hear_column for task in names.TASKS.values() if task.hear_column]
+    there = [column for column in order if any(column in row for row in rows.values())]
+    columns = ["Model", "URL", "Submission Date", *there]
+    table = [{"Model": name, "URL": "", **row} for (name, _), row in rows.items()]
+    return _csv(pd.DataFrame(table, columns=columns).sort_values(columns, na_position="last"))
+
+
+def markdown(cells: Sequence[Cell]) -> str:
+    """A section per task: its primary metrics, best in bold; measured, then published figures."""
+    primary = [cell for cell in cells if cell.column.metric == cell.entries[0].primary]
+    label, note = labels(cell.row for cell in cells), notes(cell.column for cell in primary)
+    lines = [
+        "# Leaderboard",
+        "",
+        "Mean ± standard deviation over seeds [95 % interval over test clips], rank; = is a tie:",
+        "the intervals overlap. Bold: best mean of its column. † small data: not a published data",
+        "set, or only a part of one. Published figures have tables of their own.",
+    ]
+    for task, named in names.TASKS.items():
+        own = [cell for cell in primary if cell.column.task == task]
+        if own:
+            lines += ["", f"## {_escaped(named.title)}"]
+        for kind in ("measured", "published"):
+            of_kind = [cell for cell in own if cell.column.kind == kind]
+            if of_kind:
+                lines += ["", f"### {kind.capitalize()}", "", *_table(of_kind, label, note)]
+    return "\n".join(lines) + "\n"
+
+
+def shown(cell: Cell) -> str:
+    """Mean ± deviation [interval] rank, as in a table."""
+    if math.isnan(cell.mean):
+        return cell.text
+    text = f"**{cell.text}**" if cell.best else cell.text
+    if not math.isnan(cell.std):
+        text += f" ± {cell.std:.{DECIMALS}f}"
+    if not math.isnan(cell.low):
+        text += f" [{cell.low:.{DECIMALS}f}, {cell.high:.{DECIMALS}f}]"
+    if cell.rank is not None:
+        text += f" {cell.rank}{'=' if cell.tied else '.'}"
+    if cell.undefined:
+        text += f" ({cell.undefined} of {cell.seeds} undefined)"
+    return f"{text} †" if cell.small_data else text
+
+
+def _table(cells: list[Cell], label: dict, note: dict[Column, str]) -> list[str]:
+    columns = sorted({cell.column for cell in cells})
+    rows = sorted({cell.row for cell in cells})
+    found = {(cell.row, cell.column): shown(cell) for cell in cells}
+    titles = [column.title + (f": {note[column]}" if note[column] else "") for column in columns]
+    lines = [
+        "| model | " + " | ".join(map(_escaped, titles)) + " |",
+        "|---" * (len(titles) + 1) + "|",
+    ]
+    for row in rows:
+        texts = [found.get((row, column), "") for column in columns]
+        lines.append(f"| {_escaped(label[row])} | " + " | ".join(texts) + " |")
+    return lines
+
+
+def _escaped(text: str) -> str:
+    return " ".join(text.translate(_SPECIAL).split())
+
+
+def _csv(table: pd.DataFrame) -> str:
+    return table.map(_no_formula).to_csv(index=False, lineterminator="\n")
+
+
+def _no_formula(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

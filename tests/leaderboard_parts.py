@@ -1,0 +1,134 @@
+"""Result files for tests of the leaderboards, as the suite, heareval and training write them."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from eval_tasks import results
+from eval_tasks.results import Record
+
+DRAWS = "; bootstrap: {} resamples of 40 clips (names 0123456789ab), seed 0"
+F200 = (
+    "sed_eval 0.2.1 EventBasedMetrics(evaluate_offset=False, t_collar=0.2) as in heareval 2021.1.3:"
+    " F-score over all events (micro average), optimal matching, 11 classes; NaN where undefined"
+)
+ER = (
+    "sed_eval 0.2.1 SegmentBasedMetrics(time_resolution=1.0) as in heareval 2021.1.3: error rate, "
+    "lower is better; over all segments and classes (micro average), 11 classes; NaN where "
+    "undefined"
+)
+VERSIONS = {
+    "dcase2016_task2": "dcase2016_task2-hear2021-full",
+    "maestro": "maestro-v3.0.0-5h",
+    "office": "office-v1-demo",
+}
+
+
+def digest(*what: object) -> str:
+    return hashlib.sha256(repr(what).encode()).hexdigest()
+
+
+def record(
+    model: str = "beats",
+    stage: str = "strong",
+    seed: int = 0,
+    f: float = 0.8,
+    er: float = 0.4,
+    task: str = "dcase2016_task2",
+    resamples: int = 100,
+    classes: int = 11,
+    **changes: object,
+) -> Record:
+    """A record with replicates around its scores: equal noise in all, plus noise of its own."""
+    shared = np.random.default_rng(5).normal(0, 0.02, resamples)
+    own = np.random.default_rng(int(digest(model, stage, seed)[:8], 16)).normal(0, 0.005, resamples)
+    noise = shared + own
+    if resamples:
+        noise -= noise.mean()
+    scores = {"event_onset_200ms_fms": f, "segment_1s_er": er}
+    replicates = {
+        "event_onset_200ms_fms": np.clip(f + noise, 0, 1).tolist(),
+        "segment_1s_er": np.clip(er - noise, 0, None).tolist(),
+    }
+    drawn = DRAWS.format(resamples) if resamples else ""
+    texts = {"event_onset_200ms_fms": F200 + drawn, "segment_1s_er": ER + drawn}
+    ends = {m: np.percentile(v, (2.5, 97.5)).tolist() for m, v in replicates.items() if v}
+    made = Record(
+        task=task,
+        task_version=VERSIONS[task],
+        task_sha256=digest(task),
+        mode="frozen",
+        protocol="linear",
+        module=f"hear_ptsed.plugins.{model}_{stage}",
+        model=model,
+        stage=stage,
+        checkpoint={"file": f"{model}_{stage}.pt", "sha256": digest(model, stage)},
+        untrained=False,
+        seed=seed,
+        scores=scores,
+        per_class={
+            f"class {k}": {"event_onset_200ms_fms": f, "segment_1s_er": er, "events": 10.0 + k}
+            for k in range(classes)
+        },
+        ci95={metric: (low, high) for metric, (low, high) in ends.items()},
+        replicates={metric: values for metric, values in replicates.items() if values},
+        conventions={
+            m: t + (DRAWS.format(resamples) if resamples else "") for m, t in texts.items()
+        },
+        hyperparameters={"optim": {"name": "adam", "lr": 0.2, "epochs": 500.0}},
+        cost={"parameters": 9e7, "seconds_per_minute": 1.5},
+        clips=40,
+        published_task=task != "office",
+        coverage=None,
+        folds=[],
+        seconds=123.4,
+        software={"python": "3.11.9", "torch": "2.11.0"},
+        hardware={"device": "cpu", "cores": 2},
+        commit="0123456789abcdef0123456789abcdef01234567",
+        command=f"python -m eval_tasks run --task {task} --module {model}_{stage} --mode frozen",
+        started="2026-05-04T03:02:01+00:00",
+        identity=digest(model, stage, seed, task, sorted(changes)),
+    )
+    return replace(made, **changes)
+
+
+def write(folder: Path, made: Record) -> Path:
+    """Where `python -m eval_tasks run` would write it."""
+    path = results.record_path(folder, made, made.identity)
+    results.write(made, path)
+    return path
+
+
+def write_raw(path: Path, made: Record, **changes: object) -> Path:
+    """A record's file with values that `Record` would not have."""
+    results.write(made, path)
+    values = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps(values), encoding="utf-8")
+    return path
+
+
+def write_heareval(
+    folder: Path, module: str = "hear_ptsed.plugins.m2d_weak", score: str = "0.71", folds: int = 0
+) -> Path:
+    """An embedding task folder as heareval 2021.1.3 leaves it; scores may be its NaN."""
+    task = "maestro" if folds else "dcase2016_task2"
+    metric = "event_onset_50ms_fms" if folds else "event_onset_200ms_fms"
+    at = folder / module / VERSIONS[task]
+    at.mkdir(parents=True)
+    name, version, mode = VERSIONS[task].split("-")
+    metadata = {"task_name": name, "version": version, "mode": mode, "evaluation": [metric]}
+    (at / "task_metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
+    (at / "test.filename-timestamps.json").write_text("[]", encoding="utf-8")
+    own = f'{{"test_loss": 0.5, "test_score": {score}, "test_{metric}": {score}}}'
+    parts = {f"fold{i:02d}": own for i in range(folds)} or {"test": own}
+    if folds:
+        parts["aggregated_scores"] = f'{{"test_{metric}_mean": {score}, "test_{metric}_std": 0.01}}'
+    body = ", ".join(f'"{key}": {value}' for key, value in parts.items())
+    hparams = '{"lr": 0.001, "initialization": "<function xavier_uniform_ at 0x7f00>"}'
+    (at / "test.predicted-scores.json").write_text(
+        f'{{{body}, "hparams": {hparams}, "embedding_path": "/somewhere"}}', encoding="utf-8"
+    )
+    return at

@@ -1,0 +1,371 @@
+"""Leaderboards: results and published figures, collected, averaged, ranked and normalised."""
+
+import json
+import math
+from pathlib import Path
+
+import leaderboard_parts as parts
+import numpy as np
+import pytest
+
+from eval_tasks import results
+from leaderboards import stats, tables
+from leaderboards.collect import collect, published_entries
+from leaderboards.stats import cells, gains, labels, normalised, notes
+
+F, ER = "event_onset_200ms_fms", "segment_1s_er"
+GOLDEN = Path(__file__).parent / "golden"
+# The paper's Table II: SSL / weak / strong for DESED, DC16-T2, MAESTRO, frozen and fine-tuned.
+DOWNSTREAM = {
+    "atst_frame": "27.0 31.8 47.7 75.7 65.3 77.3 4.6 7.6 21.9 "
+    "41.4 42.8 48.2 91.0 92.5 92.9 50.0 52.9 55.0",
+    "beats": "14.0 36.0 48.1 48.3 51.5 58.3 24.4 12.6 0.3 "
+    "35.0 37.3 49.2 76.5 77.4 84.7 26.1 38.5 51.2",
+    "fpasst": "0.0 40.1 45.4 0.0 58.0 72.0 0.0 43.5 28.7 "
+    "0.0 39.1 48.2 82.9 88.3 88.8 41.9 41.9 38.5",
+    "m2d": "27.7 39.9 49.2 69.3 67.4 70.1 30.3 25.1 22.3 "
+    "38.2 40.6 48.7 81.9 84.4 84.8 35.9 36.6 34.9",
+    "asit": "9.5 31.2 48.1 23.7 42.6 62.9 4.6 5.8 4.2 17.4 29.8 47.6 82.4 83.6 84.1 41.6 46.5 47.2",
+}
+
+
+def measured(folder: Path, *records: results.Record, metric: str = F) -> list[stats.Cell]:
+    """Cells of records that were written and read again."""
+    for one in records:
+        parts.write(folder, one)
+    found = collect([folder], figures=False)
+    assert not found.rejected
+    return [cell for cell in cells(found.entries) if cell.column.metric == metric]
+
+
+def of(found: list[stats.Cell], title: str) -> stats.Cell:
+    return next(cell for cell in found if cell.row.title == title)
+
+
+# Published figures.
+
+
+def test_the_published_downstream_figures_are_those_of_the_paper():
+    entries = [e for e in published_entries() if e.record["table"] == "downstream"]
+    found = {(e.model, e.mode, e.task, e.stage): e.scores[e.primary] for e in entries}
+    keys = [
+        (mode, task, stage)
+        for mode in ("frozen", "finetuned")
+        for task in ("desed", "dcase2016_task2", "maestro")
+        for stage in ("ssl", "weak", "strong")
+    ]
+    expected = {
+        (model, *key): pytest.approx(float(number) / 100, abs=1e-12)
+        for model, numbers in DOWNSTREAM.items()
+        for key, number in zip(keys, numbers.split(), strict=True)
+    }
+    assert found == expected
+
+
+def test_the_published_audioset_tables_are_complete():
+    golden = json.loads((GOLDEN / "published_rows.json").read_text(encoding="utf-8"))
+    tables_of = {"sequence_models": "sequence models", "low_complexity": "small models"}
+    expected = {
+        (tables_of.get(row["table"], row["table"]), row["model"], row["setting"]): row["value"]
+        for row in golden
+    }
+    own = [e.record for e in published_entries() if e.task == "audioset_strong"]
+    found = {
+        (
+            row["table"],
+            row["model"],
+            "full" if row["table"] == "small models" else row["setting"],
+        ): (float(row["printed"]))
+        for row in own
+    }
+    assert len(found) == len(own)
+    assert {key: found.get(key) for key in expected} == expected
+
+
+def test_every_published_figure_names_its_source_and_a_suspected_misprint_is_told():
+    assert all(entry.source for entry in published_entries())
+    suspects = [e.record for e in published_entries() if "misprint" in e.record["note"]]
+    assert [(row["model"], row["printed"]) for row in suspects] == [
+        ("mean_of_single_models", "44.9")
+    ]
+
+
+def test_published_and_measured_scores_never_share_a_column(tmp_path):
+    parts.write(tmp_path, parts.record())
+    found = cells(collect([tmp_path]).entries)
+    kinds = {}
+    for cell in found:
+        kinds.setdefault(cell.column, set()).add(cell.row.kind)
+    assert all(len(own) == 1 for own in kinds.values())
+    own = [
+        c for c in found if c.column.title == "DCASE 2016 task 2, onset F1, 200 ms (frozen, linear)"
+    ]
+    assert {c.row.kind for c in own} == {"measured", "published"}
+    assert next(c for c in own if c.row.kind == "measured").rank == 1
+
+
+# Cells.
+
+
+def test_a_cell_is_mean_and_deviation_over_seeds_with_the_interval_of_averaged_replicates(tmp_path):
+    records = [parts.record(seed=s, f=f) for s, f in enumerate((0.80, 0.83, 0.84))]
+    (cell,) = measured(tmp_path, *records)
+    assert cell.seeds == 3
+    assert cell.mean == pytest.approx(0.8233333333333333, abs=1e-12)
+    assert cell.std == pytest.approx(0.020816659994661282, abs=1e-12)
+    averaged = np.mean([one.replicates[F] for one in records], axis=0)
+    assert (cell.low, cell.high) == pytest.approx(np.percentile(averaged, (2.5, 97.5)), abs=1e-12)
+
+
+def test_without_replicates_one_seed_keeps_its_own_interval_and_several_have_none(tmp_path):
+    made = parts.record(resamples=0, ci95={F: (0.7, 0.9)})
+    (cell,) = measured(tmp_path, made)
+    assert (cell.low, cell.high) == (0.7, 0.9)
+    (cell,) = measured(tmp_path, parts.record(seed=1, resamples=0, ci95={F: (0.7, 0.9)}))
+    assert math.isnan(cell.low) and math.isnan(cell.high)
+    assert cell.seeds == 2
+
+
+def test_seeds_on_different_resamples_are_averaged_without_an_interval(tmp_path):
+    (cell,) = measured(tmp_path, parts.record(), parts.record(seed=1, resamples=90))
+    assert cell.seeds == 2
+    assert cell.replicates is None and math.isnan(cell.low)
+
+
+def test_an_undefined_score_is_left_out_of_the_mean_and_counted(tmp_path):
+    none = {F: math.nan, ER: 1.0}
+    undefined = parts.record(seed=1, resamples=0, scores=none, per_class={})
+    (cell,) = measured(tmp_path, parts.record(f=0.5, resamples=0), undefined)
+    assert (cell.mean, cell.seeds, cell.undefined) == (0.5, 2, 1)
+    assert "1 of 2 undefined" in cell.flags
+    alone = measured(tmp_path / "alone", undefined)
+    assert alone[0].text == "undefined" and alone[0].rank is None
+
+
+def test_different_hyperparameters_are_never_averaged(tmp_path):
+    other = parts.record(seed=1, hyperparameters={"optim": {"lr": 0.1}})
+    found = measured(tmp_path, parts.record(), other)
+    assert [cell.seeds for cell in found] == [1, 1]
+    texts = labels(cell.row for cell in found)
+    assert len(set(texts.values())) == 2
+
+
+def test_different_checkpoints_and_options_of_a_module_are_rows_of_their_own(tmp_path):
+    sha = {"file": "mine.pt", "sha256": parts.digest("mine")}
+    layer = {"model_options": {"layer": 6}, **parts.record().hyperparameters}
+    found = measured(
+        tmp_path, parts.record(), parts.record(checkpoint=sha), parts.record(hyperparameters=layer)
+    )
+    texts = sorted(labels(cell.row for cell in found).values())
+    assert len(texts) == 3 and any("layer=6" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task_sha256": parts.digest("other clips")},
+        {"task_version": "dcase2016_task2-hear2021-small"},
+        {"conventions": {F: "F-score over all segments", ER: parts.ER}},
+        {"mode": "finetuned", "protocol": "finetuned"},
+    ],
+)
+def test_what_differs_in_data_convention_or_mode_never_shares_a_column(tmp_path, changes):
+    found = measured(tmp_path, parts.record(), parts.record(seed=1, **changes))
+    assert len({cell.column for cell in found}) == 2
+    told = notes(cell.column for cell in found)
+    assert len({(column.title, note) for column, note in told.items()}) == 2
+
+
+def test_a_note_says_in_what_two_conventions_differ(tmp_path):
+    other = parts.F200.replace("optimal matching", "greedy matching")
+    found = measured(
+        tmp_path, parts.record(), parts.record(seed=1, conventions={F: other, ER: parts.ER})
+    )
+    assert sorted(notes(c.column for c in found).values()) == [
+        "greedy matching",
+        "optimal matching",
+    ]
+
+
+# Ranks.
+
+
+def test_rows_whose_intervals_overlap_tie_and_others_do_not(tmp_path):
+    found = measured(
+        tmp_path,
+        parts.record("beats", f=0.80),
+        parts.record("m2d", f=0.79),
+        parts.record("asit", f=0.60),
+        parts.record("fpasst", f=0.40),
+    )
+    ranks = {c.row.model: (c.rank, c.tied) for c in found}
+    assert ranks == {"beats": (1, True), "m2d": (1, True), "asit": (3, False), "fpasst": (4, False)}
+    assert [c.row.model for c in found if c.best] == ["beats"]
+
+
+def test_lower_error_rates_rank_first(tmp_path):
+    found = measured(
+        tmp_path, parts.record("beats", er=0.9), parts.record("m2d", er=0.3), metric=ER
+    )
+    assert {c.row.model: (c.rank, c.best) for c in found} == {"m2d": (1, True), "beats": (2, False)}
+
+
+def test_means_that_look_equal_are_best_together_and_rounded_as_python_rounds(tmp_path):
+    found = measured(
+        tmp_path,
+        parts.record("beats", f=0.80049, resamples=0),
+        parts.record("m2d", f=0.79951, resamples=0),
+        parts.record("asit", f=0.79949, resamples=0),
+    )
+    assert {c.row.model: (c.text, c.best) for c in found} == {
+        "beats": ("0.800", True),
+        "m2d": ("0.800", True),
+        "asit": ("0.799", False),
+    }
+
+
+def test_published_figures_without_intervals_tie_only_where_they_are_equal():
+    found = [c for c in cells(published_entries()) if c.column.task == "audioset_strong"]
+    best = [c for c in found if c.best]
+    assert [c.text for c in best] == ["0.471"]
+    equal = [c for c in found if c.text == "0.418"]
+    assert len(equal) > 1 and len({c.rank for c in equal}) == 1 and all(c.tied for c in equal)
+
+
+def test_untrained_modules_are_marked_and_have_no_rank(tmp_path):
+    no = {"file": None, "sha256": None}
+    found = measured(
+        tmp_path, parts.record(f=0.5), parts.record("m2d", f=0.9, untrained=True, checkpoint=no)
+    )
+    random_one = of(found, "M2D strong (untrained)")
+    assert (random_one.rank, random_one.best, random_one.flags) == (None, False, ("untrained",))
+    assert of(found, "BEATs strong").best and of(found, "BEATs strong").rank == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task": "office"},
+        {"coverage": "3 of 40 clips are missing"},
+        {"conventions": {F: f"the first 1 of 5 folds only; {parts.F200}", ER: parts.ER}},
+    ],
+)
+def test_small_data_is_marked(tmp_path, changes):
+    (cell,) = measured(tmp_path, parts.record(**changes))
+    assert cell.flags == ("small data",)
+    assert "†" in tables.shown(cell)
+
+
+# Normalised means and gains.
+
+
+def test_normalised_means_are_hears_without_imputation(tmp_path):
+    records = [parts.record(m, f=f) for m, f in (("beats", 0.9), ("m2d", 0.6), ("asit", 0.5))]
+    records += [parts.record(m, f=f, task="maestro") for m, f in (("beats", 0.2), ("m2d", 0.4))]
+    found = {one.row.model: one for one in normalised(measured(tmp_path, *records))}
+    spread = math.sqrt(((0.9 - 2 / 3) ** 2 + (0.6 - 2 / 3) ** 2 + (0.5 - 2 / 3) ** 2) / 3)
+    m2d, asit = (0.6 - 2 / 3) / spread, (0.5 - 2 / 3) / spread
+    assert found["beats"].value == pytest.approx((1 - 1) / 2)
+    assert found["m2d"].value == pytest.approx((m2d + 1) / 2)
+    assert found["asit"].value == pytest.approx(asit)
+    assert {model: (one.tasks, one.of) for model, one in found.items()} == {
+        "beats": (2, 2),
+        "m2d": (2, 2),
+        "asit": (1, 2),
+    }
+
+
+def test_normalised_error_rates_turn_their_sign(tmp_path):
+    found = measured(
+        tmp_path, parts.record("beats", er=0.2), parts.record("m2d", er=0.4), metric=ER
+    )
+    assert [(one.row.model, one.value) for one in normalised(found)] == [
+        ("beats", pytest.approx(1)),
+        ("m2d", pytest.approx(-1)),
+    ]
+
+
+def test_the_gain_of_a_stage_is_what_pairing_two_records_says(tmp_path):
+    ssl, strong = parts.record(stage="ssl", f=0.78), parts.record(stage="strong", f=0.80)
+    (gain,) = gains(measured(tmp_path, ssl, strong))
+    (step,) = gain.steps
+    assert (step.value, step.low, step.high) == pytest.approx(results.paired(strong, ssl, F))
+    assert step.improves is True
+    assert step.before.high > step.after.low  # the intervals overlap, the paired one leaves 0 out
+
+
+def test_gains_average_seeds_first_and_skip_undefined_resamples(tmp_path):
+    stages = {
+        s: [parts.record(stage=s, seed=k, f=f) for k in range(3)]
+        for s, f in (("ssl", 0.7), ("weak", 0.72))
+    }
+    stages["ssl"][0].replicates[F][7] = math.nan
+    for one in stages["weak"]:
+        one.replicates[F][9] = math.nan
+    (gain,) = gains(measured(tmp_path, *stages["ssl"], *stages["weak"]))
+    table = {s: np.array([one.replicates[F] for one in own]) for s, own in stages.items()}
+    own = np.delete(np.nanmean(table["weak"][:, :9], 0) - np.nanmean(table["ssl"][:, :9], 0), [])
+    rest = table["weak"][:, 10:].mean(0) - table["ssl"][:, 10:].mean(0)
+    expected = np.percentile(np.concatenate([own, rest]), (2.5, 97.5))
+    assert (gain.steps[0].low, gain.steps[0].high) == pytest.approx(expected)
+
+
+def test_stages_come_in_the_order_of_training_and_the_last_step_spans_them(tmp_path):
+    scores = {"strong": 0.9, "ssl": 0.5, "weak": 0.4, "": 0.1}
+    records = [parts.record(stage=s, f=f, module="mine.plugin") for s, f in scores.items()]
+    no = {"file": None, "sha256": None}
+    records.append(parts.record(stage="ssl", seed=5, f=0.01, untrained=True, checkpoint=no))
+    (gain,) = gains(measured(tmp_path, *records))
+    assert [cell.row.stage for cell in gain.cells] == ["ssl", "weak", "strong"]
+    assert [step.value for step in gain.steps] == pytest.approx([-0.1, 0.5, 0.4])
+    assert [step.improves for step in gain.steps] == [False, True, True]
+
+
+def test_a_stage_is_the_suites_own_plug_in_where_there_are_several(tmp_path):
+    mine = parts.record(stage="strong", f=0.1, module="hear_ptsed.plugins.checkpoint")
+    (gain,) = gains(measured(tmp_path, parts.record(stage="ssl", f=0.5), mine, parts.record(f=0.8)))
+    assert gain.steps[0].value == pytest.approx(0.3)
+
+
+# What others write.
+
+
+def test_a_folder_of_heareval_is_a_result_without_interval(tmp_path):
+    parts.write_heareval(tmp_path)
+    parts.write_heareval(tmp_path, "other.plugin-layer=6", score="0.25", folds=5)
+    parts.write_heareval(tmp_path, "quiet.plugin", score="NaN")
+    found = collect([tmp_path], figures=False)
+    assert not found.rejected
+    entries = {entry.module: entry for entry in found.entries}
+    own = entries["hear_ptsed.plugins.m2d_weak"]
+    assert (own.model, own.stage, own.protocol, own.scores) == ("m2d", "weak", "hear", {F: 0.71})
+    assert entries["other.plugin-layer=6"].scores == {"event_onset_50ms_fms": 0.25}
+    assert math.isnan(entries["quiet.plugin"].scores[F])
+    assert all(math.isnan(cell.low) for cell in cells(found.entries))
+
+
+def test_an_evaluation_of_training_is_read_with_its_interval(tmp_path):
+    from training import metrics
+    from training.annotations import Events
+
+    events = Events.from_columns(
+        ["a", "b", "b"], ["Dog", "Bark", "Dog"], [1.0, 3.0, 0.5], [2.0, 4.0, 1.5]
+    )
+    scores = np.random.default_rng(0).normal(size=(2, 2, 250)).astype(np.float32)
+    scored = metrics.evaluate(
+        scores, ["a", "b"], ["Bark", "Dog"], events, np.full(2, 10.0), bootstrap=20
+    )
+    values = {
+        "checkpoint": {"file": "BEATs_strong_1.pt", "sha256": parts.digest(1)},
+        "device": "cpu",
+    }
+    values |= scored.to_dict() | {"coverage": [{"expected": 2, "found": 2, "unreadable": {}}]}
+    (tmp_path / "evaluation.json").write_text(metrics.as_json(values), encoding="utf-8")
+    found = collect([tmp_path], figures=False)
+    assert not found.rejected
+    (entry,) = found.entries
+    assert (entry.task, entry.model, entry.stage) == ("strong_labels", "beats", "strong")
+    assert entry.small_data  # two classes are not AudioSet Strong
+    assert entry.scores["psds1_macro"] == scored.psds1_macro
+    assert entry.ci95["pauroc"] == pytest.approx(scored.ci95["pauroc"], nan_ok=True)
+    assert entry.per_class["Dog"]["map"] == scored.per_class["Dog"]["ap"]

@@ -1,0 +1,360 @@
+"""Leaderboards: files that are broken, hostile or cannot be true are told, and stop nothing."""
+
+import json
+import os
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import leaderboard_parts as parts
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leaderboards import checks
+from leaderboards.__main__ import main
+from leaderboards.collect import Collected, collect
+from leaderboards.stats import cells, gains, normalised, notes
+from leaderboards.submit import CONVENTIONS, problems
+
+F, ER = "event_onset_200ms_fms", "segment_1s_er"
+SCRIPT = "<script>alert(1)</script>"
+LATER = datetime(2026, 12, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Results with one good record."""
+    parts.write(tmp_path / "results", parts.record())
+    return tmp_path / "results"
+
+
+def rejected(folder: Path) -> tuple[str, str]:
+    """File and reason of the only bad file; the good record is there."""
+    found = collect([folder], figures=False)
+    assert [entry.model for entry in found.entries] == ["beats"]
+    assert len(found.rejected) == 1
+    (one,) = found.rejected
+    assert len(one.reason) <= 301 and "\n" not in one.file + one.reason
+    assert (one.file + one.reason).isprintable()
+    return one.file, one.reason
+
+
+def nested(levels: int) -> dict:
+    value: dict = {}
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+BAD = {
+    "script in a module": ({"module": f"x.{SCRIPT}"}, "which is no plain name"),
+    "script in a model": ({"model": SCRIPT}, "model is"),
+    "script in a class": ({"per_class": {SCRIPT: {}}}, "a class has markup"),
+    "path in a module": ({"module": "../../etc/passwd"}, "no plain name"),
+    "path in a task": ({"task_version": "../office-v1-demo"}, "no plain name"),
+    "dots in a task": ({"task_version": "office-v1..demo"}, "no plain name"),
+    "path in a model": ({"model": "a/b"}, "no plain name"),
+    "backslash in a stage": ({"stage": "a\\b"}, "no plain name"),
+    "path of a checkpoint": ({"checkpoint": {"file": "/x/y.pt", "sha256": "0" * 64}}, "no plain"),
+    "hash of a checkpoint": ({"checkpoint": {"file": "y.pt", "sha256": "0"}}, "SHA-256"),
+    "identity": ({"identity": "../../x"}, "identity is '../../x', not 64 digits"),
+    "unknown task": ({"task": "mnist"}, "unknown task 'mnist'; known: dcase2016_task2, maestro"),
+    "task of another name": ({"task": "maestro"}, "is none of task maestro"),
+    "unknown mode": ({"mode": "best"}, "unknown mode"),
+    "unknown metric": ({"scores": {"wow": 1.0}}, "unknown metric 'wow'"),
+    "score above 1": ({"scores": {F: 1.2, ER: 0.4}}, "1.2; allowed are 0 to 1"),
+    "score below 0": ({"scores": {F: 0.8, ER: -0.1}}, "-0.1; allowed are 0 and above"),
+    "huge score": ({"scores": {F: 0.8, ER: 10**400}}, "not a number"),
+    "no score": ({"scores": {}, "conventions": {}}, "scores has no score"),
+    "scores as a list": ({"scores": [0.8]}, "scores is list, not an object"),
+    "score as text": ({"scores": {F: "0.8", ER: 0.4}}, "is '0.8', not a number"),
+    "score as bool": ({"scores": {F: True, ER: 0.4}}, "is True, not a number"),
+    "interval reversed": ({"ci95": {F: [0.9, 0.7]}}, "0.9 to 0.7, which is no interval"),
+    "interval elsewhere": ({"ci95": {F: [0.1, 0.2]}}, "0.8, far outside its interval 0.1 to 0.2"),
+    "interval of three": ({"ci95": {F: [0.1, 0.8, 0.9]}}, "has 3 items"),
+    "interval of one": ({"ci95": {F: [0.8]}}, "must be [low, high]"),
+    "interval of nothing": ({"ci95": {"psds1": [0.1, 0.2]}}, "not among the scores"),
+    "replicates out of range": ({"replicates": {F: [0.8, 1.7]}}, "each 0 to 1"),
+    "replicates of texts": ({"replicates": {F: ["0.8"]}}, "numbers or null"),
+    "replicates of bools": ({"replicates": {F: [True]}}, "numbers or null"),
+    "huge replicate": ({"replicates": {ER: [10**400]}}, "beyond all floats"),
+    "too many replicates": ({"replicates": {F: [0.8] * 20_001}}, "at most 20000"),
+    "seed as text": ({"seed": "0"}, "seed is '0', not a whole number"),
+    "seed below 0": ({"seed": -1}, "seed is -1"),
+    "seed as bool": ({"seed": True}, "seed is True"),
+    "clips of none": ({"clips": 0}, "clips is 0"),
+    "untrained as text": ({"untrained": "no"}, "not true or false"),
+    "long text": ({"command": "x" * 1_000_000}, "1000000 characters; at most 10000"),
+    "long name": ({"model": "x" * 1_000_000}, "1000000 characters; at most 200"),
+    "long class": ({"per_class": {"x" * 1_000_000: {}}}, "1000000 characters"),
+    "many classes": ({"per_class": {str(k): {} for k in range(2001)}}, "at most 2000"),
+    "deep": ({"hyperparameters": nested(50)}, "more than 5000 items or 10 levels"),
+    "wide": ({"hardware": {str(k): k for k in range(5001)}}, "at most 5000"),
+    "control characters": ({"command": "a\x1b[2Jb"}, "control characters"),
+    "turned text": ({"coverage": "a\u202eb"}, "control characters"),
+    "half a character": ({"commit": "\ud800"}, "control characters"),
+    "no date": ({"started": "yesterday"}, "not a date"),
+    "unknown key": ({"evil": 1}, "unknown keys: 'evil'"),
+    "other schema": ({"schema": 2}, "schema 2; this version reads 1"),
+    "schema as bool": ({"schema": True}, "schema True"),
+    "no conventions": ({"conventions": {}}, "conventions must say of each score"),
+    "cost below 0": ({"cost": {"parameters": -1}}, "cost parameters is -1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_record_is_told_by_file_and_reason_and_the_rest_goes_on(folder, case):
+    changes, reason = BAD[case]
+    parts.write_raw(folder / "bad.json", parts.record("m2d"), **changes)
+    file, told = rejected(folder)
+    assert file == "results/bad.json"
+    assert reason in told
+
+
+def test_a_missing_key_is_named(folder):
+    values = json.loads(parts.write_raw(folder / "bad.json", parts.record("m2d")).read_text())
+    del values["seed"], values["ci95"]
+    (folder / "bad.json").write_text(json.dumps(values))
+    assert rejected(folder)[1] == "lacks ci95, seed"
+
+
+RAW = {
+    "empty": (b"", "not valid JSON"),
+    "truncated": (b'{"schema": 1, "scores": {"psds', "truncated?"),
+    "NaN": (b'{"schema": 1, "scores": {"psds1": NaN}}', "NaN is not valid JSON"),
+    "Infinity": (b'{"schema": 1, "seconds": Infinity}', "Infinity is not valid JSON"),
+    "not UTF-8": (b'{"schema": 1, "model": "\xff"}', "not UTF-8 text (byte 24)"),
+    "UTF-16": ('{"schema": 1}'.encode("utf-16"), "not UTF-8"),
+    "a list": (b"[1, 2]", "no result"),
+    "a number": (b"1", "no result"),
+    "another JSON": (b'{"name": "x"}', "no result: neither a record"),
+    "deep": (b'{"schema":' + b"[" * 200_000, "nested too deeply"),
+    "a number of many digits": (b'{"schema": ' + b"1" * 5000 + b"}", "digits"),
+    "a pickle": (b"\x80\x04c__builtin__\nexec\n", "not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("case", RAW)
+def test_a_file_that_is_no_json_of_ours_is_told(folder, case):
+    content, reason = RAW[case]
+    (folder / "bad.json").write_bytes(content)
+    assert reason in rejected(folder)[1]
+
+
+def test_a_huge_file_is_not_even_read(folder):
+    with (folder / "bad.json").open("wb") as file:
+        file.truncate(checks.BYTES + (1 << 20))
+    assert "9 MiB; a result has at most 8" in rejected(folder)[1]
+
+
+def test_links_and_pipes_are_told_and_not_followed(folder, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    parts.write(tmp_path / "elsewhere", parts.record("m2d"))
+    (folder / "loop").symlink_to(folder)
+    (folder / "out").symlink_to(tmp_path / "elsewhere")
+    (folder / "link.json").symlink_to(next((tmp_path / "elsewhere").rglob("*.json")))
+    (folder / "dangling.json").symlink_to(tmp_path / "nothing")
+    (folder / "round.json").symlink_to(folder / "round.json")
+    os.mkfifo(folder / "pipe.json")
+    found = collect([folder], figures=False)
+    assert [entry.model for entry in found.entries] == ["beats"]
+    assert {one.file.removeprefix("results/"): one.reason for one in found.rejected} == {
+        "dangling.json": "a link; give the file itself",
+        "link.json": "a link; give the file itself",
+        "loop": "a link to a folder; not followed",
+        "out": "a link to a folder; not followed",
+        "pipe.json": "no regular file",
+        "round.json": "a link; give the file itself",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("<img src=x onerror=alert(1)>.json", "results/<img src=x onerror=alert(1)>.json"),
+        ("two\nlines.json", "results/two\\nlines.json"),
+        ("\x1b[31m.json", "results/\\x1b[31m.json"),
+        (os.fsdecode(b"\xff.json"), "results/\\udcff.json"),
+    ],
+)
+def test_a_hostile_file_name_is_rejected_and_printed_harmlessly(folder, name, shown):
+    parts.write_raw(folder / name, parts.record("m2d"))
+    assert rejected(folder)[0] == shown
+
+
+def test_a_file_of_an_interrupted_write_is_told(folder):
+    parts.write_raw(folder / ".123-run.json", parts.record("m2d"))
+    assert "interrupted" in rejected(folder)[1]
+
+
+def test_of_a_result_that_comes_twice_the_first_name_counts(folder):
+    parts.write_raw(folder / "z.json", parts.record(), command="another")
+    parts.write_raw(folder / "y.json", parts.record("m2d"))
+    parts.write_raw(folder / "x.json", parts.record("m2d"), seconds=5)
+    found = collect([folder], figures=False)
+    assert [(one.file, one.reason) for one in found.rejected] == [
+        ("results/y.json", "the same result as results/x.json"),
+        ("results/z.json", f"the same result as {found.entries[0].source}"),
+    ]
+
+
+def test_a_folder_given_twice_is_read_once(folder):
+    found = collect([folder, folder, folder / ".."], figures=False)
+    assert len(found.entries) == 1 and not found.rejected
+
+
+def test_a_site_among_the_results_is_no_result(folder):
+    parts.write(folder / "site", parts.record("m2d"))
+    found = collect([folder], figures=False, leave_out=folder / "site")
+    assert [entry.model for entry in found.entries] == ["beats"] and not found.rejected
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"task_name": "mnist"}, "unknown task 'mnist-hear2021-full'"),
+        ({"task_name": "../x"}, "no plain name"),
+        ({"evaluation": ["wow"]}, "lacks test_wow"),
+        ({"evaluation": "event"}, "not a list"),
+        ({"evaluation": []}, "has no score"),
+        ({"mode": 3}, "is 3, not a text"),
+    ],
+)
+def test_a_bad_folder_of_heareval_is_told(folder, change, reason):
+    path = parts.write_heareval(folder / "embeddings") / "task_metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    file, told = rejected(folder)
+    assert file.endswith("test.predicted-scores.json") and reason in told
+
+
+def test_heareval_scores_out_of_range_and_folders_not_yet_scored_are_told(folder):
+    at = parts.write_heareval(folder / "embeddings", score="7.5")
+    assert "7.5; allowed are 0 to 1" in rejected(folder)[1]
+    (at / "test.predicted-scores.json").unlink()
+    assert "not scored by heareval" in rejected(folder)[1]
+
+
+def everything(found: Collected) -> None:
+    own = cells(found.entries)
+    gains(own), normalised(own), notes(cell.column for cell in own)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_whatever_a_record_holds_it_is_an_entry_or_told(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("fuzz") / "one.json"
+    values = json.loads(json.dumps(asdict(parts.record(resamples=3, classes=2))))
+    at = values
+    while True:
+        key = data.draw(st.sampled_from(sorted(at)))
+        if not isinstance(at[key], dict) or not at[key] or data.draw(st.booleans()):
+            break
+        at = at[key]
+    at[key] = data.draw(VALUES)
+    path.write_text(json.dumps(values), encoding="utf-8")
+    found = collect([path], figures=False)
+    assert len(found.entries) + len(found.rejected) == 1
+    everything(found)
+    problems(path, LATER)
+
+
+# Submissions.
+
+
+def told(tmp_path: Path, **changes: object) -> list[str]:
+    return problems(parts.write_raw(tmp_path / "one.json", parts.record(), **changes), LATER)
+
+
+def test_a_record_of_this_suite_is_accepted(tmp_path, capsys):
+    path = parts.write(tmp_path, parts.record())
+    assert main(["submit", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}: accepted\n"
+
+
+IMPLAUSIBLE = {
+    "seconds is 0": {"seconds": 0},
+    "cost has no parameters": {"cost": {"seconds_per_minute": 1}},
+    "no hash of git": {"commit": "v1"},
+    "before 2024-09": {"started": "2019-01-01T00:00:00+00:00"},
+    "still to come": {"started": "2031-01-01T00:00:00+00:00"},
+    "names no checkpoint": {"checkpoint": {"file": None, "sha256": None}},
+    "and yet from a checkpoint": {"untrained": True},
+    "protocol hear is frozen": {"protocol": "hear", "mode": "finetuned"},
+    "task dcase2016_task2 has no protocol desed-simple": {"protocol": "desed-simple"},
+    "published_task is False": {"published_task": False},
+    "is not model beats, stage 'weak'": {"stage": "weak"},
+    "computed in another way": {"conventions": {F: "my own F", ER: parts.ER}},
+    "does not say how its replicates were drawn": {"conventions": {F: parts.F200, ER: parts.ER}},
+    "ci95 of event_onset_200ms_fms is not that of its replicates": {
+        "ci95": parts.record().ci95 | {F: [0.79, 0.81]}
+    },
+    "lies outside its own interval": {"scores": {F: 0.88, ER: 0.4}},
+    "one of them lacks event_onset_200ms_fms": {"ci95": {ER: parts.record().ci95[ER]}},
+    "differ in their number": {
+        "replicates": parts.record().replicates | {F: parts.record().replicates[F][1:]}
+    },
+    "above that of every class": {"per_class": {"a": {F: 0.5}}},
+    "per_class is empty": {"per_class": {}},
+    "not the mean of its folds": {"folds": [{F: 0.1}, {F: 0.2}]},
+}
+
+
+@pytest.mark.parametrize("problem", IMPLAUSIBLE)
+def test_a_record_that_cannot_be_true_is_refused(tmp_path, problem):
+    assert any(problem in line for line in told(tmp_path, **IMPLAUSIBLE[problem]))
+
+
+def test_psds_above_the_mean_of_its_classes_is_refused(tmp_path):
+    made = replace(parts.record(), scores={"psds1": 0.5}, ci95={}, replicates={})
+    text = "sed_scores_eval 0.0.4: dtc 0.7, gtc 0.7, no cross triggers, alpha_ct 0, alpha_st 1 (v"
+    text += "ariance penalty over classes), at most 100 false positives per hour"
+    own = {"conventions": {"psds1": text}, "per_class": {"a": {"psds1": 0.6}, "b": {"psds1": 0.3}}}
+    path = parts.write_raw(tmp_path / "one.json", made, **own)
+    assert problems(path, LATER) == ["psds1 0.5 is above the mean of the classes, 0.45"]
+
+
+def test_all_problems_are_told_at_once_and_the_exit_code_is_1(tmp_path, capsys):
+    good = parts.write(tmp_path, parts.record())
+    bad = parts.write_raw(
+        tmp_path / "bad.json", parts.record(), seed=-1, clips=0, ci95={F: [0.9, 0.7]}
+    )
+    assert main(["submit", str(good), str(bad)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("accepted") and lines[1].endswith("refused")
+    assert len(lines) == 5 and {line.split()[0] for line in lines[2:]} == {"seed", "clips", "ci95"}
+
+
+def test_the_conventions_that_are_accepted_are_those_that_this_suite_writes(tmp_path):
+    from eval_tasks import psds, scoring
+
+    events = [{"label": "a", "start": 100.0, "end": 900.0}]
+    clips = {f"{k}.wav": events for k in range(2)}
+    draws = scoring.Bootstrap(2)
+    found = [scoring.event_scores(clips, clips, ["a"], list(scoring.EVENT_METRICS), draws)]
+
+    frames = {file: np.full((100, 1), 0.5) for file in clips}
+    seconds = dict.fromkeys(clips, 4.0)
+    found.append(psds.psds_scores(frames, clips, seconds, ["a"], list(psds.PSDS_METRICS), 7, draws))
+    folds = scoring.mean_of_folds([found[0], found[0]])
+    texts = found[0].conventions | found[1].conventions
+    assert texts.keys() == CONVENTIONS.keys()
+    for conventions in (texts, folds.conventions):
+        for metric, text in conventions.items():
+            made = replace(
+                parts.record(),
+                scores={metric: 0.5},
+                conventions={metric: text},
+                per_class={"a": {metric: 0.5}},
+                ci95={},
+                replicates={},
+            )
+            assert problems(parts.write(tmp_path / metric, made), LATER) == []

@@ -1,0 +1,203 @@
+"""Leaderboards: the tables that are written, and the commands."""
+
+import csv
+import io
+import math
+import os
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import leaderboard_parts as parts
+import pytest
+
+from eval_tasks import results
+from leaderboards import tables
+from leaderboards.__main__ import main
+from leaderboards.collect import collect
+from leaderboards.compare import compare
+from leaderboards.stats import cells
+
+F, ER = "event_onset_200ms_fms", "segment_1s_er"
+
+
+@pytest.fixture
+def mixed(tmp_path) -> Path:
+    folder = tmp_path / "results"
+    for seed in range(3):
+        parts.write(folder, parts.record(seed=seed, f=0.8 + seed / 100))
+        parts.write(folder, parts.record("m2d", "weak", seed, f=0.7, task="office"))
+    no = {"file": None, "sha256": None}
+    parts.write(folder, parts.record("asit", untrained=True, checkpoint=no))
+    parts.write_heareval(folder / "embeddings")
+    parts.write_heareval(folder / "embeddings", "other.plugin", score="0.123456789123", folds=5)
+    return folder
+
+
+def test_the_numbers_of_the_csv_are_those_of_the_records(mixed):
+    found = cells(collect([mixed]).entries)
+    rows = list(csv.DictReader(io.StringIO(tables.long_csv(found))))
+    assert len(rows) == len(found)
+    for row, cell in zip(rows, found, strict=True):
+        for key in ("mean", "std", "low", "high"):
+            value = getattr(cell, key)
+            assert row[key] == "" if math.isnan(value) else float(row[key]) == value
+        assert (row["kind"], row["metric"]) == (cell.row.kind, cell.column.metric)
+        assert row["untrained"] == str(cell.untrained) and row["small_data"] == str(cell.small_data)
+        assert row["seeds"] == str(cell.seeds)
+    assert {row["untrained"] for row in rows} == {"True", "False"}
+
+
+def test_the_same_files_give_the_same_bytes_in_any_order(mixed):
+    files = sorted(mixed.rglob("*.json"))
+    files = [path for path in files if "embeddings" not in path.parts]
+    texts = set()
+    for seed in range(4):
+        random.Random(seed).shuffle(files)
+        found = collect([*files, mixed / "embeddings"])
+        own = cells(found.entries)
+        texts.add(
+            tables.long_csv(own) + tables.markdown(own) + tables.hear_csv(own) + str(found.rejected)
+        )
+    assert len(texts) == 1
+
+
+def test_the_hear_csv_has_the_public_form(mixed):
+    found = cells(collect([mixed]).entries)
+    rows = list(csv.reader(io.StringIO(tables.hear_csv(found))))
+    assert rows == [
+        ["Model", "URL", "Submission Date", "DCASE 2016", "Maestro 5h"],
+        ["M2D weak", "", "", "0.710000000", ""],
+        ["plugin", "", "", "", "0.123456789"],
+    ]
+
+
+def test_markdown_has_a_section_per_task_with_the_best_in_bold(mixed):
+    text = tables.markdown(cells(collect([mixed]).entries))
+    assert "## DCASE 2016 task 2\n\n### Measured" in text and "### Published" in text
+    assert "| BEATs strong |  | **0.810** ± 0.010 [" in text
+    assert "| ASiT strong (untrained) |" in text
+    office = text[text.index("## Office (small)") :]
+    assert office.splitlines()[6].endswith("†  |") or "†" in office.splitlines()[6]
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@"])
+def test_no_text_in_a_csv_is_a_formula(mixed, start):
+    found = cells(collect([mixed]).entries)
+    row = replace(found[-1].row, model=f'{start}HYPERLINK("x")', stage="")
+    for text in (tables.long_csv([replace(found[-1], row=row)]),):
+        values = next(iter(csv.DictReader(io.StringIO(text))))
+        assert values["name"].startswith(f"'{start}") and values["model"].startswith("'")
+
+
+def test_no_text_in_the_markdown_is_markup(mixed):
+    cell = next(c for c in cells(collect([mixed]).entries) if c.column.task == "office")
+    row = replace(cell.row, model="a|b <img> [x](y) `z`", stage="")
+    line = next(x for x in tables.markdown([replace(cell, row=row)]).splitlines() if "img" in x)
+    assert line.startswith(r"| a\|b &lt;img&gt; \[x\](y) \`z\` |")
+
+
+# Two modules compared.
+
+
+@pytest.fixture
+def two(tmp_path) -> tuple[Path, Path]:
+    for seed in range(2):
+        parts.write(tmp_path / "a", parts.record(seed=seed, f=0.80))
+        parts.write(tmp_path / "b", parts.record("m2d", seed=seed, f=0.78, er=0.41))
+    return tmp_path / "a", tmp_path / "b"
+
+
+def test_two_records_differ_by_what_pairing_them_says(tmp_path):
+    made = parts.record(f=0.80), parts.record("m2d", f=0.78)
+    found = compare(*(parts.write(tmp_path, one) for one in made))
+    own = found.difference
+    assert (own.value, own.low, own.high) == pytest.approx(results.paired(*made, F))
+    assert found.titles == ("BEATs strong", "M2D strong")
+    assert found.classes["class 3"] == pytest.approx((0.80, 0.78, 13))
+
+
+def test_compare_prints_the_difference_and_the_classes_and_draws_them(two, tmp_path, capsys):
+    assert main(["compare", *map(str, two), "--out", str(tmp_path / "out.png")]) == 0
+    text = capsys.readouterr().out
+    assert "+0.020" in text and "class 10" in text
+    assert "BEATs strong is better than M2D strong at the 95 % level" in text
+    picture = (tmp_path / "out.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert main(["compare", *map(str, two), "--out", str(tmp_path / "again.png")]) == 0
+    assert (tmp_path / "again.png").read_bytes() == picture
+
+
+def test_compare_takes_any_metric_and_knows_which_way_is_better(two, capsys):
+    assert main(["compare", *map(str, two), "--metric", ER]) == 0
+    text = capsys.readouterr().out
+    assert "-0.010" in text and "BEATs strong is better" in text
+
+
+def test_one_module_frozen_and_finetuned_is_compared_too(tmp_path):
+    tuned = parts.record(mode="finetuned", protocol="finetuned", f=0.9)
+    found = compare(parts.write(tmp_path, tuned), parts.write(tmp_path, parts.record()))
+    assert found.difference.value == pytest.approx(0.1)
+    assert found.titles == ("BEATs strong, finetuned", "BEATs strong, frozen")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "maestro"}, "their task differs: 'dcase2016_task2-hear2021-full' and 'maestro-"),
+        ({"task_sha256": parts.digest("other")}, "their test data differs"),
+        ({"conventions": {F: "something else", ER: parts.ER}}, "their convention differs"),
+        (
+            {"scores": {ER: 0.5}, "ci95": {}, "replicates": {}, "conventions": {ER: parts.ER}},
+            "no ev",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_a_line(tmp_path, capsys, changes, message):
+    a, b = parts.record(), parts.record("m2d", **changes)
+    assert main(["compare", str(parts.write(tmp_path, a)), str(parts.write(tmp_path, b))]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_folder_of_several_modules_is_refused_with_their_names(two, capsys):
+    assert main(["compare", str(two[0].parent), str(two[1])]) == 1
+    assert "several modules: BEATs strong, M2D strong" in capsys.readouterr().err
+
+
+def test_without_replicates_the_difference_has_no_interval(tmp_path, capsys):
+    made = [parts.record(m, resamples=0) for m in ("beats", "m2d")]
+    assert main(["compare", *(str(parts.write(tmp_path, one)) for one in made)]) == 0
+    assert "No interval of the difference" in capsys.readouterr().out
+
+
+# The command line.
+
+
+def test_help_and_wrong_usage_have_their_exit_codes(capsys):
+    for arguments, code in ((["--help"], 0), ([], 2), (["build"], 2), (["compare", "x"], 2)):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == code
+    for command in ("build", "compare", "submit"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert "usage: python -m leaderboards" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["build {} --out {}/site", "compare {} {}", "submit {}"])
+def test_a_path_that_is_not_there_is_one_line_and_exit_code_1(tmp_path, capsys, command):
+    missing = tmp_path / "missing"
+    assert main(command.replace("{}", str(missing)).split()) == 1
+    error = capsys.readouterr().err
+    assert str(missing) in error and error.count("\n") == 1
+
+
+def test_the_tables_need_neither_torch_nor_a_network():
+    code = "import leaderboards.tables, leaderboards.compare, leaderboards.submit, sys; "
+    code += "assert not {'torch', 'requests', 'plotly'} & sys.modules.keys()"
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
