@@ -45,7 +45,7 @@ EXTRAS = {
         "tensorboard",
     ],
     "ray": ["ray"],  # sweeps over many machines
-    "leaderboards": ["jinja2", "matplotlib", "pandas<3", "plotly", "rich"],
+    "leaderboards": ["jinja2", "matplotlib", "pandas<3", "rich"],
     "plot": ["matplotlib"],
     "dev": [
         "axe-playwright-python",

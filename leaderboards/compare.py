@@ -13,6 +13,7 @@ from eval_tasks.results import atomic
 from leaderboards import names, stats
 from leaderboards.collect import collect
 from leaderboards.stats import Cell, Difference
+from leaderboards.titles import labels as labels_of
 
 SHOWN = 30  # classes in the picture: those that differ most
 COLOURS = {"a": "#0072b2", "b": "#d55e00", "zero": "#666666"}  # told apart by all eyes
@@ -48,7 +49,7 @@ def compare(a: Path, b: Path, metric: str | None = None) -> Comparison:
         tasks = ", ".join(sorted({f"{x.column.task_version} ({x.column.mode})" for x, _ in pairs}))
         raise ValueError(f"{a} and {b} have several results in common: {tasks}; give one of each")
     (x, y), *_ = pairs
-    labels = stats.labels([x.row, y.row])
+    labels = labels_of([x.row, y.row])
     titles = [labels[x.row], labels[y.row]]
     if titles[0] == titles[1]:
         titles = [f"{t}, {c.column.mode}" for t, c in zip(titles, (x, y), strict=True)]
@@ -137,7 +138,7 @@ def _cells(path: Path) -> list[Cell]:
         raise ValueError(f"{path}: {reason}")
     cells = stats.cells(found.entries)
     if len({cell.row for cell in cells}) > 1:
-        several = ", ".join(list(dict.fromkeys(stats.labels(c.row for c in cells).values()))[:5])
+        several = ", ".join(list(dict.fromkeys(labels_of(c.row for c in cells).values()))[:5])
         raise ValueError(f"{path} has several modules: {several}; give the results of one")
     return cells
 

@@ -16,10 +16,9 @@ from leaderboards.stats import (
     Difference,
     Gain,
     Row,
-    labels,
     normalised,
-    notes,
 )
+from leaderboards.titles import labels, notes
 
 NONE = "undefined"  # how NaN is printed
 AUDIOSET_TABLES = ("students", "teachers", "sequence models", "small models")
@@ -240,7 +239,8 @@ def by_column(cells: Iterable[Cell]) -> dict[Column, list[Cell]]:
     found: dict[Column, list[Cell]] = {}
     for cell in cells:
         found.setdefault(cell.column, []).append(cell)
-    return {column: found[column] for column in sorted(found, key=_column_order)}
+    order = sorted(found, key=lambda column: (column.kind != "measured", _column_order(column)))
+    return {column: found[column] for column in order}
 
 
 def primary(cells: Iterable[Cell]) -> list[Cell]:

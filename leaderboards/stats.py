@@ -1,12 +1,9 @@
 """Entries -> cells with means, intervals and ranks; normalised means; gains of stages."""
 
-import hashlib
 import math
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -14,8 +11,8 @@ from leaderboards import names
 from leaderboards.collect import Entry
 
 CI = (2.5, 97.5)  # percentiles
+OWN_FILES = "hear_ptsed.plugins.checkpoint"
 DECIMALS = 3  # of measured scores, as shown
-NOTE = 80  # characters of a convention in a note
 
 
 @dataclass(frozen=True, order=True)
@@ -58,7 +55,7 @@ class Row:
     model: str
     stage: str
     module: str
-    variant: str  # start of the checkpoint's hash, published setting, or ""
+    variant: str  # start of the checkpoint's hash, their number, published setting, or ""
     settings: str  # digest of hyperparameters, only where one column has several of them; else ""
     untrained: bool
 
@@ -151,6 +148,7 @@ def cells(entries: Iterable[Entry], *, primary_only: bool = False) -> list[Cell]
 
     Interval: percentiles 2.5 and 97.5 of the replicates averaged over seeds, index by index; with
     one seed and no replicates the run's own `ci95`; else none.
+    Files of one stage that were trained and evaluated with a seed each are one row.
     Rank: 1 + the number of rows whose whole interval is better. Rows without an interval count as
     an interval of no width. Untrained rows and those without a score are not ranked; published
     ones are ranked among themselves, since they have columns of their own.
@@ -171,7 +169,7 @@ def cells(entries: Iterable[Entry], *, primary_only: bool = False) -> list[Cell]
             columns.setdefault(column, {}).setdefault(row, []).append(entry)
     found = []
     for column in sorted(columns):
-        rows = columns[column]
+        rows = _one_per_stage(columns[column])
         plain = [replace(row, settings="") for row in rows]
         own = [
             _cell(row if plain.count(short) > 1 else short, column, rows[row])
@@ -181,36 +179,26 @@ def cells(entries: Iterable[Entry], *, primary_only: bool = False) -> list[Cell]
     return found
 
 
-def notes(columns: Iterable[Column]) -> dict[Column, str]:
-    """What tells columns of one title apart, short; "" for a title that occurs once."""
-    phrases = {c: [p.strip() for p in re.split(r"[;,|]|: ", c.convention)] for c in columns}
-    common: dict[str, set[str]] = {}
-    for column, own in phrases.items():
-        common[column.title] = common.get(column.title, set(own)) & set(own)
+def _one_per_stage(rows: dict[Row, list[Entry]]) -> dict[Row, list[Entry]]:
+    """Files that were trained with a seed each, and evaluated with it, make one row of their stage.
 
-    def texts(column: Column) -> list[str]:
-        special = [p for p in phrases[column] if p not in common[column.title]]
-        digest = hashlib.sha256(column.convention.encode()).hexdigest()[:4]
-        return [
-            column.kind.replace("measured", ""),
-            column.task_version,
-            f"data {column.data or 'not known'}",
-            ", ".join(special)[:NOTE],
-            f"convention {digest}",
-        ]
-
-    return _apart(phrases, texts)
-
-
-def labels(rows: Iterable[Row]) -> dict[Row, str]:
-    """Titles of rows, with module, variant or settings where one title has several rows."""
-
-    def texts(row: Row) -> list[str]:
-        published = row.kind.replace("measured", "")
-        return [published, row.module, row.variant, row.settings, f"{row.model}, {row.stage}"]
-
-    more = _apart(rows, texts)
-    return {row: f"{row.title} ({text})" if text else row.title for row, text in more.items()}
+    These are files of one's own that are said to be of one stage, no two with the same seed.
+    """
+    together: dict[Row, list[Row]] = {}
+    for row in rows:
+        own = row.module == OWN_FILES and row.stage
+        options = row.variant.partition(" ")[2]
+        together.setdefault(replace(row, variant=options) if own else row, []).append(row)
+    found = {}
+    for row, members in together.items():
+        entries = [entry for member in members for entry in rows[member]]
+        if len(members) == 1 or len({entry.seed for entry in entries}) < len(entries):
+            found |= {member: rows[member] for member in members}
+        else:
+            found[replace(row, variant=f"{len(members)} checkpoints {row.variant}".strip())] = (
+                entries
+            )
+    return found
 
 
 def normalised(cells: Sequence[Cell]) -> list[Normalised]:
@@ -367,17 +355,3 @@ def _ranked(own: list[Cell]) -> list[Cell]:
 def _preference(cell: Cell) -> tuple:
     plug_in = cell.row.module == f"hear_ptsed.plugins.{cell.row.model}_{cell.row.stage}"
     return not plug_in, -cell.seeds, cell.row
-
-
-def _apart(items: Iterable, texts: Callable[[Any], list[str]]) -> dict[Any, str]:
-    """Of items with one title, as many of the texts as it takes to tell each from the others."""
-    said: dict[Any, tuple[str, ...]] = {item: (item.title,) for item in dict.fromkeys(items)}
-    fields = {item: texts(item) for item in said}
-    for number in range(max(map(len, fields.values()), default=0)):
-        alike: dict[tuple[str, ...], list] = {}
-        for item in said:
-            alike.setdefault(said[item], []).append(item)
-        for group in alike.values():
-            if len({fields[item][number] for item in group}) > 1:
-                said |= {item: (*said[item], fields[item][number]) for item in group}
-    return {item: ", ".join(filter(None, own[1:])) for item, own in said.items()}

@@ -8,7 +8,8 @@ import pandas as pd
 
 from eval_tasks.results import atomic
 from leaderboards import names
-from leaderboards.stats import DECIMALS, Cell, Column, labels, notes
+from leaderboards.stats import DECIMALS, Cell, Column
+from leaderboards.titles import labels, notes
 
 CSV, MARKDOWN, HEAR = "leaderboard.csv", "leaderboard.md", "hear_leaderboard.csv"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for one

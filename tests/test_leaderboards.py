@@ -11,7 +11,8 @@ import pytest
 from eval_tasks import results
 from leaderboards import stats, tables
 from leaderboards.collect import collect, published_entries
-from leaderboards.stats import cells, gains, labels, normalised, notes
+from leaderboards.stats import cells, gains, normalised
+from leaderboards.titles import labels, notes
 
 F, ER = "event_onset_200ms_fms", "segment_1s_er"
 GOLDEN = Path(__file__).parent / "golden"

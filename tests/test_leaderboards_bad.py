@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from leaderboards import checks
 from leaderboards.__main__ import main
 from leaderboards.collect import Collected, collect
-from leaderboards.stats import cells, gains, normalised, notes
+from leaderboards.stats import cells, gains, normalised
 from leaderboards.submit import CONVENTIONS, problems
+from leaderboards.titles import notes
 
 F, ER = "event_onset_200ms_fms", "segment_1s_er"
 SCRIPT = "<script>alert(1)</script>"
