@@ -3,10 +3,12 @@
 The stages that `python -m training demo` (or benchmarks/pipeline.py) trained, for each seed, on the
 small tasks `office`, `piano` and `home`, frozen (linear layer) and fine-tuned; seed s of the
 evaluation starts from seed s of the pipeline. Prints the primary score of each as mean and 95 %
-t-interval over the seeds, and differences paired by seed, in %. Finished runs are kept.
+t-interval over the seeds, and differences paired by seed, in %. A run that finds no event counts as
+0. Finished runs are kept.
 """
 
 import argparse
+import math
 import statistics
 import subprocess
 import sys
@@ -62,6 +64,7 @@ def report(folder: Path) -> None:
     for path in sorted(folder.rglob("*.json")):
         record = results.read(path)
         value = next(iter(record.scores.values()))
+        value = 0.0 if math.isnan(value) else value  # no event was found: F is not defined
         of_stage = found.setdefault((record.task, record.mode), {}).setdefault(record.stage, {})
         of_stage[record.seed] = value
     columns = sorted(found)

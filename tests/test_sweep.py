@@ -128,6 +128,7 @@ def test_a_ray_cluster_that_loses_a_machine_makes_all_records(here, monkeypatch)
     # Ray reads them when it is imported. Else it would write a token into the home folder.
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # its default, 15, starves on a busy machine
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
