@@ -273,23 +273,6 @@ def check_embeddings(folder: Path) -> None:
             )
 
 
-def scores(folder: Path) -> dict[str, Any]:
-    """The result to report of an embedding task folder: `metric`, `score`, `std`.
-
-    Over folds, `score` is the mean and `std` the sample standard deviation, else `std` is None.
-    NaN and infinite values occur (a model that detects no event has a NaN F-score).
-    """
-    path = Path(folder) / "test.predicted-scores.json"
-    if not path.exists():
-        raise FileNotFoundError(f"no {path}; run 'python -m eval_tasks heareval predictions' first")
-    results = _read(path)
-    metric = _read(path.with_name("task_metadata.json"))["evaluation"][0]
-    if "aggregated_scores" in results:
-        folds = results["aggregated_scores"]
-        return {"metric": metric, "score": folds["test_score_mean"], "std": folds["test_score_std"]}
-    return {"metric": metric, "score": results["test"]["test_score"], "std": None}
-
-
 def _audio_checked(load_model: Callable[..., Any], folders: list[Path]) -> Callable[..., Any]:
     """`load_model`, then the tasks' audio folders: only the loaded model knows its sample rate."""
 

@@ -31,36 +31,28 @@ SMALL_HOME = {
     },
 }
 
+
+def _small(name: str, like: Task, recipes: dict) -> Task:
+    """A task of this suite's own sounds that asks for what a published one does."""
+    return replace(
+        like,
+        name=name,
+        folder=f"{name}-v1-demo",
+        about=small.NAMES[name],
+        published=False,
+        recipes=recipes,
+    )
+
+
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         dcase2016_task2.TASK,
         maestro.TASK,
         desed.TASK,
-        replace(
-            dcase2016_task2.TASK,
-            name="office",
-            folder="office-v1-demo",
-            about=small.NAMES["office"],
-            published=False,
-            recipes=SMALL,
-        ),
-        replace(
-            maestro.TASK,
-            name="piano",
-            folder="piano-v1-demo",
-            about=small.NAMES["piano"],
-            published=False,
-            recipes=SMALL,
-        ),
-        replace(
-            desed.TASK,
-            name="home",
-            folder="home-v1-demo",
-            about=small.NAMES["home"],
-            published=False,
-            recipes=SMALL_HOME,
-        ),
+        _small("office", dcase2016_task2.TASK, SMALL),
+        _small("piano", maestro.TASK, SMALL),
+        _small("home", desed.TASK, SMALL_HOME),
     )
 }
 

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
+from hear_scores import scores
 
 from eval_tasks import hear_tools
 from eval_tasks.base import open_task
@@ -112,4 +113,4 @@ def test_the_unmodified_heareval_runs_on_the_folder(folder, tmp_path):
     )
     grid = ["--grid", "faster", "--grid-points", "1"]
     assert hear_tools.heareval("predictions", [str(results), *grid]) == 0
-    assert hear_tools.scores(results)["score"] > 0
+    assert scores(results)["score"] > 0
