@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint_parts import each_small, golden_keys, randomised, released, same, tiny, write
 from conftest import released_weights
 from safetensors.torch import save_file
-from test_checkpoints import each_small, golden_keys, randomised, released, same, tiny, write
 from torch import nn
 
 from hear_ptsed.checkpoints import describe, load_checkpoint, save_checkpoint

@@ -3,8 +3,6 @@
 import csv
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ import soundfile
 import torch
 from matplotlib.image import imread
 
-from hear_ptsed import cli, detect, download, registry
+from hear_ptsed import cli, detect, registry
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.detect import Detector
 from hear_ptsed.plot import BAR, WARNING
@@ -358,44 +356,3 @@ def test_the_picture_of_nothing_has_no_bars_and_says_untrained(tmp_path):
     picture = imread(tmp_path / "a.png")[..., :3]
     assert len(columns_of(picture, BAR)) == 0 and len(columns_of(picture, WARNING)) > 20
     assert picture.shape[0] > 1000  # thirty readable rows
-
-
-@pytest.fixture
-def empty_cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("HEAR_PTSED_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HEAR_PTSED_CHECKPOINTS", str(tmp_path))
-    return tmp_path
-
-
-def test_the_list_names_every_module_and_what_is_at_hand(empty_cache, capsys):
-    (empty_cache / "BEATs_weak.pt").write_bytes(b"x")
-    assert run("list", "--json") == 0
-    listed = json.loads(capsys.readouterr().out)
-    assert len(listed) == len(registry.listed()) + 1  # YAMNet
-    assert [row["module"] for row in listed if row["cached"]] == ["hear_ptsed.plugins.beats_weak"]
-    assert run("list") == 0
-    header, *lines = capsys.readouterr().out.splitlines()
-    assert header.split()[:2] == ["MODEL", "STAGE"] and len(lines) == len(listed)
-    for row, line in zip(listed, lines, strict=True):
-        assert row["module"] in line and line.endswith("yes" if row["cached"] else "no")
-
-
-def test_download_prints_paths_and_goes_on_after_a_failure(
-    empty_cache, trained, capsys, monkeypatch
-):
-    monkeypatch.setattr(download, "RELEASE", "http://127.0.0.1:9/")  # nobody listens there
-    path = empty_cache / "frame_mn06.pt"
-    path.write_bytes(trained.read_bytes())
-    modules = ["beats_strong", "hear_ptsed.plugins.frame_mn06_strong"]
-    assert run("download", *modules) == 1
-    out, error = capsys.readouterr()
-    assert out == f"frame_mn06_strong\t{path}\n"
-    assert error.count("\n") == 1 and "beats_strong" in error
-
-
-def test_help_is_instant_because_it_does_not_import_torch():
-    code = "import sys, hear_ptsed.cli as c; c.build_parser(); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    with pytest.raises(SystemExit) as stop:
-        run("detect", "--help")
-    assert stop.value.code == 0

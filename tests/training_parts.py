@@ -13,6 +13,7 @@ from hear_ptsed.heads import LinearHead
 from hear_ptsed.model import SEDModel
 from hear_ptsed.sequence import build_sequence_model
 from training.annotations import Events
+from training.augment import Targets
 from training.clips import Clips, Unreadable
 from training.config import from_dict
 from training.data import ClipSet, Opened
@@ -22,6 +23,7 @@ from training.sampling import Picks
 
 CLASSES = ["a", "b", "c", "d", "e"]
 OFF = dict.fromkeys(("wavmix_p", "frame_shift", "mixup_p", "mixstyle_p", "filter_p", "warp_p"), 0)
+ALIKE = 1e-3  # smallest probability of a Kolmogorov-Smirnov test; seeds are fixed
 STEP = 3  # at which nothing is dropped in a whole layer
 
 
@@ -115,3 +117,18 @@ def audio_by_hand(memory: Memory) -> Tensor:
         memory.rate, 16000, resampling_method="sinc_interp_kaiser"
     )
     return audio if memory.rate == 16000 else resample(audio)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_batch(n_frames: int = 1000, n: int = 4) -> tuple[torch.Tensor, Targets]:
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return torch.from_numpy(rng.random(shape, dtype=np.float32))
+
+    hard = (draw(n, 5, 250) > 0.7).float()
+    known = (draw(n, 5) > 0.3).float()
+    return 4 * draw(n, 1, 64, n_frames) - 2, Targets(hard, hard.amax(-1), draw(n, 5, 250), known)
