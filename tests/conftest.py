@@ -1,6 +1,7 @@
-"""Parts shared by the tests: published models with deterministic weights."""
+"""Parts shared by the tests: published models with deterministic weights, a browser."""
 
 import os
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -31,7 +32,9 @@ SMALL = {
     "frame_mn10": lambda: FrameMN(FrameMNConfig(0.2)),
 }
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 GOLDEN = Path(__file__).parent / "golden"
+pytest.register_assert_rewrite("training_corpus")  # a failed assertion shows its values
 # Workers of pytest-xdist share the machine.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
@@ -77,6 +80,51 @@ def clips() -> torch.Tensor:
     )
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """For small tensors on a busy machine, several threads mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page that fails the test if anything goes to the console or leaves the site."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme="light")
+    page = context.new_page()
+    complaints = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("requestfailed", lambda request: complaints.extend(_failed(request)))
+    page.on("request", lambda request: complaints.extend(_foreign(request.url)))
+    yield page
+    context.close()
+    assert not complaints
+
+
+def _failed(request) -> list[str]:
+    # Leaving a page ends what it still asks for, such as its icon.
+    return [] if request.failure == "net::ERR_ABORTED" else [f"{request.url}: {request.failure}"]
+
+
+def _foreign(url: str) -> list[str]:
+    return [] if url.startswith(("file://", "http://127.0.0.1:")) else [f"asked for {url}"]
+
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 each_model = pytest.mark.parametrize("name", MODELS)
 # Public weights exist for these, and arrays computed by the public models.
 RELEASED = [name for name, row in MODELS.items() if row.checkpoints]

@@ -21,20 +21,13 @@ from eval_tasks.modules import Module
 from eval_tasks.recipe import recipe
 from eval_tasks.scoring import Decoding
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSES = ("high", "low")
 PARTS = {"train": 6, "valid": 3, "test": 3, "weak": 10, "unlabelled": 4}
 LOGMEL = Module("eval_tasks.logmel")
 SPLIT = Split(("train",), "valid", "test")
 TINY = ("optim.batch=2", "fit.weak_batch=2", "fit.unlabelled_batch=1")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """For small tensors on a busy machine, several mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -25,16 +25,9 @@ from hear_ptsed import cli
 from hear_ptsed.checkpoints import open_checkpoint, save_checkpoint
 from hear_ptsed.registry import untrained
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TESTS = Path(__file__).parent
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The networks are so small that threads would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -23,18 +23,11 @@ from hear_ptsed.registry import MODELS
 from training.module import freeze_unused
 from training.sampling import MODEL, torch_seed
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STEP = 5  # at which nothing is dropped in a whole layer
 LINEAR = ("atst_frame", "beats", "fpasst", "m2d", "asit", "frame_mn02")
 WEAK = ("atst_frame", "frame_mn02")  # batch norm hears both kinds of clips at once
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The networks are so small that threads would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,10 @@ from eval_tasks.__main__ import main
 pytest.importorskip("heareval")
 pytest.importorskip("hearvalidator")
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # dozens of the old packages' own
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # dozens of the old packages' own
+    pytest.mark.usefixtures("one_thread"),
+]
 
 PLUGIN = '''
 import torch
@@ -110,15 +113,6 @@ def write_task(folder: Path, sizes: dict[str, int], labels: list, metadata: dict
     common = {"task_name": folder.name, "sample_duration": 4.0, "split_mode": "trainvaltest"}
     common |= {"splits": list(sizes), "evaluation_params": params}
     (folder / "task_metadata.json").write_text(json.dumps(common | metadata))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The networks are tiny: threads that wait for each other cost more than they save."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,21 @@
-"""The commands of `python -m training`, one feeding the next, on computed soundscapes."""
+"""The commands of `python -m training`: one feeding the next, on computed soundscapes; help."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from training_corpus import recipe, write_corpus
 
 from hear_ptsed.checkpoints import describe, open_checkpoint
-from training import soundscapes
+from training import config, soundscapes
 from training.__main__ import main
 
+ROOT = Path(__file__).parents[1]
 FIT = ["--set=model.name=frame_mn02", "--set=optim.batch=4", "--set=optim.warmup_steps=1"]
 FIT += ["--set=optim.epochs=1", "--set=data.workers=0", "--set=run.progress=false"]
 FIT += ["--set=data.train=[{audio: train}]", "--set=data.eval=[{audio: eval}]"]
@@ -114,3 +119,31 @@ def test_a_checkpoint_of_a_run_exports_to_the_same_weights(work, weak):
     assert all(
         torch.equal(value, other[name]) for name, value in one.items() if "strong" not in name
     )
+
+
+# Help
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.mark.parametrize(
+    "command", ["", "fit", "evaluate", "pseudo-label", "pack", "export", "demo"]
+)
+def test_every_command_explains_itself(command):
+    words = [sys.executable, "-m", "training", *command.split(), "--help"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: python -m training {command}".rstrip())
+
+
+def test_print_shows_the_whole_recipe_and_trains_nothing(corpus, tmp_path):
+    file = recipe(tmp_path / "run.yaml", corpus)
+    words = [sys.executable, "-m", "training", "fit", str(file), "--set", "optim.lr=2e-5"]
+    done = subprocess.run([*words, "--print"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "printed.yaml").write_text(done.stdout)
+    assert config.load([tmp_path / "printed.yaml"]) == config.load([file], ["optim.lr=2e-5"])
+    assert not (tmp_path / "run").exists()

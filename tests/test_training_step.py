@@ -27,15 +27,7 @@ from training.fit import Keep, make_trainer
 from training.module import Training, freeze_unused
 from training.sampling import AUGMENT, MODEL, torch_seed
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The networks are so small that threads would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # The independent computation, in float64 behind the backbone
 

@@ -212,3 +212,39 @@ class DiskOf:
     def __call__(self) -> None:
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, hard))
+
+
+@dataclass(frozen=True)
+class NoteEvaluations:
+    """Writes down the step of every evaluation, then does something else."""
+
+    path: Path
+    then: KillAt | DiskOf | None = None
+
+    def __call__(self) -> None:
+        from training.module import Training
+
+        original = Training.on_validation_epoch_end
+
+        def noted(module):
+            original(module)
+            with self.path.open("a") as file:
+                file.write(f"{module.trainer.global_step}\n")
+
+        Training.on_validation_epoch_end = noted
+        if self.then is not None:
+            self.then()
+
+
+def fit(corpus, tmp_path, *arguments, before=None, **sections):
+    """A run in the folder `run` of tmp_path, to its end."""
+    file = recipe(tmp_path / "run.yaml", corpus, **sections)
+    return start("fit", file, *arguments, log=tmp_path / "log", before=before).wait()
+
+
+def assert_refused(command, *texts: str) -> None:
+    assert command.code == 1, command.text
+    assert "Traceback" not in command.text
+    assert command.last_line.startswith("training "), command.text
+    for text in texts:
+        assert text in command.last_line
