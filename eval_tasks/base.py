@@ -107,6 +107,7 @@ class Outcome:
     seconds_per_minute: float  # of audio, from samples to probabilities
     training: dict[str, Any]  # best validation score, its step, steps
     events: dict[str, list[dict]] | None = None  # decoded elsewhere (heareval)
+    decoding: Decoding | None = None  # how; None: as the task says
 
 
 @dataclass(frozen=True)

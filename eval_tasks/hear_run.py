@@ -15,6 +15,7 @@ from tqdm import tqdm
 from eval_tasks.base import Outcome, Part, TaskData
 from eval_tasks.features import alone
 from eval_tasks.modules import Module
+from eval_tasks.scoring import Decoding
 from hear_ptsed.windows import SAMPLE_RATE
 
 GRID_MS = 40.0
@@ -121,6 +122,7 @@ def _outcomes(data: TaskData, module: Module, task: Path) -> list[Outcome]:
                 profile["time_elapsed"] / (samples / SAMPLE_RATE / 60),
                 training,
                 _events(part, predicted["predicted_events"]),
+                _decoding(results["postprocessing"]),
             )
         )
     return outcomes
@@ -157,6 +159,12 @@ def _events(part: Part, predicted: dict[str, list[dict]]) -> dict[str, list[dict
         ]
         for file in part.files
     }
+
+
+def _decoding(postprocessing: Sequence[tuple[str, float]]) -> Decoding:
+    """What heareval chose on the validation part."""
+    chosen = dict(postprocessing)
+    return Decoding(chosen["median_filter_ms"], chosen["min_duration"])
 
 
 def _parameters(module: Module) -> int:

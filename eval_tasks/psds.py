@@ -34,6 +34,7 @@ PSDS_METRICS: dict[str, dict[str, float]] = {
 }
 ALPHA_CT = {"psds1": 0.0, "psds2": 0.5}  # weight of cross triggers
 HOUR_S = 3600.0
+CURVE = range(int(MAX_EFPR) + 1)  # effective false positives per hour at which a curve is told
 
 Spans = dict[str, list[tuple[float, float, str]]]  # file -> (onset s, offset s, column)
 
@@ -84,13 +85,15 @@ def psds_scores(
     resamples = _resamples(files, spans, durations_s, len(present), weights)
 
     per_class = {name: {"events": float(counted[name])} for name in classes}
-    scores, replicates = {}, {}
+    scores, replicates, curves = {}, {}, {}
     for metric in metrics:
         points = _points(metric, tables, spans, resamples)
-        (scores[metric], values), *others = (
+        (scores[metric], values, roc), *others = (
             _psds(metric, points, resamples, r) for r in range(len(weights))
         )
-        replicates[metric] = [value for value, _ in others]
+        replicates[metric] = [value for value, *_ in others]
+        if roc is not None:
+            curves[metric] = _curve(*roc)
         for name in classes:
             per_class[name][metric] = float("nan")
         for k, value in values.items():
@@ -101,7 +104,7 @@ def psds_scores(
     )
     drawn = DRAWN + bootstrap.describe(files) if bootstrap else ""
     conventions = {m: f"{_convention(m, median_frames)}; {left_out}{drawn}" for m in metrics}
-    return scored(scores, per_class, replicates, conventions)
+    return scored(scores, per_class, replicates, conventions, curves=curves)
 
 
 def _counted(reference: Events, classes: Sequence[str]) -> dict[str, int]:
@@ -218,11 +221,11 @@ def _changes(own: list[tuple[np.ndarray, dict[str, np.ndarray]]], key: str) -> n
 
 def _psds(
     metric: str, points: Sequence[_Points], resamples: _Resamples, r: int
-) -> tuple[float, dict[int, float]]:
-    """PSDS and that of each class, of the set (r = 0) or of a resample."""
+) -> tuple[float, dict[int, float], tuple[np.ndarray, np.ndarray] | None]:
+    """PSDS, that of each class, and the PSD-ROC, of the set (r = 0) or of a resample."""
     present = [k for k in range(len(points)) if resamples.n_events[r, k]]
     if not points or (metric == "psds2" and len(present) == 1):
-        return float("nan"), {}
+        return float("nan"), {}, None
     curves = {}
     for k in present:
         own = points[k]
@@ -240,7 +243,13 @@ def _psds(
     )
     area = intersection_based.psds_from_psd_roc
     values = {k: float(area(*own, MAX_EFPR)) for k, own in curves.items()} if r == 0 else {}
-    return float(area(*curve, MAX_EFPR)), values
+    return float(area(*curve, MAX_EFPR)), values, curve[:2]
+
+
+def _curve(tpr: np.ndarray, efpr: np.ndarray) -> dict[str, list[float]]:
+    """The PSD-ROC, which is a staircase, at CURVE."""
+    at = np.searchsorted(efpr, CURVE, side="right") - 1
+    return {"efpr_per_hour": list(CURVE), "etpr": np.append(tpr, 0.0)[at].tolist()}
 
 
 def _falling(changes: np.ndarray, last: np.ndarray) -> np.ndarray:

@@ -5,7 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from eval_tasks.base import Part, Task
-from eval_tasks.scoring import Bootstrap, Scored, decode, event_scores
+from eval_tasks.scoring import (
+    Bootstrap,
+    Decoding,
+    Scored,
+    decode,
+    event_scores,
+    threshold_curve,
+)
 
 PSDS = ("psds1", "psds2")
 
@@ -17,7 +24,9 @@ def rate(
     *,
     metrics: Sequence[str] | None = None,
     events: dict[str, list[dict]] | None = None,
+    decoding: Decoding | None = None,
     bootstrap: Bootstrap | None = None,
+    curves: bool = False,
 ) -> Scored:
     """The task's metrics of one part.
 
@@ -25,19 +34,24 @@ def rate(
         probabilities: file -> (T, C) per frame of 40 ms, of every clip of the part.
         metrics: some of the task's; None for all.
         events: file -> events in ms, where they were decoded elsewhere.
+        decoding: how; None for the task's own.
+        curves: the first metric over thresholds, too, if it is an F-score; a PSD-ROC comes anyway.
     """
     if missing := [file for file in part.files if file not in probabilities]:
         raise ValueError(f"no predictions for {len(missing)} clips of {part.name}: {missing[0]}, …")
     metrics = task.metrics if metrics is None else metrics
+    decoding = decoding or task.decoding
     scored = Scored({}, {}, {}, {}, {})
     by_event = [name for name in metrics if name not in PSDS]
     if by_event:
         if events is None:
             events = {
-                file: decode(probabilities[file], part.classes, task.decoding)
-                for file in part.files
+                file: decode(probabilities[file], part.classes, decoding) for file in part.files
             }
         scored = event_scores(part.events, events, part.classes, by_event, bootstrap)
+        if curves and metrics[0].endswith("_fms"):
+            own = threshold_curve(part.events, probabilities, part.classes, metrics[0], decoding)
+            scored.curves[metrics[0]] = own
     if by_area := [name for name in metrics if name in PSDS]:
         from eval_tasks.psds import psds_scores  # seconds to import
 
@@ -57,6 +71,7 @@ def rate(
         scored.ci95,
         scored.replicates,
         scored.conventions,
+        curves=scored.curves,
     )
 
 
@@ -83,4 +98,5 @@ def _joined(first: Scored, second: Scored) -> Scored:
         first.ci95 | second.ci95,
         first.replicates | second.replicates,
         first.conventions | second.conventions,
+        curves=first.curves | second.curves,
     )

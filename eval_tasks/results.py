@@ -53,6 +53,8 @@ class Record:
     identity: str  # SHA-256 over all that decides the result
     # of each fold: steps, best validation score and its step, where our own loop trained
     training: list[dict[str, Any]] = field(default_factory=list)
+    # metric -> {"threshold", "f_measure", …} or {"efpr_per_hour", "etpr"} -> values
+    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     schema: int = SCHEMA
 
 
@@ -93,8 +95,8 @@ def read(path: Path) -> Record:
     if missing := sorted(needed - values.keys()):
         raise ValueError(f"{path} lacks {', '.join(missing)}")
     values = {key: value for key, value in values.items() if key in known}
-    for name in ("scores", "per_class", "ci95", "replicates", "folds"):
-        values[name] = _nan_for_null(values[name])
+    for name in ("scores", "per_class", "ci95", "replicates", "folds", "curves"):
+        values[name] = _nan_for_null(values.get(name, {}))
     values["ci95"] = {key: tuple(pair) for key, pair in values["ci95"].items()}
     return Record(**values)
 

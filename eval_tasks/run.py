@@ -234,7 +234,9 @@ def _rated(run: Run, outcomes: list[Outcome]) -> tuple[Scored, list[dict[str, fl
             outcome.probabilities,
             metrics=None if on_grid else [m for m in data.task.metrics if m not in PSDS],
             events=outcome.events,
+            decoding=outcome.decoding,
             bootstrap=Bootstrap(),
+            curves=on_grid,
         )
         for outcome in outcomes
     ]
@@ -294,6 +296,7 @@ def _record(
         started=started.isoformat(timespec="seconds"),
         identity=run.identity,
         training=[one.training for one in outcomes],
+        curves=found.curves,
     )
 
 

@@ -8,7 +8,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from types import ModuleType
@@ -24,6 +24,7 @@ FIRST_MS = HOP_MS / 2  # centre of the first frame
 CI = (2.5, 97.5)  # percentiles
 
 DRAWN = "; bootstrap: "  # ends a convention with what was drawn
+THRESHOLDS = tuple(k / 20 for k in range(1, 20))  # of a curve: 0.05 to 0.95
 
 Events = Mapping[str, Sequence[Mapping[str, Any]]]  # file -> [{"label", "start", "end"}] in ms
 
@@ -95,6 +96,8 @@ class Scored:
     replicates: dict[str, list[float]]  # metric -> value on each resample; empty without bootstrap
     conventions: dict[str, str]  # metric -> what exactly was computed
     details: dict[str, float] = field(default_factory=dict)  # heareval's {metric}_{part}
+    # metric -> column -> values, the abscissa first; those of folds and seeds are the same
+    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
 
 class Resampled(Protocol):
@@ -161,22 +164,45 @@ def event_scores(
         )
     weights = bootstrap.weights(files) if bootstrap else np.empty((0, len(files)))
     drawn = DRAWN + bootstrap.describe(files) if bootstrap else ""
-    containers = [(_container(reference[file]), _container(estimated[file])) for file in files]
+    clips = [(reference[file], estimated[file]) for file in files]
     per_class = {name: {"events": 0.0} for name in classes}
     for event in (event for file in files for event in reference[file]):
         if str(event["label"]) in per_class:
             per_class[str(event["label"])]["events"] += 1
     scores, details, replicates = {}, {}, {}
     for metric in metrics:
-        scorer, counts = _counts(metric, containers, classes)
+        scorer, counts, of_class = _counts(metric, clips, classes, unknown)
         values = _overall(scorer, metric, counts.sum(0))
         scores[metric], *_ = values.values()
         details |= {f"{metric}_{part}": value for part, value in values.items()}
         replicates[metric] = [_overall_value(scorer, metric, own) for own in weights @ counts]
         for name in classes:
-            per_class[name][metric] = _of_class(scorer, metric, name)
+            per_class[name][metric] = of_class[name]
     conventions = {name: f"{_convention(name, classes, unknown)}{drawn}" for name in metrics}
     return scored(scores, per_class, replicates, conventions, details)
+
+
+def threshold_curve(
+    reference: Events,
+    probabilities: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+    metric: str,
+    decoding: Decoding,
+) -> dict[str, list[float]]:
+    """F-score, precision and recall at THRESHOLDS, NaN where undefined; else decoded alike.
+
+    Args:
+        probabilities: file -> (T, C), of the files of the reference.
+        metric: of EVENT_METRICS, an F-score.
+    """
+    curve: dict[str, list[float]] = {"threshold": list(THRESHOLDS)} | {part: [] for part in _F}
+    for threshold in THRESHOLDS:
+        own = replace(decoding, threshold=threshold)
+        events = {file: decode(probabilities[file], classes, own) for file in reference}
+        details = event_scores(reference, events, classes, [metric]).details
+        for part in _F:
+            curve[part].append(details[f"{metric}_{part}"])
+    return curve
 
 
 def scored(
@@ -185,11 +211,12 @@ def scored(
     replicates: dict[str, list[float]],
     conventions: dict[str, str],
     details: dict[str, float] | None = None,
+    curves: dict[str, dict[str, list[float]]] | None = None,
 ) -> Scored:
     """Values and their replicates, with 95 % percentile intervals of those that are defined."""
     replicates = {metric: values for metric, values in replicates.items() if values}
     ci95 = {metric: interval(values) for metric, values in replicates.items()}
-    return Scored(scores, per_class, ci95, replicates, conventions, details or {})
+    return Scored(scores, per_class, ci95, replicates, conventions, details or {}, curves or {})
 
 
 def paired(a: Resampled, b: Resampled, metric: str) -> tuple[float, float, float]:
@@ -238,7 +265,17 @@ def mean_of_folds(folds: Sequence[Scored]) -> Scored:
         replicates,
         conventions,
         {key: _mean([fold.details[key] for fold in folds]) for key in first.details},
+        {metric: _mean_curve([fold.curves[metric] for fold in folds]) for metric in first.curves},
     )
+
+
+def _mean_curve(curves: Sequence[dict[str, list[float]]]) -> dict[str, list[float]]:
+    x, *others = curves[0]
+    found = {x: curves[0][x]}
+    for part in others:
+        rows = zip(*(curve[part] for curve in curves), strict=True)
+        found[part] = [_mean(row) for row in rows]
+    return found
 
 
 def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
@@ -324,16 +361,40 @@ def _container(events: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _counts(
-    metric: str, containers: Sequence[tuple[Any, Any]], classes: list[str]
-) -> tuple[Any, np.ndarray]:
-    """sed_eval's scorer after all clips, for the classes, and its overall counts (N, keys)."""
+    metric: str, clips: Sequence[tuple[Sequence, Sequence]], classes: list[str], unknown: list[str]
+) -> tuple[Any, np.ndarray, dict[str, float]]:
+    """A scorer of sed_eval, its overall counts of each clip (N, keys), the score of each class.
+
+    An event matches only events of its label, so each label is counted by itself: sed_eval looks
+    at all pairs of events.
+    """
     name, options, _ = EVENT_METRICS[metric]
-    scorer = getattr(_sed_eval().sound_event, name)(classes, **options)
-    sums = []
-    for reference, estimated in containers:
-        scorer.evaluate(reference, estimated)
-        sums.append([float(value) for value in scorer.overall.values()])
-    return scorer, np.diff(sums, axis=0, prepend=0)
+    make = getattr(_sed_eval().sound_event, name)
+    if name == "SegmentBasedMetrics":
+        groups = {None: classes}
+        parted = [{None: clip} for clip in clips]
+    else:
+        groups = {label: [label] for label in (*classes, *unknown)}
+        parted = [_by_label(*clip) for clip in clips]
+    counts, of_class = 0, {}
+    for group, labels in groups.items():
+        scorer = make(labels, **options)
+        sums = []
+        for clip in parted:
+            if group in clip:
+                scorer.evaluate(*map(_container, clip[group]))
+            sums.append([float(value) for value in scorer.overall.values()])
+        counts = counts + np.diff(sums, axis=0, prepend=0)
+        of_class |= {label: _of_class(scorer, metric, label) for label in labels}
+    return scorer, counts, of_class
+
+
+def _by_label(reference: Sequence, estimated: Sequence) -> dict[str, tuple[list, list]]:
+    found: dict[str, tuple[list, list]] = {}
+    for side, events in enumerate((reference, estimated)):
+        for event in events:
+            found.setdefault(str(event["label"]), ([], []))[side].append(event)
+    return found
 
 
 def _overall(scorer: Any, metric: str, counts: np.ndarray) -> dict[str, float]:

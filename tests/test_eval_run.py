@@ -56,6 +56,9 @@ def test_a_record_is_complete_and_says_how_it_is_made_again(undisturbed, parts, 
         assert [*record.scores][0] == "event_onset_200ms_fms"
         assert record.scores["event_onset_200ms_fms"] >= 0  # not NaN
         assert record.scores.keys() == record.conventions.keys() == record.ci95.keys()
+        curve = record.curves["event_onset_200ms_fms"]
+        at_half = curve["f_measure"][curve["threshold"].index(0.5)]
+        assert at_half == record.scores["event_onset_200ms_fms"]
         assert all(len(values) == 500 for values in record.replicates.values())
         assert record.hyperparameters["optim"]["batch"] == 4
         assert record.identity[:12] in path.name
@@ -157,6 +160,7 @@ def test_folds_are_averaged_and_kept(parts, tasks, tmp_path):
     assert (one["clips"], five["clips"]) == (2, 10)
     assert one["folds"][0] == one["scores"] == five["folds"][0]
     assert five["identity"] != one["identity"]
+    assert five["curves"].keys() == one["curves"].keys() == {"event_onset_50ms_fms"}
     assert all(text.startswith("the first 1 of 5 folds") for text in one["conventions"].values())
     for metric, score in five["scores"].items():
         each = [fold[metric] for fold in five["folds"] if fold[metric] is not None]

@@ -6,7 +6,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import median_filter
+from scoring_parts import CLASSES, CLOSE, detections, event, plain_psds, random_events
 
 from eval_tasks.hear_tools import gpu_name_as_bytes, pkg_resources_stand_in, tensorflow_stand_in
 from eval_tasks.psds import psds_scores
@@ -23,9 +23,7 @@ from eval_tasks.scoring import (
 pytest.importorskip("heareval")
 intersection_based = pytest.importorskip("sed_scores_eval").intersection_based
 
-CLASSES = ["bell", "cat", "dog"]
 F_METRICS = [name for name in EVENT_METRICS if name.endswith("_fms")]
-CLOSE = {"rtol": 0, "atol": 1e-9, "equal_nan": True}
 
 
 @pytest.fixture(scope="module")
@@ -36,35 +34,6 @@ def heareval():
         return import_module("heareval.score"), import_module(
             "heareval.predictions.task_predictions"
         )
-
-
-def event(label, start, end):
-    return {"label": label, "start": float(start), "end": float(end)}
-
-
-def random_events(rng, files=6, per_file=8, jitter_of=None):
-    """Events on the 40 ms grid or near those given; some files without any."""
-    found = {}
-    for i in range(files):
-        if jitter_of is None:
-            n = rng.integers(per_file) if i else 0
-            starts = rng.uniform(0, 9000, n)
-            found[f"{i}.wav"] = [
-                event(rng.choice(CLASSES), s, s + rng.exponential(800)) for s in starts
-            ]
-            continue
-        kept = [e for e in jitter_of[f"{i}.wav"] if rng.random() < 0.8]
-        moved = [
-            event(
-                rng.choice(CLASSES) if rng.random() < 0.2 else e["label"],
-                max(0, e["start"] + rng.normal() * 60),
-                e["end"] + 300 + rng.normal() * 60,
-            )
-            for e in kept
-        ]
-        starts = 20 + 40 * rng.integers(0, 200, rng.integers(4))
-        found[f"{i}.wav"] = moved + [event(rng.choice(CLASSES), s, s + 120) for s in starts]
-    return found
 
 
 def same_as_heareval(heareval, reference, estimated, metrics=tuple(EVENT_METRICS)):
@@ -166,56 +135,6 @@ def test_probabilities_become_the_events_that_heareval_makes_of_them(heareval, f
     assert found or frames < 5
 
 
-def detections(seed, clips=40, frames=250):
-    """Probabilities, events and durations of short and whole clips, a quarter without an event."""
-    rng = np.random.default_rng(seed)
-    probabilities, reference, durations = {}, {}, {}
-    for i in range(clips):
-        file = f"{i}.wav"
-        durations[file] = float(rng.choice([10.0, 9.96, 9.537, 3.01]))
-        noise = np.cumsum(rng.normal(size=(frames, len(CLASSES))), 0) / 4 - 3
-        found = []
-        for c in rng.integers(0, 3, 0 if i % 4 == 0 else 3):
-            start = rng.uniform(0, durations[file] - 1)
-            end = min(start + rng.exponential(2) + 0.1, durations[file])
-            found.append(event(CLASSES[c], 1000 * start, 1000 * end))
-            noise[int(25 * start) : int(25 * end) + 1, c] += rng.normal() + 4
-        probabilities[file], reference[file] = 1 / (1 + np.exp(-noise)), found
-    return probabilities, reference, durations
-
-
-def plain_psds(metric, probabilities, reference, durations, classes, median):
-    """sed_scores_eval on one table for each clip that has events."""
-    scores = import_module("sed_scores_eval.base_modules.scores")
-    present = sorted({e["label"] for events in reference.values() for e in events})
-    tables, truth, seconds = {}, {}, {}
-    for file, events in reference.items():
-        if not events:
-            continue
-        seconds[file] = durations[file]
-        boundaries = np.minimum(np.arange(len(probabilities[file]) + 1) / 25, seconds[file])
-        frames = np.count_nonzero(np.diff(boundaries) > 1e-9)
-        own = probabilities[file][:frames, [classes.index(name) for name in present]]
-        own = median_filter(own, (median, 1))
-        tables[file] = scores.create_score_dataframe(own, boundaries[: frames + 1], present)
-        truth[file] = []
-        for name in present:  # the library refuses events that overlap
-            spans = sorted((e["start"] / 1e3, e["end"] / 1e3) for e in events if e["label"] == name)
-            for start, end in spans:
-                if truth[file] and truth[file][-1][2] == name and truth[file][-1][1] >= start:
-                    start, earlier, _ = truth[file].pop()
-                    end = max(end, earlier)
-                truth[file].append((start, end, name))
-    options = {"dtc_threshold": 0.7, "gtc_threshold": 0.7}
-    if metric == "psds2":
-        options = {"dtc_threshold": 0.1, "gtc_threshold": 0.1, "cttc_threshold": 0.3}
-        options["alpha_ct"] = 0.5
-    value, per_class, *_ = intersection_based.psds(
-        tables, truth, seconds, alpha_st=1.0, max_efpr=100.0, **options
-    )
-    return value, per_class
-
-
 @pytest.mark.parametrize("metric", ["psds1", "psds2"])
 @pytest.mark.parametrize("median", [1, 6, 7])
 def test_psds_is_that_of_sed_scores_eval(metric, median):
@@ -224,7 +143,7 @@ def test_psds_is_that_of_sed_scores_eval(metric, median):
     for file, own in probabilities.items():
         probabilities[file] = np.concatenate([own, own[:, :1]], axis=1)
     scored = psds_scores(probabilities, reference, durations, classes, [metric], median)
-    value, per_class = plain_psds(metric, probabilities, reference, durations, classes, median)
+    value, per_class, _ = plain_psds(metric, probabilities, reference, durations, classes, median)
     assert 0.01 < value < 0.99
     np.testing.assert_allclose(scored.scores[metric], value, **CLOSE)
     for name in CLASSES:
@@ -240,7 +159,7 @@ def test_psds_of_many_false_alarms_is_that_of_sed_scores_eval():
     reference = {file: events[: i % 3] for i, (file, events) in enumerate(reference.items())}
     scored = psds_scores(loud, reference, durations, CLASSES)
     for metric in ("psds1", "psds2"):
-        value, per_class = plain_psds(metric, loud, reference, durations, CLASSES, 1)
+        value, per_class, _ = plain_psds(metric, loud, reference, durations, CLASSES, 1)
         np.testing.assert_allclose(scored.scores[metric], value, **CLOSE)
         for name in CLASSES:
             np.testing.assert_allclose(scored.per_class[name][metric], per_class[name], **CLOSE)
@@ -258,7 +177,7 @@ def test_psds_counts_every_false_alarm_up_to_the_limit_and_joins_events_that_tou
     durations = dict.fromkeys(reference, 10.0)
     scored = psds_scores(probabilities, reference, durations, CLASSES)
     for metric in ("psds1", "psds2"):
-        value, per_class = plain_psds(metric, probabilities, reference, durations, CLASSES, 1)
+        value, per_class, _ = plain_psds(metric, probabilities, reference, durations, CLASSES, 1)
         np.testing.assert_allclose(scored.scores[metric], value, **CLOSE)
         assert 0.01 < per_class["cat"] < 0.9
     assert scored.per_class["cat"]["events"] == 80
@@ -295,7 +214,7 @@ def test_psds_of_a_resample_is_that_of_its_clips(seed):
     for r, weights in enumerate(bootstrap.weights(files)):
         parts = resampled(files, weights, *data)
         for metric in ("psds1", "psds2"):
-            value, _ = plain_psds(metric, *parts, CLASSES, 7)
+            value, *_ = plain_psds(metric, *parts, CLASSES, 7)
             np.testing.assert_allclose(scored.replicates[metric][r], value, **CLOSE)
     assert len(set(scored.replicates["psds1"])) == len(set(scored.replicates["psds2"])) == 8
 
