@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from leaderboards import names
 from leaderboards.pages import Names, best_first, printed, row_order, run_href, show_of, span
 from leaderboards.stats import Cell, Gain
@@ -176,6 +178,86 @@ def _apart(chart: Costs) -> list[Dot]:
     return [dot._replace(down=moved[dot.number]) for dot in chart.dots]
 
 
+class Panel(NamedTuple):
+    """Axes from 0 on."""
+
+    x_title: str
+    y_title: str
+    x_high: float
+    y_high: float
+    x_ticks: list[float]
+    y_ticks: list[float]
+
+
+class Line(NamedTuple):
+    """A row in all panels, the mean of its seeds."""
+
+    label: str
+    show: str
+    small: bool
+    points: list[list[tuple[float, float]]]  # of each panel, where they are defined
+    numbers: list[float]  # on the first ordinate, NaN where undefined
+
+
+class Curves(NamedTuple):
+    """Rows in panels, such as F over thresholds and precision over recall."""
+
+    panels: list[Panel]
+    stairs: bool
+    places: tuple[float, ...]  # on the first abscissa, of the numbers
+    lines: list[Line]  # best first
+
+    def path(self, line: Line, k: int) -> str:
+        """SVG path in panel k, of which WIDTH and HEIGHT are the size."""
+        panel = self.panels[k]
+        places = [
+            (f"{WIDTH * x / panel.x_high:.1f}", f"{HEIGHT * (1 - y / panel.y_high):.1f}")
+            for x, y in line.points[k]
+        ]
+        step = "H{}V{}" if self.stairs else "L{} {}"
+        return "".join(("M{} {}" if not i else step).format(*xy) for i, xy in enumerate(places))
+
+
+def curves(cells: Sequence[Cell], named: Names) -> Curves | None:
+    """Of cells of one column; a row is left out unless each of its runs has a curve.
+
+    None if no row is left, or nothing is defined.
+    """
+    form = names.CURVES.get(cells[0].column.metric)
+    lines = []
+    for cell in sorted(cells, key=best_first) if form else ():
+        own = [entry.curves.get(cell.column.metric) for entry in cell.entries]
+        x = form.pairs[0][1]
+        if any(one is None or not np.array_equal(one[x], own[0][x]) for one in own):
+            continue
+        mean = {key: _mean([one[key] for one in own]) for key in form.columns}
+        points = [
+            [(a, b) for a, b in zip(mean[x].tolist(), mean[y].tolist(), strict=True) if a + b >= 0]
+            for y, x in form.pairs
+        ]
+        known = dict(points[0])
+        numbers = [known.get(place, math.nan) for place in form.places]
+        if points[0]:
+            label, show = named.row[cell.row], show_of(cell.row)
+            lines.append(Line(label, show, cell.small_data, points, numbers))
+    if not lines:
+        return None
+    top = max(value for line in lines for _, value in line.points[0])
+    panels, ends = [], (form.high, min(1.0, 1.1 * top) or 1.0)
+    for y, x in form.pairs:
+        ticks = (_ticks(0.0, end, end / 6) for end in ends)
+        panels.append(Panel(form.columns[x], form.columns[y], *ends, *ticks))
+        ends = (1.0, 1.0)  # of precision over recall
+    return Curves(panels, form.stairs, form.places, lines)
+
+
+def _mean(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Over those that are defined; NaN where none is."""
+    stacked = np.array(arrays)
+    defined = ~np.isnan(stacked)
+    return np.where(defined, stacked, 0).sum(0) / np.where(defined.any(0), defined.sum(0), np.nan)
+
+
 def amount(value: float) -> str:
     """A count or a time, short: 86 M, 1.5."""
     for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
@@ -189,10 +271,15 @@ def scale(values: Sequence[float]) -> tuple[float, float, list[float]]:
     low, high = min(values), max(values)
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
     low, high = low - margin, high + margin
-    step = 10 ** math.floor(math.log10((high - low) / 2))
-    step = next(step * k for k in (1, 2, 5, 10) if (high - low) / (step * k) <= 5)
+    return low, high, _ticks(low, high, (high - low) / 5)
+
+
+def _ticks(low: float, high: float, step: float) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten, at least `step` apart."""
+    power = 10 ** math.floor(math.log10(step))
+    step = next(power * k for k in (1, 2, 5, 10) if power * k >= step)
     first = math.ceil(low / step)
-    return low, high, [round(k * step, 10) for k in range(first, math.floor(high / step) + 1)]
+    return [round(k * step, 10) for k in range(first, math.floor(high / step) + 1)]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:

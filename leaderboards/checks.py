@@ -17,6 +17,7 @@ from leaderboards import names
 BYTES = 8 << 20  # of a file
 NAME, TEXT = 200, 10_000  # characters
 CLASSES, METRICS, REPLICATES, ITEMS, DEPTH = 2000, 50, 20_000, 5000, 10
+POINTS = 1001  # of a curve
 
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _PLUGIN_FOLDER = re.compile(_MODULE.pattern + r"(-[\w.=-]+)?", re.ASCII)  # heareval's: + options
@@ -239,19 +240,43 @@ def replicates(values: Any, of: dict[str, float]) -> dict[str, np.ndarray]:
     for metric, own in table(values, "replicates", METRICS).items():
         _has(metric, of, "replicates")
         what = f"replicates of {metric}"
-        if not set(map(type, row(own, what, REPLICATES))) <= _NUMBER:
-            raise ValueError(f"{what} must be numbers or null")
-        low, high = _range(metric)
-        try:
-            array = np.array(own, np.float64)  # null becomes NaN
-        except OverflowError as error:
-            raise ValueError(f"{what} has a number beyond all floats") from error
-        if not own or np.isinf(array).any() or (array < low).any():
-            raise ValueError(f"{what} must be some numbers, each {_allowed(low, high)}")
-        if high is not None and (array > high).any():
-            raise ValueError(f"{what} must be some numbers, each {_allowed(low, high)}")
-        arrays[metric] = array
+        arrays[metric] = _numbers(row(own, what, REPLICATES), what, *_range(metric))
     return arrays
+
+
+def curves(values: Any, of: dict[str, float]) -> dict[str, dict[str, np.ndarray]]:
+    """Metric -> column of its curve -> (P,), NaN where not defined; see names.CURVES."""
+    found = {}
+    for metric, columns in table(values, "curves", METRICS).items():
+        _has(metric, of, "curves")
+        what = f"curve of {metric}"
+        known = names.CURVES.get(metric)
+        if known is None or set(table(columns, what)) != set(known.columns):
+            allowed = ", ".join(known.columns) if known else "no curve at all"
+            raise ValueError(f"{what} has {shown(', '.join(columns))}; expected {allowed}")
+        arrays, first = {}, next(iter(known.columns))
+        for key in known.columns:
+            high = known.high if key == first else 1.0
+            arrays[key] = _numbers(row(columns[key], what, POINTS), f"{key} in {what}", 0.0, high)
+        x = arrays[first]
+        if len({len(array) for array in arrays.values()}) > 1 or not (np.diff(x) > 0).all():
+            raise ValueError(f"{what} must have columns of one length, the first of them rising")
+        found[metric] = arrays
+    return found
+
+
+def _numbers(values: list[Any], what: str, low: float, high: float | None) -> np.ndarray:
+    """(N,) float64 in a range, at least one; NaN for null."""
+    if not set(map(type, values)) <= _NUMBER:
+        raise ValueError(f"{what} must be numbers or null")
+    try:
+        array = np.array(values, np.float64)  # null becomes NaN
+    except OverflowError as error:
+        raise ValueError(f"{what} has a number beyond all floats") from error
+    out_of_range = np.isinf(array) | (array < low) | (array > (np.inf if high is None else high))
+    if not values or out_of_range.any():
+        raise ValueError(f"{what} must be some numbers, each {_allowed(low, high)}")
+    return array
 
 
 def checkpoint(values: Any) -> dict[str, Any]:

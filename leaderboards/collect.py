@@ -36,9 +36,9 @@ def collect(
 ) -> Collected:
     """Entries of all result files in folders, or of files given by name.
 
-    In folders every *.json is read as a result, beside those that heareval writes around its own;
-    other files are not results. Links are not followed. Of two files with one identity the first
-    by name counts.
+    In folders every *.json is read as a result, but for those that heareval and training write
+    around their own; other files are not results. Links are not followed. Of two files with one
+    identity the first by name counts.
 
     Args:
         figures: also the published figures of this package.
@@ -51,7 +51,10 @@ def collect(
                 if problem:
                     raise ValueError(problem)
                 checks.label(source, "the file's name", PATH)
-                found.append(read(file, source))
+                if entry := read(file, source):
+                    found.append(entry)
+                elif root.is_file():
+                    raise ValueError("no result, but what training writes beside its scores.json")
             except (ValueError, OSError) as error:
                 rejected.append(_rejected(source, error))
     found.sort(key=lambda entry: (entry.source, entry.identity, str(entry.path)))

@@ -1,5 +1,6 @@
 """Charts as PNG for papers: the same files, byte by byte, from the same results."""
 
+import math
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -9,13 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from leaderboards.charts import HEIGHT, Costs, Dot, Point, Scores, Slopes, amount
+from leaderboards.charts import HEIGHT, Costs, Curves, Dot, Line, Point, Scores, Slopes, amount
+from leaderboards.pages import Classes
 
 INK, GREY, PALE, ACCENT = "#1f2328", "#8a929a", "#e3e6e9", "#0072b2"
 COLOURS = {"measured": ACCENT, "untrained": GREY, "published": INK}
 MARKERS = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D"}
 ROWS, LABEL = 60, 60  # of a chart of scores: the best ones; characters of a name
-PANELS = 12
+PANELS, CLASSES = 12, 120
+# Of Okabe and Ito: told apart in every kind of colour vision.
+LINES = (ACCENT, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+LEGEND = {"frameon": False, "fontsize": 7, "borderaxespad": 0, "handlelength": 1.5}
 LETTER = 0.066  # inches, of the widest usual text
 STYLE = {
     "font.size": 8,
@@ -76,6 +81,63 @@ def slopes(chart: Slopes, title: str, path: Path) -> None:
             axes.set(xlim=(-0.4, len(x) - 0.6), ylim=(chart.low, chart.high))
             axes.set_title(", ".join((panel.backbone, *panel.flags)))
             axes.grid(axis="y", color=PALE, linewidth=0.6)
+        page.save(path)
+
+
+def classes(table: Classes, title: str, path: Path) -> None:
+    """Bars of the best row, marks of the next."""
+    names = table.data["classes"][:CLASSES]
+    title += f": the first {CLASSES} classes" if len(names) < len(table.data["classes"]) else ""
+    with _style():
+        left = 0.2 + LETTER * max(map(len, (_short(name) for name in names)))
+        page = _Page(title, left, 3.4, 0.17 * len(names), below=0.75)
+        axes = page.axes(0, 0, 3.4, 0.17 * len(names))
+        for row, draw in zip(table.data["rows"], (_bars, _marks), strict=False):
+            draw(axes, row["values"][: len(names)], _short(row["label"]))
+        _ticks(axes.yaxis, range(len(names)), [_short(name) for name in names])
+        axes.set(xlim=(0, table.top), ylim=(len(names) - 0.5, -0.5), xlabel=table.metric)
+        axes.tick_params(axis="y", left=False)
+        axes.set_axisbelow(True)
+        axes.grid(axis="x", color=PALE, linewidth=0.6)
+        below = -0.42 / (0.17 * len(names))
+        axes.legend(loc="upper left", bbox_to_anchor=(0, below), **LEGEND)
+        page.save(path)
+
+
+def _bars(axes: Axes, values: list[float | None], label: str) -> None:
+    axes.barh(range(len(values)), [value or 0 for value in values], 0.7, color=ACCENT, label=label)
+
+
+def _marks(axes: Axes, values: list[float | None], label: str) -> None:
+    style = {"markersize": 3.5, "markerfacecolor": "white", "markeredgecolor": INK}
+    known = [math.nan if value is None else value for value in values]
+    axes.plot(known, range(len(known)), "D", label=label, clip_on=False, **style)
+
+
+def curves(chart: Curves, title: str, path: Path) -> None:
+    """The best rows in colours, the others in grey."""
+    with _style():
+        best = [_label(line) for line in chart.lines[: len(LINES)]]
+        wide = 0.5 + LETTER * max(map(len, best))
+        page = _Page(title, 0.5, 3.3 * len(chart.panels) + wide, 2.4, below=0.5)
+        for k, panel in enumerate(chart.panels):
+            axes = page.axes(3.3 * k, 0, 2.8, 2.4)
+            for i, line in reversed([*enumerate(chart.lines)]):
+                style = {"color": PALE, "linewidth": 0.8}
+                if i < len(LINES):
+                    style = {"color": LINES[i], "linewidth": 1.4, "label": best[i]}
+                    style |= {"linestyle": "--" if line.show == "untrained" else "-"}
+                step = "steps-post" if chart.stairs else "default"
+                axes.plot(*zip(*line.points[k] or [(0, 0)], strict=True), drawstyle=step, **style)
+            _ticks(axes.xaxis, panel.x_ticks)
+            _ticks(axes.yaxis, panel.y_ticks)
+            axes.set(xlim=(0, panel.x_high), ylim=(0, panel.y_high))
+            axes.set(xlabel=panel.x_title, ylabel=panel.y_title)
+            axes.grid(color=PALE, linewidth=0.6)
+            axes.set_axisbelow(True)
+        handles, labels = axes.get_legend_handles_labels()
+        at = {"loc": "upper left", "bbox_to_anchor": (1.05, 1)}
+        axes.legend(handles[::-1], labels[::-1], **at, **LEGEND)
         page.save(path)
 
 
@@ -153,7 +215,10 @@ def _mark(point: Point | Dot) -> dict[str, str]:
     return {"color": colour, "markerfacecolor": colour if point.show == "measured" else "white"}
 
 
-def _label(point: Point | Dot) -> str:
-    label = point.label if len(point.label) <= LABEL else point.label[:LABEL] + "…"
-    published = point.show == "published"
+def _short(label: str) -> str:
+    return label if len(label) <= LABEL else label[:LABEL] + "…"
+
+
+def _label(point: Point | Dot | Line) -> str:
+    label, published = _short(point.label), point.show == "published"
     return label + " (published)" * published + " (small data)" * point.small

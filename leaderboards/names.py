@@ -20,6 +20,16 @@ class Task(NamedTuple):
     small: bool = False  # rendered by this suite, no published data set
 
 
+class Curve(NamedTuple):
+    """What a record keeps of how a score changes with a setting."""
+
+    columns: dict[str, str]  # name -> title; the abscissa first
+    high: float  # of the abscissa, which begins at 0; the other columns end at 1
+    pairs: tuple[tuple[str, str], ...]  # what is drawn over what, the abscissa first
+    places: tuple[float, ...]  # on the abscissa, that are printed
+    stairs: bool = False  # its values hold until the next point
+
+
 METRICS = {
     "event_onset_200ms_fms": Metric("onset F1, 200 ms"),
     "event_onset_50ms_fms": Metric("onset F1, 50 ms"),
@@ -50,6 +60,21 @@ TASKS = {
     "audioset_strong": Task("AudioSet Strong", ("audioset_strong",)),
     "strong_labels": Task("Own strong labels", ("strong_labels",), small=True),
 }
+
+F_CURVE = Curve(
+    {"threshold": "threshold", "f_measure": "F1", "precision": "precision", "recall": "recall"},
+    1.0,
+    (("f_measure", "threshold"), ("precision", "recall")),
+    tuple(k / 20 for k in range(2, 20, 2)),
+)
+PSD_ROC = Curve(
+    {"efpr_per_hour": "effective FP per hour", "etpr": "effective TP rate"},
+    100.0,
+    (("etpr", "efpr_per_hour"),),
+    tuple(range(0, 101, 10)),
+    stairs=True,
+)
+CURVES = {m: F_CURVE for m in METRICS if m.endswith("_fms")} | {"psds1": PSD_ROC, "psds2": PSD_ROC}
 
 STAGES = ("scratch", "imagenet", "ssl", "weak", "strong", "strong_kd")  # in order of training
 MODES = ("frozen", "finetuned")

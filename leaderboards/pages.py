@@ -287,7 +287,6 @@ class Classes(NamedTuple):
     title: str
     metric: str
     top: float  # the end of the bars' scale
-    first: int  # the row that is shown at first
     data: dict[str, Any]
 
 
@@ -302,7 +301,7 @@ def classes(column: Column, cells: Sequence[Cell], named: Names) -> Classes | No
                 if not math.isnan(own.get(metric, math.nan)):
                     found.setdefault(name, []).append(own[metric])
         if found:
-            rows.append((named.row[cell.row], found))
+            rows.append((named.row[cell.row] + " (small data)" * cell.small_data, found))
     if not rows:
         return None
     order = sorted(events)
@@ -316,13 +315,12 @@ def classes(column: Column, cells: Sequence[Cell], named: Names) -> Classes | No
         title=named.column(column),
         metric=names.METRICS[metric].title,
         top=max(high, 1.0) if names.METRICS[metric].high == 1 else max(high, 1e-9),
-        first=0,
         data={"classes": order, "events": [events[name] for name in order], "rows": values},
     )
 
 
 def _rounded(values: list[float] | None) -> float | None:
-    return round(sum(values) / len(values), 4) if values else None
+    return round(sum(values) / len(values), 6) if values else None
 
 
 def best_first(cell: Cell) -> tuple:

@@ -53,6 +53,8 @@ class Entry:
     source: str  # file, from the given folder on; for published figures the citation
     identity: str  # unique among all entries; safe in file names and addresses
     path: Path | None = None  # the file; None for published figures. Not for display
+    # metric -> column -> (P,), see names.CURVES; NaN where undefined
+    curves: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
     # All that the file says, less the replicates.
     record: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -62,8 +64,20 @@ class Entry:
         return next(iter(self.scores))
 
 
-def read(file: Path, source: str) -> Entry:
-    """The entry of a file; for a task folder of heareval the file is its scores."""
+# What training writes beside its evaluations: coverage, packed clips, scores while it trains.
+BESIDE = (
+    {"expected", "found", "unreadable", "labels_outside"},
+    {"format", "clips_per_shard", "shards"},
+    {"plan", "number", "lengths"},
+    {"psds1_macro", "loss", "step"},
+)
+
+
+def read(file: Path, source: str) -> Entry | None:
+    """The entry of a file; for a task folder of heareval the file is its scores.
+
+    None for a file that training writes beside its results.
+    """
     if file.name == SCORES:
         return _heareval(file, source)
     values = checks.load_json(file)
@@ -71,6 +85,8 @@ def read(file: Path, source: str) -> Entry:
         return _record(values, file, source)
     if isinstance(values, dict) and {"checkpoint", "psds1_macro", "convention"} <= values.keys():
         return _audioset(values, file, source)
+    if isinstance(values, dict) and any(keys <= values.keys() for keys in BESIDE):
+        return None
     raise ValueError("no result: neither a record of this suite nor an evaluation of training")
 
 
@@ -96,6 +112,7 @@ def _record(values: dict[str, Any], file: Path, source: str) -> Entry:
         per_class=checks.per_class(values["per_class"]),
         ci95=checks.ci95(values["ci95"], scores),
         replicates=checks.replicates(values["replicates"], scores),
+        curves=checks.curves(values.get("curves", {}), scores),
         conventions={metric: parts[0] for metric, parts in parted.items()},
         draws={metric: parts[2] for metric, parts in parted.items()},
         coverage=values["coverage"] or "",

@@ -114,12 +114,17 @@ class Site:
             full = f"{title}, {column.kind}"
             head = pages.head(column, self.names, all(cell.small_data for cell in cells))
             chart, costs = charts.scores(cells, self.names), charts.costs(cells, self.names)
-            if chart:
-                figures.scores(chart, full, self.folder / f"figures/scores-{name}.png")
-            if costs:
-                figures.costs(costs, full, self.folder / f"figures/cost-{name}.png")
             classes = pages.classes(column, cells, self.names)
-            sections.append((head, title, chart, costs, classes))
+            curves = charts.curves(cells, self.names)
+            for part, draw, shown in (
+                ("scores", figures.scores, chart),
+                ("classes", figures.classes, classes),
+                ("curve", figures.curves, curves),
+                ("cost", figures.costs, costs),
+            ):
+                if shown:
+                    draw(shown, full, self.folder / f"figures/{part}-{name}.png")
+            sections.append((head, title, chart, classes, curves, costs))
         self._page(
             f"task-{task}.html",
             "task.html",

@@ -15,6 +15,8 @@ from leaderboards.stats import interval
 
 FIRST = datetime(2024, 9, 1, tzinfo=UTC)  # no record can be older than what it is of
 EXACT = 1e-6  # of values that follow from others
+THRESHOLD = 0.5  # of the scores
+ROC_STEP = 0.05  # its area is told by some points
 
 _FOLDS = (
     r"(the first \d+ of \d+ folds only; )?(mean of \d+ folds, those without a value left out: )?"
@@ -68,6 +70,7 @@ def problems(path: Path, now: datetime | None = None) -> list[str]:
         "conventions": lambda: checks.conventions(values["conventions"], parts["scores"]),
         "ci95": lambda: checks.ci95(values.get("ci95"), parts["scores"]),
         "replicates": lambda: checks.replicates(values.get("replicates"), parts["scores"]),
+        "curves": lambda: checks.curves(values.get("curves", {}), parts["scores"]),
     }.items():
         try:
             parts[key] = check()
@@ -79,7 +82,7 @@ def problems(path: Path, now: datetime | None = None) -> list[str]:
         return found
     values = values | parts
     checked = (_circumstances(values, now or datetime.now(UTC)), _conventions(values))
-    checked += (_intervals(values), _classes(values), _folds(values))
+    checked += (_intervals(values), _classes(values), _folds(values), _curves(values))
     return [problem for part in checked for problem in part]
 
 
@@ -163,6 +166,20 @@ def _classes(values: dict[str, Any]) -> Iterator[str]:
             yield f"{metric} {score:g} of all events is above that of every class"
         if metric.startswith("psds") and score > sum(own) / len(own) + EXACT:
             yield f"{metric} {score:g} is above the mean of the classes, {sum(own) / len(own):g}"
+
+
+def _curves(values: dict[str, Any]) -> Iterator[str]:
+    """Whether a curve goes through its score, or has it as its area."""
+    for metric, curve in values["curves"].items():
+        score = values["scores"][metric]
+        if names.CURVES[metric] is names.PSD_ROC:
+            area = float(curve["etpr"].mean())
+            if not abs(area - score) <= ROC_STEP:
+                yield f"{metric} {score:g} is not the area of its curve, {area:g}"
+            continue
+        for own in curve["f_measure"][curve["threshold"] == THRESHOLD]:
+            if not np.isclose(own, score, rtol=0, atol=EXACT, equal_nan=True):
+                yield f"{metric} {score:g} is not that of its curve at {THRESHOLD}, {own:g}"
 
 
 def _folds(values: dict[str, Any]) -> Iterator[str]:

@@ -2,21 +2,19 @@
 
 import json
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 import leaderboard_parts as parts
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leaderboards import checks
-from leaderboards.__main__ import main
 from leaderboards.collect import Collected, collect
 from leaderboards.stats import cells, gains, normalised
-from leaderboards.submit import CONVENTIONS, problems
+from leaderboards.submit import problems
 from leaderboards.titles import notes
 
 F, ER = "event_onset_200ms_fms", "segment_1s_er"
@@ -49,6 +47,8 @@ def nested(levels: int) -> dict:
     return value
 
 
+CURVE = {"threshold": [0.1, 0.5], "f_measure": [0.3, 0.7], "precision": [0.2, None]}
+CURVE["recall"] = [0.9, 0.5]
 BAD = {
     "script in a module": ({"module": f"x.{SCRIPT}"}, "which is no plain name"),
     "script in a model": ({"model": SCRIPT}, "model is"),
@@ -101,6 +101,14 @@ BAD = {
     "other schema": ({"schema": 2}, "schema 2; this version reads 1"),
     "schema as bool": ({"schema": True}, "schema True"),
     "no conventions": ({"conventions": {}}, "conventions must say of each score"),
+    "curve of nothing": ({"curves": {"psds1": {}}}, "not among the scores"),
+    "curve of other columns": ({"curves": {F: {"x": [0]}}}, "has 'x'; expected threshold, f_meas"),
+    "curve of an error rate": ({"curves": {ER: {"x": [0]}}}, "expected no curve at all"),
+    "curve out of range": ({"curves": {F: CURVE | {"recall": [0.1, 1.1]}}}, "each 0 to 1"),
+    "curve of texts": ({"curves": {F: CURVE | {"recall": ["0", "1"]}}}, "numbers or null"),
+    "curve of two lengths": ({"curves": {F: CURVE | {"recall": [0.1]}}}, "columns of one length"),
+    "curve that turns": ({"curves": {F: CURVE | {"threshold": [0.2, 0.1]}}}, "of them rising"),
+    "endless curve": ({"curves": {F: CURVE | {"recall": [0.1] * 1002}}}, "at most 1001"),
     "cost below 0": ({"cost": {"parameters": -1}}, "cost parameters is -1"),
 }
 
@@ -266,96 +274,3 @@ def test_whatever_a_record_holds_it_is_an_entry_or_told(tmp_path_factory, data):
     assert len(found.entries) + len(found.rejected) == 1
     everything(found)
     problems(path, LATER)
-
-
-# Submissions.
-
-
-def told(tmp_path: Path, **changes: object) -> list[str]:
-    return problems(parts.write_raw(tmp_path / "one.json", parts.record(), **changes), LATER)
-
-
-def test_a_record_of_this_suite_is_accepted(tmp_path, capsys):
-    path = parts.write(tmp_path, parts.record())
-    assert main(["submit", str(path)]) == 0
-    assert capsys.readouterr().out == f"{path}: accepted\n"
-
-
-IMPLAUSIBLE = {
-    "seconds is 0": {"seconds": 0},
-    "cost has no parameters": {"cost": {"seconds_per_minute": 1}},
-    "no hash of git": {"commit": "v1"},
-    "before 2024-09": {"started": "2019-01-01T00:00:00+00:00"},
-    "still to come": {"started": "2031-01-01T00:00:00+00:00"},
-    "names no checkpoint": {"checkpoint": {"file": None, "sha256": None}},
-    "and yet from a checkpoint": {"untrained": True},
-    "protocol hear is frozen": {"protocol": "hear", "mode": "finetuned"},
-    "task dcase2016_task2 has no protocol desed-simple": {"protocol": "desed-simple"},
-    "published_task is False": {"published_task": False},
-    "is not model beats, stage 'weak'": {"stage": "weak"},
-    "computed in another way": {"conventions": {F: "my own F", ER: parts.ER}},
-    "does not say how its replicates were drawn": {"conventions": {F: parts.F200, ER: parts.ER}},
-    "ci95 of event_onset_200ms_fms is not that of its replicates": {
-        "ci95": parts.record().ci95 | {F: [0.79, 0.81]}
-    },
-    "lies outside its own interval": {"scores": {F: 0.88, ER: 0.4}},
-    "one of them lacks event_onset_200ms_fms": {"ci95": {ER: parts.record().ci95[ER]}},
-    "differ in their number": {
-        "replicates": parts.record().replicates | {F: parts.record().replicates[F][1:]}
-    },
-    "above that of every class": {"per_class": {"a": {F: 0.5}}},
-    "per_class is empty": {"per_class": {}},
-    "not the mean of its folds": {"folds": [{F: 0.1}, {F: 0.2}]},
-}
-
-
-@pytest.mark.parametrize("problem", IMPLAUSIBLE)
-def test_a_record_that_cannot_be_true_is_refused(tmp_path, problem):
-    assert any(problem in line for line in told(tmp_path, **IMPLAUSIBLE[problem]))
-
-
-def test_psds_above_the_mean_of_its_classes_is_refused(tmp_path):
-    made = replace(parts.record(), scores={"psds1": 0.5}, ci95={}, replicates={})
-    text = "sed_scores_eval 0.0.4: dtc 0.7, gtc 0.7, no cross triggers, alpha_ct 0, alpha_st 1 (v"
-    text += "ariance penalty over classes), at most 100 false positives per hour"
-    own = {"conventions": {"psds1": text}, "per_class": {"a": {"psds1": 0.6}, "b": {"psds1": 0.3}}}
-    path = parts.write_raw(tmp_path / "one.json", made, **own)
-    assert problems(path, LATER) == ["psds1 0.5 is above the mean of the classes, 0.45"]
-
-
-def test_all_problems_are_told_at_once_and_the_exit_code_is_1(tmp_path, capsys):
-    good = parts.write(tmp_path, parts.record())
-    bad = parts.write_raw(
-        tmp_path / "bad.json", parts.record(), seed=-1, clips=0, ci95={F: [0.9, 0.7]}
-    )
-    assert main(["submit", str(good), str(bad)]) == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith("accepted") and lines[1].endswith("refused")
-    assert len(lines) == 5 and {line.split()[0] for line in lines[2:]} == {"seed", "clips", "ci95"}
-
-
-def test_the_conventions_that_are_accepted_are_those_that_this_suite_writes(tmp_path):
-    from eval_tasks import psds, scoring
-
-    events = [{"label": "a", "start": 100.0, "end": 900.0}]
-    clips = {f"{k}.wav": events for k in range(2)}
-    draws = scoring.Bootstrap(2)
-    found = [scoring.event_scores(clips, clips, ["a"], list(scoring.EVENT_METRICS), draws)]
-
-    frames = {file: np.full((100, 1), 0.5) for file in clips}
-    seconds = dict.fromkeys(clips, 4.0)
-    found.append(psds.psds_scores(frames, clips, seconds, ["a"], list(psds.PSDS_METRICS), 7, draws))
-    folds = scoring.mean_of_folds([found[0], found[0]])
-    texts = found[0].conventions | found[1].conventions
-    assert texts.keys() == CONVENTIONS.keys()
-    for conventions in (texts, folds.conventions):
-        for metric, text in conventions.items():
-            made = replace(
-                parts.record(),
-                scores={metric: 0.5},
-                conventions={metric: text},
-                per_class={"a": {metric: 0.5}},
-                ci95={},
-                replicates={},
-            )
-            assert problems(parts.write(tmp_path / metric, made), LATER) == []

@@ -2,20 +2,17 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
+from conftest import needs_chromium
 from site_records import collected, served
 
 from leaderboards import pages, site, stats
 from leaderboards.collect import Collected
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WIDTHS = (390, 1440)
 F = "event_onset_200ms_fms"
-
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 
 
 @pytest.fixture(scope="module")
@@ -35,41 +32,6 @@ def address(built):
     """Of the site on a local server."""
     with served(built) as root:
         yield root
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def page(browser):
-    """A page that fails the test if anything goes to the console or leaves the site."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme="light")
-    page = context.new_page()
-    complaints = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("requestfailed", lambda request: complaints.extend(_failed(request)))
-    page.on("request", lambda request: complaints.extend(_foreign(request.url)))
-    yield page
-    context.close()
-    assert not complaints
-
-
-def _failed(request) -> list[str]:
-    # Leaving a page ends what it still asks for, such as its icon.
-    return [] if request.failure == "net::ERR_ABORTED" else [f"{request.url}: {request.failure}"]
-
-
-def _foreign(url: str) -> list[str]:
-    return [] if url.startswith(("file://", "http://127.0.0.1:")) else [f"asked for {url}"]
 
 
 def _pages(built: Path) -> list[str]:
@@ -255,8 +217,9 @@ def test_classes_of_two_models_are_compared(page, built, found):
     ]
     row = part.locator("tbody tr", has_text="class 03")
     mean = sum(e.per_class["class 03"][F] for e in entries) / len(entries)
-    assert row.locator("td.second").inner_text() == f"{round(mean, 4):.3f}"
-    assert row.locator("rect.b").get_attribute("width") == f"{100 * round(mean, 4):g}%"
+    assert row.locator("td.second").inner_text() == f"{mean:.3f}"
+    width = row.locator("rect.b").get_attribute("width")
+    assert float(width.removesuffix("%")) == pytest.approx(100 * mean, abs=1e-3)
     assert "b-c" in page.url
 
 

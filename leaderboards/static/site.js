@@ -166,21 +166,22 @@ function startFilters(form) {
   });
 }
 
-// ---- classes
+// ---- two models picked: their classes, their curves
 
-function showClasses(part) {
-  const id = part.dataset.classes;
-  part.data ??= JSON.parse(part.querySelector("script").textContent);
-  const top = Number(part.dataset.top);
-  const [a, b] = part.querySelectorAll("select");
-  const index = (select, key) => {
-    const value = state.get(`${key}-${id}`);
+function picked(part) {
+  return [...part.querySelectorAll("select")].map((select) => {
+    const value = state.get(select.name);
     const known = [...select.options].some((option) => option.value === value);
     select.value = known ? value : select.options[0].value;
     return select.value;
-  };
-  const rows = [index(a, "a"), index(b, "b")].map((k) => (k === "" ? null : part.data.rows[Number(k)]));
-  for (const cell of part.querySelectorAll(".second")) cell.hidden = !rows[1];
+  });
+}
+
+function showClasses(part) {
+  part.data ??= JSON.parse(part.querySelector("script").textContent);
+  const top = Number(part.dataset.top);
+  const rows = picked(part).map((k) => (k === "" ? null : part.data.rows[Number(k)]));
+  for (const cell of part.querySelectorAll("table .second")) cell.hidden = !rows[1];
   part.classList.toggle("two", Boolean(rows[1]));
   for (const row of part.querySelectorAll("tbody tr")) {
     const i = Number(row.dataset.i);
@@ -196,11 +197,21 @@ function showClasses(part) {
   }
 }
 
-function startClasses(part) {
+function showCurves(part) {
+  const [first, second] = picked(part);
+  for (const path of part.querySelectorAll("path")) {
+    path.classList.toggle("first", path.dataset.row === first);
+    path.classList.toggle("second", path.dataset.row === second);
+  }
+  // What is drawn last lies above the rest.
+  for (const path of part.querySelectorAll("path.second, path.first")) path.parentNode.append(path);
+}
+
+function startPicks(part, show) {
   part.classList.add("ready");
   part.addEventListener("change", (event) => {
     set(event.target.name, event.target.value);
-    showClasses(part);
+    show(part);
     applySort();
     writeAddress();
   });
@@ -210,6 +221,7 @@ function startClasses(part) {
 
 function apply() {
   document.querySelectorAll("[data-classes]").forEach(showClasses);
+  document.querySelectorAll("[data-curves]").forEach(showCurves);
   const form = document.getElementById("filters");
   if (form) applyFilters(form);
   applySort();
@@ -220,7 +232,8 @@ for (const table of document.querySelectorAll("table[data-sortable]"))
     const button = event.target.closest("button");
     if (button) onSort(button.closest("th"));
   });
-document.querySelectorAll("[data-classes]").forEach(startClasses);
+document.querySelectorAll("[data-classes]").forEach((part) => startPicks(part, showClasses));
+document.querySelectorAll("[data-curves]").forEach((part) => startPicks(part, showCurves));
 const filters = document.getElementById("filters");
 if (filters) startFilters(filters);
 readAddress();

@@ -1,0 +1,164 @@
+"""Curves and class figures on the task pages, and AudioSet Strong measured here."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import leaderboard_parts as parts
+import numpy as np
+import pytest
+from conftest import needs_chromium
+
+from leaderboards import charts, site, stats
+from leaderboards.collect import Collected, collect
+from leaderboards.pages import Names
+
+F = "event_onset_200ms_fms"
+PSDS = "sed_scores_eval 0.0.4: dtc 0.7, gtc 0.7, no cross triggers, alpha_ct 0, alpha_st 1"
+
+
+def psds_record(model: str, etpr: list[float | None], seed: int = 0):
+    """A record of `home`; its stairs are at 0, 10, … false positives per hour."""
+    own = {"task": "home", "protocol": "desed-simple"}
+    curve = {"efpr_per_hour": [*range(0, 101, 10)], "etpr": etpr}
+    own |= {"ci95": {}, "replicates": {}, "conventions": {"psds1": PSDS}}
+    made = parts.record(model, seed=seed, **own)
+    return replace(made, scores={"psds1": 0.3}, curves={"psds1": curve}, per_class={})
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> Collected:
+    folder = tmp_path_factory.mktemp("results")
+    for model, f in (("beats", 0.8), ("m2d", 0.6), ("asit", 0.4)):
+        for seed in range(2):
+            parts.write(folder, parts.record(model, seed=seed, f=f + 0.02 * seed))
+    without = replace(parts.record("fpasst"), curves={})
+    parts.write(folder, without)
+    own = {"untrained": True, "checkpoint": {"file": None, "sha256": None}}
+    parts.write(folder, parts.record("atst_frame", f=0.1, **own))
+    parts.write(folder, psds_record("beats", [0.1 * k for k in range(11)]))
+    parts.write(folder, psds_record("m2d", [0.5] * 11))
+    return collect([folder], figures=False)
+
+
+@pytest.fixture(scope="module")
+def built(found, tmp_path_factory) -> Path:
+    assert not found.rejected
+    return site.build(found, tmp_path_factory.mktemp("site") / "site").parent
+
+
+def chart_of(found: Collected, task: str) -> charts.Curves:
+    cells = stats.cells(found.entries, primary_only=True)
+    return charts.curves([cell for cell in cells if cell.column.task == task], Names(cells))
+
+
+def test_a_curve_is_the_mean_of_its_seeds_best_first_and_none_is_made_up(found):
+    chart = chart_of(found, "dcase2016_task2")
+    labels = [line.label for line in chart.lines]
+    assert labels == ["BEATs strong", "M2D strong", "ASiT strong", "ATST-F strong (untrained)"]
+    assert [panel.y_title for panel in chart.panels] == ["F1", "precision"]
+    runs = [entry for entry in found.entries if entry.model == "beats" and entry.task != "home"]
+    files = [json.loads(entry.path.read_text())["curves"][F] for entry in runs]
+    values = np.mean([file["f_measure"] for file in files], axis=0)
+    np.testing.assert_allclose(chart.lines[0].points[0], np.c_[files[0]["threshold"], values])
+    precision = [(r, p) for r, p in zip(files[0]["recall"], files[0]["precision"], strict=True)]
+    np.testing.assert_allclose(chart.lines[0].points[1], precision)
+    assert chart.lines[0].numbers == pytest.approx(values.tolist())
+    assert chart.lines[0].numbers[4] == pytest.approx(0.81)  # at 0.5: the score
+
+
+def test_undefined_points_are_left_out_and_seeds_without_them_do_not_count(tmp_path):
+    gap = parts.record().curves[F] | {"f_measure": [None] * 8 + [0.7]}
+    for seed, curve in enumerate((gap, parts.record(f=0.5).curves[F])):
+        parts.write_raw(tmp_path / f"{seed}.json", parts.record(seed=seed), curves={F: curve})
+    parts.write_raw(tmp_path / "2.json", parts.record("m2d"), curves={F: gap})
+    chart = chart_of(collect([tmp_path], figures=False), "dcase2016_task2")
+    both, alone = chart.lines
+    assert both.points[0][0] == (0.1, pytest.approx(0.3))  # of the second seed only
+    assert both.points[0][-1] == (0.9, pytest.approx((0.7 + 0.3) / 2))
+    assert alone.points[0] == [(0.9, 0.7)]
+    assert np.isnan(alone.numbers[:8]).all()
+
+
+def test_a_roc_is_drawn_in_stairs(found):
+    chart = chart_of(found, "home")
+    rising = next(line for line in chart.lines if line.label == "BEATs strong")
+    path = chart.path(rising, 0)
+    assert re.fullmatch(r"M0\.0 [\d.]+(H[\d.]+V[\d.]+){10}", path)
+    assert path.endswith("H316.0V0.0") and chart.places[1] == 10
+
+
+@needs_chromium
+def test_two_curves_are_picked_by_select_and_come_back_from_the_address(page, built):
+    page.goto((built / "task-dcase2016_task2.html").as_uri())
+    part = page.locator(".curves").first
+
+    def marked(which: str) -> set[str]:
+        return set(part.locator(f"path.{which} title").all_text_contents())
+
+    assert marked("first") == {"BEATs strong"} and not marked("second")
+    part.locator("select").nth(1).select_option(label="ASiT strong")
+    assert marked("second") == {"ASiT strong"}
+    page.reload()
+    assert marked("first") == {"BEATs strong"} and marked("second") == {"ASiT strong"}
+    colours = part.locator("path").evaluate_all(
+        "paths => new Set(paths.map(path => getComputedStyle(path).stroke)).size"
+    )
+    assert colours == 3
+    # The highlighted lines are drawn last, above the grey ones.
+    last = part.locator("svg").first.locator("path").last.get_attribute("class")
+    assert "first" in last or "second" in last
+
+
+@needs_chromium
+def test_the_numbers_below_a_curve_are_those_of_the_records(page, built, found):
+    page.goto((built / "task-home.html").as_uri())
+    part = page.locator(".curves").first
+    part.locator("summary").click()
+    for entry in (e for e in found.entries if e.task == "home"):
+        label = {"beats": "BEATs strong", "m2d": "M2D strong"}[entry.model]
+        read = part.locator("tbody tr", has_text=label).locator("td").all_inner_texts()
+        values = json.loads(entry.path.read_text())["curves"]["psds1"]["etpr"]
+        assert read == [f"{value:.3f}" for value in values]
+
+
+def test_each_chart_of_a_task_page_has_its_png(built):
+    text = (built / "task-dcase2016_task2.html").read_text(encoding="utf-8")
+    linked = set(re.findall(r'href="(figures/[\w-]+\.png)"', text))
+    kinds = {name.split("/")[1].split("-")[0] for name in linked}
+    assert kinds == {"scores", "classes", "curve", "cost"}
+    for name in linked:
+        assert (built / name).read_bytes().startswith(b"\x89PNG")
+
+
+# AudioSet Strong
+
+
+def test_what_was_measured_on_audioset_stands_beside_the_published_table(tmp_path):
+    from training import metrics
+    from training.annotations import Events
+
+    rng = np.random.default_rng(0)
+    classes = [f"class {k:03d}" for k in range(310)]
+    clips = [f"clip{k:02d}" for k in range(31)]
+    onset = rng.uniform(0, 8, 310)
+    events = Events.from_columns(
+        [clips[k // 10] for k in range(310)], classes, onset.tolist(), (onset + 1).tolist()
+    )
+    scores = rng.normal(-4, 1, (31, 310, 250)).astype(np.float32)
+    for k, start in enumerate(onset):
+        scores[k // 10, k, int(25 * start) : int(25 * start) + 25] += rng.normal(4, 2)
+    scored = metrics.evaluate(scores, clips, classes, events, np.full(31, 10.0), bootstrap=5)
+    checkpoint = {"file": "BEATs_strong_1.pt", "sha256": parts.digest(1)}
+    values = {"checkpoint": checkpoint, "device": "cpu"} | scored.to_dict() | {"coverage": []}
+    (tmp_path / "scores.json").write_text(metrics.as_json(values), encoding="utf-8")
+    made = collect([tmp_path / "scores.json"])
+    assert not made.rejected
+    text = (site.build(made, tmp_path / "site").parent / "audioset.html").read_text("utf-8")
+    table = re.search(r'id="published-1">Students.*?</section>', text, re.S)[0]
+    row = re.search(r'<tr><th scope="row">BEATs</th>.*?</tr>', table, re.S)[0]
+    mine = row.split("<td>")[-1]
+    assert 0.1 < scored.psds1_macro < 0.9 and f"{scored.psds1_macro:.3f}" in mine
+    assert checkpoint["sha256"][:8] in mine
+    assert 'measured here <span class="flag">measured</span>' in table
