@@ -20,6 +20,7 @@ ROWS, LABEL = 60, 60  # of a chart of scores: the best ones; characters of a nam
 PANELS, CLASSES = 12, 120
 # Of Okabe and Ito: told apart in every kind of colour vision.
 LINES = (ACCENT, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+GAP = (math.nan, math.nan)
 LEGEND = {"frameon": False, "fontsize": 7, "borderaxespad": 0, "handlelength": 1.5}
 LETTER = 0.066  # inches, of the widest usual text
 STYLE = {
@@ -68,19 +69,27 @@ def slopes(chart: Slopes, title: str, path: Path) -> None:
     if len(panels) < len(chart.panels):
         title += f": the first {PANELS} of {len(chart.panels)}"
     with _style():
-        page = _Page(title, 0.5, 1.7 * columns, 1.75 * rows, below=0.1)
-        for k, panel in enumerate(panels):
-            axes = page.axes(1.7 * (k % columns), 1.75 * (k // columns) + 0.2, 1.4, 1.2)
-            x = range(len(panel.stages))
-            for place, (low, high) in zip(x, panel.spans, strict=True):
-                if low == low:
-                    axes.plot([place, place], [low, high], color=GREY, linewidth=1.2)
-            axes.plot(x, panel.values, color=ACCENT, marker="o", markersize=3.5, linewidth=1.4)
-            _ticks(axes.xaxis, x, panel.stages)
+        wide = max(1.4, *(0.55 * len(panel.stages) for panel in panels))
+        width = columns * (wide + 0.3) - 0.3
+        page = _Page(title, 0.5, width, 1.75 * rows, below=0.1)
+        for row in range(rows):
+            # All panels of a row in one system of axes, of which each takes long to make.
+            axes = page.axes(0, 1.75 * row + 0.2, width, 1.2)
+            places, labels = [], []
+            for column, panel in enumerate(panels[4 * row : 4 * row + columns]):
+                left, n = column * (wide + 0.3), len(panel.stages)
+                x = [left + wide * (k + 0.5) / n for k in range(n)]
+                axes.hlines(chart.ticks, left, left + wide, color=PALE, linewidth=0.6)
+                axes.vlines(x, *zip(*panel.spans, strict=True), color=GREY, linewidth=1.2)
+                axes.plot(x, panel.values, color=ACCENT, marker="o", markersize=3.5, linewidth=1.4)
+                heading = ", ".join((panel.backbone, *panel.flags))
+                axes.text(left + wide / 2, chart.high, heading, ha="center", va="bottom")
+                places, labels = places + x, labels + panel.stages
+            _ticks(axes.xaxis, places, labels)
             _ticks(axes.yaxis, chart.ticks)
-            axes.set(xlim=(-0.4, len(x) - 0.6), ylim=(chart.low, chart.high))
-            axes.set_title(", ".join((panel.backbone, *panel.flags)))
-            axes.grid(axis="y", color=PALE, linewidth=0.6)
+            axes.set(xlim=(0, width), ylim=(chart.low, chart.high))
+            axes.spines[:].set_visible(False)
+            axes.tick_params(length=0)
         page.save(path)
 
 
@@ -122,13 +131,14 @@ def curves(chart: Curves, title: str, path: Path) -> None:
         page = _Page(title, 0.5, 3.3 * len(chart.panels) + wide, 2.4, below=0.5)
         for k, panel in enumerate(chart.panels):
             axes = page.axes(3.3 * k, 0, 2.8, 2.4)
-            for i, line in reversed([*enumerate(chart.lines)]):
-                style = {"color": PALE, "linewidth": 0.8}
-                if i < len(LINES):
-                    style = {"color": LINES[i], "linewidth": 1.4, "label": best[i]}
-                    style |= {"linestyle": "--" if line.show == "untrained" else "-"}
-                step = "steps-post" if chart.stairs else "default"
-                axes.plot(*zip(*line.points[k] or [(0, 0)], strict=True), drawstyle=step, **style)
+            step = {"drawstyle": "steps-post" if chart.stairs else "default"}
+            # One line with gaps: matplotlib takes as long for it as for one without.
+            rest = [xy for line in chart.lines[len(best) :] for xy in (*line.points[k], GAP)]
+            axes.plot(*zip(GAP, *rest, strict=True), color=PALE, linewidth=0.8, **step)
+            for i, label in reversed([*enumerate(best)]):
+                style = {"color": LINES[i], "linewidth": 1.4, "label": label} | step
+                dashes = "--" if chart.lines[i].show == "untrained" else "-"
+                axes.plot(*zip(*chart.lines[i].points[k], strict=True), linestyle=dashes, **style)
             _ticks(axes.xaxis, panel.x_ticks)
             _ticks(axes.yaxis, panel.y_ticks)
             axes.set(xlim=(0, panel.x_high), ylim=(0, panel.y_high))
@@ -188,7 +198,8 @@ class _Page:
 
     def save(self, path: Path) -> None:
         data = BytesIO()
-        self.figure.savefig(data, format="png", metadata={"Software": None})
+        options = {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}}
+        self.figure.savefig(data, format="png", **options)
         path.write_bytes(data.getvalue())
 
 

@@ -1,5 +1,6 @@
 """Results -> a static site in one folder: pages, run pages, figures, downloads. No network."""
 
+import gc
 import json
 import math
 import os
@@ -29,7 +30,7 @@ def build(collected: Collected, out: Path) -> Path:
     """
     out = Path(out)
     _check_ours(out)
-    with _replacing(out) as folder:
+    with _replacing(out) as folder, _no_garbage_collection():
         Site(collected, folder).write()
     return out / "index.html"
 
@@ -244,6 +245,18 @@ def _check_ours(out: Path) -> None:
         raise ValueError(f"{out} is no folder; give a folder for the site")
     if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
         raise ValueError(f"{out} holds other files than a site of this suite; give another folder")
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """All that is made stays to the end; looking through it again and again takes a tenth more."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager
