@@ -11,8 +11,8 @@ from importlib import import_module
 
 import numpy as np
 
+from eval_tasks.event_based import THRESHOLDS, Decoding, event_scores, threshold_curve
 from eval_tasks.hear_tools import gpu_name_as_bytes, pkg_resources_stand_in, tensorflow_stand_in
-from eval_tasks.scoring import THRESHOLDS, Decoding, event_scores, threshold_curve
 
 # Like a clip of 120 s of: classes, events, metrics of the task.
 TASKS = {

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import soundfile
 
-from eval_tasks.scoring import Decoding
+from eval_tasks.event_based import Decoding
 from hear_ptsed.windows import FRAME, SAMPLE_RATE, n_frames
 
 END_MS = 0.0001  # HEAR: a frame is active where start <= centre < end + this

@@ -12,7 +12,7 @@ from pathlib import Path
 from eval_tasks import hear_folder
 from eval_tasks.base import Task, TaskData
 from eval_tasks.downloads import convert_all, find, opened
-from eval_tasks.scoring import Decoding
+from eval_tasks.event_based import Decoding
 from training.sounds.provenance import versions
 
 SECONDS = 120.0

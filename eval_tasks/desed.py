@@ -18,7 +18,7 @@ from typing import NamedTuple
 from eval_tasks import hear_folder
 from eval_tasks.base import Task
 from eval_tasks.downloads import convert
-from eval_tasks.scoring import Decoding
+from eval_tasks.event_based import Decoding
 from training.sounds.provenance import versions, write_json
 
 SECONDS = 10.0

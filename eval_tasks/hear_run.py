@@ -13,9 +13,9 @@ import numpy as np
 from tqdm import tqdm
 
 from eval_tasks.base import Outcome, Part, TaskData
+from eval_tasks.event_based import Decoding
 from eval_tasks.features import alone
 from eval_tasks.modules import Module
-from eval_tasks.scoring import Decoding
 from hear_ptsed.windows import SAMPLE_RATE
 
 GRID_MS = 40.0

@@ -5,14 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from eval_tasks.base import Part, Task
-from eval_tasks.scoring import (
-    Bootstrap,
-    Decoding,
-    Scored,
-    decode,
-    event_scores,
-    threshold_curve,
-)
+from eval_tasks.event_based import Decoding, decode, event_scores, threshold_curve
+from eval_tasks.scoring import Bootstrap, Scored
 
 PSDS = ("psds1", "psds2")
 

@@ -11,9 +11,9 @@ import torch
 from conftest import small
 
 from eval_tasks.base import Task, TaskData, open_task
+from eval_tasks.event_based import Decoding
 from eval_tasks.modules import HEADS, Module
 from eval_tasks.recipe import Recipe, recipe
-from eval_tasks.scoring import Decoding
 from hear_ptsed.model import SEDModel
 
 CLASSES = ("high", "low", "middle")

@@ -16,10 +16,10 @@ from torch import nn
 from eval_tasks import baseline, loop
 from eval_tasks.base import Split, Task, open_task
 from eval_tasks.crnn import CRNN, scaled
+from eval_tasks.event_based import Decoding
 from eval_tasks.features import features
 from eval_tasks.modules import Module
 from eval_tasks.recipe import recipe
-from eval_tasks.scoring import Decoding
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

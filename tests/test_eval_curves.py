@@ -7,16 +7,9 @@ import numpy as np
 import pytest
 from scoring_parts import CLASSES, CLOSE, detections, plain_psds
 
+from eval_tasks.event_based import THRESHOLDS, Decoding, decode, event_scores, threshold_curve
 from eval_tasks.psds import psds_scores
-from eval_tasks.scoring import (
-    THRESHOLDS,
-    Decoding,
-    Scored,
-    decode,
-    event_scores,
-    mean_of_folds,
-    threshold_curve,
-)
+from eval_tasks.scoring import Scored, mean_of_folds
 
 METRIC = "event_onset_200ms_fms"
 DECODING = Decoding(250, 125)

@@ -8,17 +8,10 @@ import pytest
 import torch
 from scoring_parts import CLASSES, CLOSE, detections, event, plain_psds, random_events
 
+from eval_tasks.event_based import EVENT_METRICS, Decoding, decode, event_scores
 from eval_tasks.hear_tools import gpu_name_as_bytes, pkg_resources_stand_in, tensorflow_stand_in
 from eval_tasks.psds import psds_scores
-from eval_tasks.scoring import (
-    EVENT_METRICS,
-    Bootstrap,
-    Decoding,
-    decode,
-    event_scores,
-    mean_of_folds,
-    paired,
-)
+from eval_tasks.scoring import Bootstrap, mean_of_folds, paired
 
 pytest.importorskip("heareval")
 intersection_based = pytest.importorskip("sed_scores_eval").intersection_based

@@ -95,12 +95,12 @@ def test_all_problems_are_told_at_once_and_the_exit_code_is_1(tmp_path, capsys):
 
 
 def test_the_conventions_that_are_accepted_are_those_that_this_suite_writes(tmp_path):
-    from eval_tasks import psds, scoring
+    from eval_tasks import event_based, psds, scoring
 
     events = [{"label": "a", "start": 100.0, "end": 900.0}]
     clips = {f"{k}.wav": events for k in range(2)}
     draws = scoring.Bootstrap(2)
-    found = [scoring.event_scores(clips, clips, ["a"], list(scoring.EVENT_METRICS), draws)]
+    found = [event_based.event_scores(clips, clips, ["a"], list(event_based.EVENT_METRICS), draws)]
 
     frames = {file: np.full((100, 1), 0.5) for file in clips}
     seconds = dict.fromkeys(clips, 4.0)

@@ -1,0 +1,262 @@
+"""Scores of sound events by sed_eval as heareval computes them, and how events are decoded.
+
+sed_eval's counts are sums over clips: each clip is evaluated once, and the score of a set or of a
+resample of it is sed_eval's own formula on summed counts.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import version
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from eval_tasks.hear_tools import pkg_resources_stand_in
+from eval_tasks.scoring import (
+    DRAWN,
+    HOP_MS,
+    Bootstrap,
+    Events,
+    Scored,
+    check_events,
+    check_files,
+    check_metrics,
+    check_probabilities,
+    scored,
+)
+from hear_ptsed.events import median_filter
+
+FIRST_MS = HOP_MS / 2  # centre of the first frame
+THRESHOLDS = tuple(k / 20 for k in range(1, 20))  # of a curve: 0.05 to 0.95
+# heareval 2021.1.3's names -> class of sed_eval, its arguments, the score and what belongs to it.
+_F = ("f_measure", "precision", "recall")
+EVENT_METRICS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "event_onset_200ms_fms": ("EventBasedMetrics", {"evaluate_offset": False, "t_collar": 0.2}, _F),
+    "event_onset_50ms_fms": ("EventBasedMetrics", {"evaluate_offset": False, "t_collar": 0.05}, _F),
+    "event_onset_offset_50ms_20perc_fms": (
+        "EventBasedMetrics",
+        {"t_collar": 0.05, "percentage_of_length": 0.2},
+        _F,
+    ),
+    "segment_1s_er": ("SegmentBasedMetrics", {"time_resolution": 1.0}, ("error_rate",)),
+}
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How frame probabilities become events, HEAR's way."""
+
+    median_ms: float  # 0 for no filter
+    min_ms: float  # from the centre of the first frame to that of the last
+    threshold: float = 0.5  # an event lies strictly above it
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.median_ms < math.inf and 0 <= self.min_ms < math.inf):
+            raise ValueError(f"median_ms and min_ms must be 0 or more milliseconds, got {self}")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold {self.threshold} is no probability; give one from 0 to 1")
+
+
+def decode(
+    probabilities: np.ndarray, classes: Sequence[str], decoding: Decoding
+) -> list[dict[str, Any]]:
+    """Events [{"label", "start", "end"}] in ms by start, as heareval makes them of 40 ms frames.
+
+    An event begins at the centre of its first frame and ends at the centre of its last.
+
+    Args:
+        probabilities: (T, C)
+    """
+    check_probabilities(probabilities, classes)
+    width = round(decoding.median_ms / HOP_MS)
+    if width:
+        probabilities = median_filter(probabilities, width)
+    active = np.pad(probabilities > decoding.threshold, ((1, 1), (0, 0)))
+    steps = np.diff(active.T.astype(np.int8), axis=1)  # (C, T + 1)
+    columns, first = np.nonzero(steps == 1)
+    last = np.nonzero(steps == -1)[1] - 1
+    events = [
+        {"label": classes[c], "start": FIRST_MS + HOP_MS * i, "end": FIRST_MS + HOP_MS * j}
+        for c, i, j in zip(columns.tolist(), first.tolist(), last.tolist(), strict=True)
+        if HOP_MS * (j - i) >= decoding.min_ms
+    ]
+    return sorted(events, key=lambda event: event["start"])
+
+
+def event_scores(
+    reference: Events,
+    estimated: Events,
+    classes: Sequence[str],
+    metrics: Sequence[str],
+    bootstrap: Bootstrap | None = None,
+) -> Scored:
+    """F-scores and error rates over all events of all clips, by sed_eval.
+
+    A label that is not one of `classes` counts in the F-scores of all events, as in heareval; the
+    segment-based error rate has no row for it and is refused.
+
+    Args:
+        reference, estimated: of the same files, times in ms.
+        metrics: of EVENT_METRICS.
+    """
+    check_metrics(metrics, EVENT_METRICS)
+    check_events(reference, "reference")
+    check_events(estimated, "estimate")
+    check_files(reference, estimated, "an estimate")
+    files = sorted(reference)
+    classes = [str(name) for name in classes]
+    unknown = _unknown_labels(reference, estimated, classes)
+    if unknown and "segment_1s_er" in metrics:
+        raise ValueError(
+            f"label {unknown[0]!r} is none of the {len(classes)} classes; segment_1s_er is not "
+            "defined for it: correct the label or leave the metric out"
+        )
+    weights = bootstrap.weights(files) if bootstrap else np.empty((0, len(files)))
+    drawn = DRAWN + bootstrap.describe(files) if bootstrap else ""
+    clips = [(reference[file], estimated[file]) for file in files]
+    per_class = {name: {"events": 0.0} for name in classes}
+    for event in (event for file in files for event in reference[file]):
+        if str(event["label"]) in per_class:
+            per_class[str(event["label"])]["events"] += 1
+    scores, details, replicates = {}, {}, {}
+    for metric in metrics:
+        scorer, counts, of_class = _counts(metric, clips, classes, unknown)
+        values = _overall(scorer, metric, counts.sum(0))
+        scores[metric], *_ = values.values()
+        details |= {f"{metric}_{part}": value for part, value in values.items()}
+        replicates[metric] = [_overall_value(scorer, metric, own) for own in weights @ counts]
+        for name in classes:
+            per_class[name][metric] = of_class[name]
+    conventions = {name: f"{_convention(name, classes, unknown)}{drawn}" for name in metrics}
+    return scored(scores, per_class, replicates, conventions, details)
+
+
+def threshold_curve(
+    reference: Events,
+    probabilities: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+    metric: str,
+    decoding: Decoding,
+) -> dict[str, list[float]]:
+    """F-score, precision and recall at THRESHOLDS, NaN where undefined; else decoded alike.
+
+    Args:
+        probabilities: file -> (T, C), of the files of the reference.
+        metric: of EVENT_METRICS, an F-score.
+    """
+    curve: dict[str, list[float]] = {"threshold": list(THRESHOLDS)} | {part: [] for part in _F}
+    for threshold in THRESHOLDS:
+        own = replace(decoding, threshold=threshold)
+        events = {file: decode(probabilities[file], classes, own) for file in reference}
+        details = event_scores(reference, events, classes, [metric]).details
+        for part in _F:
+            curve[part].append(details[f"{metric}_{part}"])
+    return curve
+
+
+@cache
+def _sed_eval() -> ModuleType:
+    # Imported late: tasks name their `Decoding` without the second that this takes.
+    with pkg_resources_stand_in(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in dcase_util's docstrings
+        try:
+            import sed_eval
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"{error.name} is not installed; install the extra 'eval'", name=error.name
+            ) from error
+    return sed_eval
+
+
+def _container(events: Sequence[Mapping[str, Any]]) -> Any:
+    _sed_eval()
+    from dcase_util.containers import MetaDataContainer
+
+    return MetaDataContainer(
+        [
+            {
+                "event_label": str(event["label"]),
+                "event_onset": event["start"] / 1000.0,
+                "event_offset": event["end"] / 1000.0,
+            }
+            for event in events
+        ]
+    )
+
+
+def _counts(
+    metric: str, clips: Sequence[tuple[Sequence, Sequence]], classes: list[str], unknown: list[str]
+) -> tuple[Any, np.ndarray, dict[str, float]]:
+    """A scorer of sed_eval, its overall counts of each clip (N, keys), the score of each class.
+
+    An event matches only events of its label, so each label is counted by itself: sed_eval looks
+    at all pairs of events.
+    """
+    name, options, _ = EVENT_METRICS[metric]
+    make = getattr(_sed_eval().sound_event, name)
+    if name == "SegmentBasedMetrics":
+        groups = {None: classes}
+        parted = [{None: clip} for clip in clips]
+    else:
+        groups = {label: [label] for label in (*classes, *unknown)}
+        parted = [_by_label(*clip) for clip in clips]
+    counts, of_class = 0, {}
+    for group, labels in groups.items():
+        scorer = make(labels, **options)
+        sums = []
+        for clip in parted:
+            if group in clip:
+                scorer.evaluate(*map(_container, clip[group]))
+            sums.append([float(value) for value in scorer.overall.values()])
+        counts = counts + np.diff(sums, axis=0, prepend=0)
+        of_class |= {label: _of_class(scorer, metric, label) for label in labels}
+    return scorer, counts, of_class
+
+
+def _by_label(reference: Sequence, estimated: Sequence) -> dict[str, tuple[list, list]]:
+    found: dict[str, tuple[list, list]] = {}
+    for side, events in enumerate((reference, estimated)):
+        for event in events:
+            found.setdefault(str(event["label"]), ([], []))[side].append(event)
+    return found
+
+
+def _overall(scorer: Any, metric: str, counts: np.ndarray) -> dict[str, float]:
+    scorer.overall = dict(zip(scorer.overall, counts.tolist(), strict=True))
+    is_f = metric.endswith("_fms")
+    values = scorer.overall_f_measure() if is_f else scorer.overall_error_rate()
+    return {part: float(values[part]) for part in EVENT_METRICS[metric][2]}
+
+
+def _overall_value(scorer: Any, metric: str, counts: np.ndarray) -> float:
+    return next(iter(_overall(scorer, metric, counts).values()))
+
+
+def _of_class(scorer: Any, metric: str, name: str) -> float:
+    if metric.endswith("_fms"):
+        return float(scorer.class_wise_f_measure(name)["f_measure"])
+    return float(scorer.class_wise_error_rate(name)["error_rate"])
+
+
+def _unknown_labels(reference: Events, estimated: Events, classes: list[str]) -> list[str]:
+    lists = [*reference.values(), *estimated.values()]
+    return sorted({str(event["label"]) for events in lists for event in events} - set(classes))
+
+
+def _convention(metric: str, classes: list[str], unknown: list[str]) -> str:
+    name, options, _ = EVENT_METRICS[metric]
+    options = ", ".join(f"{key}={value}" for key, value in options.items())
+    what = "error rate, lower is better; over all segments and classes (micro average)"
+    if metric.endswith("_fms"):
+        what = "F-score over all events (micro average), optimal matching"
+    text = (
+        f"sed_eval {version('sed_eval')} {name}({options}) as in heareval 2021.1.3: {what}, "
+        f"{len(classes)} classes; NaN where undefined"
+    )
+    if unknown:
+        text += f"; labels outside the classes count as events: {', '.join(unknown)}"
+    return text
