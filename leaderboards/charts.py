@@ -129,6 +129,7 @@ class Costs(NamedTuple):
     y: tuple[float, float]
     y_ticks: list[float]
     dots: list[Dot]
+    machines: list[str]  # that times were measured on; empty for other costs
 
     def at_x(self, value: float) -> float:
         """0 to 1."""
@@ -158,7 +159,9 @@ def costs(cells: Sequence[Cell], named: Names) -> list[Costs]:
             x = [dot.cost for dot in dots]
             ends = (min(x) / 1.3, max(x) * 1.3)
             low, high, y_ticks = scale([dot.value for dot in dots])
-            chart = Costs(title, ends, _log_ticks(*ends), (low, high), y_ticks, dots)
+            machines = {entry.machine or "not known" for cell in cells for entry in cell.entries}
+            machines = sorted(machines) if cost == "seconds_per_minute" else []
+            chart = Costs(title, ends, _log_ticks(*ends), (low, high), y_ticks, dots, machines)
             found.append(chart._replace(dots=_apart(chart)))
     return found
 
@@ -230,13 +233,12 @@ def curves(cells: Sequence[Cell], named: Names) -> Curves | None:
         x = form.pairs[0][1]
         if any(one is None or not np.array_equal(one[x], own[0][x]) for one in own):
             continue
-        mean = {key: _mean([one[key] for one in own]) for key in form.columns}
+        mean = {key: _mean([one[key] for one in own]) for key in form.columns} | {x: own[0][x]}
         points = [
             [(a, b) for a, b in zip(mean[x].tolist(), mean[y].tolist(), strict=True) if a + b >= 0]
             for y, x in form.pairs
         ]
-        known = dict(points[0])
-        numbers = [known.get(place, math.nan) for place in form.places]
+        numbers = [_at(place, points[0]) for place in form.places]
         if points[0]:
             label, show = named.row[cell.row], show_of(cell.row)
             lines.append(Line(label, show, cell.small_data, points, numbers))
@@ -249,6 +251,10 @@ def curves(cells: Sequence[Cell], named: Names) -> Curves | None:
         panels.append(Panel(form.columns[x], form.columns[y], *ends, *ticks))
         ends = (1.0, 1.0)  # of precision over recall
     return Curves(panels, form.stairs, form.places, lines)
+
+
+def _at(place: float, points: Sequence[tuple[float, float]]) -> float:
+    return next((y for x, y in points if abs(x - place) < 1e-9), math.nan)
 
 
 def _mean(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -85,6 +85,9 @@ def verdict(found: Comparison) -> str:
     own, (a, b) = found.difference, found.titles
     if math.isnan(own.low):
         return "No interval of the difference: the two have no replicates of the same resamples."
+    if own.few:
+        clips = min(cell.clips for cell in (own.before, own.after) if cell.clips is not None)
+        return f"No verdict: {clips} test clips are too few for one, whatever the interval says."
     if own.improves is None:
         return f"{a} and {b} do not differ at the 95 % level: the interval holds 0."
     better, worse = (a, b) if own.improves else (b, a)

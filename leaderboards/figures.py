@@ -10,7 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from leaderboards.charts import HEIGHT, Costs, Curves, Dot, Line, Point, Scores, Slopes, amount
+from leaderboards.charts import (
+    HEIGHT,
+    Costs,
+    Curves,
+    Dot,
+    Line,
+    Point,
+    Scores,
+    Slopes,
+    amount,
+    scale,
+)
 from leaderboards.pages import Classes
 
 INK, GREY, PALE, ACCENT = "#1f2328", "#8a929a", "#e3e6e9", "#0072b2"
@@ -49,9 +60,10 @@ def scores(chart: Scores, title: str, path: Path) -> None:
             axes.hlines(rows, lows, highs, color=COLOURS[show], linewidth=1.2)
             values = [point.value for _, point in own]
             axes.plot(values, rows, "o", markersize=4, **_mark(own[0][1]))
-        _ticks(axes.xaxis, chart.ticks)
+        low, high, ticks = scale([v for p in points for v in (p.value, p.low, p.high) if v == v])
+        _ticks(axes.xaxis, ticks)
         _ticks(axes.yaxis, range(len(points)), labels)
-        axes.set(xlim=(chart.low, chart.high), ylim=(len(points) - 0.5, -0.5))
+        axes.set(xlim=(low, high), ylim=(len(points) - 0.5, -0.5))
         axes.grid(axis="x", color=PALE, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(axis="y", left=False)
@@ -114,6 +126,8 @@ def classes(table: Classes, title: str, path: Path) -> None:
 
 
 def _bars(axes: Axes, values: list[float | None], label: str) -> None:
+    for y in (y for y, value in enumerate(values) if value is None):
+        axes.text(0, y, " undefined", va="center", size=6, color=GREY)
     axes.barh(range(len(values)), [value or 0 for value in values], 0.7, color=ACCENT, label=label)
 
 
@@ -128,7 +142,7 @@ def curves(chart: Curves, title: str, path: Path) -> None:
     with _style():
         best = [_label(line) for line in chart.lines[: len(LINES)]]
         wide = 0.5 + LETTER * max(map(len, best))
-        page = _Page(title, 0.5, 3.3 * len(chart.panels) + wide, 2.4, below=0.5)
+        page = _Page(title, 0.65, 3.3 * len(chart.panels) + wide, 2.4, below=0.5)
         for k, panel in enumerate(chart.panels):
             axes = page.axes(3.3 * k, 0, 2.8, 2.4)
             step = {"drawstyle": "steps-post" if chart.stairs else "default"}
@@ -153,11 +167,12 @@ def curves(chart: Curves, title: str, path: Path) -> None:
 
 def costs(charts: list[Costs], title: str, path: Path) -> None:
     """Score against parameters, and against time."""
-    key = [f"{dot.number} {_label(dot)}" for dot in charts[0].dots[:ROWS]]
+    key = ["○ ssl  □ weak  △ strong  ◇ other", ""]
+    key += [f"{dot.number} {_label(dot)}" for dot in charts[0].dots[:ROWS]]
     with _style():
         wide = 0.2 + 0.72 * LETTER * max(map(len, key))
         high = max(2.6, 0.095 * len(key))
-        page = _Page(title, 0.5, 3.3 * len(charts) + wide, high, below=0.5)
+        page = _Page(title, 0.65, 3.3 * len(charts) + wide, high, below=0.5)
         for k, chart in enumerate(charts):
             axes = page.axes(3.3 * k, 0, 2.9, 2.6)
             for alike in _alike(chart.dots):
@@ -172,7 +187,7 @@ def costs(charts: list[Costs], title: str, path: Path) -> None:
             axes.xaxis.set_minor_locator(NullLocator())
             _ticks(axes.xaxis, chart.x_ticks, [amount(tick) for tick in chart.x_ticks])
             _ticks(axes.yaxis, chart.y_ticks)
-            axes.set(xlim=chart.x, ylim=chart.y, xlabel=chart.cost)
+            axes.set(xlim=chart.x, ylim=chart.y, xlabel=chart.cost, ylabel="" if k else "score")
             axes.grid(color=PALE, linewidth=0.6)
         axes.text(1.05, 1, "\n".join(key), size=6, va="top", transform=axes.transAxes)
         page.save(path)

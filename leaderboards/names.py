@@ -61,6 +61,7 @@ TASKS = {
     "strong_labels": Task("Own strong labels", ("strong_labels",), small=True),
 }
 
+PER_CLASS = {"psds1_macro": "psds1"}  # what classes have instead of a mean over them
 F_CURVE = Curve(
     {"threshold": "threshold", "f_measure": "F1", "precision": "precision", "recall": "recall"},
     1.0,

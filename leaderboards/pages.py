@@ -21,7 +21,6 @@ from leaderboards.stats import (
 from leaderboards.titles import labels, notes
 
 NONE = "undefined"  # how NaN is printed
-AUDIOSET_TABLES = ("students", "teachers", "sequence models", "small models")
 MINUS = "\u2212"
 
 
@@ -50,6 +49,7 @@ class Head(NamedTuple):
     note: str
     convention: str
     small: bool  # all of its scores are of small data
+    clips: int | None  # tested, of the least; None if not known
 
 
 class Mean(NamedTuple):
@@ -67,7 +67,8 @@ class Line(NamedTuple):
     label: str
     show: str  # measured, untrained or published
     cells: list[Shown | None]
-    means: list[tuple[float, str] | None]  # value and how it is printed
+    # To sort by, None for those over fewer tasks than others; and how it is printed.
+    means: list[tuple[float | None, str] | None]
 
 
 @dataclass(frozen=True)
@@ -177,24 +178,22 @@ def _table(kind: str, cells: list[Cell], named: Names, means: list) -> Table:
     columns = sorted({cell.column for cell in cells}, key=_column_order)
     rows = sorted({cell.row for cell in cells}, key=row_order)
     at = {(cell.row, cell.column): cell for cell in cells}
-    small = dict.fromkeys(columns, True)
-    for cell in cells:
-        small[cell.column] &= cell.small_data
+    heads = {column: head(column, own, named) for column, own in by_column(cells).items()}
     lines = [
         Line(
             row=row,
             label=named.row[row],
             show=show_of(row),
-            cells=[shown(at[row, c], small[c]) if (row, c) in at else None for c in columns],
+            cells=[shown(at[row, c], heads[c].small) if (row, c) in at else None for c in columns],
             means=[values.get(row) for _, values in means],
         )
         for row in rows
     ]
-    heads = [head(c, named, small[c]) for c in columns]
-    return Table(kind, heads, [mean for mean, _ in means], lines)
+    return Table(kind, [heads[c] for c in columns], [mean for mean, _ in means], lines)
 
 
-def head(column: Column, named: Names, small: bool) -> Head:
+def head(column: Column, cells: Sequence[Cell], named: Names) -> Head:
+    """Of a column with all its cells."""
     how = column.mode if column.mode == column.protocol else f"{column.mode}, {column.protocol}"
     return Head(
         id=column_id(column),
@@ -204,19 +203,25 @@ def head(column: Column, named: Names, small: bool) -> Head:
         how="" if column.mode == names.AUDIOSET else how,
         note=named.note.get(column, ""),
         convention=column.convention,
-        small=small,
+        small=all(cell.small_data for cell in cells),
+        clips=min((cell.clips for cell in cells if cell.clips is not None), default=None),
     )
 
 
-def _means(cells: list[Cell]) -> list[tuple[Mean, dict[Row, tuple[float, str]]]]:
+def _means(cells: list[Cell]) -> list[tuple[Mean, dict[Row, tuple[float | None, str]]]]:
     """A column for each mode: over the real data, or over the small ones if there are no others."""
     found = []
     for mode in names.MODES:
         own = [cell for cell in cells if cell.column.mode == mode]
         real = [cell for cell in own if not cell.small_data]
+        means = normalised(real or own)
+        most = max((one.tasks for one in means), default=0)
         values = {
-            one.row: (one.value, f"{number(one.value, signed=True)} ({one.tasks} of {one.of})")
-            for one in normalised(real or own)
+            one.row: (
+                one.value if one.tasks == most else None,
+                f"{number(one.value, signed=True)} ({one.tasks} of {one.of})",
+            )
+            for one in means
         }
         if values:
             kind = cells[0].row.kind
@@ -275,7 +280,7 @@ def _step(gain: Gain, one: Difference) -> Step:
         after=printed(one.after),
         value=number(one.value, signed=True),
         interval="" if none else span(one.low, one.high, signed=True),
-        verdict="no interval" if none else verdicts[one.improves],
+        verdict="no interval" if none else "few clips" if one.few else verdicts[one.improves],
         flags=tuple(dict.fromkeys(one.before.flags + one.after.flags)),
     )
 
@@ -292,7 +297,7 @@ class Classes(NamedTuple):
 
 def classes(column: Column, cells: Sequence[Cell], named: Names) -> Classes | None:
     """Means over seeds; None if no run of the column has values of classes."""
-    metric, rows, events = column.metric, [], {}
+    metric, rows, events = names.PER_CLASS.get(column.metric, column.metric), [], {}
     for cell in sorted(cells, key=best_first):
         found: dict[str, list[float]] = {}
         for entry in cell.entries:
@@ -301,13 +306,24 @@ def classes(column: Column, cells: Sequence[Cell], named: Names) -> Classes | No
                 if not math.isnan(own.get(metric, math.nan)):
                     found.setdefault(name, []).append(own[metric])
         if found:
-            rows.append((named.row[cell.row] + " (small data)" * cell.small_data, found))
+            label = named.row[cell.row] + " (small data)" * cell.small_data
+            rows.append((label, len(cell.entries), found))
     if not rows:
         return None
     order = sorted(events)
     values = [
-        {"label": label, "values": [_rounded(found.get(name)) for name in order]}
-        for label, found in rows
+        {
+            "label": label,
+            "values": [_rounded(found.get(name)) for name in order],
+            # Where the mean is not one over all seeds.
+            "of": [
+                f"{len(found[name])} of {seeds}"
+                if len(found.get(name, ())) not in (0, seeds)
+                else ""
+                for name in order
+            ],
+        }
+        for label, seeds, found in rows
     ]
     high = max(v for row in values for v in row["values"] if v is not None)
     return Classes(
@@ -328,58 +344,3 @@ def best_first(cell: Cell) -> tuple:
     sign = 1 if cell.column.lower_is_better else -1
     none = math.isnan(cell.mean)
     return (none, cell.untrained, 0 if none else sign * cell.mean, cell.row)
-
-
-class Pivot(NamedTuple):
-    """A published table of AudioSet Strong: rows x settings."""
-
-    title: str
-    corner: str
-    columns: list[str]
-    rows: list[tuple[str, list[Shown | None]]]
-    measured: list[list[tuple[str, Shown]]]  # for each row, of the same model; may be empty
-    notes: list[tuple[str, str]]
-    source: str
-
-
-def pivots(cells: Sequence[Cell]) -> list[Pivot]:
-    """The published tables; measured PSDS1 in a column of its own.
-
-    A setting of the form "RNN:1 dim=256" gives a row and a column.
-    """
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        if cell.row.kind == "published":
-            groups.setdefault(cell.entries[0].record["table"], []).append(cell)
-    measured = [c for c in cells if c.row.kind == "measured" and c.column.metric == "psds1_macro"]
-    order = [*(name for name in AUDIOSET_TABLES if name in groups)]
-    order += sorted(groups.keys() - set(order))
-    return [_pivot(name, groups[name], measured) for name in order]
-
-
-def _pivot(title: str, cells: list[Cell], measured: list[Cell]) -> Pivot:
-    cells = sorted(cells, key=lambda cell: cell.entries[0].identity)
-    split = any(" dim=" in cell.entries[0].record["setting"] for cell in cells)
-    at, models, remarks = {}, {}, {}
-    for cell in cells:
-        figure = cell.entries[0].record
-        row, _, column = figure["setting"].partition(" dim=") if split else ("", "", "")
-        key = (row, f"{column} wide" if column else "no width")
-        key = key if split else (figure["model"], figure["setting"])
-        at[key] = shown(cell)
-        models[key[0]] = cell.row.model
-        if figure["note"]:
-            remarks.setdefault(key[0] if split else key[1], figure["note"])
-    rows, columns = (list(dict.fromkeys(key[i] for key in at)) for i in (0, 1))
-    return Pivot(
-        title=f"{title[0].upper()}{title[1:]}",
-        corner="sequence model, layers" if split else "model",
-        columns=columns,
-        rows=[(row, [at.get((row, column)) for column in columns]) for row in rows],
-        measured=[
-            [] if split else [(c.row.variant, shown(c)) for c in measured if c.row.model == model]
-            for model in (models[row] for row in rows)
-        ],
-        notes=sorted(remarks.items(), key=lambda pair: (rows + columns).index(pair[0])),
-        source="; ".join(dict.fromkeys(cell.entries[0].source for cell in cells)),
-    )

@@ -52,6 +52,8 @@ class Entry:
     coverage: str  # what of the data set is missing; "" if nothing is
     source: str  # file, from the given folder on; for published figures the citation
     identity: str  # unique among all entries; safe in file names and addresses
+    clips: int | None = None  # tested; None if not known
+    machine: str = ""  # that the cost was measured on; "" if not known
     path: Path | None = None  # the file; None for published figures. Not for display
     # metric -> column -> (P,), see names.CURVES; NaN where undefined
     curves: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
@@ -116,11 +118,19 @@ def _record(values: dict[str, Any], file: Path, source: str) -> Entry:
         conventions={metric: parts[0] for metric, parts in parted.items()},
         draws={metric: parts[2] for metric, parts in parted.items()},
         coverage=values["coverage"] or "",
+        clips=values["clips"],
+        machine=_machine(values["hardware"]),
         source=source,
         path=file,
         record={key: value for key, value in values.items() if key != "replicates"},
         **{key: values[key] for key in same},
     )
+
+
+def _machine(hardware: dict[str, Any]) -> str:
+    """Name of the GPU, or else of the CPU."""
+    name = hardware.get("gpu") or hardware.get("cpu")
+    return name[:60] if isinstance(name, str) else ""
 
 
 def _variant(values: dict[str, Any]) -> str:
@@ -211,7 +221,10 @@ def _audioset(values: dict[str, Any], file: Path, source: str) -> Entry:
     rest = {k: v for k, v in convention.items() if k not in (*metrics, "bootstrap")}
     rest = "; ".join(f"{key}: {value}" for key, value in sorted(rest.items()))
     counts = {key: checks.whole(values.get(key), key, 1) for key in ("clips", "classes", "events")}
-    model, stage = names.model_and_stage(Path(of["file"]).stem)
+    # Training calls all it writes "model": then the folder of the result says more.
+    stem = Path(of["file"]).stem
+    title = file.parent.name if stem == "model" else stem
+    model, stage = names.model_and_stage(checks.name(title, "the folder of the evaluation"))
     # The file does not name its data, which may be anybody's.
     whole = counts["classes"] >= names.AUDIOSET_CLASSES
     task = "audioset_strong" if whole else "strong_labels"
@@ -239,6 +252,7 @@ def _audioset(values: dict[str, Any], file: Path, source: str) -> Entry:
         draws=dict.fromkeys(scores, ""),
         cost={},
         coverage=coverage,
+        clips=counts["clips"],
         source=source,
         identity=_digest([of, convention, counts, values["psds1_macro"]]),
         path=file,

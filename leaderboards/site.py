@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from leaderboards import charts, figures, names, pages, stats, tables
+from leaderboards import charts, figures, names, pages, pivots, stats, tables
 from leaderboards.collect import Collected
 from leaderboards.pages import Names
 from leaderboards.readers import Entry
@@ -81,13 +81,14 @@ class Site:
         (self.folder / name).write_text(text, encoding="utf-8", newline="\n")
 
     def _overview(self) -> None:
-        entries = self.collected.entries
-        kinds = [entry.kind for entry in entries]
+        kinds = [entry.kind for entry in self.collected.entries]
+        # AudioSet Strong has a page of its own: other models, trained in other ways.
+        cells = [cell for cell in self.primary if cell.column.mode != names.AUDIOSET]
         self._page(
             "index.html",
             "overview.html",
-            tables=pages.tables(self.primary, self.names, means=True),
-            filters=_filters(self.primary, self.tasks),
+            tables=pages.tables(cells, self.names, means=True),
+            filters=_filters(cells, [t for t in self.tasks if t in {c.column.task for c in cells}]),
             measured=kinds.count("measured"),
             published=kinds.count("published"),
         )
@@ -104,8 +105,9 @@ class Site:
                 title = f"{self.names.column(column)}, {column.kind}"
                 figures.slopes(chart, title, self.folder / f"figures/{name}.png")
                 rows = [step for gain in found[column] for step in pages.steps(gain)]
-                sections.append((name, self.names.column(column), column, chart, rows))
-        self._page("gain.html", "gain.html", sections=sections)
+                clips = found[column][0].cells[0].clips
+                sections.append((name, self.names.column(column), column, chart, rows, clips))
+        self._page("gain.html", "gain.html", sections=sections, few=stats.FEW)
 
     def _task(self, task: str) -> None:
         own = [cell for cell in self.cells if cell.column.task == task]
@@ -113,7 +115,7 @@ class Site:
         for column, cells in pages.by_column(pages.primary(own)).items():
             title, name = self.names.column(column), pages.column_id(column)
             full = f"{title}, {column.kind}"
-            head = pages.head(column, self.names, all(cell.small_data for cell in cells))
+            head = pages.head(column, cells, self.names)
             chart, costs = charts.scores(cells, self.names), charts.costs(cells, self.names)
             classes = pages.classes(column, cells, self.names)
             curves = charts.curves(cells, self.names)
@@ -145,7 +147,7 @@ class Site:
             "audioset.html",
             "audioset.html",
             tables=pages.tables(measured, self.names),
-            pivots=pages.pivots(own),
+            pivots=pivots.pivots(own),
         )
 
     def _about(self) -> None:
@@ -153,9 +155,9 @@ class Site:
         self._page(
             "about.html",
             "about.html",
+            few=stats.FEW,
             conventions=[
-                pages.head(column, self.names, all(cell.small_data for cell in cells))
-                for column, cells in columns.items()
+                pages.head(column, cells, self.names) for column, cells in columns.items()
             ],
         )
 

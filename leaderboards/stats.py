@@ -12,6 +12,7 @@ from leaderboards.collect import Entry
 
 CI = (2.5, 97.5)  # percentiles
 OWN_FILES = "hear_ptsed.plugins.checkpoint"
+FEW = 10  # test clips: the resamples of fewer are too much alike
 DECIMALS = 3  # of measured scores, as shown
 
 
@@ -79,8 +80,8 @@ class Cell:
     seeds: int  # runs behind the mean
     undefined: int  # of these, runs whose score is NaN
     rank: int | None  # see `cells`; None: not ranked
-    tied: bool  # whether another one has this rank
-    best: bool  # of the ranked means of a column, compared as they are shown
+    tied: bool  # its interval overlaps that of another
+    best: bool  # of two or more ranked means of a column, compared as they are shown
     small_data: bool
     entries: tuple[Entry, ...]  # by seed
     replicates: np.ndarray | None = field(repr=False)  # (R,) mean over seeds; None if not paired
@@ -89,6 +90,11 @@ class Cell:
     @property
     def untrained(self) -> bool:
         return self.row.untrained
+
+    @property
+    def clips(self) -> int | None:
+        """Tested; None if it is not known."""
+        return min((e.clips for e in self.entries if e.clips is not None), default=None)
 
     @property
     def text(self) -> str:
@@ -117,8 +123,8 @@ class Normalised:
 
     row: Row
     value: float  # -1 to 1
-    tasks: int  # columns with a score of this row
-    of: int  # columns that could be normalised
+    tasks: int  # with a score of this row
+    of: int  # that could be normalised
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +136,15 @@ class Difference:
     value: float
     low: float  # NaN where the two cannot be paired
     high: float
-    improves: bool | None  # True, False: the interval leaves 0 out; None: it does not, or none
+    # True, False: the interval leaves 0 out; None: it does not, or none, or of fewer than FEW clips
+    improves: bool | None
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few clips for a verdict."""
+        return any(
+            cell.clips is not None and cell.clips < FEW for cell in (self.before, self.after)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,27 +163,23 @@ def cells(entries: Iterable[Entry], *, primary_only: bool = False) -> list[Cell]
     Interval: percentiles 2.5 and 97.5 of the replicates averaged over seeds, index by index; with
     one seed and no replicates the run's own `ci95`; else none.
     Files of one stage that were trained and evaluated with a seed each are one row.
-    Rank: 1 + the number of rows whose whole interval is better. Rows without an interval count as
-    an interval of no width. Untrained rows and those without a score are not ranked; published
-    ones are ranked among themselves, since they have columns of their own.
+    Rank: 1 + the number of rows whose whole interval is better; tied with those whose intervals
+    overlap its own. Rows without an interval count as an interval of no width. Untrained rows and
+    those without a score are not ranked; published ones are ranked among themselves, since they
+    have columns of their own.
     """
+    entries = list(entries)
+    merged = _one_per_stage(entries)
     columns: dict[Column, dict[Row, list[Entry]]] = {}
     for entry in entries:
-        row = Row(
-            entry.kind,
-            entry.model,
-            entry.stage,
-            entry.module,
-            entry.variant,
-            entry.settings,
-            entry.untrained,
-        )
+        row = _row(entry)
+        row = merged.get(row, row)
         for metric in [entry.primary] if primary_only else entry.scores:
             column = _column(entry, metric)
             columns.setdefault(column, {}).setdefault(row, []).append(entry)
     found = []
     for column in sorted(columns):
-        rows = _one_per_stage(columns[column])
+        rows = columns[column]
         plain = [replace(row, settings="") for row in rows]
         own = [
             _cell(row if plain.count(short) > 1 else short, column, rows[row])
@@ -179,53 +189,58 @@ def cells(entries: Iterable[Entry], *, primary_only: bool = False) -> list[Cell]
     return found
 
 
-def _one_per_stage(rows: dict[Row, list[Entry]]) -> dict[Row, list[Entry]]:
-    """Files that were trained with a seed each, and evaluated with it, make one row of their stage.
+def _one_per_stage(entries: Sequence[Entry]) -> dict[Row, Row]:
+    """Row of a file -> row of its stage, for files trained and evaluated with a seed each.
 
-    These are files of one's own that are said to be of one stage, no two with the same seed.
+    These are files of one's own that are said to be of one stage, no two of them evaluated with
+    the same seed in the same way.
     """
-    together: dict[Row, list[Row]] = {}
-    for row in rows:
-        own = row.module == OWN_FILES and row.stage
-        options = row.variant.partition(" ")[2]
-        together.setdefault(replace(row, variant=options) if own else row, []).append(row)
+    together: dict[Row, list[Entry]] = {}
+    for entry in entries:
+        if entry.module == OWN_FILES and entry.stage:
+            options = entry.variant.partition(" ")[2]
+            stage = replace(_row(entry), variant=f"a checkpoint per seed {options}".strip())
+            together.setdefault(replace(stage, settings=""), []).append(entry)
     found = {}
-    for row, members in together.items():
-        entries = [entry for member in members for entry in rows[member]]
-        if len(members) == 1 or len({entry.seed for entry in entries}) < len(entries):
-            found |= {member: rows[member] for member in members}
-        else:
-            found[replace(row, variant=f"{len(members)} checkpoints {row.variant}".strip())] = (
-                entries
-            )
+    for stage, own in together.items():
+        runs = {(e.task_version, e.data, e.mode, e.protocol, e.settings, e.seed) for e in own}
+        if len({entry.variant for entry in own}) > 1 and len(runs) == len(own):
+            found |= {_row(e): replace(stage, settings=e.settings) for e in own}
     return found
+
+
+def _row(entry: Entry) -> Row:
+    same = ("kind", "model", "stage", "module", "variant", "settings", "untrained")
+    return Row(*(getattr(entry, name) for name in same))
 
 
 def normalised(cells: Sequence[Cell]) -> list[Normalised]:
     """HEAR's normalised means of the cells given, best first; choose the cells by column before.
 
     Per column standardised over rows (population deviation, sign turned where lower is better),
-    clipped to -1 and 1, averaged over the columns of a row. Nothing is imputed: see `tasks` of
-    `of`. Untrained rows are left out, as are columns with fewer than two different scores.
+    clipped to -1 and 1, averaged over the columns of a task, then over tasks. Nothing is imputed:
+    see `tasks` of `of`. Untrained rows are left out, as are columns with fewer than two different
+    scores.
     """
     columns: dict[Column, list[Cell]] = {}
     for cell in cells:
         if not cell.untrained and not math.isnan(cell.mean):
             columns.setdefault(cell.column, []).append(cell)
-    values: dict[Row, list[float]] = {}
-    usable = {"measured": 0, "published": 0}
+    values: dict[Row, dict[str, list[float]]] = {}
+    usable: dict[str, set[str]] = {"measured": set(), "published": set()}
     for column, own in columns.items():
         means = np.array([cell.mean for cell in own])
         if means.min() == means.max():
             continue
-        usable[column.kind] += 1
+        usable[column.kind].add(column.task)
         scaled = np.clip((means - means.mean()) / means.std(), -1, 1)
         for cell, value in zip(own, -scaled if column.lower_is_better else scaled, strict=True):
-            values.setdefault(cell.row, []).append(float(value))
-    found = [
-        Normalised(row, sum(sorted(own)) / len(own), len(own), usable[row.kind])
-        for row, own in values.items()
-    ]
+            values.setdefault(cell.row, {}).setdefault(column.task, []).append(float(value))
+    found = []
+    for row, tasks in values.items():
+        means = sorted(math.fsum(own) / len(own) for own in tasks.values())
+        value = math.fsum(means) / len(means)
+        found.append(Normalised(row, value, len(means), len(usable[row.kind])))
     return sorted(found, key=lambda one: (-one.value, one.row))
 
 
@@ -238,10 +253,10 @@ def difference(before: Cell, after: Cell) -> Difference:
     if a is not None and b is not None and before.draws and before.draws == after.draws:
         if len(a) == len(b):
             low, high = interval(b - a)
-    improves = None
-    if low > 0 or high < 0:
-        improves = (low > 0) != before.column.lower_is_better
-    return Difference(before, after, after.mean - before.mean, low, high, improves)
+    found = Difference(before, after, after.mean - before.mean, low, high, None)
+    if found.few or not (low > 0 or high < 0):
+        return found
+    return replace(found, improves=(low > 0) != before.column.lower_is_better)
 
 
 def gains(cells: Iterable[Cell]) -> list[Gain]:
@@ -342,12 +357,18 @@ def _ranked(own: list[Cell]) -> list[Cell]:
     for cell in able:
         ends = (cell.mean, cell.mean) if math.isnan(cell.low) else (cell.low, cell.high)
         spans.append(sorted(sign * end for end in ends))
-    worst = np.sort([low for low, _ in spans])
-    ranks = [1 + len(worst) - int(np.searchsorted(worst, high, "right")) for _, high in spans]
+    lows, highs = (np.sort(ends) for ends in zip(*spans, strict=True))
+    better = [len(able) - int(np.searchsorted(lows, high, "right")) for _, high in spans]
+    worse = [int(np.searchsorted(highs, low, "left")) for low, _ in spans]
     shown = [sign * float(cell.text) for cell in able]
     found = {
-        cell.row: replace(cell, rank=rank, tied=ranks.count(rank) > 1, best=value == max(shown))
-        for cell, rank, value in zip(able, ranks, shown, strict=True)
+        cell.row: replace(
+            cell,
+            rank=1 + above,
+            tied=above + below < len(able) - 1,
+            best=value == max(shown) and len(able) > 1,
+        )
+        for cell, above, below, value in zip(able, better, worse, shown, strict=True)
     }
     return [found.get(cell.row, cell) for cell in own]
 

@@ -96,9 +96,9 @@ def markdown(cells: Sequence[Cell]) -> str:
     lines = [
         "# Leaderboard",
         "",
-        "Mean ± standard deviation over seeds [95 % interval over test clips], rank; = is a tie:",
-        "the intervals overlap. Bold: best mean of its column. † small data: not a published data",
-        "set, or only a part of one. Published figures have tables of their own.",
+        "Mean ± standard deviation over seeds (number) [95 % interval over test clips], rank;",
+        "=: the interval overlaps another one. Bold: best mean of its column. † small data: not a",
+        "published data set, or only a part of one. Published figures have tables of their own.",
     ]
     for task, named in names.TASKS.items():
         own = [cell for cell in primary if cell.column.task == task]
@@ -117,7 +117,7 @@ def shown(cell: Cell) -> str:
         return cell.text
     text = f"**{cell.text}**" if cell.best else cell.text
     if not math.isnan(cell.std):
-        text += f" ± {cell.std:.{DECIMALS}f}"
+        text += f" ± {cell.std:.{DECIMALS}f} ({cell.seeds})"
     if not math.isnan(cell.low):
         text += f" [{cell.low:.{DECIMALS}f}, {cell.high:.{DECIMALS}f}]"
     if cell.rank is not None:

@@ -204,6 +204,19 @@ def test_rows_whose_intervals_overlap_tie_and_others_do_not(tmp_path):
     assert [c.row.model for c in found if c.best] == ["beats"]
 
 
+def test_a_row_between_two_others_ties_with_both(tmp_path):
+    levels = {"beats": 0.80, "m2d": 0.757, "asit": 0.71}  # intervals of about 0.04 to each side
+    found = measured(tmp_path, *(parts.record(model, f=f) for model, f in levels.items()))
+    by = {c.row.model: c for c in found}
+    assert by["beats"].low > by["asit"].high
+    assert by["beats"].low < by["m2d"].high and by["m2d"].low < by["asit"].high
+    assert {m: (c.rank, c.tied) for m, c in by.items()} == {
+        "beats": (1, True),
+        "m2d": (1, True),
+        "asit": (2, True),
+    }
+
+
 def test_lower_error_rates_rank_first(tmp_path):
     found = measured(
         tmp_path, parts.record("beats", er=0.9), parts.record("m2d", er=0.3), metric=ER
@@ -240,7 +253,8 @@ def test_untrained_modules_are_marked_and_have_no_rank(tmp_path):
     )
     random_one = of(found, "M2D strong (untrained)")
     assert (random_one.rank, random_one.best, random_one.flags) == (None, False, ("untrained",))
-    assert of(found, "BEATs strong").best and of(found, "BEATs strong").rank == 1
+    alone = of(found, "BEATs strong")
+    assert (alone.rank, alone.tied, alone.best) == (1, False, False)  # best of what?
 
 
 @pytest.mark.parametrize(
@@ -276,6 +290,19 @@ def test_normalised_means_are_hears_without_imputation(tmp_path):
     }
 
 
+def test_two_protocols_of_a_task_count_as_one_in_the_normalised_mean(tmp_path):
+    scores = {"linear": (0.9, 0.1), "hear": (0.2, 0.8)}
+    records = [
+        parts.record(model, f=f, protocol=protocol, identity=parts.digest(protocol, model))
+        for protocol, pair in scores.items()
+        for model, f in zip(("beats", "m2d"), pair, strict=True)
+    ]
+    records += [parts.record(m, f=f, task="maestro") for m, f in (("beats", 0.9), ("m2d", 0.1))]
+    found = {one.row.model: one for one in normalised(measured(tmp_path, *records))}
+    assert found["beats"].value == pytest.approx(((1 - 1) / 2 + 1) / 2)
+    assert (found["beats"].tasks, found["beats"].of) == (2, 2)
+
+
 def test_normalised_error_rates_turn_their_sign(tmp_path):
     found = measured(
         tmp_path, parts.record("beats", er=0.2), parts.record("m2d", er=0.4), metric=ER
@@ -293,6 +320,12 @@ def test_the_gain_of_a_stage_is_what_pairing_two_records_says(tmp_path):
     assert (step.value, step.low, step.high) == pytest.approx(results.paired(strong, ssl, F))
     assert step.improves is True
     assert step.before.high > step.after.low  # the intervals overlap, the paired one leaves 0 out
+
+
+def test_a_few_clips_give_no_verdict(tmp_path):
+    records = [parts.record(stage=s, f=f, clips=9) for s, f in (("ssl", 0.1), ("strong", 0.9))]
+    (gain,) = gains(measured(tmp_path, *records))
+    assert gain.steps[0].low > 0.5 and gain.steps[0].improves is None and gain.steps[0].few
 
 
 def test_gains_average_seeds_first_and_skip_undefined_resamples(tmp_path):

@@ -24,7 +24,22 @@ def test_files_trained_and_evaluated_with_a_seed_each_make_one_row_of_their_stag
     found = measured(tmp_path, *(own_file(s, "weak", s, f=0.1 * (s + 1)) for s in range(3)))
     (cell,) = found
     assert cell.seeds == 3 and cell.mean == pytest.approx(0.2)
-    assert cell.row.variant == "3 checkpoints"
+    assert cell.row.variant == "a checkpoint per seed"
+
+
+def test_such_a_row_is_one_whatever_the_number_of_seeds_in_a_column(tmp_path):
+    tuned = {"mode": "finetuned", "protocol": "finetuned"}
+    records = [own_file(s, "weak", s) for s in range(3)]
+    found = measured(tmp_path, *records, own_file(0, "weak", 0, **tuned))
+    assert sorted(cell.seeds for cell in found) == [1, 3]
+    assert len({cell.row for cell in found}) == 1
+
+
+def test_one_conflict_keeps_the_files_of_a_stage_apart_everywhere(tmp_path):
+    tuned = {"mode": "finetuned", "protocol": "finetuned"}
+    records = [own_file(s, "weak", s) for s in range(2)]
+    found = measured(tmp_path, *records, *(own_file(0, "weak", k, **tuned) for k in range(2)))
+    assert len({cell.row for cell in found}) == 2
 
 
 def test_two_files_evaluated_with_the_same_seed_stay_apart(tmp_path):

@@ -75,9 +75,10 @@ def test_the_hear_csv_has_the_public_form(mixed):
 
 
 def test_markdown_has_a_section_per_task_with_the_best_in_bold(mixed):
+    parts.write(mixed, parts.record("fpasst", f=0.3))
     text = tables.markdown(cells(collect([mixed]).entries))
     assert "## DCASE 2016 task 2\n\n### Measured" in text and "### Published" in text
-    assert "| BEATs strong |  | **0.810** ± 0.010 [" in text
+    assert "| BEATs strong |  | **0.810** ± 0.010 (3) [" in text
     assert "| ASiT strong (untrained) |" in text
     office = text[text.index("## Office (small)") :]
     assert office.splitlines()[6].endswith("†  |") or "†" in office.splitlines()[6]

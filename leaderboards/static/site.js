@@ -190,7 +190,8 @@ function showClasses(part) {
     rows.forEach((own, k) => {
       const value = own ? own.values[i] : null;
       bars[k].setAttribute("width", `${(100 * (value || 0)) / top}%`);
-      cells[k].textContent = value === null ? "" : value.toFixed(3);
+      const of = own && own.of[i] ? ` (${own.of[i]})` : "";
+      cells[k].textContent = value === null ? "" : value.toFixed(3) + of;
       if (value === null) delete cells[k].dataset.v;
       else cells[k].dataset.v = value;
     });
@@ -240,4 +241,7 @@ readAddress();
 apply();
 if (filters && [...OF_COLUMNS, ...OF_ROWS].some((key) => state.has(key)))
   filters.querySelector("details").open = true;
-addEventListener("hashchange", () => readAddress() && apply());
+addEventListener("hashchange", () => {
+  if (readAddress()) apply();
+  else if (state.toString()) writeAddress(); // the view stays when a place on the page is gone to
+});
