@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from leaderboards import checks
+
 
 def build(args: argparse.Namespace) -> int:
     from leaderboards import site
@@ -42,7 +44,8 @@ def submit(args: argparse.Namespace) -> int:
     for path in args.record:
         found = problems(path)
         refused |= bool(found)
-        print(f"{path}: {'refused' if found else 'accepted'}")
+        name = checks.printable(str(path), checks.NAME)
+        print(f"{name}: {'refused' if found else 'accepted'}")
         for problem in found:
             print(f"  {problem}")
     return int(refused)
@@ -87,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def one_line(error: Exception) -> str:
     """The message on one line, with the type where a message alone says too little."""
-    text = " ".join(str(error).split())
+    text = checks.printable(" ".join(str(error).split()), checks.TEXT)
     if text and isinstance(error, (ValueError, RuntimeError, OSError, ImportError)):
         return text
     return f"{type(error).__name__}: {text}"

@@ -245,7 +245,7 @@ def curves(cells: Sequence[Cell], named: Names) -> Curves | None:
     if not lines:
         return None
     top = max(value for line in lines for _, value in line.points[0])
-    panels, ends = [], (form.high, min(1.0, 1.1 * top) or 1.0)
+    panels, ends = [], (form.high, min(1.0, max(1.1 * top, 0.01)))
     for y, x in form.pairs:
         ticks = (_ticks(0.0, end, end / 6) for end in ends)
         panels.append(Panel(form.columns[x], form.columns[y], *ends, *ticks))
@@ -275,14 +275,16 @@ def amount(value: float) -> str:
 def scale(values: Sequence[float]) -> tuple[float, float, list[float]]:
     """Ends around all values, and round numbers between them."""
     low, high = min(values), max(values)
-    margin = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
+    margin = 0.06 * (high - low)
+    if margin < 1e-6:  # nothing to tell apart
+        margin = max(0.05 * abs(high), 0.001)
     low, high = low - margin, high + margin
     return low, high, _ticks(low, high, (high - low) / 5)
 
 
 def _ticks(low: float, high: float, step: float) -> list[float]:
     """Multiples of 1, 2 or 5 times a power of ten, at least `step` apart."""
-    power = 10 ** math.floor(math.log10(step))
+    power = 10.0 ** math.floor(math.log10(step))
     step = next(power * k for k in (1, 2, 5, 10) if power * k >= step)
     first = math.ceil(low / step)
     return [round(k * step, 10) for k in range(first, math.floor(high / step) + 1)]

@@ -18,6 +18,7 @@ BYTES = 8 << 20  # of a file
 NAME, TEXT = 200, 10_000  # characters
 CLASSES, METRICS, REPLICATES, ITEMS, DEPTH = 2000, 50, 20_000, 5000, 10
 POINTS = 1001  # of a curve
+HUGE, TINY = 1e15, 1e-9  # beyond which no number is one of an evaluation
 
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _PLUGIN_FOLDER = re.compile(_MODULE.pattern + r"(-[\w.=-]+)?", re.ASCII)  # heareval's: + options
@@ -25,7 +26,8 @@ _NAME = re.compile(r"[\w(][\w.,+=()\[\]~@ -]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Control and format characters, line separators, half surrogates: nothing that prints.
 _HIDDEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\u3164\ufeff\uffa0\ud800-\udfff\U000e0000-\U000e0fff]"
 )
 _MARKUP = re.compile(r"<\s*[a-zA-Z/!?]")
 _NUMBER = {int, float, type(None)}
@@ -35,6 +37,12 @@ def shown(value: Any, limit: int = 60) -> str:
     """A value for a message: one short line of printable characters."""
     plain = isinstance(value, (str, int, float, type(None)))
     text = ascii(value) if plain else type(value).__name__
+    return text if len(text) <= limit else text[:limit] + "…"
+
+
+def printable(text: str, limit: int) -> str:
+    """Of one line, without what a terminal or a page could take for more than text."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: limit + 1])
     return text if len(text) <= limit else text[:limit] + "…"
 
 
@@ -109,8 +117,10 @@ def sha256(value: Any, what: str) -> str:
 
 def number(value: Any, what: str, low: float = 0.0, high: float | None = None) -> float:
     """A finite number in a range."""
-    if type(value) not in (int, float) or not -1e300 < value < 1e300:  # NaN, too, is not
+    if type(value) not in (int, float) or value != value:
         raise ValueError(f"{what} is {shown(value)}, not a number")
+    if not -HUGE < value < HUGE:
+        raise ValueError(f"{what} is {shown(value)}; no number of an evaluation reaches {HUGE:g}")
     if value < low or (high is not None and value > high):
         raise ValueError(f"{what} is {value:g}; allowed are {_allowed(low, high)}")
     return float(value)
@@ -273,8 +283,8 @@ def _numbers(values: list[Any], what: str, low: float, high: float | None) -> np
         array = np.array(values, np.float64)  # null becomes NaN
     except OverflowError as error:
         raise ValueError(f"{what} has a number beyond all floats") from error
-    out_of_range = np.isinf(array) | (array < low) | (array > (np.inf if high is None else high))
-    if not values or out_of_range.any():
+    ends = max(low, -HUGE), HUGE if high is None else high
+    if not values or (array < ends[0]).any() or (array > ends[1]).any():
         raise ValueError(f"{what} must be some numbers, each {_allowed(low, high)}")
     return array
 
@@ -321,7 +331,8 @@ def record_problems(values: Any) -> list[str]:
 
 def _costs(values: Any) -> None:
     for key, value in table(values, "cost", METRICS).items():
-        number(value, f"cost {name(key, 'a cost')}")
+        if 0 < number(value, f"cost {name(key, 'a cost')}") < TINY:
+            raise ValueError(f"cost {key} is {value:g}; allowed are 0 and {TINY:g} and above")
 
 
 def _folds(values: Any) -> None:

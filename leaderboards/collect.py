@@ -13,6 +13,9 @@ from leaderboards import checks, names, published
 from leaderboards.readers import METADATA, SCORES, Entry, of_figure, read
 
 PATH, REASON = 1000, 300  # characters of a file's name, from the given folder on, and of a reason
+MARKER = ".leaderboards-site"  # in the folder of a site: its files, one a line
+# How files of heareval end that lie beside its scores, or beside embeddings not yet scored.
+HEAREVAL = (SCORES, ".filename-timestamps.json", ".embedding-dimensions.json", ".embeddings.npy")
 
 
 @dataclass(frozen=True, order=True)
@@ -37,34 +40,60 @@ def collect(
     """Entries of all result files in folders, or of files given by name.
 
     In folders every *.json is read as a result, but for those that heareval and training write
-    around their own; other files are not results. Links are not followed. Of two files with one
-    identity the first by name counts.
+    around their own; other files are not results. Links and sites are not followed. Of two files
+    with one result the first by name counts; of two that differ and say they are one, neither.
 
     Args:
         figures: also the published figures of this package.
         leave_out: a folder that is not looked into, such as a site built before.
     """
-    found, rejected = [], []
-    for root in map(Path, paths):
-        for file, source, problem in _files(root, leave_out and Path(leave_out).resolve()):
-            try:
-                if problem:
-                    raise ValueError(problem)
-                checks.label(source, "the file's name", PATH)
-                if entry := read(file, source):
-                    found.append(entry)
-                elif root.is_file():
-                    raise ValueError("no result, but what training writes beside its scores.json")
-            except (ValueError, OSError) as error:
-                rejected.append(_rejected(source, error))
-    found.sort(key=lambda entry: (entry.source, entry.identity, str(entry.path)))
-    entries: dict[str, Entry] = {}
-    for entry in found:
-        first = entries.setdefault(entry.identity, entry)
-        if first.path != entry.path:
-            rejected.append(Rejected(entry.source, f"the same result as {first.source}"))
-    kept = sorted(entries.values(), key=_order)
-    return Collected(kept + (published_entries() if figures else []), sorted(set(rejected)))
+    found, rejected = [], {}
+    for file, source, problem in _files([*map(Path, paths)], leave_out and leave_out.resolve()):
+        try:
+            if problem:
+                raise ValueError(problem)
+            checks.label(source, "the file's name", PATH)
+            if entry := read(file, source):
+                found.append(entry)
+            elif source == file.name:
+                raise ValueError("no result, but what training writes beside its scores.json")
+        except Exception as error:  # whatever a file of others leads to, it must not stop the rest
+            rejected[file] = _rejected(source, error)
+    entries, doubled = _once(found)
+    entries.sort(key=_order)
+    return Collected(
+        entries + (published_entries() if figures else []),
+        sorted([*rejected.values(), *doubled]),
+    )
+
+
+def _once(found: list[Entry]) -> tuple[list[Entry], list[Rejected]]:
+    """One entry of each identity, and why others are none."""
+    alike: dict[str, dict[Path | None, Entry]] = {}
+    for entry in sorted(found, key=lambda e: (e.source, e.identity, str(e.path))):
+        alike.setdefault(entry.identity, {}).setdefault(entry.path, entry)
+    entries, rejected = [], []
+    for own in alike.values():
+        first, *others = own.values()
+        if forged := len({_facts(entry) for entry in own.values()}) > 1:
+            others = [first, *others]
+        else:
+            entries.append(first)
+        for other in others:
+            seen = next(entry for entry in own.values() if entry is not other)
+            reason = f"the same result as {seen.source}"
+            if forged:
+                reason = f"says it is {seen.source}, which is of something else: remove one"
+            elif repr(other.scores) != repr(first.scores):
+                reason = f"the same run as {seen.source}, with other scores"
+            rejected.append(Rejected(other.source, reason))
+    return entries, rejected
+
+
+def _facts(entry: Entry) -> tuple:
+    """What results with one identity have in common."""
+    what = ("task_version", "mode", "protocol", "module", "model", "stage", "variant", "seed")
+    return tuple(getattr(entry, name) for name in what)
 
 
 def published_entries() -> list[Entry]:
@@ -72,17 +101,24 @@ def published_entries() -> list[Entry]:
     return [of_figure(row, number) for number, row in enumerate(published.rows())]
 
 
-def _files(root: Path, leave_out: Path | None) -> Iterator[tuple[Path, str, str]]:
+def _files(roots: list[Path], leave_out: Path | None) -> Iterator[tuple[Path, str, str]]:
     """Files that should be results, what to call them, and what is wrong with them at a glance."""
-    if not root.exists():
-        raise FileNotFoundError(f"{root} does not exist; give result files or folders of them")
-    root = root.resolve()
-    if not root.is_dir():
-        yield root, root.name, ""
-        return
+    for root in roots:
+        if not root.exists():
+            raise FileNotFoundError(f"{root} does not exist; give result files or folders of them")
+    roots = list(dict.fromkeys(root.resolve() for root in roots))
+    titles = [root.name for root in roots]
+    for root in roots:
+        if not root.is_dir():
+            yield root, root.name, ""
+            continue
+        title = root.name if titles.count(root.name) == 1 else "/".join(root.parts[-2:])
+        yield from _in_folder(root, title, leave_out)
 
+
+def _in_folder(root: Path, title: str, leave_out: Path | None) -> Iterator[tuple[Path, str, str]]:
     def called(path: Path) -> str:
-        return f"{root.name}/{path.relative_to(root).as_posix()}"
+        return f"{title}/{path.relative_to(root).as_posix()}"
 
     blocked: list[OSError] = []
     for folder, folders, files in os.walk(root, onerror=blocked.append):
@@ -90,14 +126,18 @@ def _files(root: Path, leave_out: Path | None) -> Iterator[tuple[Path, str, str]
         folders[:] = sorted(name for name in folders if at / name != leave_out)
         for path in [at / name for name in folders if (at / name).is_symlink()]:
             yield path, called(path), "a link to a folder; not followed"
-        if METADATA in files:
+        if MARKER in files:
+            folders.clear()
+            yield at / MARKER, called(at), "a site built before; give the results it was made of"
+            continue
+        if METADATA in files and any(name.endswith(HEAREVAL) for name in files):
             folders.clear()  # heareval's embeddings: thousands of *.json that are no results
             unscored = "" if SCORES in files else f"no {SCORES} beside it: not scored by heareval"
             path = at / (METADATA if unscored else SCORES)
             yield path, called(path), unscored
             continue
         for name in sorted(files):
-            if name.endswith(".json"):
+            if name.lower().endswith(".json"):
                 hidden = "hidden: left by a write that was interrupted" if name[0] == "." else ""
                 yield at / name, called(at / name), hidden
     for error in blocked:
@@ -105,13 +145,16 @@ def _files(root: Path, leave_out: Path | None) -> Iterator[tuple[Path, str, str]
 
 
 def _rejected(source: str, error: Exception) -> Rejected:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return Rejected(_printable(source, PATH), _printable(" ".join(reason.split()), REASON))
-
-
-def _printable(text: str, limit: int) -> str:
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: limit + 1])
-    return text if len(text) <= limit else text[:limit] + "…"
+    reason = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
+    elif isinstance(error, RecursionError):
+        reason = "nested too deeply"
+    elif not isinstance(error, (ValueError, OSError)):
+        reason = f"cannot be read: {type(error).__name__}: {error}"
+    return Rejected(
+        checks.printable(source, PATH), checks.printable(" ".join(reason.split()), REASON)
+    )
 
 
 def _order(entry: Entry) -> tuple:

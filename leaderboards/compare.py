@@ -136,9 +136,11 @@ def draw(found: Comparison, path: Path) -> None:
 
 def _cells(path: Path) -> list[Cell]:
     found = collect([path], figures=False)
+    if found.rejected:
+        first = found.rejected[0]
+        raise ValueError(f"{path}: {first.file}: {first.reason}; mend it or move it away")
     if not found.entries:
-        reason = found.rejected[0].reason if found.rejected else "no result in it"
-        raise ValueError(f"{path}: {reason}")
+        raise ValueError(f"{path}: no result in it")
     cells = stats.cells(found.entries)
     if len({cell.row for cell in cells}) > 1:
         several = ", ".join(list(dict.fromkeys(labels_of(c.row for c in cells).values()))[:5])

@@ -159,7 +159,7 @@ def curves(chart: Curves, title: str, path: Path) -> None:
             axes.set(xlabel=panel.x_title, ylabel=panel.y_title)
             axes.grid(color=PALE, linewidth=0.6)
             axes.set_axisbelow(True)
-        handles, labels = axes.get_legend_handles_labels()
+        handles, labels = page.figure.axes[0].get_legend_handles_labels()
         at = {"loc": "upper left", "bbox_to_anchor": (1.05, 1)}
         axes.legend(handles[::-1], labels[::-1], **at, **LEGEND)
         page.save(path)

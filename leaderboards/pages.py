@@ -249,8 +249,8 @@ def by_column(cells: Iterable[Cell]) -> dict[Column, list[Cell]]:
 
 
 def primary(cells: Iterable[Cell]) -> list[Cell]:
-    """Cells of the metric to report."""
-    return [cell for cell in cells if cell.column.metric == cell.entries[0].primary]
+    """Cells of the metric to report: each entry is in one of them."""
+    return [c for c in cells if any(entry.primary == c.column.metric for entry in c.entries)]
 
 
 class Step(NamedTuple):

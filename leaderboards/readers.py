@@ -62,8 +62,9 @@ class Entry:
 
     @property
     def primary(self) -> str:
-        """The metric to report."""
-        return next(iter(self.scores))
+        """The metric to report: that of the task, or what a result has instead."""
+        primary = names.TASKS[self.task].primary
+        return primary if primary in self.scores else next(iter(self.scores))
 
 
 # What training writes beside its evaluations: coverage, packed clips, scores while it trains.
@@ -87,8 +88,9 @@ def read(file: Path, source: str) -> Entry | None:
         return _record(values, file, source)
     if isinstance(values, dict) and {"checkpoint", "psds1_macro", "convention"} <= values.keys():
         return _audioset(values, file, source)
-    if isinstance(values, dict) and any(keys <= values.keys() for keys in BESIDE):
-        return None
+    if isinstance(values, dict) and "checkpoint" not in values:
+        if any(keys <= values.keys() for keys in BESIDE):
+            return None
     raise ValueError("no result: neither a record of this suite nor an evaluation of training")
 
 
@@ -138,7 +140,8 @@ def _variant(values: dict[str, Any]) -> str:
     options = dict(checks.table(values["hyperparameters"].get("model_options", {}), "options"))
     options.pop("untrained", None)
     texts = [f"{key}={json.dumps(value)}" for key, value in sorted(options.items())]
-    return " ".join(filter(None, [(values["checkpoint"]["sha256"] or "")[:8], *texts]))
+    text = " ".join(filter(None, [(values["checkpoint"]["sha256"] or "")[:8], *texts]))
+    return text if len(text) <= 80 else f"{text[:60]}… {_digest(text)[:8]}"
 
 
 def _digest(value: Any) -> str:
@@ -163,7 +166,7 @@ def _heareval(file: Path, source: str) -> Entry:
             raise ValueError(f"{SCORES} lacks test_{metric}{ending}")
     scores = {metric: part[f"test_{metric}{ending}"] for metric in metrics}
     # Both hold what differs between two runs of the same: a place in memory, one on disk.
-    values.get("hparams", {}).pop("initialization", None)
+    checks.table(values.get("hparams", {}), "hparams").pop("initialization", None)
     values.pop("embedding_path", None)
     checks.anything(values, SCORES)
     task = names.task_of(version)

@@ -1,6 +1,7 @@
 """Results -> a static site in one folder: pages, run pages, figures, downloads. No network."""
 
 import gc
+import glob
 import json
 import math
 import os
@@ -13,22 +14,22 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from leaderboards import charts, figures, names, pages, pivots, stats, tables
-from leaderboards.collect import Collected
+from leaderboards.collect import MARKER, Collected
 from leaderboards.pages import Names
 from leaderboards.readers import Entry
 from leaderboards.stats import Cell, Column
 
 HERE = Path(__file__).parent
-MARKER = ".leaderboards-site"
 
 
 def build(collected: Collected, out: Path) -> Path:
     """Write the site, with leaderboard.csv and leaderboard.md; returns its first page.
 
-    The folder is replaced as a whole, once all is written, and only if it is empty or such a site.
-    Equal results give equal bytes.
+    The folder is replaced as a whole, once all is written, and only if it is empty or such a site
+    without other files in it. Equal results give equal bytes.
     """
-    out = Path(out)
+    out = Path(out).resolve()  # of a link its target is replaced
+    _tidy(out)
     _check_ours(out)
     with _replacing(out) as folder, _no_garbage_collection():
         Site(collected, folder).write()
@@ -65,7 +66,6 @@ class Site:
         for source in sorted((HERE / "static").iterdir()):
             if source.is_file():
                 shutil.copyfile(source, self.folder / "static" / source.name)
-        (self.folder / MARKER).write_text("Replaced as a whole by the next build.\n")
         tables.write(self.cells, self.folder)
         self._overview()
         self._gain()
@@ -74,6 +74,7 @@ class Site:
         self._audioset()
         self._about()
         self._runs()
+        (self.folder / MARKER).write_text("\n".join(_files(self.folder)) + "\n", encoding="utf-8")
 
     def _page(self, name: str, template: str, **values: Any) -> None:
         root = "../" * name.count("/")
@@ -242,11 +243,48 @@ def _classes(entry: Entry) -> tuple[list[str], list[tuple[str, list[str]]]]:
     return titles, rows
 
 
+def _files(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+
+
 def _check_ours(out: Path) -> None:
+    """Refuse to replace a folder in which anything else lies than a site."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is no folder; give a folder for the site")
-    if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not (out / MARKER).is_file():
         raise ValueError(f"{out} holds other files than a site of this suite; give another folder")
+    ours = {MARKER, *(out / MARKER).read_text(encoding="utf-8").splitlines()}
+    if others := [name for name in _files(out) if name not in ours]:
+        raise ValueError(
+            f"{out} holds {len(others)} files that are not of the site built there, such as "
+            f"{others[0]}; move them away or give another folder"
+        )
+
+
+def _tidy(out: Path) -> None:
+    """Undo what builds into `out` left that were killed."""
+    for path in sorted(out.parent.glob(f".{glob.escape(out.name)}-*")):
+        process, _, part = path.name.removeprefix(f".{out.name}-").partition("-")
+        if not process.isdigit() or part not in ("new", "old") or _runs(int(process)):
+            continue
+        if part == "old" and not out.exists():
+            path.replace(out)
+        else:
+            shutil.rmtree(path)
+
+
+def _runs(process: int) -> bool:
+    if os.name == "nt":  # where the call below would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextmanager
@@ -264,7 +302,6 @@ def _no_garbage_collection() -> Iterator[None]:
 @contextmanager
 def _replacing(out: Path) -> Iterator[Path]:
     """An empty folder beside `out` that takes its place if the block ends well."""
-    out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
     new, old = (out.with_name(f".{out.name}-{os.getpid()}-{part}") for part in ("new", "old"))
     shutil.rmtree(new, ignore_errors=True)

@@ -108,11 +108,13 @@ class Cell:
     @property
     def flags(self) -> tuple[str, ...]:
         """Words to show beside the number, such as untrained, small data, published."""
+        seeds = [entry.seed for entry in self.entries if entry.seed is not None]
         words = {
             "published": self.row.kind == "published",
             "untrained": self.untrained,
             "small data": self.small_data,
             f"{self.undefined} of {self.seeds} undefined": self.undefined > 0,
+            "a seed twice": len(seeds) > len(set(seeds)),
         }
         return tuple(word for word, holds in words.items() if holds)
 
@@ -230,7 +232,7 @@ def normalised(cells: Sequence[Cell]) -> list[Normalised]:
     usable: dict[str, set[str]] = {"measured": set(), "published": set()}
     for column, own in columns.items():
         means = np.array([cell.mean for cell in own])
-        if means.min() == means.max():
+        if not means.std() > 0:
             continue
         usable[column.kind].add(column.task)
         scaled = np.clip((means - means.mean()) / means.std(), -1, 1)

@@ -58,6 +58,8 @@ def problems(path: Path, now: datetime | None = None) -> list[str]:
     """
     try:
         values = checks.table(checks.load_json(Path(path)), "the record")
+    except OSError as error:
+        return [f"cannot be read: {error.strerror}"]
     except ValueError as error:
         return [str(error)]
     found = checks.record_problems(values)
@@ -173,7 +175,11 @@ def _curves(values: dict[str, Any]) -> Iterator[str]:
     for metric, curve in values["curves"].items():
         score = values["scores"][metric]
         if names.CURVES[metric] is names.PSD_ROC:
-            area = float(curve["etpr"].mean())
+            x, y = curve["efpr_per_hour"], curve["etpr"]
+            if (x[0], x[-1]) != (0, names.PSD_ROC.high):
+                yield f"the curve of {metric} does not go from 0 to {names.PSD_ROC.high:g}"
+                continue
+            area = float(y[:-1] @ np.diff(x)) / names.PSD_ROC.high
             if not abs(area - score) <= ROC_STEP:
                 yield f"{metric} {score:g} is not the area of its curve, {area:g}"
             continue
@@ -186,5 +192,5 @@ def _folds(values: dict[str, Any]) -> Iterator[str]:
     for metric, score in values["scores"].items():
         own = [checks.score(fold.get(metric), metric, "a fold") for fold in values["folds"]]
         own = [value for value in own if not math.isnan(value)]
-        if own and abs(sum(own) / len(own) - score) > EXACT:
+        if own and not abs(sum(own) / len(own) - score) <= EXACT:
             yield f"{metric} {score:g} is not the mean of its folds, {sum(own) / len(own):g}"

@@ -12,7 +12,7 @@ from leaderboards.stats import DECIMALS, Cell, Column
 from leaderboards.titles import labels, notes
 
 CSV, MARKDOWN, HEAR = "leaderboard.csv", "leaderboard.md", "hear_leaderboard.csv"
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for one
+FORMULA = (*"=+-@＝＋－＠", "\t", "\r")  # what spreadsheets take for one
 _SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]|~$"} | {"<": "&lt;", ">": "&gt;"})
 
 

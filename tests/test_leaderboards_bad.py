@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leaderboards import checks
+from leaderboards import checks, site
 from leaderboards.collect import Collected, collect
 from leaderboards.stats import cells, gains, normalised
 from leaderboards.submit import problems
@@ -67,7 +68,7 @@ BAD = {
     "unknown metric": ({"scores": {"wow": 1.0}}, "unknown metric 'wow'"),
     "score above 1": ({"scores": {F: 1.2, ER: 0.4}}, "1.2; allowed are 0 to 1"),
     "score below 0": ({"scores": {F: 0.8, ER: -0.1}}, "-0.1; allowed are 0 and above"),
-    "huge score": ({"scores": {F: 0.8, ER: 10**400}}, "not a number"),
+    "huge score": ({"scores": {F: 0.8, ER: 10**400}}, "reaches 1e+15"),
     "no score": ({"scores": {}, "conventions": {}}, "scores has no score"),
     "scores as a list": ({"scores": [0.8]}, "scores is list, not an object"),
     "score as text": ({"scores": {F: "0.8", ER: 0.4}}, "is '0.8', not a number"),
@@ -109,6 +110,9 @@ BAD = {
     "curve of two lengths": ({"curves": {F: CURVE | {"recall": [0.1]}}}, "columns of one length"),
     "curve that turns": ({"curves": {F: CURVE | {"threshold": [0.2, 0.1]}}}, "of them rising"),
     "endless curve": ({"curves": {F: CURVE | {"recall": [0.1] * 1002}}}, "at most 1001"),
+    "huge replicates": ({"replicates": {ER: [1.7e308]}}, "each 0 and above"),
+    "huge cost": ({"cost": {"parameters": 1e20}}, "reaches 1e+15"),
+    "tiny cost": ({"cost": {"parameters": 5e-324}}, "allowed are 0 and 1e-09 and above"),
     "cost below 0": ({"cost": {"parameters": -1}}, "cost parameters is -1"),
 }
 
@@ -218,6 +222,114 @@ def test_a_site_among_the_results_is_no_result(folder):
     parts.write(folder / "site", parts.record("m2d"))
     found = collect([folder], figures=False, leave_out=folder / "site")
     assert [entry.model for entry in found.entries] == ["beats"] and not found.rejected
+
+
+def test_a_site_in_a_folder_of_results_is_named_and_its_downloads_are_not_read(folder):
+    site.build(collect([folder], figures=False), folder / "old site")
+    file, reason = rejected(folder)
+    assert file == "results/old site" and "a site built before" in reason
+
+
+def test_two_files_of_one_name_are_both_told(tmp_path):
+    for name in ("x", "y"):
+        (tmp_path / name / "results").mkdir(parents=True)
+        (tmp_path / name / "results" / "scores.json").write_text("{")
+    files = [tmp_path / name / "results" / "scores.json" for name in ("x", "y")]
+    assert len(collect(files, figures=False).rejected) == 2
+    found = collect([file.parent for file in files], figures=False)
+    assert [one.file for one in found.rejected] == [
+        "x/results/scores.json",
+        "y/results/scores.json",
+    ]
+
+
+def test_a_record_that_takes_the_identity_of_another_displaces_none(folder):
+    forged = parts.record("m2d", identity=parts.record().identity)
+    parts.write_raw(folder / "a.json", forged)
+    found = collect([folder], figures=False)
+    assert not found.entries and len(found.rejected) == 2
+    assert all("is of something else: remove one" in one.reason for one in found.rejected)
+
+
+def test_the_same_run_with_other_scores_is_told(folder):
+    parts.write_raw(folder / "z.json", parts.record(f=0.81), identity=parts.record().identity)
+    assert "the same run as results/dcase" in rejected(folder)[1]
+    assert "with other scores" in rejected(folder)[1]
+
+
+def test_one_seed_twice_in_a_row_is_flagged(folder):
+    parts.write_raw(folder / "copy.json", parts.record(), identity=parts.digest("another"))
+    found = cells(collect([folder], figures=False).entries)
+    assert all("a seed twice" in cell.flags for cell in found)
+
+
+def test_the_metric_to_report_is_that_of_the_task(tmp_path):
+    parts.write(tmp_path, parts.record())
+    turned = {"scores": {ER: 0.4, F: 0.8}, "conventions": {ER: parts.ER, F: parts.F200}}
+    parts.write_raw(tmp_path / "turned.json", parts.record(seed=1), **turned)
+    only = {"scores": {ER: 0.4}, "conventions": {ER: parts.ER}}
+    only |= dict.fromkeys(("ci95", "replicates", "curves", "per_class"), {})
+    parts.write_raw(tmp_path / "only.json", parts.record(seed=2), **only)
+    found = collect([tmp_path], figures=False)
+    assert not found.rejected
+    assert sorted(entry.primary for entry in found.entries) == [F, F, ER]
+    assert site.build(found, tmp_path / "site").is_file()
+
+
+def test_long_options_of_a_module_are_shortened(tmp_path):
+    options = {"hyperparameters": {"model_options": {"x": "y" * 9000}}}
+    parts.write(tmp_path, parts.record(**options))
+    (entry,) = collect([tmp_path], figures=False).entries
+    assert len(entry.variant) < 80
+
+
+def test_a_stray_file_of_heareval_hides_no_record(folder):
+    (folder / "task_metadata.json").write_text("{}")
+    assert rejected(folder)[0] == "results/task_metadata.json"
+
+
+@pytest.mark.parametrize("hparams", ["null", "[1]", "[" * 500 + "]" * 500, "[" * 9000 + "]" * 9000])
+def test_whatever_heareval_hyperparameters_hold_the_rest_is_read(folder, hparams):
+    at = parts.write_heareval(folder / "embeddings") / "test.predicted-scores.json"
+    text = at.read_text()
+    start = text.index('"hparams": ') + len('"hparams": ')
+    at.write_text(text[:start] + hparams + text[text.index("}", start) + 1 :])
+    assert rejected(folder)[1] in ("nested too deeply", "hparams is list, not an object") or (
+        "hparams is None" in rejected(folder)[1]
+    )
+
+
+EXTREMES = {
+    "no score defined": {"scores": {F: None, ER: None}, "ci95": {}, "replicates": {}, "curves": {}},
+    "tiny scores": {
+        "scores": {F: 5e-324, ER: 1e-200},
+        "ci95": {},
+        "curves": {F: {key: [5e-324, 1.0] for key in CURVE}},
+    },
+    "large costs": {"cost": {"parameters": 9e14, "seconds_per_minute": 1e-9}},
+    "large error rates": {
+        "scores": {F: 0.8, ER: 9e14},
+        "replicates": {ER: [0.0, 9e14] * 50},
+        "ci95": {},
+    },
+    "an empty curve": {"curves": {F: {key: [None] for key in CURVE} | {"threshold": [0.3]}}},
+    "no precision": {"curves": {F: CURVE | {"precision": [None, None]}}},
+    "no class": {"per_class": {}},
+    "classes without a score": {"per_class": {"a": {F: None}, "$b{}": {F: 0.0, "events": 0}}},
+}
+
+
+@pytest.mark.parametrize("case", EXTREMES)
+def test_a_site_is_built_of_extreme_but_allowed_values(tmp_path, case):
+    for seed in range(2):
+        changed = parts.record("m2d", seed=seed)
+        parts.write_raw(tmp_path / f"{seed}.json", changed, **EXTREMES[case])
+    found = collect([tmp_path], figures=False)
+    assert not found.rejected
+    out = site.build(found, tmp_path / "site").parent
+    for name in ("index.html", "task-dcase2016_task2.html"):
+        values = re.findall(r'(?:data-v|[xy][12]?|d)="([^"]*)"', (out / name).read_text())
+        assert not any("nan" in value or "inf" in value for value in values)
 
 
 @pytest.mark.parametrize(

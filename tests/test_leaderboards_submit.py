@@ -52,6 +52,7 @@ IMPLAUSIBLE = {
     "above that of every class": {"per_class": {"a": {F: 0.5}}},
     "per_class is empty": {"per_class": {}},
     "0.8 is not that of its curve at 0.5, 0.7": {"curves": {F: CURVE}},
+    "nan is not the mean of its folds": {"scores": {F: None, ER: 0.4}, "folds": [{F: 0.9}]},
     "not the mean of its folds": {"folds": [{F: 0.1}, {F: 0.2}]},
 }
 
@@ -78,6 +79,9 @@ def test_psds_above_the_mean_of_its_classes_is_refused(tmp_path):
 def test_psds_that_is_not_the_area_of_its_roc_is_refused(tmp_path):
     roc = {"efpr_per_hour": [*range(101)], "etpr": [k / 100 for k in range(101)]}
     assert told(tmp_path, **psds_record(curves={"psds1": roc})) == []
+    short = {"efpr_per_hour": [0, 1e-9], "etpr": [0.5, 0.5]}
+    found = told(tmp_path, **psds_record(curves={"psds1": short}))
+    assert found == ["the curve of psds1 does not go from 0 to 100"]
     roc["etpr"] = [0.4] * 101
     found = told(tmp_path, **psds_record(curves={"psds1": roc}))
     assert found == ["psds1 0.5 is not the area of its curve, 0.4"]
@@ -120,3 +124,12 @@ def test_the_conventions_that_are_accepted_are_those_that_this_suite_writes(tmp_
                 curves={},
             )
             assert problems(parts.write(tmp_path / metric, made), LATER) == []
+
+
+def test_a_file_name_cannot_forge_a_line(tmp_path, capsys):
+    bad = tmp_path / "a\n\x1b[1mb.json"
+    bad.write_text("{}")
+    assert main(["submit", str(tmp_path / "none.json"), str(bad)]) == 1
+    said = capsys.readouterr().out
+    assert "\x1b" not in said and "a\\n\\x1b[1mb.json: refused" in said
+    assert "none.json: refused\n  cannot be read: No such file" in said

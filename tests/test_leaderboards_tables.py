@@ -169,6 +169,21 @@ def test_a_folder_of_several_modules_is_refused_with_their_names(two, capsys):
     assert "several modules: BEATs strong, M2D strong" in capsys.readouterr().err
 
 
+def test_a_few_clips_give_no_verdict(tmp_path, capsys):
+    made = (parts.record(f=0.9, clips=3), parts.record("m2d", f=0.1, clips=3))
+    assert main(["compare", *(str(parts.write(tmp_path, one)) for one in made)]) == 0
+    said = capsys.readouterr().out
+    assert "+0.800" in said and "No verdict: 3 test clips are too few" in said
+
+
+def test_a_file_that_cannot_be_read_is_not_left_out_of_a_comparison(two, tmp_path, capsys):
+    seeds = parts.write(tmp_path / "m2d", parts.record("m2d")).parent
+    (seeds / "seed1.json").write_text('{"schema": 1, "task')
+    assert main(["compare", str(two[0]), str(seeds)]) == 1
+    error = capsys.readouterr().err
+    assert "seed1.json: not valid JSON" in error and "mend it or move it away" in error
+
+
 def test_without_replicates_the_difference_has_no_interval(tmp_path, capsys):
     made = [parts.record(m, resamples=0) for m in ("beats", "m2d")]
     assert main(["compare", *(str(parts.write(tmp_path, one)) for one in made)]) == 0
@@ -193,8 +208,11 @@ def test_help_and_wrong_usage_have_their_exit_codes(capsys):
 def test_a_path_that_is_not_there_is_one_line_and_exit_code_1(tmp_path, capsys, command):
     missing = tmp_path / "missing"
     assert main(command.replace("{}", str(missing)).split()) == 1
-    error = capsys.readouterr().err
-    assert str(missing) in error and error.count("\n") == 1
+    said = capsys.readouterr()
+    if command.startswith("submit"):  # goes on to the next file
+        assert said.out == f"{missing}: refused\n  cannot be read: No such file or directory\n"
+    else:
+        assert str(missing) in said.err and said.err.count("\n") == 1
 
 
 def test_the_tables_need_neither_torch_nor_a_network():
