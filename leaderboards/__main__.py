@@ -14,7 +14,8 @@ def build(args: argparse.Namespace) -> int:
     found = collect(args.results, leave_out=args.out)
     for one in found.rejected:
         print(f"rejected {one.file}: {one.reason}", file=sys.stderr)
-    index = site.build(found, args.out)
+    many = len(found.entries) > 1000  # worth the time that other processes take to start
+    index = site.build(found, args.out, processes=2 if many else 0)
     measured = sum(entry.kind == "measured" for entry in found.entries)
     print(f"{measured} results, {len(found.rejected)} files rejected")
     print(index)

@@ -4,9 +4,12 @@ import gc
 import glob
 import json
 import math
+import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,28 +22,35 @@ from leaderboards.pages import Names
 from leaderboards.readers import Entry
 from leaderboards.stats import Cell, Column
 
+Draw = Callable[..., None]  # calls a function of `figures` with its arguments
 HERE = Path(__file__).parent
 
 
-def build(collected: Collected, out: Path) -> Path:
+def build(collected: Collected, out: Path, processes: int = 0) -> Path:
     """Write the site, with leaderboard.csv and leaderboard.md; returns its first page.
 
     The folder is replaced as a whole, once all is written, and only if it is empty or such a site
     without other files in it. Equal results give equal bytes.
+
+    Args:
+        processes: that draw the figures, beside this one. They are spawned: a script that asks for
+            some must not build while it is imported.
     """
     out = Path(out).resolve()  # of a link its target is replaced
     _tidy(out)
     _check_ours(out)
-    with _replacing(out) as folder, _no_garbage_collection():
-        Site(collected, folder).write()
+    with _replacing(out) as folder:
+        with _no_garbage_collection(), _drawing(processes) as draw:
+            Site(collected, folder, draw).write()
+        (folder / MARKER).write_text("\n".join(_files(folder)) + "\n", encoding="utf-8")
     return out / "index.html"
 
 
 class Site:
     """One site to be written into a folder."""
 
-    def __init__(self, collected: Collected, folder: Path):
-        self.collected, self.folder = collected, folder
+    def __init__(self, collected: Collected, folder: Path, draw: Draw):
+        self.collected, self.folder, self.draw = collected, folder, draw
         self.cells = stats.cells(collected.entries)
         self.primary = pages.primary(self.cells)
         self.names = Names(self.cells)
@@ -74,7 +84,6 @@ class Site:
         self._audioset()
         self._about()
         self._runs()
-        (self.folder / MARKER).write_text("\n".join(_files(self.folder)) + "\n", encoding="utf-8")
 
     def _page(self, name: str, template: str, **values: Any) -> None:
         root = "../" * name.count("/")
@@ -104,7 +113,7 @@ class Site:
                 chart = charts.slopes(found[column])
                 name = f"gain-{pages.column_id(column)}"
                 title = f"{self.names.column(column)}, {column.kind}"
-                figures.slopes(chart, title, self.folder / f"figures/{name}.png")
+                self.draw(figures.slopes, chart, title, self.folder / f"figures/{name}.png")
                 rows = [step for gain in found[column] for step in pages.steps(gain)]
                 clips = found[column][0].cells[0].clips
                 sections.append((name, self.names.column(column), column, chart, rows, clips))
@@ -120,14 +129,14 @@ class Site:
             chart, costs = charts.scores(cells, self.names), charts.costs(cells, self.names)
             classes = pages.classes(column, cells, self.names)
             curves = charts.curves(cells, self.names)
-            for part, draw, shown in (
+            for part, function, shown in (
                 ("scores", figures.scores, chart),
                 ("classes", figures.classes, classes),
                 ("curve", figures.curves, curves),
                 ("cost", figures.costs, costs),
             ):
                 if shown:
-                    draw(shown, full, self.folder / f"figures/{part}-{name}.png")
+                    self.draw(function, shown, full, self.folder / f"figures/{part}-{name}.png")
             sections.append((head, title, chart, classes, curves, costs))
         self._page(
             f"task-{task}.html",
@@ -297,6 +306,25 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def _drawing(processes: int) -> Iterator[Draw]:
+    """Calls functions, here or in other processes; all are done when the block ends well."""
+    if not processes:
+        yield lambda function, *args: function(*args)
+        return
+    # An interruption from the keyboard is for the parent to handle.
+    ignore = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, spawn, **ignore) as pool:
+        drawn: list[Future] = []
+        try:
+            yield lambda function, *args: drawn.append(pool.submit(function, *args))
+            for one in drawn:
+                one.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
