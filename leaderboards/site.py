@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -276,7 +277,8 @@ def _tidy(out: Path) -> None:
     """Undo what builds into `out` left that were killed."""
     for path in sorted(out.parent.glob(f".{glob.escape(out.name)}-*")):
         process, _, part = path.name.removeprefix(f".{out.name}-").partition("-")
-        if not process.isdigit() or part not in ("new", "old") or _runs(int(process)):
+        ours = re.fullmatch("[0-9]{1,9}", process) and part in ("new", "old")
+        if not ours or _runs(int(process)):
             continue
         if part == "old" and not out.exists():
             path.replace(out)
