@@ -65,7 +65,8 @@ def build_parser() -> argparse.ArgumentParser:
         "with the reason.",
     )
     sub.add_argument("results", type=Path, nargs="+", help="folders, or result files")
-    sub.add_argument("--out", type=Path, required=True, metavar="SITE", help="folder to write")
+    about = "folder to write; a site built there before is replaced, nothing else ever"
+    sub.add_argument("--out", type=Path, required=True, metavar="SITE", help=about)
     sub.set_defaults(run=build)
 
     sub = commands.add_parser(

@@ -285,7 +285,8 @@ def _numbers(values: list[Any], what: str, low: float, high: float | None) -> np
         raise ValueError(f"{what} has a number beyond all floats") from error
     ends = max(low, -HUGE), HUGE if high is None else high
     if not values or (array < ends[0]).any() or (array > ends[1]).any():
-        raise ValueError(f"{what} must be some numbers, each {_allowed(low, high)}")
+        below = f", below {HUGE:g}" if high is None else ""
+        raise ValueError(f"{what} must be some numbers, each {_allowed(low, high)}{below}")
     return array
 
 

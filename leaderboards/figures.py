@@ -39,7 +39,6 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": GREY,
-    "axes.titlesize": 8,
     "savefig.dpi": 200,
     # A name may hold a dollar sign, which would begin a formula.
     "text.parse_math": False,
@@ -213,8 +212,7 @@ class _Page:
 
     def save(self, path: Path) -> None:
         data = BytesIO()
-        options = {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 3}}
-        self.figure.savefig(data, format="png", **options)
+        self.figure.savefig(data, format="png", metadata={"Software": None})
         path.write_bytes(data.getvalue())
 
 
