@@ -26,7 +26,6 @@ EXTRAS = {
         "sed_eval",
         "sed_scores_eval>=0.0.4",
         "setuptools<82",
-        "soxr",
         "tensorboard",
         "torchinfo",
     ],
@@ -41,7 +40,6 @@ EXTRAS = {
         "scikit-learn",
         "scipy",
         "sed_scores_eval>=0.0.4",
-        "soxr",
         "tensorboard",
     ],
     "ray": ["ray"],  # sweeps over many machines
@@ -72,7 +70,10 @@ setup(
         "training": ["recipes/*.yaml", "recipes/*/*.yaml"],
         "leaderboards": ["published/*.csv", "published/*.md", "templates/*", "static/*"],
     },
-    install_requires=["torch>=2.6", "torchaudio>=2.6", "numpy", "soundfile", "tqdm"],
+    install_requires=[
+        *("torch>=2.6", "torchaudio>=2.6"),
+        *("filelock", "numpy", "pydantic>=2.10", "soundfile", "soxr", "tqdm"),
+    ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["hear-ptsed = hear_ptsed.cli:main"]},
 )

@@ -3,9 +3,10 @@
 import argparse
 import json
 import sys
-import traceback
 from dataclasses import fields
 from pathlib import Path
+
+from hear_ptsed.errors import run_command
 
 HEAREVAL_NOTES = """\
 Runs heareval 2021.1.3 as it is; all options after 'embeddings' or 'predictions' are heareval's own
@@ -38,7 +39,6 @@ Modes are frozen-hear, frozen-linear, frozen-baseline and finetuned. A task may 
 takes part in (modes: [...]). Logs of the runs are in WORK/sweep. With Ray, --tasks-dir, --results
 and --work must be on a file system that all machines share; a run takes one GPU if the cluster
 has some, and runs of lost machines are repeated."""
-TOLD = (ValueError, RuntimeError, OSError, ImportError, ArithmeticError, argparse.ArgumentError)
 
 
 def validate(args: argparse.Namespace, _rest: list[str]) -> int:
@@ -278,32 +278,16 @@ def _json_object(text: str) -> dict:
     return value
 
 
-def one_line(error: Exception) -> str:
-    """The message on one line, with the type where a message alone says too little."""
-    text = " ".join(str(error).split())
-    if not text:  # a bare assert in heareval: its source line is all there is
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        text = f"{frame.line} ({Path(frame.filename).name}, line {frame.lineno})"
-    elif isinstance(error, TOLD):
-        return text
-    return f"{type(error).__name__}: {text}"
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     if rest and args.command != "heareval":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    try:
-        return args.run(args, rest)
-    except KeyboardInterrupt:
-        print("interrupted; the same command again redoes only unfinished parts", file=sys.stderr)
-    except Exception as error:
-        if args.debug:
-            raise
-        print(f"eval_tasks {args.command}: {one_line(error)}", file=sys.stderr)
-        return 2 if isinstance(error, argparse.ArgumentError) else 1
-    return 1
+    name, again = (
+        f"eval_tasks {args.command}",
+        "the same command again redoes only unfinished parts",
+    )
+    return run_command(name, lambda: args.run(args, rest), args.debug, again)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ symptom in one function below that is undone when its block ends. PyTorch plug-i
 """
 
 import json
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial, wraps
@@ -121,20 +123,33 @@ def interrupt_ends_the_run() -> Iterator[None]:
     """Ctrl-C stops heareval instead of only the training in progress.
 
     Lightning 1.9.5 swallows KeyboardInterrupt: heareval would go on, test the half-trained model
-    and mark its task as done.
+    and mark its task as done. Python drops an exception that a signal raises within a callback of
+    the garbage collector, so the signal comes again until heareval has ended.
     """
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
         yield
         return
+    ended = threading.Event()
+
+    def again() -> None:
+        if not ended.wait(1):
+            os.kill(os.getpid(), signal.SIGINT)
 
     def stop(_signal: int, _frame: Any) -> None:
-        raise SystemExit("interrupted; the same command again redoes only what is not finished")
+        threading.Thread(target=again, daemon=True).start()
+        raise SystemExit("interrupted")
 
     signal.signal(signal.SIGINT, stop)
     try:
         yield
+    except SystemExit as error:
+        if error.code == "interrupted":
+            raise KeyboardInterrupt from None
+        raise
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        ended.set()
+        signal.signal(signal.SIGINT, before)
 
 
 # The two tools.

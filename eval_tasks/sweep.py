@@ -19,6 +19,7 @@ import yaml
 
 from eval_tasks.base import TaskData, open_task
 from eval_tasks.request import Request
+from hear_ptsed.errors import EXPECTED, one_line
 from training.config import checked
 
 MODES = {
@@ -189,7 +190,6 @@ def requests(sweep: Sweep, **where: Any) -> list[Request]:
 
 
 def _entry(request: Request, data: Callable[[Request], TaskData | None], download: bool) -> Entry:
-    from eval_tasks.__main__ import TOLD, one_line
     from eval_tasks.run import plan
 
     parts = [request.task, request.module, request.checkpoint and request.checkpoint.stem]
@@ -203,7 +203,7 @@ def _entry(request: Request, data: Callable[[Request], TaskData | None], downloa
         done = run.finished()
         name = f"{run.data.version}-{request.mode}-{run.protocol}-{run.module.name}-seed{run.seed}"
         log = request.work / "sweep" / f"{name}-{run.identity[:12]}.txt"
-    except TOLD as error:
+    except EXPECTED as error:
         return Entry(title, request, "failed", one_line(error))
     return Entry(title, request, "finished" if done else "planned", log=log)
 

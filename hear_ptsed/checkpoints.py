@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from hear_ptsed.backbones.base import Backbone
+from hear_ptsed.errors import few
 from hear_ptsed.heads import AttentionHead, LinearHead
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import MODELS, row
 from hear_ptsed.sequence import build_sequence_model
-from hear_ptsed.tensor_files import few, read, write
+from hear_ptsed.tensor_files import read, write
 
 log = logging.getLogger(__name__)
 FORMAT = 1  # of our own files

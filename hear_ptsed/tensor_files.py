@@ -8,13 +8,14 @@ import argparse
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hear_ptsed.errors import few
 from hear_ptsed.files import atomic
 
 METADATA = "hear_ptsed"  # attribute of the dictionary in a .pt file, entry in a safetensors header
@@ -98,7 +99,3 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -
             torch.save(state, temporary)
         else:
             _safetensors().torch.save_file(state, temporary, {METADATA: json.dumps(metadata)})
-
-
-def few(names: Sequence[str], n: int = 2) -> str:
-    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from hear_ptsed.errors import run_command
 from leaderboards import checks
 
 
@@ -90,25 +91,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def one_line(error: Exception) -> str:
-    """The message on one line, with the type where a message alone says too little."""
-    text = checks.printable(" ".join(str(error).split()), checks.TEXT)
-    if text and isinstance(error, (ValueError, RuntimeError, OSError, ImportError)):
-        return text
-    return f"{type(error).__name__}: {text}"
-
-
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    try:
-        return args.run(args)
-    except KeyboardInterrupt:
-        print("interrupted; nothing is left half-written", file=sys.stderr)
-    except Exception as error:
-        if args.debug:
-            raise
-        print(f"leaderboards {args.command}: {one_line(error)}", file=sys.stderr)
-    return 1
+    name, again = f"leaderboards {args.command}", "nothing is left half-written"
+    return run_command(name, lambda: args.run(args), args.debug, again)
 
 
 if __name__ == "__main__":

@@ -200,8 +200,8 @@ def test_a_wrong_plugin_is_refused_in_one_line_and_debug_adds_the_traceback(name
     assert main(["validate", name, "-d", "cpu"]) == 1
     out, err = capsys.readouterr()
     assert "Looks good!" not in out and err.count("\n") == 1 and BAD[name][1] in err
-    with pytest.raises(ValueError, match=BAD[name][1]):
-        main(["--debug", "validate", name, "-d", "cpu"])
+    assert main(["--debug", "validate", name, "-d", "cpu"]) == 1
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
 def test_events_scenes_and_folds_run_from_clips_to_scores(copied, work, capsys):
@@ -261,8 +261,7 @@ def test_an_interrupt_never_leaves_scores_of_a_half_trained_model(copied, monkey
     folder = copied("places")
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with pytest.raises(SystemExit, match="interrupted") if adjusted else nullcontext():
-            predict(folder)
+        assert predict(folder) == 130
     finally:
         signal.signal(signal.SIGINT, before)
     assert Path(folder, "prediction-done.json").exists() is not adjusted

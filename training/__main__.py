@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+from hear_ptsed.errors import run_command
+
 RECIPES = """\
 A recipe is a yaml of differences from the defaults (`--print` shows all values). Several recipes
 can be given; the later wins. On several GPUs: --set run.devices=8, started plainly or by
@@ -188,19 +190,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("training").setLevel(logging.INFO)
     args = build_parser().parse_args(argv)
-    try:
-        args.run(args)
-        return 0
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on (fit: with --resume)", file=sys.stderr)
-    except Exception as error:
-        if args.debug:
-            raise
-        told = isinstance(error, (ValueError, RuntimeError, OSError, ImportError, ArithmeticError))
-        text = " ".join(str(error).split())
-        kind = "" if told and text else f"{type(error).__name__}: "
-        print(f"training {args.command}: {kind}{text}", file=sys.stderr)
-    return 1
+    again = "the same command goes on" + " with --resume" * (args.command == "fit")
+    return run_command(f"training {args.command}", lambda: args.run(args), args.debug, again)
 
 
 if __name__ == "__main__":

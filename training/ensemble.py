@@ -15,10 +15,10 @@ from tqdm import tqdm
 from hear_ptsed import __version__
 from hear_ptsed.checkpoints import open_checkpoint
 from hear_ptsed.detect import Options
+from hear_ptsed.errors import few
 from hear_ptsed.events import FRAMES_PER_SECOND, load_labels
 from hear_ptsed.files import sha256
 from hear_ptsed.model import SEDModel
-from hear_ptsed.tensor_files import few
 from hear_ptsed.windows import WINDOW, WINDOW_FRAMES
 from training.clips import Clips, Unreadable
 from training.pseudo_labels import Place, Writer, canonical

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from hear_ptsed.errors import few
 from hear_ptsed.events import load_labels
 from hear_ptsed.files import atomic
-from hear_ptsed.tensor_files import few
 from hear_ptsed.windows import WINDOW_FRAMES
 from training.annotations import clip_key
 from training.clips import one_line, open_hdf5
