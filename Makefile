@@ -1,11 +1,11 @@
-# make env: .venv with everything; make demo: evaluation, training, leaderboard, small; make test: the tests; make lint: ruff.
+# make env: .venv with everything; make demo: evaluation, training, leaderboard, small; make test: the tests; make lint: ruff; make extras: each extra alone.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 EXTRAS := eval,training,ray,leaderboards,plot,dev
 OUT ?= demo
 
-.PHONY: env demo test lint
+.PHONY: env demo test lint extras
 
 env: $(VENV)/.done
 
@@ -29,3 +29,14 @@ test: env
 lint: env
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# Each documented installation in an environment of its own, where every module must import.
+extras: env
+	rm -rf $(VENV)/extras
+	for extra in '' plot eval training leaderboards; do \
+		alone=$(VENV)/extras/$${extra:-plain}; with= ; \
+		[ "$$extra" != eval ] || with="-r requirements.txt --override overrides.txt"; \
+		$(VENV)/bin/uv venv --quiet --python $(RUN) $$alone && \
+		$(VENV)/bin/uv pip install --quiet --python $$alone -e ".[$$extra]" $$with -c constraints.txt && \
+		$$alone/bin/python tests/import_all.py "$$extra" || exit 1; \
+	done

@@ -25,7 +25,8 @@ from training.annotations import Events
 from training.clips import open_clips
 from training.config import Data, Optim, Recipe
 from training.data import ClipSet, loader
-from training.module import Training, freeze_unused
+from training.module import Training
+from training.optim import freeze_unused
 from training.pack import pack
 from training.sampling import Plan, TrainPicks
 

@@ -29,7 +29,7 @@ from hear_ptsed.windows import SAMPLE_RATE, WINDOW_FRAMES, n_frames, over_window
 from training import optim
 from training.augment import Targets, augment, per_db, wavmix
 from training.config import Augment
-from training.module import freeze_unused
+from training.optim import freeze_unused
 from training.sampling import AUGMENT, Plan, TrainPicks, generator, torch_seed
 
 WEAK = 100  # stream of random numbers beside those of training.sampling

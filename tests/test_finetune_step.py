@@ -20,7 +20,7 @@ from eval_tasks.modules import HEADS
 from eval_tasks.recipe import Recipe
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import MODELS
-from training.module import freeze_unused
+from training.optim import freeze_unused
 from training.sampling import MODEL, torch_seed
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -24,7 +24,8 @@ from training_parts import (
 
 from hear_ptsed.model import SEDModel
 from training.fit import Keep, make_trainer
-from training.module import Training, freeze_unused
+from training.module import Training
+from training.optim import freeze_unused
 from training.sampling import AUGMENT, MODEL, torch_seed
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -29,7 +29,8 @@ from training.config import Recipe
 from training.coverage import Coverage
 from training.data import Batch, ClipSet, Opened, class_names
 from training.metrics import as_json
-from training.module import Training, freeze_unused
+from training.module import Training
+from training.optim import freeze_unused
 from training.pseudo_labels import open_pseudo_labels
 
 log = logging.getLogger(__name__)

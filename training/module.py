@@ -13,7 +13,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from hear_ptsed.model import SEDModel
-from hear_ptsed.windows import WINDOW
 from training import optim
 from training.annotations import Events
 from training.augment import Targets, augment, per_db, wavmix
@@ -304,26 +303,6 @@ class Training(lightning.LightningModule):
     def target_metric(self) -> str:
         """What the best checkpoint is chosen by."""
         return "psds1_macro" if "psds1_macro" in self.result else "map"
-
-
-def freeze_unused(model: SEDModel, labels: str) -> list[str]:
-    """Exclude the parameters that the loss never reaches; several devices could not agree on them.
-
-    Returns:
-        Their names: the other head, and what a backbone needs for self-supervised training only.
-    """
-    was = model.training
-    model.eval()
-    with torch.enable_grad():
-        output = model(torch.zeros(1, WINDOW, device=next(model.parameters()).device))
-        (output.weak if labels == "weak" else output.strong).sum().backward()
-    unused = [name for name, p in model.named_parameters() if p.grad is None]
-    for name, parameter in model.named_parameters():
-        parameter.grad = None
-        if name in unused:
-            parameter.requires_grad_(False)
-    model.train(was)
-    return unused
 
 
 def _taught(clips: ClipSet) -> Tensor:

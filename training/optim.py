@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from hear_ptsed.model import SEDModel
+from hear_ptsed.windows import WINDOW
 
 SCHEDULES = ("cosine", "linear", "exp", "constant", "ramp", "published")
 PUBLISHED_WARMUP = 20_000  # steps, which the public code sets whatever its option says
@@ -109,3 +110,23 @@ def schedule(step: int, total: int, optim: Options) -> float:
     if optim.schedule in ("constant", "ramp"):
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def freeze_unused(model: SEDModel, labels: str) -> list[str]:
+    """Exclude the parameters that the loss never reaches; several devices could not agree on them.
+
+    Returns:
+        Their names: the other head, and what a backbone needs for self-supervised training only.
+    """
+    was = model.training
+    model.eval()
+    with torch.enable_grad():
+        output = model(torch.zeros(1, WINDOW, device=next(model.parameters()).device))
+        (output.weak if labels == "weak" else output.strong).sum().backward()
+    unused = [name for name, p in model.named_parameters() if p.grad is None]
+    for name, parameter in model.named_parameters():
+        parameter.grad = None
+        if name in unused:
+            parameter.requires_grad_(False)
+    model.train(was)
+    return unused
