@@ -21,6 +21,16 @@ def assert_close(got: torch.Tensor, want: np.ndarray, tolerance: float = 5e-5) -
     assert error <= tolerance * max(1.0, np.abs(want).max()), error
 
 
+def assert_same_log_energies(got: torch.Tensor, want: np.ndarray, divisor: float) -> None:
+    """As assert_close, with what float32 leaves of a Fourier transform: an error of its precision
+    relative to the frame's loudest band. In bands 80 dB below that one it exceeds 5e-5, and differs
+    from processor to processor.
+    """
+    below = np.exp((want.max(-2, keepdims=True) - want) * divisor / 2)  # ratio of amplitudes
+    limit = 5e-5 * max(1.0, np.abs(want).max()) + np.finfo(np.float32).eps * below / divisor
+    assert (np.abs(got.numpy() - want) <= limit).all(), (np.abs(got.numpy() - want) / limit).max()
+
+
 @pytest.mark.parametrize("name", RELEASED)
 @torch.no_grad()
 def test_every_array_of_the_public_model_is_reproduced(name, clips):
@@ -30,7 +40,11 @@ def test_every_array_of_the_public_model_is_reproduced(name, clips):
     for model in (plain, folded):
         for i, clip in enumerate(clips[:, None]):
             spec = model.frontend(clip)
-            assert_close(spec[0, ..., ::9], golden["mel"][i])
+            divisor = getattr(model.frontend, "divisor", None)
+            if divisor is None:  # decibels above a floor: no band is that quiet
+                assert_close(spec[0, ..., ::9], golden["mel"][i])
+            else:
+                assert_same_log_energies(spec[0, ..., ::9], golden["mel"][i], divisor)
             assert_close(model.backbone(spec)[0, ::10], golden["sequence"][i])
             strong, weak, frames = model(clip)
             assert_close(frames[0, ::10], golden["embedding"][i])

@@ -224,8 +224,10 @@ def test_a_corrupt_feature_cache_is_named_and_kept(here):
 
 def test_a_traceback_is_shown_on_demand_only(here):
     no_split_file()
-    with pytest.raises(FileNotFoundError, match=r"valid\.json"):
-        main(["run", *OFFICE, *LOGMEL, "--debug"])
+    code, said = run(here, "run", *OFFICE, *LOGMEL)
+    assert code == 1 and "valid.json" in said and "Traceback" not in said
+    code, said = run(here, "run", *OFFICE, *LOGMEL, "--debug")
+    assert code == 1 and "Traceback (most recent call last)" in said
 
 
 def test_weights_of_a_fine_tuning_are_exported(parts, here):

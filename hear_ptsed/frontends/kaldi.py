@@ -86,6 +86,7 @@ class PaSSTMel(FrontEnd):
 
     def __init__(self, periodic: bool):
         super().__init__()
+        self.divisor = 5.0  # of the log energies
         window = torch.hann_window(WINDOW, periodic=periodic)
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("bank", mel_bank(0.0, 7000.0), persistent=False)
@@ -104,7 +105,7 @@ class PaSSTMel(FrontEnd):
         )
         power = torch.view_as_real(stft).square().sum(-1)  # (B, 257, T)
         bank = self._jittered_bank(audio.device) if self.training else self.bank
-        return ((bank @ power).clamp(min=1e-7).log() + 4.5) / 5.0
+        return ((bank @ power).clamp(min=1e-7).log() + 4.5) / self.divisor
 
     def _jittered_bank(self, device: torch.device) -> Tensor:
         low, less = int(torch.randint(10, ())), int(torch.randint(2000, ()))
