@@ -154,8 +154,8 @@ def test_a_run_killed_and_interrupted_at_any_time_ends_as_an_undisturbed_one(
     assert command.send(signal.SIGKILL).code == -signal.SIGKILL
     command = start("fit", file, "--resume", log=tmp_path / "log2")
     command.until((out / "best.json").exists).send(signal.SIGINT)
-    assert command.code == 1, command.text
-    assert command.last_line == "interrupted; the same command goes on (fit: with --resume)"
+    assert command.code == 130, command.text
+    assert command.last_line == "training fit: interrupted; the same command goes on with --resume"
     assert not (out / "model.pt").exists()
     command = start("fit", file, "--resume", log=tmp_path / "log3").wait()
     assert command.code == 0, command.text
