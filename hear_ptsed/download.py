@@ -6,33 +6,56 @@ in `<file>.json`, and a file that changes later is refused.
 
 import errno
 import http.client
-import json
+import io
 import logging
 import os
+import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
+from pydantic import Field
 from tqdm import tqdm
 
-from hear_ptsed.files import atomic, cache_dir, sha256
+from hear_ptsed.files import cache_dir, locked, open_plain, remove_stale, sha256, write_json
+from hear_ptsed.interrupt import safe_point
 from hear_ptsed.registry import row
-
-try:
-    import fcntl
-except ImportError:  # Windows: two downloads of one file at the same time are not kept apart
-    fcntl = None
+from hear_ptsed.schema import check_json, settings
+from hear_ptsed.tensor_files import begins_checkpoint
 
 log = logging.getLogger(__name__)
 RELEASE = "https://github.com/fschmid56/PretrainedSED/releases/download/v0.0.1/"
 FOLDER = "HEAR_PTSED_CHECKPOINTS"  # environment variable
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30  # seconds without an answer
+SLOWEST = 1000  # bytes per second; a server that sends fewer ...
+PATIENCE = 60  # ... for so many seconds is given up
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last: more than a file may have there
+
+
+@settings
+class Manifest:
+    """What is recorded of a file at its first use."""
+
+    url: str | None
+    size: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    mtime_ns: int
+    recorded: str
+
+
+@settings
+class Note:
+    """What a part of a file is of."""
+
+    url: str
+    etag: str | None
 
 
 def cached(model: str, stage: str) -> Path | None:
@@ -65,16 +88,15 @@ def verify(path: Path) -> None:
         _record(path, _entry(path, None))
         return
     known = _read(manifest)
-    size, digest, mtime = known["size"], known["sha256"], known["mtime_ns"]
     stat = path.stat()
-    if (stat.st_size, stat.st_mtime_ns) == (size, mtime):
+    if (stat.st_size, stat.st_mtime_ns) == (known.size, known.mtime_ns):
         return
-    if stat.st_size != size:
-        change = f"{stat.st_size} bytes, recorded are {size}"
-    elif (got := sha256(path)) != digest:
-        change = f"sha256 {got[:12]}..., recorded is {digest[:12]}..."
+    if stat.st_size != known.size:
+        change = f"{stat.st_size} bytes, recorded are {known.size}"
+    elif (got := sha256(path)) != known.sha256:
+        change = f"sha256 {got[:12]}..., recorded is {known.sha256[:12]}..."
     else:
-        _record(path, known | {"mtime_ns": stat.st_mtime_ns})
+        _record(path, replace(known, mtime_ns=stat.st_mtime_ns))
         return
     raise RuntimeError(
         f"{path} changed since its first use ({change}): delete it to have it downloaded again, or "
@@ -96,52 +118,49 @@ def _fetch_released(names: tuple[str, ...]) -> Path:
 
 
 def fetch(url: str, target: Path, progress: bool = True) -> None:
-    """Download a file and record it; a call after an interrupted one goes on where that stopped."""
+    """Download a checkpoint and record it; after an interruption, go on where that stopped.
+
+    Nothing is recorded or put in place before it is whole and begins as a checkpoint does.
+    """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.part")
-    with _alone(part.parent):
+    part, manifest = target.with_name(f"{target.name}.part"), _manifest(target)
+    with locked(target.parent, wait=True):
         if target.exists():  # another process was faster
             return
+        remove_stale(target.parent)
+        known = _read(manifest) if manifest.exists() else None
         _download(url, part, target, progress)
-        manifest, entry = _manifest(target), _entry(part, url)
-        if manifest.exists() and _read(manifest)["sha256"] != entry["sha256"]:
-            part.unlink()
+        entry = _entry(part, url)
+        if known is not None and known.sha256 != entry.sha256:
+            _forget(part)
             raise RuntimeError(
                 f"{url} is not the file recorded at its first use in {manifest}; delete that "
                 "record to accept the new one"
             )
-        _write(manifest, entry)
+        write_json(manifest, asdict(entry))
         part.replace(target)
-        _note(part).unlink(missing_ok=True)
+        _forget(part)
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process downloads into this folder."""
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+class Unfit(RuntimeError):
+    """What a server sends is not the file."""
 
 
 def _download(url: str, part: Path, target: Path, progress: bool) -> None:
     """Complete `part`; every failure becomes one line that says what to do."""
+    otherwise = f"or put the file at {target} or into the folder that ${FOLDER} names"
     try:
         _receive(url, part, target, progress)
+        _look_at(part)
         return
+    except Unfit as error:
+        raise Unfit(f"{url}: {error}; look at that address, {otherwise}") from error
     except HTTPError as error:
-        if error.code == 416 and part.exists():  # it is longer than the file, or all of it
-            part.unlink()
-            return _download(url, part, target, progress)
         why, cause = f"the server answers {error.code} {error.reason}", error
+    except FileExistsError:
+        raise
     except (OSError, http.client.HTTPException) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in FULL:
             raise OSError(
                 error.errno,
                 f"no room at {part.parent} for {url} ({error.strerror}): free some, or move the "
@@ -150,57 +169,148 @@ def _download(url: str, part: Path, target: Path, progress: bool) -> None:
         why, cause = f"cannot be reached ({error})", error
         if part.exists() and (have := part.stat().st_size):
             why = f"interrupted ({error}); {have} bytes are kept, call again to go on from there"
-    raise ConnectionError(
-        f"{url}: {why}; or put the file at {target} or into the folder that ${FOLDER} names"
-    ) from cause
+    raise ConnectionError(f"{url}: {why}; {otherwise}") from cause
+
+
+def _look_at(part: Path) -> None:
+    """Refuse a whole file that begins as no checkpoint does, such as a page, and forget it."""
+    with part.open("rb") as file:
+        start = file.read(16)
+    if not begins_checkpoint(start):
+        _forget(part)
+        raise Unfit(f"no checkpoint came, it begins with {start!r}" if start else "nothing came")
 
 
 def _receive(url: str, part: Path, target: Path, progress: bool) -> None:
     """Write the response to `part`, from its end if the server still has the same file."""
-    have, etag = _resumable(url, part)
-    headers = {"User-Agent": "hear_ptsed"}
-    if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": etag}
-    with urlopen(Request(url, headers=headers), timeout=TIMEOUT) as response:
+    response, have, total = _ask(url, *_resumable(url, part))
+    with response:
         if response.headers.get_content_type() == "text/html":
-            raise RuntimeError(f"{url} answers with a web page, not a file: a login page?")
-        if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            have = 0
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
+            raise Unfit("a web page came, not a file: a login page?")
         free = shutil.disk_usage(part.parent).free
         if total is not None and total - have > free:
             raise OSError(errno.ENOSPC, f"{total - have} bytes to come, {free} free")
-        _note(part).write_text(json.dumps({"url": url, "etag": response.headers.get("ETag")}))
+        bar = partial(tqdm, unit="B", unit_scale=True, desc=target.name, disable=not progress)
         with (
-            part.open("ab" if have else "wb") as file,
-            tqdm(
-                total=total,
-                initial=have,
-                unit="B",
-                unit_scale=True,
-                desc=target.name,
-                disable=not progress,
-            ) as bar,
+            open_plain(part, "ab" if have else "wb") as file,
+            bar(total=total, initial=have) as progress_bar,
         ):
-            while chunk := response.read(CHUNK):
+            write_json(_note(part), asdict(Note(url, response.headers.get("ETag"))))
+            while chunk := response.read1(CHUNK):
+                safe_point()
                 file.write(chunk)
-                bar.update(len(chunk))
+                progress_bar.update(len(chunk))
     if total is not None and part.stat().st_size != total:
         raise ConnectionError(f"{total} bytes were announced")
+
+
+def _ask(url: str, have: int, etag: str) -> tuple[http.client.HTTPResponse, int, int | None]:
+    """The server's answer, the byte that it begins with, and the length of the whole file.
+
+    The length is None where the end is marked in another way. A part that the server does not
+    continue is asked for anew.
+    """
+    headers = {"User-Agent": "hear_ptsed"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", "If-Range": etag}
+    try:
+        response = _opener.open(Request(url, headers=headers), timeout=TIMEOUT)
+    except HTTPError as error:
+        if not have or error.code != 416:  # 416: the part is longer than the file, or all of it
+            raise
+        error.close()
+        return _ask(url, 0, "")
+    if response.status == 200 and (response.length is not None or response.chunked):
+        return response, 0, response.length
+    if have and (total := _continued(response, have, etag)) is not None:
+        return response, have, total
+    status, length = response.status, response.length
+    response.close()
+    if have:
+        return _ask(url, 0, "")
+    if status == 200 and length is None:
+        raise Unfit("the server does not say how long the file is, so that a part looks whole")
+    raise Unfit(f"the server answers {status}, not with the whole file")
+
+
+def _continued(response: http.client.HTTPResponse, have: int, etag: str) -> int | None:
+    """Length of the whole file if the answer is the rest of just that file."""
+    place = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
+    if response.status != 206 or response.headers.get("ETag") != etag or place is None:
+        return None
+    first, last, total = map(int, place.groups())
+    rest = response.length in (None, total - have)
+    return total if first == have and last + 1 == total and rest else None
+
+
+class _Paced(io.RawIOBase):
+    """What a server sends; an error where it is too slow, so that no download takes for ever."""
+
+    def __init__(self, raw: io.RawIOBase):
+        self.raw, self.bytes, self.seconds = raw, 0, 0.0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        began = time.monotonic()
+        count = self.raw.readinto(buffer)
+        self.bytes += count or 0
+        self.seconds += time.monotonic() - began
+        if self.seconds >= PATIENCE:
+            if count and self.bytes < SLOWEST * self.seconds:
+                raise TimeoutError(f"fewer than {SLOWEST} bytes per second came for {PATIENCE} s")
+            self.bytes, self.seconds = 0, 0.0
+        return count
+
+    def close(self) -> None:
+        self.raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.fp = io.BufferedReader(_Paced(self.fp.detach()))
+
+
+class _Connection(http.client.HTTPConnection):
+    response_class = _Response
+
+
+class _SecureConnection(http.client.HTTPSConnection):
+    response_class = _Response
+
+
+class _Http(HTTPHandler):
+    def http_open(self, request: Request) -> http.client.HTTPResponse:
+        return self.do_open(_Connection, request)
+
+
+class _Https(HTTPSHandler):
+    def https_open(self, request: Request) -> http.client.HTTPResponse:
+        return self.do_open(_SecureConnection, request)
+
+
+_opener = build_opener(_Http, _Https)
 
 
 def _resumable(url: str, part: Path) -> tuple[int, str]:
     """Bytes of `part` that a server can continue, and the ETag of the file they are from."""
     try:
-        note = json.loads(_note(part).read_text())
-        etag = note["etag"] if note["url"] == url else None
+        note = check_json(Note, _note(part).read_bytes(), str(_note(part)))
         have = part.stat().st_size
-    except (FileNotFoundError, ValueError, KeyError):
+    except (FileNotFoundError, ValueError):
         return 0, ""
-    if not etag or etag.startswith("W/"):  # a weak tag does not promise the same bytes
+    # A weak tag does not promise the same bytes.
+    if note.url != url or not note.etag or note.etag.startswith("W/"):
         return 0, ""
-    return have, etag
+    return have, note.etag
+
+
+def _forget(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _note(part).unlink(missing_ok=True)
 
 
 def _note(part: Path) -> Path:
@@ -211,35 +321,24 @@ def _manifest(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _entry(path: Path, url: str | None) -> dict[str, Any]:
+def _entry(path: Path, url: str | None) -> Manifest:
     stat = path.stat()
-    return {
-        "url": url,
-        "size": stat.st_size,
-        "sha256": sha256(path),
-        "mtime_ns": stat.st_mtime_ns,
-        "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    recorded = datetime.now(UTC).isoformat(timespec="seconds")
+    return Manifest(url, stat.st_size, sha256(path), stat.st_mtime_ns, recorded)
 
 
-def _record(path: Path, entry: dict[str, Any]) -> None:
+def _record(path: Path, entry: Manifest) -> None:
     """Write the manifest if the folder allows it; the user's own folder may be read-only."""
     try:
-        _write(_manifest(path), entry)
+        write_json(_manifest(path), asdict(entry))
     except OSError as error:
         log.info("%s cannot be recorded, later changes go unnoticed: %s", path, error)
 
 
-def _write(manifest: Path, entry: dict[str, Any]) -> None:
-    with atomic(manifest) as temporary:
-        temporary.write_text(json.dumps(entry, indent=2) + "\n")
-
-
-def _read(manifest: Path) -> dict[str, Any]:
+def _read(manifest: Path) -> Manifest:
     try:
-        known = json.loads(manifest.read_text())
-        return {key: known[key] for key in ("url", "size", "sha256", "mtime_ns", "recorded")}
-    except (ValueError, KeyError, TypeError) as error:
+        return check_json(Manifest, manifest.read_bytes(), "the record")
+    except ValueError as error:
         raise RuntimeError(
-            f"{manifest} is damaged; delete it to have the file recorded anew"
+            f"{manifest} is damaged; delete it to have the file recorded anew ({error})"
         ) from error

@@ -3,16 +3,22 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
+import platform
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+log = logging.getLogger(__name__)
 LOCK = ".hear_ptsed.lock"
-_TEMPORARY = re.compile(r"\.hear_ptsed-(\d+)-[0-9a-f]{16}-.+", re.DOTALL)
+REPLACED = ".hear_ptsed-replaced"  # what a folder was called before, while it is replaced
+MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+_TEMPORARY = re.compile(r"\.hear_ptsed-(\d+)-([0-9a-f]{8})-[0-9a-f]{16}-(.+)", re.DOTALL)
 
 
 def cache_dir(*parts: str) -> Path:
@@ -33,32 +39,45 @@ def sha256(path: Path) -> str:
 
 def temporary_beside(path: Path) -> Path:
     """A name in the same folder that nothing has: of this process, with the suffix of `path`."""
-    return path.with_name(f".hear_ptsed-{os.getpid()}-{secrets.token_hex(8)}-{path.name[-100:]}")
+    name = path.name
+    while len(os.fsencode(name)) > 150:  # names of files end at 255 bytes
+        name = name[1:]
+    mark = f"{os.getpid()}-{MACHINE}-{secrets.token_hex(8)}"
+    return path.with_name(f".hear_ptsed-{mark}-{name}")
 
 
-def remove_stale(folder: Path) -> None:
-    """Remove what `temporary_beside` named for processes that have ended; nothing else, ever.
+def remove_stale(folder: Path, alone: bool = False) -> None:
+    """Undo what `atomic` and its kin left of processes that were killed; touch nothing else, ever.
 
-    Call it under the folder's lock: a process on another machine looks as if it had ended.
+    Args:
+        alone: the caller holds the lock that all take who write there, so that what another
+            machine has written is of a process that was killed, too.
     """
     for path in Path(folder).glob(".hear_ptsed-*"):
         ours = _TEMPORARY.fullmatch(path.name)
-        if ours is None or _alive(int(ours[1])):
+        if ours is None or not (alone if ours[2] != MACHINE else _ended(int(ours[1]))):
             continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
+        if path.is_symlink() or not path.is_dir():
             path.unlink(missing_ok=True)
+            continue
+        try:
+            if (path / REPLACED).exists() and not os.path.lexists(path.with_name(ours[3])):
+                (path / REPLACED).rename(path.with_name(ours[3]))
+        except OSError:  # another process has just done so, or it stays where it is
+            continue
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def _alive(process: int) -> bool:
+def _ended(process: int) -> bool:
+    if os.name == "nt":  # where the call below would end it
+        return False
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # of another user
         return True
-    return True
+    except PermissionError:  # of another user
+        return False
+    return False
 
 
 @contextlib.contextmanager
@@ -74,6 +93,48 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, which is removed in the end."""
+    folder = temporary_beside(Path(path))
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder of the same name; it replaces `path` only if the block ends well.
+
+    A second process that writes the same folder is refused. Killed at any time, `remove_stale` of
+    the folder around it finds the old one again.
+    """
+    path = Path(path)
+    with locked(path, beside=True), temporary_folder(path) as around:
+        new, old = around / path.name, around / REPLACED
+        new.mkdir()
+        try:
+            yield new
+            if os.path.lexists(path):
+                path.rename(old)
+            new.rename(path)
+        finally:
+            if os.path.lexists(old) and not os.path.lexists(path):
+                old.rename(path)
+
+
+def open_plain(path: Path, mode: str) -> IO[bytes]:
+    """Open a file for writing that has a fixed name: nothing is written through a link there."""
+    with contextlib.suppress(FileNotFoundError):
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise FileExistsError(f"{path} is a link or no plain file; delete it and call again")
+    unfollowed = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
+    return open(path, mode, opener=lambda name, flags: os.open(name, flags | unfollowed, 0o666))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, all or nothing; NaN and infinities are refused."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
@@ -82,21 +143,43 @@ def write_json(path: Path, content: Any) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+def locked(path: Path, wait: bool = False, beside: bool = False) -> Iterator[None]:
     """Hold a folder alone, on this machine and where the file system shares locks.
 
+    The lock is a hidden file that is there while it is held, and ends with its process.
+
     Args:
-        folder: created if need be; the lock is a file in it.
+        path: the folder, made if need be and removed if it stays empty.
         wait: for the other process to end, instead of a RuntimeError.
+        beside: the file lies beside the folder, for one that is made or replaced at the end.
     """
     import filelock
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    file = path.with_name(f".{path.name}{LOCK}") if beside else path / LOCK
+    lock, made, timeout = filelock.FileLock(file), not file.parent.exists(), 0
+    while not lock.is_locked:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=timeout)
+        except FileNotFoundError:  # the process before has just removed the folder
+            continue
+        except filelock.Timeout:
+            if not wait:
+                raise RuntimeError(
+                    f"{path}: another process works there; wait until it ends, or choose another "
+                    "folder"
+                ) from None
+            log.warning("another process works in %s; waiting for it to end", path)
+            timeout = -1
     try:
-        with filelock.FileLock(folder / LOCK, timeout=-1 if wait else 0):
-            yield
-    except filelock.Timeout:
-        raise RuntimeError(
-            f"{folder}: another process works there; wait until it ends, or choose another folder"
-        ) from None
+        yield
+    finally:
+        if lock.is_locked:  # it is not in a forked child
+            if not isinstance(lock, filelock.SoftFileLock):  # who removes its file itself
+                with contextlib.suppress(OSError):  # Windows keeps open files
+                    file.unlink()
+            if made:
+                with contextlib.suppress(OSError):
+                    file.parent.rmdir()
+            lock.release()

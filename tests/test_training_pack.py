@@ -23,6 +23,7 @@ from training_clips import (
     write_hdf5,
 )
 
+from hear_ptsed.files import temporary_beside
 from training.annotations import Events, clip_key
 from training.clips import Clips, open_clips
 from training.coverage import Coverage
@@ -75,6 +76,11 @@ def wait_for_shards(out: Path, count: int) -> None:
         time.sleep(0.001)
 
 
+def leave_half(out: Path) -> None:
+    """What a killed worker may leave."""
+    temporary_beside(out / "shard-00014.i16").write_bytes(b"half")
+
+
 def test_packing_killed_and_run_again_gives_the_same_bytes(tmp_path, many, undisturbed):
     out = tmp_path / "out"
     options = {"clips_per_shard": 4, "max_unreadable": 0.05, "workers": 2}
@@ -90,7 +96,10 @@ def test_packing_killed_and_run_again_gives_the_same_bytes(tmp_path, many, undis
     kept = {file.name: file.stat().st_mtime_ns for file in out.glob("shard-*.i16")}
     time.sleep(0.5)
     assert kept == {file.name: file.stat().st_mtime_ns for file in out.glob("shard-*.i16")}
-    (out / ".99-shard-00014.i16").write_bytes(b"half")  # what the killed worker may leave
+    leave = multiprocessing.get_context("fork").Process(target=leave_half, args=(out,))
+    leave.start()
+    leave.join()
+    assert len(list(out.glob(".hear_ptsed-*"))) >= 1
     with pytest.raises(ValueError, match="packing was not finished"):
         open_clips(out)
     pack([open_clips(many)], None, out, clips_per_shard=4, max_unreadable=0.05)

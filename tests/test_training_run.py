@@ -155,9 +155,7 @@ def test_a_run_killed_and_interrupted_at_any_time_ends_as_an_undisturbed_one(
     command = start("fit", file, "--resume", log=tmp_path / "log2")
     command.until((out / "best.json").exists).send(signal.SIGINT)
     assert command.code == 130, command.text
-    assert command.last_line == (
-        "training fit: interrupted; the same command goes on with --resume"
-    )
+    assert command.last_line == "training fit: interrupted; the same command goes on with --resume"
     assert not (out / "model.pt").exists()
     command = start("fit", file, "--resume", log=tmp_path / "log3").wait()
     assert command.code == 0, command.text

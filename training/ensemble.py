@@ -138,7 +138,7 @@ def write_pseudo_labels(
         names = [str(path) for path in checkpoints]
         ensemble = Ensemble(models, names, precision).to(where)
         _compute(writer, todo, clips, ensemble, batch, workers, show=rank == 0)
-    return writer.merge(rank)
+    return writer.merge()
 
 
 def _settings(checkpoints: Sequence[Path], precision: str, block: int) -> dict[str, Any]:

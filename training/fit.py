@@ -7,6 +7,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from hear_ptsed import download
 from hear_ptsed.checkpoints import load_checkpoint, open_checkpoint, save_checkpoint
-from hear_ptsed.files import atomic
+from hear_ptsed.files import atomic, locked, remove_stale, temporary_beside
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import build, row
 from training import config
@@ -80,7 +81,7 @@ class Keep(Callback):
     def save(self, trainer, module, results: Sequence[str] = ()) -> None:
         """Write last.ckpt, before it what belongs to an evaluation and to the best one."""
         module.share_unreadable()
-        temporary = self.out / f".{os.getpid()}-{LAST}"
+        temporary = temporary_beside(self.out / LAST)
         try:
             trainer.save_checkpoint(temporary)
             if trainer.is_global_zero:
@@ -131,12 +132,25 @@ def fit(recipe: Recipe, resume: bool = False) -> Path:
     The run's folder also gets recipe.yaml, coverage.json, last.ckpt and best.ckpt (all of the
     state), last.json and best.json (scores), and the logs.
 
+    A second run in the same folder is refused while this one lasts.
+
     Args:
         resume: go on from last.ckpt if there is one.
     Returns:
         Path of model.pt.
     """
     out = Path(recipe.run.out).expanduser()
+    with locked(out) if _is_first() else nullcontext():
+        return _fit(recipe, out, resume)
+
+
+def _is_first() -> bool:
+    """Whether this is the first process of a run: of torchrun, Slurm or Lightning, or alone."""
+    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return next((int(os.environ[name]) for name in ranks if name in os.environ), 0) == 0
+
+
+def _fit(recipe: Recipe, out: Path, resume: bool) -> Path:
     checkpoint = _claim(out, recipe, resume)
     train, evaluation, events, coverage = open_data(recipe)
     _say("\n".join(report.text() for report in coverage))
@@ -157,7 +171,7 @@ def fit(recipe: Recipe, resume: bool = False) -> Path:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*(does not have many workers|LeafSpec).*")
-            trainer.fit(module, ckpt_path=checkpoint, weights_only=False)
+            trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
             if evaluation is not None and module.result.get("step") != trainer.global_step:
                 trainer.validate(module, verbose=False)
                 keep.rate(trainer, module)
@@ -292,15 +306,14 @@ def _say(text: str) -> None:
 def _claim(out: Path, recipe: Recipe, resume: bool) -> Path | None:
     """The checkpoint to go on from; refuses a folder that holds another run."""
     last = out / LAST
+    if _is_first():
+        remove_stale(out, alone=True)
     if not last.exists():
         return None
-    if not resume and rank_zero_only.rank == 0:
+    if not resume and _is_first():
         raise FileExistsError(f"{last} is there: give --resume to go on, or another run.out")
     then = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["recipe"]
     now = config.as_dict(recipe)
-    for stale in out.glob(".[0-9]*-*"):  # of a process that was killed while it wrote
-        if rank_zero_only.rank == 0:
-            stale.unlink(missing_ok=True)
     changed = [
         f"{section}.{key}: {then[section].get(key)} then, {value} now"
         for section in now

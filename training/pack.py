@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from hear_ptsed.files import atomic, sha256
+from hear_ptsed.files import LOCK, atomic, locked, remove_stale, sha256
 from hear_ptsed.windows import SAMPLE_RATE
 from training.annotations import Events, joined
 from training.clips import INDEX, MANIFEST, Clips, Unreadable, to_int16
@@ -70,10 +70,29 @@ def pack(
         "events": _events_digest(events),
         "clips": len(places),
     }
-    _prepare(out, plan, sources)
+    for source in sources:
+        if source.path.resolve() in (out.resolve(), *out.resolve().parents):
+            raise ValueError(f"{out} lies inside the source {source.path}; choose another folder")
+    with locked(out):
+        _prepare(out, plan)
+        return _pack(sources, events, places, out, plan, workers, max_unreadable, progress)
+
+
+def _pack(
+    sources: Sequence[Clips],
+    events: Events | None,
+    places: list[Place],
+    out: Path,
+    plan: dict[str, Any],
+    workers: int,
+    max_unreadable: float,
+    progress: bool,
+) -> Coverage:
+    """Write the shards that are missing, then what stands beside them."""
     report = coverage(sources, events)
     report.used = len(places)
-    jobs = [places[i : i + clips_per_shard] for i in range(0, len(places), clips_per_shard)]
+    size = plan["clips_per_shard"]
+    jobs = [places[i : i + size] for i in range(0, len(places), size)]
     plan_digest = _digest(json.dumps(plan))
     shards: list[Shard] = []
 
@@ -142,17 +161,11 @@ def _places(sources: Sequence[Clips], events: Events | None, all_clips: bool) ->
     return places
 
 
-def _prepare(out: Path, plan: dict[str, Any], sources: Sequence[Clips]) -> None:
+def _prepare(out: Path, plan: dict[str, Any]) -> None:
     """Refuse a folder that holds something else; remove what a killed run left half-written."""
-    for source in sources:
-        if source.path.resolve() in (out.resolve(), *out.resolve().parents):
-            raise ValueError(f"{out} lies inside the source {source.path}; choose another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    for pattern in ("shard-*", MANIFEST, INDEX, COVERAGE):
-        for left in out.glob(f".[0-9]*-{pattern}"):
-            left.unlink()
+    remove_stale(out, alone=True)
     if not (out / MANIFEST).exists():
-        if any(out.iterdir()):
+        if any(path.name != LOCK for path in out.iterdir()):
             raise ValueError(f"{out} is not empty and not a folder of shards; choose another")
         _write_json(out / MANIFEST, plan)
         return

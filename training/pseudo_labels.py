@@ -18,7 +18,7 @@ import numpy as np
 
 from hear_ptsed.errors import few
 from hear_ptsed.events import load_labels
-from hear_ptsed.files import atomic
+from hear_ptsed.files import atomic, temporary_beside
 from hear_ptsed.windows import WINDOW_FRAMES
 from training.annotations import clip_key
 from training.clips import one_line, open_hdf5
@@ -204,7 +204,7 @@ class Writer:
         with atomic(self.part(b)) as temporary:
             np.savez(temporary, logits=logits, facts=np.array(facts))
 
-    def merge(self, rank: int) -> dict[str, Any]:
+    def merge(self) -> dict[str, Any]:
         """Make the file if all parts are there; the report of what is."""
         try:
             there = [b for b in range(self.n_blocks) if self.part(b).exists()]
@@ -217,8 +217,8 @@ class Writer:
                 "unreadable": {k: v for fact in facts for k, v in fact["unreadable"].items()},
             }
             if len(there) == self.n_blocks:
-                # Named after the rank: two that finish at once make the same file twice.
-                self._make(self.folder / f"whole-{rank}.h5", facts, report)
+                # Two that finish at once make the same file twice.
+                self._make(temporary_beside(self.folder / "whole.h5"), facts, report)
         except FileNotFoundError:
             if not self.out.exists():  # else another process has just made the file
                 raise

@@ -24,7 +24,7 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
-from hear_ptsed.files import atomic
+from hear_ptsed.files import atomic, locked
 from training.sounds import scene
 from training.sounds.audioset import PARTS, audioset_bank
 from training.sounds.provenance import packages, same_settings, versions, write_json
@@ -102,15 +102,16 @@ def prepare(
         for part, count in zip(PARTS, (train, evaluation), strict=True)
         for start in range(0, count, CHUNK)
     ]
-    folder.mkdir(parents=True, exist_ok=True)
-    _render_all([chunk for chunk in chunks if not chunk.clips.exists()], workers)
-    manifest = {"settings": settings, **_provenance(bank, synthetic)}
-    for part in PARTS:
-        manifest[part] = _join([c for c in chunks if c.part == part], unfinished, part)
-    write_json(unfinished / "manifest.json", manifest)
-    (unfinished / "README.md").write_text(_card(manifest), encoding="utf-8")
-    shutil.rmtree(folder)
-    unfinished.rename(out)
+    with locked(unfinished, beside=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        _render_all([chunk for chunk in chunks if not chunk.clips.exists()], workers)
+        manifest = {"settings": settings, **_provenance(bank, synthetic)}
+        for part in PARTS:
+            manifest[part] = _join([c for c in chunks if c.part == part], unfinished, part)
+        write_json(unfinished / "manifest.json", manifest)
+        (unfinished / "README.md").write_text(_card(manifest), encoding="utf-8")
+        shutil.rmtree(folder)
+        unfinished.rename(out)
     return out
 
 

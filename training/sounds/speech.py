@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from hear_ptsed.files import atomic, cache_dir, sha256
+from hear_ptsed.files import atomic, cache_dir, locked, remove_stale, sha256
 from training.sounds.sound import RATE, cut, stretches
 
 UTTERANCES = 10  # per voice
@@ -76,25 +76,27 @@ def bank_file(name: str) -> Path:
     path = cache_dir("speech") / file
     recorded = path.with_suffix(".sha256")
     if not (path.exists() and recorded.exists()):
-        with atomic(path) as temporary:
-            # a process of its own: eSpeak speaks otherwise after it has rendered another bank
-            root = Path(__file__).parents[2]
-            command = [
-                sys.executable,
-                "-m",
-                "training.sounds.speech",
-                name,
-                str(temporary.resolve()),
-            ]
-            done = subprocess.run(command, cwd=root, stderr=subprocess.PIPE, text=True, check=False)
-            if done.returncode:
-                reason = (done.stderr.strip().splitlines() or ["killed"])[-1]
-                raise RuntimeError(f"the speech bank {name} was not rendered: {reason}")
-        with atomic(recorded) as temporary:
-            temporary.write_text(sha256(path))
-    elif sha256(path) != recorded.read_text():
+        with locked(path.parent, wait=True):
+            _render_file(name, path, recorded)
+    if sha256(path) != recorded.read_text():
         raise RuntimeError(f"{path} has changed since it was rendered; delete it and run again")
     return path
+
+
+def _render_file(name: str, path: Path, recorded: Path) -> None:
+    if path.exists() and recorded.exists():  # another process was faster
+        return
+    remove_stale(path.parent, alone=True)
+    with atomic(path) as temporary:
+        # A process of its own: eSpeak speaks otherwise after it has rendered another bank.
+        root = Path(__file__).parents[2]
+        command = [sys.executable, "-m", "training.sounds.speech", name, str(temporary.resolve())]
+        done = subprocess.run(command, cwd=root, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["killed"])[-1]
+            raise RuntimeError(f"the speech bank {name} was not rendered: {reason}")
+    with atomic(recorded) as temporary:
+        temporary.write_text(sha256(path))
 
 
 @cache
