@@ -77,7 +77,7 @@ def prepare(
     """
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}; known: {', '.join(MODES)}")
-    settings = {"task": TASK.name, "mode": mode, "strong_real": strong_real, "format": 1}
+    settings = {"task": TASK.name, "mode": mode, "strong_real": strong_real, "format": 2}
     fill = partial(_fill, sources, settings, jobs)
     folder = Path(tasks_dir) / f"desed-dcase2023-{mode}"
     return hear_folder.build(folder, settings, fill, force=force)

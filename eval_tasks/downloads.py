@@ -3,6 +3,7 @@
 import gzip
 import os
 import shutil
+import signal
 import tarfile
 import zipfile
 import zlib
@@ -14,8 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import soxr
 from tqdm import tqdm
+
+from hear_ptsed import interrupt
+from hear_ptsed.audio import AudioFile, reason, resampled
+from hear_ptsed.errors import one_line
 
 RATE = 16000  # Hz
 NAMED = 3  # files that a message names
@@ -89,26 +93,23 @@ def to_16k(source: Path, target: Path, seconds: float, rate: int | None = None) 
     Returns:
         Seconds of the clip before padding.
     """
-    info = soundfile.info(source)
-    if rate not in (None, info.samplerate):
-        raise ValueError(f"has {info.samplerate} Hz, expected {rate}")
-    if info.frames == 0:
-        raise ValueError("has no samples")
-    samples, frames = round(seconds * RATE), round(seconds * info.samplerate)
-    form = (info.format, info.subtype, info.channels, info.samplerate, info.frames)
-    if form == ("WAV", "PCM_16", 1, RATE, samples):
-        link(source, target)
-        return seconds
-    audio = soundfile.read(source, frames, always_2d=True)[0].mean(axis=1)
-    true_s = len(audio) / info.samplerate
+    with AudioFile(source) as file:
+        if rate not in (None, file.rate):
+            raise ValueError(f"has {file.rate} Hz, expected {rate}")
+        samples, frames = round(seconds * RATE), round(seconds * file.rate)
+        if file.form == ("WAV", "PCM_16", 1, RATE, samples):
+            link(source, target)
+            return seconds
+        blocks = list(file.blocks(limit=frames))
+        if shortfall := file.shortfall():
+            raise ValueError(shortfall)
+        read, rate = file.samples, file.rate
     # padded first, as hear-preprocess does: the filter then rings out in the silence
-    audio = np.pad(audio, (0, frames - len(audio)))
-    if info.samplerate != RATE:
-        audio = soxr.resample(audio, info.samplerate, RATE, quality="VHQ")[:samples]
-        audio = np.pad(audio, (0, samples - len(audio)))
+    audio = resampled([*blocks, np.zeros(frames - read, np.float32)], rate)[:samples]
+    audio = np.pad(audio, (0, samples - len(audio)))
     pcm = np.clip(np.round(audio * 32768), -32768, 32767).astype(np.int16)
     soundfile.write(target, pcm, RATE, subtype="PCM_16", format="WAV")
-    return true_s
+    return read / rate
 
 
 def convert(
@@ -124,10 +125,12 @@ def convert(
     if jobs < 1:
         raise ValueError(f"{jobs} jobs; give 1 or more")
     if jobs == 1 or len(clips) < 2:
-        return list(bar(map(work, clips)))
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        return [work(clip) for clip in bar(interrupt.between(clips))]
+    # Ctrl-C also reaches the workers, which leave it to this process.
+    own = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), **own) as pool:
         try:
-            return list(bar(pool.map(work, clips, chunksize=8)))
+            return list(bar(interrupt.between(pool.map(work, clips, chunksize=8))))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -136,8 +139,10 @@ def convert(
 def _converted(clip: tuple[Path, Path], seconds: float, rate: int | None) -> float | str:
     try:
         return to_16k(*clip, seconds, rate)
-    except (ValueError, soundfile.LibsndfileError) as error:
-        return f"{clip[0]}: {' '.join(str(error).split())}"
+    except OSError as error:
+        return f"{clip[0]}: {reason(error)}"
+    except Exception as error:
+        return f"{clip[0]}: {one_line(error)}"
 
 
 def convert_all(

@@ -51,7 +51,7 @@ def prepare(
         sources: folders or archives of one of the two.
         jobs: processes that resample.
     """
-    settings = {"task": TASK.name, "format": 1}
+    settings = {"task": TASK.name, "format": 2}
     fill = partial(_fill, sources, settings, jobs)
     return hear_folder.build(Path(tasks_dir) / TASK.folder, settings, fill, force=force)
 

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hear_ptsed.errors import complain, run_command
+from hear_ptsed import interrupt
+from hear_ptsed.errors import complain, printable, run_command
 
 if TYPE_CHECKING:
     from hear_ptsed.detect import Detection
@@ -102,16 +103,33 @@ def detect_command(args: argparse.Namespace) -> int:
     todo = [
         (file, targets)
         for file, targets in jobs
-        if args.force or not targets or not all(target.exists() for target in targets)
+        if args.force or not targets or not all(map(os.path.exists, targets))
     ]
-    if todo and not any(file.exists() for file, _ in todo):  # told before a model is fetched
-        raise FileNotFoundError(f"{todo[0][0]}: no such file")
-    failed = run_detector(args, todo) if todo else 0
+    failed: list[str] = []
+    there = [job for job in todo if is_there(args, job[0], failed)]  # before a model is fetched
+    if there:
+        run_detector(args, there, failed)
+    if failed and len(todo) > 1:  # again: what was said on the way may be out of sight
+        print(f"{len(failed)} of {len(todo)} files failed:", file=sys.stderr)
+        print("".join(f"  {line}\n" for line in failed), end="", file=sys.stderr)
     if args.out:
-        done, kept = len(todo) - failed, len(jobs) - len(todo)
+        done, kept = len(todo) - len(failed), len(jobs) - len(todo)
         again = " (--force does them again)" if kept else ""
-        print(f"{args.out}: {done} done, {kept} kept{again}, {failed} failed", file=sys.stderr)
-    return int(failed > 0)
+        print(f"{args.out}: {done} done, {kept} kept{again}, {len(failed)} failed", file=sys.stderr)
+    return int(len(failed) > 0)
+
+
+def is_there(args: argparse.Namespace, file: Path, failed: list[str]) -> bool:
+    """Whether it is a file; else that is said and noted."""
+    from hear_ptsed.audio import check_file, reason
+
+    try:
+        check_file(file)
+    except OSError as error:
+        error = type(error)(reason(error))
+        failed.append(complain(f"hear-ptsed {args.command}", error, args.debug, str(file)))
+        return False
+    return True
 
 
 def plan(args: argparse.Namespace, suffixes: list[str]) -> list[tuple[Path, list[Path]]]:
@@ -142,8 +160,10 @@ def output_names(files: list[Path]) -> list[str]:
     return names
 
 
-def run_detector(args: argparse.Namespace, jobs: list[tuple[Path, list[Path]]]) -> int:
-    """Detect, and write or print; the number of files that failed."""
+def run_detector(
+    args: argparse.Namespace, jobs: list[tuple[Path, list[Path]]], failed: list[str]
+) -> None:
+    """Detect, and write or print; what is said of the files that failed goes to `failed`, too."""
     from tqdm import tqdm
 
     from hear_ptsed import detect
@@ -160,10 +180,10 @@ def run_detector(args: argparse.Namespace, jobs: list[tuple[Path, list[Path]]]) 
     )
     if detector.untrained:
         print(f"{args.model} is untrained: its events mean nothing", file=sys.stderr)
-    failed, header = 0, True
-    for i, (file, targets) in enumerate(jobs, 1):
+    header = True
+    for i, (file, targets) in enumerate(interrupt.between(jobs), 1):
         bar = tqdm(
-            desc=f"{i}/{len(jobs)} {file.name}",
+            desc=f"{i}/{len(jobs)} {printable(file.name, 60)}",
             total=1,  # seconds; known once the file is read
             leave=False,
             disable=None,
@@ -171,6 +191,7 @@ def run_detector(args: argparse.Namespace, jobs: list[tuple[Path, list[Path]]]) 
         )
 
         def progress(step_s: float, total_s: float, bar: tqdm = bar) -> None:
+            interrupt.safe_point()  # a file may take hours
             bar.total = total_s
             bar.update(min(step_s, total_s - bar.n))
 
@@ -180,14 +201,13 @@ def run_detector(args: argparse.Namespace, jobs: list[tuple[Path, list[Path]]]) 
                 text = detect.FORMATS[args.format][1](found)
                 write(args, found, text, targets)
         except Exception as error:
-            failed += 1
-            complain(f"hear-ptsed {args.command}", error, args.debug, str(file))
+            said = complain(f"hear-ptsed {args.command}", error, args.debug, str(file))
+            failed.append(said)
             continue
         if not targets:
             only_rows = args.format == "tsv" and not header
             print(text.partition("\n")[2] if only_rows else text, end="", flush=True)
             header = False
-    return failed
 
 
 def write(args: argparse.Namespace, found: "Detection", text: str, targets: list[Path]) -> None:
@@ -202,7 +222,8 @@ def write(args: argparse.Namespace, found: "Detection", text: str, targets: list
             if target.suffix == ".png":
                 plot.save(found, temporary, args.top)
             else:
-                temporary.write_text(text, encoding="utf-8")
+                # a name that is no UTF-8 is escaped, as on a terminal
+                temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 class Setting:

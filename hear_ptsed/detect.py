@@ -1,26 +1,20 @@
 """Sound events of audio files: any rate, channel count and length -> scores -> events -> text."""
 
 import json
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
-from torchaudio.transforms import Resample
 
 from hear_ptsed import checkpoints, download, events, hear, registry, yamnet
+from hear_ptsed.audio import read_audio
+from hear_ptsed.errors import printable
 from hear_ptsed.windows import FRAME, SAMPLE_RATE, over_windows
 
-log = logging.getLogger(__name__)
-BLOCK = 1 << 20  # samples read at a time
 YAMNET_CHUNK, YAMNET_CONTEXT = 1500, 13  # frames: 60 s, and the reach of a patch beyond its frame
-# torchaudio's "kaiser_best": flat to 7.5 kHz, aliases below -100 dB
-KAISER = {"lowpass_filter_width": 64, "rolloff": 0.9475937167399596, "beta": 14.769656459379492}
 Progress = Callable[[float, float], None]  # seconds of audio done by this step, and in all
 
 
@@ -74,60 +68,6 @@ def detect(
     )
     found.sort(key=lambda event: (event.onset_s, event.offset_s))
     return Detection(str(path), duration_s, detector, found, scores, audio)
-
-
-def read_audio(path: Path) -> tuple[Tensor, float]:
-    """Mono audio (S,) at 16 kHz, channels averaged, and the duration of the file in seconds.
-
-    The file is read and resampled block by block. Rates that share no large factor with 16 kHz
-    are rounded to a ratio of small numbers, by 0.05 % at most and not at all for common rates.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a folder; name the audio files in it")
-    try:
-        with soundfile.SoundFile(path) as file:
-            return _read_mono(file)
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless .raw file
-        reason = getattr(error, "error_string", error)
-        raise ValueError(
-            f"{path}: not readable as audio ({reason}); give WAV, FLAC, OGG, MP3 or another "
-            "format of libsndfile"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _read_mono(file: soundfile.SoundFile) -> tuple[Tensor, float]:
-    ratio = Fraction(file.samplerate, SAMPLE_RATE).limit_denominator(1000)
-    rate_in, rate_out = ratio.as_integer_ratio()
-    resample = Resample(rate_in, rate_out, "sinc_interp_kaiser", **KAISER)
-    # Blocks overlap by twice what the filter sees, so that cutting them in the middle of the
-    # overlap gives the samples that resampling the whole file would give.
-    context = 0 if rate_in == rate_out else (resample.width // rate_in + 1) * rate_in
-    step = max(1, BLOCK // rate_in) * rate_in
-    pieces, n_samples, last = [], 0, 0
-    mono = resampled = torch.zeros(0)
-    # Not file.blocks(): it fills up with uninitialised memory where a file ends too early.
-    while len(block := file.read(step, dtype="float32", always_2d=True)):
-        bad = ~np.isfinite(block).all(1)
-        if bad.any():
-            second = (n_samples + bad.argmax()) / file.samplerate
-            raise ValueError(f"NaN or infinite sample at {second:.3f} s; repair the file")
-        first = context * rate_out // rate_in if n_samples else 0
-        n_samples += len(block)
-        mono = torch.cat([mono[max(0, len(mono) - 2 * context) :], torch.from_numpy(block.mean(1))])
-        resampled = resample(mono)
-        last = max(first, (len(mono) - context) * rate_out // rate_in)
-        pieces.append(resampled[first:last])
-    if n_samples == 0:
-        raise ValueError("holds no samples")
-    seconds = n_samples / file.samplerate
-    if n_samples < file.frames:
-        promised = file.frames / file.samplerate
-        log.warning("%s: ends after %.3f s, its header says %.3f s", file.name, seconds, promised)
-    return torch.cat([*pieces, resampled[last:]]), seconds
 
 
 @dataclass(frozen=True)
@@ -238,7 +178,18 @@ def to_tsv(found: Detection) -> str:
     for event in found.events:
         times = [f"{event.onset_s:.3f}", f"{event.offset_s:.3f}"]
         rows.append([found.file, *times, event.label, f"{event.score:.4f}", *mark])
-    return "".join("\t".join(row) + "\n" for row in rows)
+    return "".join(_row(row) for row in rows)
+
+
+def _row(cells: Sequence[str]) -> str:
+    """A line of a table that has no quoting and no escapes."""
+    for cell in cells:
+        if set(cell) & set("\t\n\r"):
+            raise ValueError(
+                f"{printable(cell, 200)} holds a tab or line break, which this format cannot "
+                "hold; rename it or use the format json"
+            )
+    return "\t".join(cells) + "\n"
 
 
 def to_json(found: Detection) -> str:
@@ -260,14 +211,14 @@ def to_json(found: Detection) -> str:
             for event in found.events
         ],
     }
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return _json(content)
 
 
 def to_audacity(found: Detection) -> str:
     """A label track: File > Import > Labels."""
     mark = " (untrained)" if found.detector.untrained else ""
     return "".join(
-        f"{event.onset_s:.6f}\t{event.offset_s:.6f}\t{event.label}{mark}\n"
+        _row([f"{event.onset_s:.6f}", f"{event.offset_s:.6f}", event.label + mark])
         for event in found.events
     )
 
@@ -296,7 +247,12 @@ def to_labelstudio(found: Detection) -> str:
     if regions:
         prediction["score"] = round(sum(e.score for e in found.events) / len(regions), 6)
     tasks = [{"data": {"audio": found.file}, "predictions": [prediction]}]
-    return json.dumps(tasks, indent=1, ensure_ascii=False) + "\n"
+    return _json(tasks)
+
+
+def _json(content: dict | list) -> str:
+    """In ASCII: names that a terminal or UTF-8 cannot encode stay valid JSON."""
+    return json.dumps(content, indent=1) + "\n"
 
 
 FORMATS = {  # name: (suffix of the file, function)

@@ -43,13 +43,19 @@ def run_command(name: str, action: Callable[[], int | None], debug: bool, interr
         return 2 if isinstance(error, argparse.ArgumentError) else 1
 
 
-def complain(name: str, error: Exception, debug: bool, about: str = "") -> None:
-    """One line on stderr, with what it is about; the traceback before it with `debug`."""
+def complain(name: str, error: Exception, debug: bool, about: str = "") -> str:
+    """One line on stderr, with what it is about; the traceback before it with `debug`.
+
+    Returns:
+        What was said, without the name of the command.
+    """
     if debug:
         traceback.print_exception(error)
     text = one_line(error)
     about = printable(about, LINE)
-    print(f"{name}: {text if about in text else f'{about}: {text}'}", file=sys.stderr)
+    said = text if about in text else f"{about}: {text}"
+    print(f"{name}: {said}", file=sys.stderr)
+    return said
 
 
 def one_line(error: Exception) -> str:

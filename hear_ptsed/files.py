@@ -139,7 +139,8 @@ def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, all or nothing; NaN and infinities are refused."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     with atomic(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        # half a surrogate, of a file name that is no UTF-8, becomes JSON's own escape
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torchaudio.transforms import MelSpectrogram
 
 from hear_ptsed.detect import Detection
+from hear_ptsed.errors import printable
 from hear_ptsed.events import FRAMES_PER_SECOND
 from hear_ptsed.windows import SAMPLE_RATE
 
@@ -163,10 +164,14 @@ def _label_time(axes: list["Axes"], duration_s: float) -> None:
 
 
 def _write_title(axes: "Axes", found: Detection) -> None:
-    name = Path(found.file).name
+    name = printable(Path(found.file).name, 100)
     count = f"{len(found.events)} event{'s' * (len(found.events) != 1)}"
     axes.set_title(
-        f"{name}  ·  {found.detector.name}  ·  {count}", loc="left", fontsize=13, color=INK
+        f"{name}  ·  {found.detector.name}  ·  {count}",
+        loc="left",
+        fontsize=13,
+        color=INK,
+        parse_math=False,  # a name may hold $
     )
     if found.detector.untrained:
         axes.set_title("untrained: random weights", loc="right", color=WARNING, weight="bold")

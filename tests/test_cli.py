@@ -149,8 +149,9 @@ def test_a_bad_file_is_named_on_one_line_and_the_others_are_done(with_ear, tmp_p
     for i, (message, bad) in enumerate(bad_files(tmp_path)):
         good = tone(tmp_path / f"good{i}.wav")
         assert detect_ear(bad, good, "--out", tmp_path / "out") == 1
-        complaint, summary = capsys.readouterr().err.splitlines()
+        complaint, count, again, summary = capsys.readouterr().err.splitlines()
         assert str(bad) in complaint and message in complaint
+        assert count == "1 of 2 files failed:" and again.strip() in complaint
         assert "1 done, 0 kept, 1 failed" in summary
         assert [p.name for p in sorted((tmp_path / "out").iterdir())][-1] == f"good{i}.tsv"
 

@@ -162,15 +162,15 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
     return {
         "empty.mp3": (b"", "empty"),
         "short.mp3": (mp3[: len(mp3) * 6 // 10], r"cut off: 1\.\d+ of 2.000 s decoded"),
-        "shorter.mp3": (mp3[:1500], "cut off|not decodable"),
+        "shorter.mp3": (mp3[:1500], "cut off|not readable as audio"),
         "headerless.mp3": (headerless, "without length header"),
-        "junk.mp3": (b"hello " * 500, "not decodable"),
-        "zeros.mp3": (bytes(5000), "not decodable"),
-        "page.mp3": (b"<html>404</html>", "not decodable"),
+        "junk.mp3": (b"hello " * 500, "not readable as audio"),
+        "zeros.mp3": (bytes(5000), "not readable as audio"),
+        "page.mp3": (b"<html>404</html>", "not readable as audio"),
         "cut.wav": (wav[:-1000], "cut off: 63044 of 64044 bytes"),
         "none.wav": (encoded(0, kind="WAV"), "holds no samples"),
         "nan.wav": (file.getvalue(), "NaN"),
-        "cut.flac": (encoded(1, kind="FLAC")[:-2000], "cut off|not decodable"),
+        "cut.flac": (encoded(1, kind="FLAC")[:-2000], "cut off|not readable as audio"),
     }
 
 
@@ -188,7 +188,7 @@ def test_a_file_that_cannot_be_decoded_to_its_end_is_unreadable(tmp_path, name):
 def test_a_file_that_vanished_is_unreadable(tmp_path):
     folder = open_clips(write_folder(tmp_path, {"a.wav": encoded(1, kind="WAV")}))
     (tmp_path / "a.wav").unlink()
-    with pytest.raises(Unreadable, match="a.wav: No such file"):
+    with pytest.raises(Unreadable, match="a.wav: no such file"):
         folder.read(0)
 
 

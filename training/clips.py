@@ -1,9 +1,7 @@
 """Audio clips as they are stored: HDF5 of mp3, Hugging Face folder, audio files, packed shards."""
 
-import io
 import json
 import os
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,8 +10,9 @@ from typing import Any
 
 import h5py
 import numpy as np
-import soundfile
 
+from hear_ptsed.audio import AudioFile, reason
+from hear_ptsed.errors import one_line
 from training.annotations import AUDIO_SUFFIXES, Events, check_times, clip_key
 
 MANIFEST, INDEX = "shards.json", "index.npz"  # of a folder of shards, see pack.py
@@ -126,7 +125,7 @@ class Hdf5Clips(Clips):
                         f"{path}: target is {target.dtype} {target.shape}, expected uint8 "
                         f"({len(mp3)}, {width}): {WEAK_CLASSES} labels, 8 per byte"
                     )
-            super().__init__(path, [name.decode() for name in names[:].tolist()])
+            super().__init__(path, [os.fsdecode(name) for name in names[:].tolist()])
 
     def read(self, i: int) -> tuple[np.ndarray, int]:
         try:
@@ -215,11 +214,7 @@ class FolderClips(Clips):
         super().__init__(path, names)
 
     def read(self, i: int) -> tuple[np.ndarray, int]:
-        try:
-            data = (self.path / self.names[i]).read_bytes()
-        except OSError as error:
-            raise Unreadable(self.names[i], f"{error.strerror}") from error
-        return decode(data, self.names[i])
+        return decode(self.path / self.names[i], self.names[i])
 
 
 class ShardClips(Clips):
@@ -268,37 +263,19 @@ class ShardClips(Clips):
         return {}
 
 
-def decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
-    """An audio file's bytes to int16 (S,), channels averaged, and its rate in Hz."""
-    if not data:
-        raise Unreadable(name, "empty")
-    if data[:4] == b"RIFF":
-        announced = int.from_bytes(data[4:8], "little") + 8
-        # A WAV written to a pipe announces about 2 or 4 GB; libsndfile mends any length silently.
-        if len(data) < announced < 2**31 - 2**16:
-            raise Unreadable(name, f"cut off: {len(data)} of {announced} bytes")
-    stream = io.BytesIO(data)
+def decode(source: bytes | Path, name: str) -> tuple[np.ndarray, int]:
+    """An audio file or its bytes to int16 (S,), channels averaged, and its rate in Hz."""
     try:
-        audio, rate, announced = _read_all(stream)
-    except soundfile.LibsndfileError as error:
-        audio, rate, announced = _from_named_file(data, name, error)
-    else:
-        # Without a length header libsndfile guesses an MP3's length from its first frame and
-        # stops there, far too early if the bit rate varies.
-        if data[:4] != b"RIFF" and stream.tell() < 0.9 * len(data) and _is_mp3(data):
-            raise Unreadable(
-                name, "mp3 of varying bit rate without length header; write it again with ffmpeg"
-            )
-    if len(audio) < announced:
-        raise Unreadable(
-            name, f"cut off: {len(audio) / rate:.3f} of {announced / rate:.3f} s decoded"
-        )
-    if not len(audio):
-        raise Unreadable(name, "holds no samples")
-    mono = audio.ravel() if audio.shape[1] == 1 else audio.mean(axis=1)
-    if not np.isfinite(mono.min() + mono.max()):
-        raise Unreadable(name, "holds NaN or infinite samples")
-    return to_int16(mono), rate
+        with AudioFile(source, name) as file:
+            blocks = [to_int16(block) for block in file.blocks()]
+            shortfall = file.shortfall()
+        if not shortfall:
+            return np.concatenate(blocks), file.rate
+    except OSError as error:
+        raise Unreadable(name, reason(error)) from error
+    except (ValueError, MemoryError) as error:
+        raise Unreadable(name, one_line(error)) from error
+    raise Unreadable(name, shortfall)
 
 
 def to_int16(audio: np.ndarray) -> np.ndarray:
@@ -306,28 +283,6 @@ def to_int16(audio: np.ndarray) -> np.ndarray:
     scaled = audio * np.float32(32768)
     np.rint(scaled, out=scaled)
     return np.clip(scaled, -32768, 32767, out=scaled).astype(np.int16)
-
-
-def _read_all(source: io.BytesIO | str) -> tuple[np.ndarray, int, int]:
-    with soundfile.SoundFile(source) as file:
-        return file.read(dtype="float32", always_2d=True), file.samplerate, file.frames
-
-
-def _from_named_file(
-    data: bytes, name: str, error: soundfile.LibsndfileError
-) -> tuple[np.ndarray, int, int]:
-    # libsndfile takes an MP3 with bytes before the first frame only from a file named .mp3.
-    with tempfile.NamedTemporaryFile(suffix=Path(name).suffix.lower()) as file:
-        file.write(data)
-        file.flush()
-        try:
-            return _read_all(file.name)
-        except (soundfile.LibsndfileError, TypeError):
-            raise Unreadable(name, f"not decodable: {error.error_string}") from error
-
-
-def _is_mp3(data: bytes) -> bool:
-    return data[:3] == b"ID3" or (data[0] == 0xFF and data[1] & 0xE0 == 0xE0)
 
 
 def _event_columns(
@@ -362,8 +317,3 @@ def open_hdf5(path: Path) -> h5py.File:
         raise ValueError(
             f"{path}: not a complete HDF5 file ({one_line(error)}); copy or download it again"
         ) from error
-
-
-def one_line(error: Exception) -> str:
-    """The first line of what an error says, else its type."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

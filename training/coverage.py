@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hear_ptsed.files import atomic
+from hear_ptsed.errors import printable
+from hear_ptsed.files import write_json
 from training.annotations import Events
 from training.clips import Clips
 
@@ -100,13 +101,12 @@ class Coverage:
 
     def write(self, path: Path) -> None:
         """All of it as JSON."""
-        with atomic(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+        write_json(path, asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> "Coverage":
         try:
-            return cls(**json.loads(Path(path).read_text()))
+            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: not a coverage report ({error})") from error
 
@@ -157,4 +157,6 @@ def coverage(
 
 def _few(names: Sequence[str] | Mapping[str, int]) -> str:
     names = list(names)
-    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+    return ", ".join(printable(name, 300) for name in names[:SHOWN]) + (
+        ", …" if len(names) > SHOWN else ""
+    )

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from hear_ptsed import interrupt
 from hear_ptsed.files import LOCK, atomic, locked, remove_stale, sha256
 from hear_ptsed.windows import SAMPLE_RATE
 from training.annotations import Events, joined
@@ -207,10 +208,14 @@ def _write_all(
     context = get_context()
     stop = context.Event()
     with ProcessPoolExecutor(workers, context, _start, (sources, stop)) as pool:
-        tasks = [pool.submit(_work, places, number, out, plan_digest) for number, places in jobs]
+        tasks = {pool.submit(_work, places, number, out, plan_digest) for number, places in jobs}
         try:
-            for task in as_completed(tasks):
-                done(task.result())
+            with interrupt.deferred():
+                while tasks:
+                    ready, tasks = wait(tasks, timeout=0.5, return_when=FIRST_COMPLETED)
+                    for task in ready:
+                        done(task.result())
+                    interrupt.safe_point()
         except BrokenProcessPool as error:
             raise RuntimeError(
                 f"{out}: a worker was killed, perhaps for lack of memory; pack with fewer workers"
@@ -254,7 +259,7 @@ def _write_shard(
     try:
         with atomic(file) as temporary:
             with temporary.open("wb") as stream:
-                for n, (s, i) in enumerate(places):
+                for n, (s, i) in enumerate(interrupt.between(places)):
                     if _stop is not None and _stop.is_set():
                         raise InterruptedError(f"{file}: packing was stopped")
                     try:

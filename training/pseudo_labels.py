@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from hear_ptsed.errors import few
+from hear_ptsed.errors import few, one_line
 from hear_ptsed.events import load_labels
 from hear_ptsed.files import atomic, temporary_beside
 from hear_ptsed.windows import WINDOW_FRAMES
 from training.annotations import clip_key
-from training.clips import one_line, open_hdf5
+from training.clips import open_hdf5
 
 EXPONENT = 0x7C00  # bits of a float16 that are all set in NaN and infinity
 

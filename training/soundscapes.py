@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import shutil
+import signal
 import zlib
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +25,7 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
+from hear_ptsed import interrupt
 from hear_ptsed.files import atomic, locked
 from training.sounds import scene
 from training.sounds.audioset import PARTS, audioset_bank
@@ -125,13 +127,18 @@ def _render_all(chunks: list[Chunk], workers: int) -> None:
     clips = sum(chunk.stop - chunk.start for chunk in chunks)
     with tqdm(total=clips, desc="soundscapes", unit="clip") as bar:
         if workers == 1 or len(chunks) < 2:
-            for chunk in chunks:
+            for chunk in interrupt.between(chunks):
                 bar.update(_render(chunk))
             return
         # spawned, not forked: the caller may hold threads or a GPU
-        with ProcessPoolExecutor(min(workers, len(chunks)), get_context("spawn")) as pool:
-            for done in pool.map(_render, chunks):
-                bar.update(done)
+        own = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+        with ProcessPoolExecutor(min(workers, len(chunks)), get_context("spawn"), **own) as pool:
+            try:
+                for done in interrupt.between(pool.map(_render, chunks)):
+                    bar.update(done)
+            except BaseException:  # Ctrl-C too; what is under way is finished and kept
+                pool.shutdown(cancel_futures=True)
+                raise
 
 
 @cache

@@ -3,10 +3,9 @@
 from functools import cache
 
 import numpy as np
-import soxr
 
 from hear_ptsed import wheels
-from training.sounds.sound import RATE
+from hear_ptsed.audio import resampled
 
 FONTS = {
     "TimGM6mb": ("pretty_midi", "pretty_midi/TimGM6mb.sf2"),
@@ -54,7 +53,7 @@ def play(font: str, program: int, notes: list[Note], drums: bool = False) -> np.
     blocks.append(_generate(synth, round(TAIL_S * SYNTH_RATE)))
     synth.sounds_off()
     _generate(synth, SYNTH_RATE // 20)  # all-sounds-off still fades for 20 ms: not part of the next
-    audio = soxr.resample(np.concatenate(blocks), SYNTH_RATE, RATE)
+    audio = resampled(blocks, SYNTH_RATE)
     loud = np.flatnonzero(np.abs(audio) > np.abs(audio).max(initial=0) * 1e-3)
     return audio[: loud[-1] + 1] if len(loud) else audio[:0]
 

@@ -6,7 +6,6 @@ sound is ever heard in training.
 """
 
 import hashlib
-import io
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,11 +13,10 @@ from functools import cache, partial
 from pathlib import PurePath
 
 import numpy as np
-import soundfile
-import soxr
 from numpy.random import Generator
 
 from hear_ptsed import wheels
+from hear_ptsed.audio import AudioFile, resampled
 from hear_ptsed.files import sha256
 from training.sounds import speech, tones
 from training.sounds.sound import (
@@ -139,13 +137,8 @@ def member_sha256(package: str, member: str) -> str:
 def recording(package: str, member: str) -> np.ndarray:
     """A recording as mono (S,) at RATE."""
     content = wheels.read(package, member)
-    try:
-        audio, rate = soundfile.read(io.BytesIO(content), always_2d=True)
-    except soundfile.LibsndfileError:
-        # an empty ID3 tag hides the MPEG stream from the decoder: begin at its first frame
-        stream = content[max(0, content.find(b"\xff\xfb")) :]
-        audio, rate = soundfile.read(io.BytesIO(stream), always_2d=True)
-    return soxr.resample(audio.mean(axis=1), rate, RATE)
+    with AudioFile(content, member) as file:
+        return resampled(file.blocks("float64"), file.rate)
 
 
 @cache

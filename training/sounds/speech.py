@@ -13,10 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import soxr
 
+from hear_ptsed.audio import resampled
 from hear_ptsed.files import atomic, cache_dir, locked, remove_stale, sha256
-from training.sounds.sound import RATE, cut, stretches
+from training.sounds.sound import cut, stretches
 
 UTTERANCES = 10  # per voice
 WORDS = {  # every-day words; a sentence is a random draw
@@ -139,7 +139,7 @@ def _render(voices: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
             library.espeak_SetParameter(pitch_parameter, int(rng.integers(*pitch)), 0)
             text = " ".join(words).encode()
             library.espeak_Synth(text, len(text) + 1, 0, 0, 0, utf8, None, None)
-            audio = soxr.resample(np.concatenate(blocks) / 32768, rate, RATE)
+            audio = resampled([np.concatenate(blocks) / 32768], rate)
             found = stretches(audio, below_peak=40)
             audio = cut(audio, found[0][0], found[-1][1])
             spoken[f"{voice} {i}"] = np.round(np.clip(audio, -1, 1) * 32767).astype(np.int16)
