@@ -199,7 +199,11 @@ def evaluate(
     """
     net = open_checkpoint(checkpoint, model)
     labels = "weak" if per_frame_of_weak else "strong"
-    classes = list(net.classes_of(labels, str(checkpoint)))
+    try:
+        classes = list(net.classes_of(labels, str(checkpoint)))
+    except ValueError as error:
+        other = labels == "strong" and getattr(net.head, "weak_head", None) is not None
+        raise ValueError(f"{error}{'; --weak scores its weak head' if other else ''}") from None
     data = Data(eval=tuple(Source(**source) for source in sources), names=names, labels="strong")
     opened = Opened.of(data.eval, Recipe(data=data), unknown="keep")
     clips = opened.clip_set(classes, "strong")
