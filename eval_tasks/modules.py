@@ -11,15 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from hear_ptsed import checkpoints, download, hear
+from hear_ptsed.errors import shown
 from hear_ptsed.files import sha256
-from hear_ptsed.heads import AttentionHead, LinearHead
 from hear_ptsed.model import SEDModel
-from hear_ptsed.registry import MODELS, build, row, untrained
+from hear_ptsed.registry import MODELS, build, build_head, row, untrained
 from hear_ptsed.windows import SAMPLE_RATE
 
 GENERIC = "hear_ptsed.plugins.checkpoint"
 TAKE = ("layer", "layers", "drop_layers", "final_norm")  # options that choose blocks
-HEADS = {"linear": LinearHead, "attention": AttentionHead}
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,12 @@ class Module:
     checkpoint: Path | None = None  # given by the user; None: what the plug-in finds itself
     options: dict[str, Any] = field(default_factory=dict)  # of load_model
     given_stage: str = ""  # what a checkpoint of the user's is said to be
+
+    def __post_init__(self):
+        if not isinstance(self.untrained, bool):
+            raise ValueError(
+                f"{self.name}: untrained is {shown(self.untrained)}; it must be true or false"
+            )
 
     @cached_property
     def plugin(self) -> ModuleType:
@@ -73,7 +78,8 @@ class Module:
 
     @property
     def untrained(self) -> bool:
-        return bool(self.options.get("untrained"))
+        """Whether the weights are random, which every record of theirs must say."""
+        return self.options.get("untrained", False)
 
     @cached_property
     def file(self) -> Path | None:
@@ -135,7 +141,7 @@ class Module:
         take = {key: self.options[key] for key in TAKE if key in self.options}
         if take:
             net.backbone.take(**take)
-        net.head = HEADS[head](net.backbone.embed_dim, n_classes)
+        net.head = build_head(head, net.backbone.embed_dim, n_classes)
         return net.train()
 
 

@@ -146,7 +146,7 @@ class Request:
                 "--layer, --layers, --drop-layers or --export",
             ),
             (
-                self.untrained and self.checkpoint,
+                self.options.get("untrained") and self.checkpoint,
                 "--untrained and --checkpoint exclude each other",
             ),
             (

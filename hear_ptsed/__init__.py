@@ -1,5 +1,13 @@
 """hear_ptsed: pre-trained sound event detection transformers behind the HEAR API."""
 
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:  # importing torch takes seconds
+    from hear_ptsed.model import SEDModel
+    from hear_ptsed.yamnet import YamNet
+
 __version__ = "0.1.0"
 
 
@@ -16,24 +24,47 @@ def list_models() -> list:
 def load(
     model: str,
     stage: str | None = "strong",
-    checkpoint: str | None = None,
-    n_classes: int | None = 447,
+    checkpoint: Path | str | None = None,
+    n_classes: int | Literal["file"] | None = "file",
     sequence_model: str | None = None,
-    head: str = "linear",
-    **sequence_options: int,
-):
-    """A SEDModel in evaluation mode, from a checkpoint file or the released file of the stage.
+    head: str | None = None,
+    random: str | Collection[str] = (),
+    **sequence_options: int | float,
+) -> "SEDModel | YamNet":
+    """A model in evaluation mode, from a checkpoint file or the released file of the stage.
+
+    It is what the file holds: its classes, heads and sequence model; what it has no head for is
+    None in the output. Asking for something else is an error, unless it is one of the parts in
+    `random`, which get new weights from torch's global generator:
+
+        load("beats")                                            # 447 classes
+        load("beats", stage="weak", n_classes=10, random="head")  # to be fine-tuned
 
     Args:
-        stage, checkpoint: both None for random weights.
-        n_classes, sequence_model, head, sequence_options: see registry.build.
+        stage, checkpoint: both None for random weights in all parts.
+        n_classes: "file" for those of the file, without one 447; None for no heads.
+        sequence_model, head, sequence_options: see registry.build; None for those of the file,
+            without one no sequence model and a linear head. They also say what the file itself does
+            not: the sequence model and the kind of head of files of EfficientSED.
+        random: "head", or ("sequence_model", "head"), since a head reads the sequence model.
+    Returns:
+        A model with `classes`, names or None. "yamnet" has one stage, 521 classes, an output of its
+        own (see yamnet.YamNet) and no parts to choose.
     """
-    from hear_ptsed import checkpoints, download, registry
+    from hear_ptsed import checkpoints, download, registry, yamnet
 
-    net = registry.build(model, n_classes, sequence_model, head, **sequence_options)
-    net.classes = None
-    if stage is not None and checkpoint is None:
-        checkpoint = download.find(model, stage)
-    if checkpoint is not None:
-        net.classes = checkpoints.load_checkpoint(net, checkpoint).classes
-    return net.eval()
+    untrained = stage is None and checkpoint is None
+    if model == "yamnet":
+        asked = n_classes != "file" or sequence_model or head or random or sequence_options
+        if stage not in (None, "strong") or asked:
+            raise ValueError("yamnet has no stages and no parts to choose: leave them out")
+        return yamnet.load_model(checkpoint or "", untrained=untrained)
+    if untrained:
+        if random:
+            raise ValueError("without stage and checkpoint all is random: leave out random")
+        count = 447 if n_classes == "file" else n_classes
+        net = registry.build(model, count, sequence_model, head or "linear", **sequence_options)
+        return net.eval()
+    parts = {"n_classes": n_classes, "sequence_model": sequence_model, "head": head}
+    path = download.find(model, stage) if checkpoint is None else checkpoint
+    return checkpoints.open_as_asked(path, model, **parts, random=random, **sequence_options)

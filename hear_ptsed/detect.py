@@ -12,6 +12,8 @@ from torch import Tensor
 from hear_ptsed import checkpoints, download, events, hear, registry, yamnet
 from hear_ptsed.audio import read_audio
 from hear_ptsed.errors import printable
+from hear_ptsed.model import SEDModel
+from hear_ptsed.schema import settings
 from hear_ptsed.windows import FRAME, SAMPLE_RATE, over_windows
 
 YAMNET_CHUNK, YAMNET_CONTEXT = 1500, 13  # frames: 60 s, and the reach of a patch beyond its frame
@@ -70,7 +72,7 @@ def detect(
     return Detection(str(path), duration_s, detector, found, scores, audio)
 
 
-@dataclass(frozen=True)
+@settings
 class Options(hear.Options):
     """How a detector runs: those of the HEAR plug-ins and the device."""
 
@@ -85,11 +87,14 @@ class Options(hear.Options):
             raise ValueError(f"device {name!r} cannot be used here: {reason}") from error
 
 
+DEFAULTS = Options()
+
+
 def load_detector(
     name: str,
     stage: str | None = None,
     checkpoint: Path | None = None,
-    options: Options = Options(),
+    options: Options = DEFAULTS,
 ) -> Detector:
     """A model by its name, or "yamnet".
 
@@ -133,17 +138,10 @@ def load_detector(
     return Detector(name, stage, path and path.name, classes, score)
 
 
-def _trained(name: str, path: Path) -> tuple[torch.nn.Module, Sequence[str]]:
+def _trained(name: str, path: Path) -> tuple[SEDModel, Sequence[str]]:
     """The model in a file, and its classes."""
     model = checkpoints.open_checkpoint(path, name)
-    classes = model.classes or events.load_labels()
-    heads = [tensor for tensor in model.report.loaded if "strong_head" in tensor]
-    if not heads or len(model.head.strong_head.bias) != len(classes):
-        raise ValueError(
-            f"{path} has no trained event head for {len(classes)} classes and {name}; "
-            "give a checkpoint of the strong stage"
-        )
-    return model, classes
+    return model, model.classes_of("strong", f"{path} ({name})")
 
 
 def _load_yamnet(stage: str | None, checkpoint: Path | None, options: Options) -> Detector:

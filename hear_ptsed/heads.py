@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 
 class LinearHead(nn.Module):
-    """Strong logits of every frame, weak logits of the mean frame; n_weak defaults to n_strong."""
+    """Strong logits of every frame, weak logits of the mean frame; n_weak defaults to n_strong.
+
+    One of the two layers may be set to None, as in files that hold one of them; so is its output.
+    """
+
+    strong_head: nn.Linear | None
+    weak_head: nn.Linear | None
 
     def __init__(self, in_dim: int, n_strong: int, n_weak: int | None = None):
         super().__init__()
@@ -19,9 +25,10 @@ class LinearHead(nn.Module):
         self.strong_head = nn.Linear(in_dim, n_strong)
         self.weak_head = nn.Linear(in_dim, n_weak)
 
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, frames: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """frames (B, T, F) -> strong logits (B, C, T), weak logits (B, C')."""
-        return self.strong_head(frames).transpose(1, 2), self.weak_head(frames.mean(1))
+        strong = None if self.strong_head is None else self.strong_head(frames).transpose(1, 2)
+        return strong, None if self.weak_head is None else self.weak_head(frames.mean(1))
 
 
 class AttentionHead(LinearHead):
@@ -40,3 +47,6 @@ class AttentionHead(LinearHead):
         weights = self.weak_head(frames).float().softmax(-1).clamp(1e-7, 1)
         weak = (strong.float().sigmoid() * weights).sum(1) / weights.sum(1)
         return strong.transpose(1, 2), torch.logit(weak, eps=1e-7)
+
+
+HEADS = {"linear": LinearHead, "attention": AttentionHead}

@@ -2,9 +2,10 @@
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,42 +15,33 @@ from hear_ptsed.checkpoints import load_checkpoint
 from hear_ptsed.download import find
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import build, row, untrained
+from hear_ptsed.schema import settings
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@settings
 class Options:
     """Options of load_model; heareval passes them from --model-options."""
 
-    overlap: float = 0.0  # seconds shared by neighbouring 10 s windows
-    batch: int = 8  # windows per forward pass
-    precision: str = "float32"  # or "bfloat16" (network only)
+    # seconds shared by neighbouring 10 s windows, which move by 40 ms or more
+    overlap: Annotated[float, Field(ge=0, le=9.96)] = 0.0
+    batch: Annotated[int, Field(ge=1, le=4096)] = 8  # windows per forward pass
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the network
     compile: bool = False  # by torch.compile: a minute at first use, then faster; pads to `batch`
     untrained: bool = False  # random weights, no checkpoint
     # Transformers only, at most one of the next three; see Backbone.take.
-    layer: int | None = None  # embed by the output of this block, 1 to depth
-    layers: str | None = None  # "mean": by the mean over the outputs of all blocks
-    drop_layers: int = 0  # without the last blocks
+    # embed by the output of this block, 1 to depth
+    layer: Annotated[int, Field(ge=1)] | None = None
+    layers: Literal["mean"] | None = None  # by the mean over the outputs of all blocks
+    drop_layers: Annotated[int, Field(ge=0)] = 0  # without the last blocks
     final_norm: bool = True  # with the norm behind the blocks
-
-    def __post_init__(self):
-        if not 0 <= self.overlap < 10:
-            raise ValueError(f"overlap {self.overlap} s; allowed is 0 up to, not including, 10 s")
-        if self.batch < 1:
-            raise ValueError(f"batch {self.batch}; allowed is 1 window or more")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision {self.precision!r}; allowed are float32, bfloat16")
-
-    @classmethod
-    def of(cls, given: dict) -> "Options":
-        known = [field.name for field in fields(cls)]
-        if unknown := [name for name in given if name not in known]:
-            raise ValueError(f"unknown option {', '.join(unknown)}; known: {', '.join(known)}")
-        return cls(**given)
 
     def take_from(self, backbone: Backbone) -> None:
         backbone.take(self.layer, self.layers, self.drop_layers, self.final_norm)
+
+
+DEFAULTS = Options()
 
 
 class HearModel(nn.Module):
@@ -57,7 +49,7 @@ class HearModel(nn.Module):
 
     sample_rate = windows.SAMPLE_RATE
 
-    def __init__(self, model: SEDModel, options: Options = Options()):
+    def __init__(self, model: SEDModel, options: Options = DEFAULTS):
         super().__init__()
         self.model, self.options = model, options
         self.timestamp_embedding_size = self.scene_embedding_size = model.backbone.embed_dim
@@ -96,7 +88,7 @@ def load_model(name: str, stage: str, model_file_path: str = "", **options) -> H
             the stage, from $HEAR_PTSED_CHECKPOINTS, the cache or by download.
         options: see Options.
     """
-    chosen = Options.of(options)
+    chosen = Options(**options)
     with torch.device("meta"):  # a wrong choice of blocks is told before a file is fetched
         chosen.take_from(row(name, stage).backbone())
     if chosen.untrained:
@@ -120,32 +112,33 @@ def get_timestamp_embeddings(audio: Tensor, model: nn.Module) -> tuple[Tensor, T
     check_audio(audio, model)
     model.eval()
     with torch.no_grad():
-        embeddings = model.embed(audio.float())
+        embeddings = _finite(model.embed(audio.float()))
     centres = windows.timestamps(embeddings.shape[1], audio.device)
     return embeddings, centres.expand(len(audio), -1)
 
 
 def get_scene_embeddings(audio: Tensor, model: nn.Module) -> Tensor:
     """Embed whole clips: audio (B, S) -> (B, D) float32, the mean over the real frames."""
-    return get_timestamp_embeddings(audio, model)[0].mean(1)
+    return _finite(get_timestamp_embeddings(audio, model)[0].mean(1))
 
 
 def check_audio(audio: Tensor, model: nn.Module) -> None:
-    """Raise a ValueError that says what is wrong with the audio."""
+    """Raise an error that says what is wrong with the audio, or with the model's sample rate."""
     if model.sample_rate != windows.SAMPLE_RATE:
         raise ValueError(
             f"model.sample_rate was set to {model.sample_rate}; the model takes 16000 Hz only: "
             "set it back and resample the audio"
         )
-    if audio.ndim != 2 or audio.numel() == 0:
+    windows.check_audio(audio)
+
+
+def _finite(embeddings: Tensor) -> Tensor:
+    if not embeddings.isfinite().all():
         raise ValueError(
-            f"audio of shape {tuple(audio.shape)}; expected (clips, samples), not empty"
+            "the embeddings are NaN or infinite: the weights are too large, so the checkpoint is "
+            "damaged or of another model; or the audio is far beyond [-1, 1]"
         )
-    if not audio.is_floating_point():
-        raise ValueError(f"audio of {audio.dtype}; expected floating-point samples in [-1, 1]")
-    if not torch.isfinite(audio).all():
-        clips = (~torch.isfinite(audio).all(1)).nonzero()[:, 0].tolist()
-        raise ValueError(f"NaN or infinite samples in clip {', '.join(map(str, clips))}")
+    return embeddings
 
 
 def set_up(model: SEDModel, options: Options) -> bool:

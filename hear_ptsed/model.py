@@ -1,5 +1,6 @@
 """SEDModel: front-end, backbone, sequence model and heads put together."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -7,16 +8,37 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hear_ptsed.backbones.base import Backbone
+from hear_ptsed.errors import few
 from hear_ptsed.frontends.base import FrontEnd
-from hear_ptsed.windows import WINDOW, WINDOW_FRAMES, n_frames
+from hear_ptsed.windows import WINDOW, WINDOW_FRAMES, check_audio, n_frames
 
 
 class Output(NamedTuple):
-    """What SEDModel returns; without a head `strong` and `weak` are None."""
+    """What SEDModel returns; what it has no head for is None."""
 
     strong: Tensor | None  # logits (B, C, T)
     weak: Tensor | None  # logits (B, C)
     frames: Tensor  # (B, T, D), what the heads see
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of the tensors of a file and of a model."""
+
+    file: str
+    loaded: tuple[str, ...]  # names in the file
+    dropped: dict[str, str]  # names in the file -> why
+    random: tuple[str, ...]  # names in the model: left at their random initialisation
+    classes: tuple[str, ...] | None = None  # if the file names them
+
+    def __str__(self) -> str:
+        text = f"{self.file}: {len(self.loaded)} tensors loaded"
+        reasons: dict[str, list[str]] = {}
+        for name, why in self.dropped.items():
+            reasons.setdefault(why, []).append(name)
+        for why, names in reasons.items():
+            text += f"; dropped {few(names)} ({why})"
+        return text + (f"; left random: {few(self.random)}" if self.random else "")
 
 
 class SEDModel(nn.Module):
@@ -25,6 +47,10 @@ class SEDModel(nn.Module):
     Args:
         sequence: None, or a module (B, 250, E) -> (B, 250, D) with `out_dim`.
         head: None, or a module (B, T, D) -> strong (B, C, T), weak (B, C) logits.
+
+    Attributes:
+        classes: names of the classes, set by whatever opens a file; None if nobody named them.
+        report: what was loaded from the file; None if there was none.
     """
 
     def __init__(
@@ -38,6 +64,8 @@ class SEDModel(nn.Module):
         self.frontend, self.backbone = frontend, backbone
         self.sequence, self.head = sequence, head
         self.folded = False
+        self.classes: tuple[str, ...] | None = None
+        self.report: Report | None = None
         pooling = pooling_matrix(backbone.window_frames, WINDOW_FRAMES)
         self.pooling: Tensor | None
         self.register_buffer("pooling", pooling, persistent=False)
@@ -48,12 +76,9 @@ class SEDModel(nn.Module):
         Args:
             audio: (B, S) in [-1, 1], 1 <= S <= 160000.
         """
-        if audio.ndim != 2 or not audio.is_floating_point():
-            raise ValueError(
-                f"audio is {audio.dtype} of shape {tuple(audio.shape)}; "
-                "expected floating-point samples (clips, samples)"
-            )
-        if not 0 < audio.shape[1] <= WINDOW:
+        if not torch.compiler.is_compiling():  # nor exporting: no decision by values in a graph
+            check_audio(audio)
+        if audio.shape[1] > WINDOW:
             raise ValueError(
                 f"audio has {audio.shape[1]} samples; the model takes 1 to {WINDOW} (10 s at "
                 "16 kHz): use hear_ptsed.windows.over_windows for longer clips"
@@ -73,6 +98,32 @@ class SEDModel(nn.Module):
         frames = frames[:, :n]
         strong, weak = (None, None) if self.head is None else self.head(frames)
         return Output(strong, weak, frames)
+
+    def classes_of(self, head: str, name: str = "the model") -> tuple[str, ...]:
+        """Names of the outputs of a trained head; a ValueError if it has none, or no names.
+
+        Args:
+            head: "strong" (logits of frames) or "weak" (logits of clips).
+            name: of the model, for messages.
+        """
+        trained = {
+            kind: len(getattr(self.head, f"{kind}_head").bias)
+            for kind in ("strong", "weak")
+            if getattr(self.head, f"{kind}_head", None) is not None
+            and not (self.report and f"head.{kind}_head.bias" in self.report.random)
+        }
+        if head not in trained:
+            has = f", but a {next(iter(trained))} one" if trained else ""
+            labels = {"strong": "events", "weak": "clip labels"}[head]
+            raise ValueError(
+                f"{name} has no trained {head} head{has}; give a checkpoint trained on {labels}"
+            )
+        if self.classes is None or len(self.classes) != trained[head]:
+            raise ValueError(
+                f"{name} does not name its {trained[head]} classes; give a file of this project "
+                "that does (save_checkpoint with classes)"
+            )
+        return self.classes
 
     def embed(self, windows: Tensor) -> Tensor:
         """The backbone's sequence at 25 frames per second: (B, 160000) -> (B, 250, E) float32."""

@@ -1,11 +1,13 @@
 """The models: one row each. Nothing else in the project names a model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from pydantic import Field
 
 from hear_ptsed.backbones.asit import ASiT
 from hear_ptsed.backbones.atst import ATSTFrame
@@ -17,9 +19,12 @@ from hear_ptsed.backbones.m2d import M2D
 from hear_ptsed.frontends.base import FrontEnd
 from hear_ptsed.frontends.kaldi import PaSSTMel, asit_fbank, beats_fbank
 from hear_ptsed.frontends.mel import ATSTMel, M2DMel
-from hear_ptsed.heads import AttentionHead, LinearHead
+from hear_ptsed.heads import HEADS, LinearHead
 from hear_ptsed.model import SEDModel
+from hear_ptsed.schema import check
 from hear_ptsed.sequence import build_sequence_model
+
+Count = Annotated[int, Field(strict=True, ge=1, le=100_000)]  # of classes
 
 
 @dataclass(frozen=True)
@@ -72,12 +77,24 @@ def row(name: str, stage: str | None = None) -> Row:
     return found
 
 
+@contextmanager
+def float32() -> Iterator[None]:
+    """What is built inside is float32, whatever the default type of the process."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+@float32()
 def build(
     name: str,
     n_classes: int | None = 447,
     sequence_model: str | None = None,
     head: str = "linear",
-    **sequence_options: int,
+    **sequence_options: int | float,
 ) -> SEDModel:
     """A model with random weights, in training mode.
 
@@ -85,11 +102,8 @@ def build(
         n_classes: None for no heads.
         sequence_model: None, "bigru", "bilstm", "attention", "transformer" or "mamba".
         head: "linear", or "attention" (weak logits pooled from the strong ones).
-        sequence_options: `dim`, `layers` of the sequence model.
+        sequence_options: those of sequence.build_sequence_model.
     """
-    heads = {"linear": LinearHead, "attention": AttentionHead}
-    if head not in heads:
-        raise ValueError(f"unknown head {head!r}; known: {', '.join(heads)}")
     if sequence_options and sequence_model is None:
         raise ValueError(f"{', '.join(sequence_options)} given without a sequence_model")
     found = row(name)
@@ -99,8 +113,16 @@ def build(
     if sequence_model is not None:
         sequence = build_sequence_model(sequence_model, width, **sequence_options)
         width = sequence.out_dim
-    top = None if n_classes is None else heads[head](width, n_classes)
+    top = None if n_classes is None else build_head(head, width, n_classes)
     return SEDModel(found.frontend(), backbone, sequence, top)
+
+
+@float32()
+def build_head(kind: str, in_dim: int, n_classes: int) -> LinearHead:
+    """A head of a kind by its name, with random weights."""
+    if kind not in HEADS:
+        raise ValueError(f"unknown head {kind!r}; known: {', '.join(HEADS)}")
+    return HEADS[kind](in_dim, check(Count, n_classes, "n_classes"))
 
 
 def untrained(name: str, n_classes: int | None = 447) -> SEDModel:

@@ -7,13 +7,16 @@ files below `seq_model.`, which is why the last three are sequences of projectio
 
 import math
 from functools import partial
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hear_ptsed.backbones.layers import init_linear
+from hear_ptsed.schema import settings
 
 HEADS = 8  # attention heads of `attention` and `transformer`, whatever the width
 STATES = 16  # state size of a Mamba channel
@@ -276,6 +279,19 @@ DEFAULTS = {
 }
 
 
+@settings
+class SequenceOptions:
+    """What makes a sequence model; None takes the value of DEFAULTS."""
+
+    kind: Literal[tuple(DEFAULTS)]
+    # units per direction of the RNNs (out_dim is twice that), else the width and out_dim
+    dim: Annotated[int, Field(ge=1, le=16_384)] | None = None
+    layers: Annotated[int, Field(ge=1, le=64)] | None = None
+    # between the layers of the RNNs, none in `mamba`
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    bidirectional: bool = False  # `mamba` only; the other kinds see past and future anyway
+
+
 def build_sequence_model(
     kind: str,
     in_dim: int,
@@ -285,24 +301,19 @@ def build_sequence_model(
     dropout: float | None = None,
     bidirectional: bool = False,
 ) -> nn.Module:
-    """Build a sequence model with random weights; options left out take the values of DEFAULTS.
+    """Build a sequence model (B, T, in_dim) -> (B, T, out_dim) with random weights.
 
     Args:
-        dim: units per direction of the RNNs (out_dim is twice that), else the width and out_dim.
-        dropout: in [0, 1); between the layers of the RNNs, none in `mamba`.
-        bidirectional: for `mamba` only; the other kinds see past and future anyway.
+        dim, layers, dropout, bidirectional: see SequenceOptions.
     """
-    if kind not in DEFAULTS:
-        raise ValueError(f"unknown sequence model {kind!r}; known: {', '.join(DEFAULTS)}")
+    SequenceOptions(kind=kind, dim=dim, layers=layers, dropout=dropout, bidirectional=bidirectional)
     given = (dim, layers, dropout)
     dim, layers, dropout = (
         default if value is None else value
         for value, default in zip(given, DEFAULTS[kind], strict=True)
     )
-    if min(in_dim, dim, layers) < 1:
-        raise ValueError(f"in_dim {in_dim}, dim {dim}, layers {layers}: each must be at least 1")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is {dropout}; it must be at least 0 and below 1")
+    if in_dim < 1:
+        raise ValueError(f"in_dim is {in_dim}; it must be at least 1")
     if bidirectional and kind != "mamba":
         raise ValueError(f"bidirectional is an option of mamba; leave it out for {kind}")
 
@@ -320,3 +331,17 @@ def build_sequence_model(
     model = Projected(in_dim, dim, stack(dim, layers, dropout))
     init_linear(model)
     return model
+
+
+def options_of(sequence: nn.Module) -> dict[str, str | int | bool]:
+    """The options of `build_sequence_model` that give this module, dropout aside."""
+    if hasattr(sequence, "rnn"):
+        rnn = sequence.rnn
+        kind = type(sequence).__name__.lower()
+        return {"kind": kind, "dim": rnn.hidden_size, "layers": rnn.num_layers}
+    stack = sequence[1]
+    kind = type(stack).__name__.removesuffix("Stack").lower()
+    options = {"kind": kind, "dim": sequence.out_dim, "layers": len(stack.layers)}
+    if kind == "mamba":
+        options["bidirectional"] = stack.layers[0].mixer_reverse is not None
+    return options

@@ -1,12 +1,16 @@
 """Files of tensors: a flat dictionary name -> tensor with a description, torch or safetensors.
 
 A .pt file stays a flat dictionary of tensors for every other reader, because the description is an
-attribute of that dictionary; in a .safetensors file it is an entry of the header.
+attribute of that dictionary; in a .safetensors file it is an entry of the header. Damage that a
+parser would not notice is noticed: a .pt file has checksums, as every zip file, and a .safetensors
+file of ours has one of names, types, shapes, values and description in its header.
 """
 
 import argparse
 import json
 import re
+import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,10 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hear_ptsed.errors import few
+from hear_ptsed.errors import few, one_line, shown
 from hear_ptsed.files import atomic
 
 METADATA = "hear_ptsed"  # attribute of the dictionary in a .pt file, entry in a safetensors header
+CHECKSUM = f"{METADATA}_crc32"  # entry in a safetensors header
 NESTED = ("state_dict", "model", "teacher", "student")  # where files keep the dictionary, by rank
 SUFFIXES = (".pt", ".safetensors")
 TORCH = (b"PK", b"\x80")  # the first bytes of a zip archive, or of a pickle as torch once wrote
@@ -42,6 +47,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         if not torch_file:
             return _read_safetensors(path)
+        if zipped:
+            _check_zip(path)
         # Upstream files carry their training options in this class, which only holds attributes.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -53,18 +60,41 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"{path}: refused and not run, its pickle calls {called[1]}; only tensors and "
                 "plain containers are read: save the weights alone, as a dictionary name -> tensor"
             ) from error
-        why = str(error).partition("\n")[0][:120]
+        why = one_line(error)[:120]
         raise ValueError(
             f"{path}: cut off, damaged or no checkpoint; delete it and fetch it again ({why})"
         ) from error
     return _flat(content, path), getattr(content, METADATA, {})
 
 
+def _check_zip(path: Path) -> None:
+    """Compare what torch reads without looking at its checksums; 0 is one that was not computed."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.CRC:
+                with archive.open(member) as file:
+                    while file.read(1 << 20):
+                        pass
+
+
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with _safetensors().safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return tensors, json.loads(metadata.get(METADATA, "{}"))
+    description = metadata.get(METADATA, "{}")
+    if CHECKSUM in metadata and metadata[CHECKSUM] != _crc32(tensors, description):
+        raise ValueError(f"its {CHECKSUM} is of other content")
+    return tensors, json.loads(description)
+
+
+def _crc32(tensors: Mapping[str, Tensor], description: str) -> str:
+    """Of all that a file tells: 0.1 s for 350 MB."""
+    crc = zlib.crc32(description.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        crc = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), crc)
+        crc = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy(), crc)
+    return f"{crc:08x}"
 
 
 def _safetensors() -> Any:
@@ -76,15 +106,15 @@ def _safetensors() -> Any:
 
 
 def _flat(content: Any, path: Path) -> dict[str, Any]:
+    holds = f"a {type(content).__name__}"
     if isinstance(content, Mapping):
-        if any(isinstance(value, Tensor) for value in content.values()):
-            return dict(content)
-        for name in NESTED:
-            if isinstance(content.get(name), Mapping):
-                return dict(content[name])
-        holds = f"a dictionary of {few([str(name) for name in content])}"
-    else:
-        holds = f"a {type(content).__name__}"
+        flat = any(isinstance(value, Tensor) for value in content.values())
+        levels = [content] if flat else [content.get(name) for name in NESTED]
+        if level := next((level for level in levels if isinstance(level, Mapping)), None):
+            if strange := [name for name in level if not isinstance(name, str)]:
+                raise ValueError(f"{path} names a tensor {shown(strange[0])}; names are text")
+            return dict(level)
+        holds = f"a dictionary of {few([shown(name) for name in content])}"
     raise ValueError(
         f"{path} holds {holds}; expected a dictionary of tensors, or one under {', '.join(NESTED)}"
     )
@@ -104,4 +134,6 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -
             setattr(state, METADATA, metadata)
             torch.save(state, temporary)
         else:
-            _safetensors().torch.save_file(state, temporary, {METADATA: json.dumps(metadata)})
+            text = json.dumps(metadata)
+            header = {METADATA: text, CHECKSUM: _crc32(state, text)}
+            _safetensors().torch.save_file(state, temporary, header)

@@ -10,6 +10,43 @@ SAMPLE_RATE = 16_000  # Hz
 FRAME = 640  # samples, 40 ms
 WINDOW_FRAMES = 250
 WINDOW = WINDOW_FRAMES * FRAME  # samples, 10 s
+# Sample values. Louder audio can overflow inside a front-end; 16-bit integers as floats do not.
+LOUDEST = 1e9
+
+
+def check_audio(audio: Tensor) -> None:
+    """Refuse what is not (B, S) of finite floating-point samples, in one line with the remedy."""
+    if not isinstance(audio, Tensor):
+        raise TypeError(
+            f"audio is a {type(audio).__name__}; expected a tensor (clips, samples) of floats in "
+            "[-1, 1]: convert with torch.as_tensor(samples, dtype=torch.float32)[None]"
+        )
+    if audio.ndim != 2 or audio.numel() == 0:
+        one = ": give one clip as audio[None]" if audio.ndim == 1 and audio.numel() else ""
+        raise ValueError(
+            f"audio of shape {tuple(audio.shape)}; expected (clips, samples), not empty{one}"
+        )
+    if audio.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        raise ValueError(
+            f"audio of {audio.dtype}; expected floating-point samples in [-1, 1]: divide integers "
+            "by their full scale, such as audio.float() / 32768"
+        )
+    low, high = torch.aminmax(audio)
+    if not ((low >= -LOUDEST) & (high <= LOUDEST)):  # NaN compares false
+        _refuse_samples(audio)
+
+
+def _refuse_samples(audio: Tensor) -> None:
+    finite = torch.isfinite(audio).all(1)
+    if not finite.all():
+        clips = (~finite).nonzero()[:, 0].tolist()
+        more = f" and {len(clips) - 8} more" if len(clips) > 8 else ""
+        raise ValueError(
+            f"NaN or infinite samples in clip {', '.join(map(str, clips[:8]))}{more}; repair them"
+        )
+    raise ValueError(
+        f"samples reach {audio.abs().max().item():.3g}; expected [-1, 1]: scale the audio"
+    )
 
 
 def n_frames(n_samples: int) -> int:
@@ -44,13 +81,14 @@ def over_windows(
     if not 0 <= overlap_s or hop < 1:
         raise ValueError(f"overlap {overlap_s} s; allowed is 0 up to, not including, 10 s")
     starts = list(range(0, max(total - WINDOW_FRAMES, 0) + hop, hop))
-    weight = torch.ones(WINDOW_FRAMES, device=audio.device)
+    exact = {"dtype": torch.float32, "device": audio.device}
+    weight = torch.ones(WINDOW_FRAMES, **exact)
     if overlap_s:
         starts = [min(start, max(total - WINDOW_FRAMES, 0)) for start in starts]
-        ramp = torch.arange(1, WINDOW_FRAMES + 1, device=audio.device).float()
+        ramp = torch.arange(1, WINDOW_FRAMES + 1, **exact)
         weight = torch.minimum(ramp, ramp.flip(0))
     starts = [start for start in dict.fromkeys(starts) if start < total]
-    norm = torch.zeros(total, device=audio.device)
+    norm = torch.zeros(total, **exact)
     for start in starts:
         norm[start : start + WINDOW_FRAMES] += weight[: total - start]
 

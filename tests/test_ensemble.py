@@ -86,8 +86,8 @@ def test_models_that_do_not_fit_together_are_refused_by_name(checkpoints, tmp_pa
     for bad, match in (
         (saved(3, ["Speech", "Dog", "Cat"]), "^bad lacks Bell, classes of good"),
         (saved(3), "^bad does not name its 3 classes"),
-        (saved(3, CLASSES, heads=["weak_head"]), "^bad has no trained head for frames"),
-        (saved(None), "^bad has no trained head for frames"),
+        (saved(3, CLASSES, heads=["weak_head"]), "^bad has no trained strong head, but a weak one"),
+        (saved(None), "^bad has no trained strong head;"),
     ):
         with pytest.raises(ValueError, match=match) as caught:
             Ensemble([first, bad], ["good", "bad"])
@@ -324,8 +324,12 @@ def test_impossible_requests_are_refused_in_one_line(checkpoints, folder, tmp_pa
     for i, (models, options, match) in enumerate(
         (
             (checkpoints, {"rank": 2, "world": 2}, "rank 2 of 2"),
-            (checkpoints, {"precision": "float64"}, "allowed are float32, bfloat16"),
-            (checkpoints, {"batch": 0}, "batch 0; allowed is 1"),
+            (
+                checkpoints,
+                {"precision": "float64"},
+                "'float64'; it must be 'float32' or 'bfloat16'",
+            ),
+            (checkpoints, {"batch": 0}, "batch is 0; it must be greater than or equal to 1"),
             (checkpoints, {"device": "warp"}, "device 'warp' cannot be used here"),
             (
                 checkpoints,

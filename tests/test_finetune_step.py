@@ -16,8 +16,8 @@ from training_parts import network
 from eval_tasks import loop
 from eval_tasks.base import open_task
 from eval_tasks.finetune import Batches, FineTuning
-from eval_tasks.modules import HEADS
 from eval_tasks.recipe import Recipe
+from hear_ptsed.heads import HEADS
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import MODELS
 from training.optim import freeze_unused

@@ -323,12 +323,12 @@ def test_dropout_of_the_transformer_acts_in_training_only():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "rnn"}, "unknown sequence model 'rnn'; known: bigru, bilstm, attention"),
+        ({"kind": "rnn"}, "kind is 'rnn'; it must be 'bigru', 'bilstm', 'attention'"),
         ({"kind": "attention", "dim": 40}, "dim of attention is 40; .* divisible by 16"),
         ({"kind": "transformer", "dim": 8}, "dim of transformer is 8; .* divisible by 16"),
-        ({"kind": "mamba", "dim": 0}, "dim 0, .* at least 1"),
-        ({"kind": "bigru", "layers": 0}, "layers 0: .* at least 1"),
-        ({"kind": "bigru", "dropout": 1.0}, "dropout is 1.0; .* below 1"),
+        ({"kind": "mamba", "dim": 0}, "dim is 0; .* greater than or equal to 1"),
+        ({"kind": "bigru", "layers": 0}, "layers is 0; .* greater than or equal to 1"),
+        ({"kind": "bigru", "dropout": 1.0}, "dropout is 1.0; it must be less than 1"),
         ({"kind": "bilstm", "layers": 1, "dropout": 0.1}, "acts between layers"),
         ({"kind": "mamba", "dropout": 0.1}, "mamba has no dropout"),
         ({"kind": "bigru", "bidirectional": True}, "option of mamba"),

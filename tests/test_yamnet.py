@@ -200,7 +200,7 @@ def test_silence_and_full_scale_give_finite_float32_without_gradients(model):
 def test_audio_of_wrong_rank_type_or_length_is_refused(model):
     for audio in (torch.zeros(9), torch.zeros(1, 9, dtype=torch.int16), torch.zeros(1, 0)):
         for method in (model, model.embed):
-            with pytest.raises(ValueError, match=r"give floats \(clips, samples\)"):
+            with pytest.raises(ValueError, match=r"expected (\(clips, samples\)|floating-point)"):
                 method(audio)
 
 
@@ -222,7 +222,7 @@ def test_random_weights_are_a_function_of_the_seed_and_do_not_fade_out(model):
 
 
 def test_unknown_options_are_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="unknown option hop; known: untrained, seed"):
+    with pytest.raises(ValueError, match="unknown hop; known: untrained, seed"):
         yamnet.load_model(hop=3)
     with pytest.raises(ValueError, match="exclude each other"):
         yamnet.load_model("some.whl", untrained=True)

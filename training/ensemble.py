@@ -16,7 +16,7 @@ from hear_ptsed import __version__
 from hear_ptsed.checkpoints import open_checkpoint
 from hear_ptsed.detect import Options
 from hear_ptsed.errors import few
-from hear_ptsed.events import FRAMES_PER_SECOND, load_labels
+from hear_ptsed.events import FRAMES_PER_SECOND
 from hear_ptsed.files import sha256
 from hear_ptsed.model import SEDModel
 from hear_ptsed.windows import WINDOW, WINDOW_FRAMES
@@ -41,7 +41,10 @@ class Ensemble(nn.Module):
         super().__init__()
         self.models = nn.ModuleList(models).eval()
         self.low_precision = precision == "bfloat16"
-        classes = [_class_names(*pair) for pair in zip(models, names, strict=True)]
+        classes = [
+            list(model.classes_of("strong", name))
+            for model, name in zip(models, names, strict=True)
+        ]
         fewest = min(range(len(classes)), key=lambda i: len(classes[i]))
         self.classes = classes[fewest]
         for name, own in zip(names, classes, strict=True):
@@ -62,17 +65,6 @@ class Ensemble(nn.Module):
                 logits = model(windows).strong.float()
             total = total + (logits if columns is None else logits[:, columns])
         return total / len(self.models)
-
-
-def _class_names(model: SEDModel, name: str) -> list[str]:
-    report = getattr(model, "report", None)
-    random = report is not None and any("strong_head" in tensor for tensor in report.random)
-    if model.head is None or random:
-        raise ValueError(f"{name} has no trained head for frames; give a model of strong labels")
-    known, n = getattr(model, "classes", None) or load_labels(), len(model.head.strong_head.bias)
-    if len(known) != n:
-        raise ValueError(f"{name} does not name its {n} classes; give a file of this project")
-    return list(known)
 
 
 def process() -> tuple[int, int, int]:

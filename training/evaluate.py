@@ -1,6 +1,7 @@
 """Scoring of models on strongly labelled clips: `python -m training evaluate`."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +13,6 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from hear_ptsed.checkpoints import open_checkpoint
-from hear_ptsed.events import load_labels
 from hear_ptsed.files import atomic, sha256
 from hear_ptsed.model import SEDModel
 from hear_ptsed.windows import WINDOW
@@ -34,16 +34,18 @@ def windows(batch: Batch) -> Tensor:
 
 
 def frame_logits(model: SEDModel, audio: Tensor, labels: str) -> tuple[Tensor, Tensor]:
-    """Logits per frame (B, C, 250) and per clip (B, C), float32.
+    """Logits per frame (B, C, 250) and per clip (B, C), float32; of clips NaN without such a head.
 
     A model of clip labels has no trained strong head: its weak head, which reads the mean frame,
     is applied to each frame.
     """
     output = model(audio)
-    strong = output.strong
+    strong, weak = output.strong, output.weak
     if labels == "weak":
         strong = model.head.weak_head(output.frames).transpose(1, 2)
-    return strong.float(), output.weak.float()
+    if weak is None:
+        weak = strong.new_full(strong.shape[:2], math.nan)
+    return strong.float(), weak.float()
 
 
 def median(scores: Tensor, size: int) -> Tensor:
@@ -197,17 +199,11 @@ def evaluate(
     """
     net = open_checkpoint(checkpoint, model)
     labels = "weak" if per_frame_of_weak else "strong"
-    if net.head is None or f"{labels}_head.weight" in {
-        name.removeprefix("head.") for name in net.report.random
-    }:
-        raise ValueError(
-            f"{checkpoint} has no trained {labels} head; "
-            + ("it cannot be scored" if labels == "weak" else "--weak scores its weak head")
-        )
-    head = net.head.weak_head if labels == "weak" else net.head.strong_head
-    classes = list(net.classes or load_labels())
-    if len(classes) != len(head.bias):
-        raise ValueError(f"{checkpoint} has {len(head.bias)} classes and does not name them")
+    try:
+        classes = list(net.classes_of(labels, str(checkpoint)))
+    except ValueError as error:
+        other = labels == "strong" and getattr(net.head, "weak_head", None) is not None
+        raise ValueError(f"{error}{'; --weak scores its weak head' if other else ''}") from None
     data = Data(eval=tuple(Source(**source) for source in sources), names=names, labels="strong")
     opened = Opened.of(data.eval, Recipe(data=data), unknown="keep")
     clips = opened.clip_set(classes, "strong")

@@ -332,7 +332,7 @@ def _claim(out: Path, recipe: Recipe, resume: bool) -> Path | None:
 
 def _teacher(path: Path, classes: list[str]) -> SEDModel:
     model = open_checkpoint(path)
-    if model.classes is not None and list(model.classes) != list(classes):
+    if list(model.classes_of("strong", f"the teacher {path}")) != list(classes):
         raise ValueError(f"the teacher {path} has other classes than this run")
     return model.requires_grad_(False)
 

@@ -24,9 +24,9 @@ def mel_bank(
         return 1127.0 * math.log(1.0 + hz / 700.0)
 
     step = (mel(high) - mel(low)) / (n_mels + 1)
-    index = torch.arange(n_mels, device=device)[:, None]
+    index = torch.arange(n_mels, dtype=torch.float32, device=device)[:, None]
     left, centre, right = (mel(low) + (index + i) * step for i in range(3))
-    hz = SAMPLE_RATE / N_FFT * torch.arange(N_FFT // 2, device=device)
+    hz = SAMPLE_RATE / N_FFT * torch.arange(N_FFT // 2, dtype=torch.float32, device=device)
     bins = 1127.0 * (1.0 + hz / 700.0).log()
     rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
     return F.pad(torch.minimum(rising, falling).clamp(min=0.0), (0, 1))

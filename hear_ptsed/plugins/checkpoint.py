@@ -23,7 +23,7 @@ def load_model(model_file_path: str = "", **options) -> HearModel:
         model_file_path: any file that `open_checkpoint` reads.
         options: see Options; not `untrained`.
     """
-    chosen = Options.of(options)
+    chosen = Options(**options)
     if chosen.untrained:
         raise ValueError("untrained: this plug-in opens a file; use the plug-in of a model instead")
     if not model_file_path:
