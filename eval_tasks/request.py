@@ -21,6 +21,8 @@ Block = Annotated[int, Field(ge=1, le=1000)]
 DropLayers = Annotated[int, Field(ge=0, le=1000)]
 Folds = Annotated[int, Field(ge=1, le=1000)]
 Seeds = Annotated[int, Field(ge=1, le=1000)]
+Jobs = Annotated[int, Field(ge=1, le=512)]  # processes
+Retries = Annotated[int, Field(ge=0, le=100)]
 GridPoints = Annotated[int, Field(ge=1, le=10_000)]
 
 

@@ -90,6 +90,14 @@ def check_json(kind: type[T], text: str | bytes, where: str) -> T:
         raise ValueError(_message(kind, error, where)) from None
 
 
+def from_text(kind: type[T], text: str) -> T:
+    """Text of a command line as `kind`, see `check`."""
+    try:
+        return _adapter(kind).validate_strings(text)
+    except ValidationError as error:
+        raise ValueError(_message(kind, error, shown(text))) from None
+
+
 @functools.cache
 def _adapter(kind: Any) -> TypeAdapter:
     return TypeAdapter(kind)
@@ -105,7 +113,7 @@ def _nodes(value: Any, depth: int = 0) -> Iterator[None]:
             yield from _nodes(item, depth + 1)
 
 
-def admitted(kind: Any) -> str:
+def admitted(kind: Any, name: str = "x") -> str:
     """What a type takes, in few words: "0 <= x < 1", "adam, sgd"; empty for all that it can be."""
     arguments = get_args(kind)
     if get_origin(kind) is Literal:
@@ -117,8 +125,8 @@ def admitted(kind: Any) -> str:
         high = [f" <= {limit.le}" for limit in limits if hasattr(limit, "le")]
         high += [f" < {limit.lt}" for limit in limits if hasattr(limit, "lt")]
         if low or high:
-            return f"{''.join(low)}x{''.join(high)}"
-    inside = filter(None, (admitted(one) for one in arguments))
+            return f"{''.join(low)}{name}{''.join(high)}"
+    inside = filter(None, (admitted(one, name) for one in arguments))
     return next(inside, "") + (" or null" if types.NoneType in arguments else "")
 
 
