@@ -126,8 +126,8 @@ def admitted(kind: Any, name: str = "x") -> str:
         high += [f" < {limit.lt}" for limit in limits if hasattr(limit, "lt")]
         if low or high:
             return f"{''.join(low)}{name}{''.join(high)}"
-    inside = filter(None, (admitted(one, name) for one in arguments))
-    return next(inside, "") + (" or null" if types.NoneType in arguments else "")
+    inside = next(filter(None, (admitted(one, name) for one in arguments)), "")
+    return f"{inside} or null" if inside and types.NoneType in arguments else inside
 
 
 def _message(kind: Any, error: ValidationError, where: str) -> str:

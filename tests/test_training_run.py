@@ -252,7 +252,10 @@ def test_a_folder_with_a_run_is_refused_without_resume_or_for_another_recipe(
         ({"optim": {"warmup": 3}}, "recipe has the unknown optim.warmup; known: name, lr,"),
         ({"optimiser": {"lr": 3}}, "recipe has the unknown optimiser; known: model, data,"),
         ({"optim": {"batch": "four"}}, "optim.batch is 'four'; it must be a valid integer"),
-        ({"augment": {"warp_p": 2}}, "augment.warp_p is 2; it must be less than or equal to 1 (0 <= x <= 1)"),
+        (
+            {"augment": {"warp_p": 2}},
+            "augment.warp_p is 2; it must be less than or equal to 1 (",
+        ),
         ({"optim": {"warmup_steps": 6}}, "warmup_steps 6 in a run of 6 optimizer steps"),
         ({"data": {"train": []}}, "names no data to train on"),
         ({"data": {"train": [{"audio": "gone.hdf"}]}}, "gone.hdf"),

@@ -10,23 +10,21 @@ from hear_ptsed.options import Parser, add_number
 from training.config import Batch, Decay, Frames, Resamples, Seed, Workers
 
 RECIPES = """\
-A recipe is a yaml of differences from the defaults (`--print` shows all values). Several recipes
-can be given; the later wins. On several GPUs: --set run.devices=8, started plainly or by
-torchrun --nproc-per-node 8 -m training fit …; on several nodes also --set run.nodes=N, under
-torchrun or Slurm's srun.
+A recipe is a yaml of differences from the defaults (`--print` shows all values, and behind
+them what is allowed). Several recipes can be given; the later wins. On several GPUs:
+--set run.devices=8, started plainly or by torchrun --nproc-per-node 8 -m training fit …; on
+several nodes also --set run.nodes=N, under torchrun or Slurm's srun.
 The run's folder is run.out; its model.pt is what hear_ptsed.load and the plug-ins take."""
 
 
 def fit(args: argparse.Namespace) -> None:
-    import yaml
-
     from training import config
 
     # Quoted, since a setting is yaml and a folder may be called 2024.
     root = [f"data.root={json.dumps(args.data)}"] if args.data else []
     recipe = config.load(args.recipe, [*root, *args.set])
     if args.print:
-        print(yaml.safe_dump(config.as_dict(recipe), sort_keys=False), end="")
+        print(config.explained(recipe), end="")
         return
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 

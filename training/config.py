@@ -7,12 +7,13 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
+import yaml
 from pydantic import Field
 
 from hear_ptsed.errors import shown
-from hear_ptsed.schema import Number, check, read_yaml, read_yaml_file, settings
+from hear_ptsed.schema import Number, admitted, check, read_yaml, read_yaml_file, settings
 
 # Ranges of numbers: checks, messages, `--print` and the commands' options come from these lines.
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
@@ -231,6 +232,19 @@ def overridden(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any
 def as_dict(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Every value of a recipe, in plain types."""
     return _plain(dataclasses.asdict(recipe))
+
+
+def explained(recipe: Recipe) -> str:
+    """A recipe as yaml, with the allowed values behind each that has limits."""
+    text = []
+    for section, values in as_dict(recipe).items():
+        kinds = get_type_hints(type(getattr(recipe, section)), include_extras=True)
+        text.append(f"{section}:")
+        for key, value in values.items():
+            first, *more = yaml.safe_dump({key: value}, width=1_000_000).splitlines()
+            limits = admitted(kinds[key], key)
+            text += [f"  {first}" + (f"  # {limits}" if limits else ""), *(f"  {m}" for m in more)]
+    return "\n".join([*text, ""])
 
 
 def from_dict(values: Any, where: str = "recipe") -> Recipe:
