@@ -6,7 +6,10 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from hear_ptsed.errors import run_command
+from eval_tasks.request import Block, DropLayers, Folds, GridPoints, Jobs, Retries, Seeds
+from hear_ptsed.errors import run_command, shown
+from hear_ptsed.options import Parser, add_number
+from training.config import Seed, Workers
 
 HEAREVAL_NOTES = """\
 Runs heareval 2021.1.3 as it is; all options after 'embeddings' or 'predictions' are heareval's own
@@ -122,7 +125,7 @@ def demo(args: argparse.Namespace, _rest: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m eval_tasks", description=__doc__)
+    parser = Parser(prog="python -m eval_tasks", description=__doc__)
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -170,7 +173,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="folder or archive of the download; may be given several times",
     )
-    real.add_argument("--jobs", type=int, metavar="N", help="processes that resample; default: 1")
+    add_number(real.add_argument, "--jobs", Jobs, None, "processes that resample; default 1")
     only = sub.add_argument_group("desed")
     only.add_argument(
         "--strong-real",
@@ -181,7 +184,7 @@ def build_parser() -> argparse.ArgumentParser:
     only.add_argument("--mode", choices=["full", "5h"], help="5h: fewer training clips")
     rendered = sub.add_argument_group("office, piano, home, scenes")
     rendered.add_argument("--size", choices=["demo", "full"], help="default: demo")
-    rendered.add_argument("--seed", type=int, metavar="N", help="default: 0")
+    add_number(rendered.add_argument, "--seed", Seed, None, "of all that is drawn; default 0")
     rendered.add_argument(
         "--synthetic", action="store_true", default=None, help="computed sounds, nothing fetched"
     )
@@ -225,19 +228,19 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
     add("--protocol", choices=["hear", "linear"], help="of frozen; default linear")
     add("--setup", choices=["simple", "baseline"], help="of tasks with weak labels; default simple")
     seeds = sub.add_mutually_exclusive_group()
-    seeds.add_argument("--seeds", type=int, metavar="N", help="a record for each of 0 to N - 1")
-    seeds.add_argument("--seed", type=int, metavar="S", help="default 0")
+    add_number(seeds.add_argument, "--seeds", Seeds, None, "a record for each of 0 to N - 1")
+    add_number(seeds.add_argument, "--seed", Seed, None, "of one record; default 0")
     add("--checkpoint", type=Path, metavar="FILE", help="instead of the plug-in's own")
     add("--stage", default="", metavar="NAME", help="what the record calls the checkpoint's stage")
     add("--model-options", type=_json_object, default={}, metavar="JSON", help="of load_model")
     add("--untrained", action="store_true", help="random weights, no checkpoint")
-    add("--layer", type=int, metavar="N", help="embed by the output of block N, from 1")
+    add_number(add, "--layer", Block, None, "embed by the output of block N")
     add("--layers", choices=["mean"], help="embed by the mean of all blocks")
-    add("--drop-layers", type=int, metavar="N", help="without the last N blocks")
+    add_number(add, "--drop-layers", DropLayers, None, "without the last N blocks")
     add("--folder", metavar="NAME", help="folder of the task in --tasks-dir; default: its usual")
-    add("--folds", type=int, metavar="N", help="only the first N folds")
+    add_number(add, "--folds", Folds, None, "only the first N folds")
     add("--grid", choices=["default", "fast", "faster"], help="of heareval; default: default")
-    add("--grid-points", type=int, metavar="N", help="of heareval; default 8")
+    add_number(add, "--grid-points", GridPoints, None, "of heareval; default 8")
     add("--set", action="append", default=[], metavar="section.key=value", help="of the recipe")
     add("--export", type=Path, metavar="FILE", help="fine-tuned weights, .pt or .safetensors")
     _add_where(sub)
@@ -251,8 +254,8 @@ def _add_sweep(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     add("sweep", type=Path, metavar="SWEEP.yaml")
     _add_where(sub)
-    add("--jobs", type=int, default=1, metavar="N", help="runs at a time on this machine")
-    add("--retries", type=int, default=0, metavar="N", help="times that a failed run is repeated")
+    add_number(add, "--jobs", Jobs, 1, "runs at a time on this machine")
+    add_number(add, "--retries", Retries, 0, "times that a failed run is repeated")
     add("--ray", action="store_true", help="on a Ray cluster that is started here")
     add("--ray-address", metavar="ADDR", help="on a running Ray cluster, or auto")
     add("--dry-run", action="store_true", help="print the table only")
@@ -265,16 +268,17 @@ def _add_where(sub: argparse.ArgumentParser) -> None:
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="of the records")
     add("--work", type=Path, default=Path("work"), metavar="DIR", help="features, states, logs")
     add("--device", help="cpu, cuda …; default: a GPU if there is one")
-    add("--workers", type=int, default=0, metavar="N", help="loader processes; default 0")
+    add_number(add, "--workers", Workers, 0, "loader processes")
 
 
 def _json_object(text: str) -> dict:
     try:
         value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f'{text!r} is no JSON object such as {{"overlap": 5}}')
+        example = '{"overlap": 5}'
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no JSON object such as {example}")
     return value
 
 

@@ -6,7 +6,6 @@ that of the splits; `durations.json` ({split: {file: seconds}}), where clips wer
 `coverage.json`, what of the data set is not there.
 """
 
-import csv
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import soundfile
 
 from eval_tasks.event_based import Decoding
 from hear_ptsed.windows import FRAME, SAMPLE_RATE, n_frames
+from training.tables import read_records
 
 END_MS = 0.0001  # HEAR: a frame is active where start <= centre < end + this
 MORE_PARTS = ("weak", "unlabelled")
@@ -244,9 +244,8 @@ def _length(path: Path) -> int:
 def _vocabulary(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; prepare the task again")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or [row.get("idx") for row in rows] != [str(i) for i in range(len(rows))]:
+    rows = [row for _, row in read_records(path, ("idx", "label"))]
+    if not rows or [row["idx"] for row in rows] != [str(i) for i in range(len(rows))]:
         raise ValueError(f"{path}: expected idx,label with idx 0, 1, … in order")
     return tuple(row["label"] for row in rows)
 

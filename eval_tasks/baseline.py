@@ -32,7 +32,7 @@ from hear_ptsed.events import median_filter
 from hear_ptsed.windows import SAMPLE_RATE, WINDOW_FRAMES
 from training import optim
 from training.augment import Targets, mixup
-from training.sampling import AUGMENT, MODEL, ORDER, Plan, TrainPicks, torch_seed
+from training.sampling import AUGMENT, MODEL, ORDER, Plan, TrainPicks, steps_in, torch_seed
 
 CONSISTENCY = 2.0  # weight of the mean teacher's loss behind the ramp
 WEAK_SHARE, WEAK_SEED = 0.9, 42  # of the weak clips to train on; the others validate
@@ -180,7 +180,7 @@ class MeanTeacher:
         sizes = (recipe.optim.batch, recipe.fit.weak_batch, recipe.fit.unlabelled_batch)
         self.picked = Batches(sets, sizes, seed)
         self.epoch_steps = max(1, min(len(s) // n for s, n in zip(sets, sizes, strict=True)))
-        self.steps = max(1, round(recipe.optim.epochs * self.epoch_steps))
+        self.steps = steps_in(recipe.optim.epochs, self.epoch_steps)
         # The teacher's weight follows the published ramp whatever the learning rate does.
         self.ramp = replace(recipe.optim, schedule="ramp")
         teacher = copy.deepcopy(student).requires_grad_(False)

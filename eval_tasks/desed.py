@@ -9,8 +9,7 @@ Train is synthetic (and real, if asked), valid synthetic, test real. Beside thes
 knows, stand the weakly labelled and the unlabelled clips.
 """
 
-import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from eval_tasks.base import Task
 from eval_tasks.downloads import convert
 from eval_tasks.event_based import Decoding
 from training.sounds.provenance import versions, write_json
+from training.tables import read_records
 
 SECONDS = 10.0
 CLASSES = (
@@ -259,7 +259,7 @@ def _roots(sources: Sequence[Path]) -> list[Path]:
 
 
 def _table(
-    roots: list[Path], name: str, columns: Iterable[str], *, optional: bool = False
+    roots: list[Path], name: str, columns: Sequence[str], *, optional: bool = False
 ) -> list[tuple[str, dict[str, str]]]:
     """Rows of a table of `metadata`, each with the place to name in an error."""
     path = next((p for p in (root / "metadata" / name for root in roots) if p.is_file()), None)
@@ -267,16 +267,11 @@ def _table(
         if optional:
             return []
         raise FileNotFoundError(f"{roots[0]} lacks metadata/{name}; complete the download")
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
-        missing = set(columns) - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}")
-        return [
-            (f"{path}, line {number}", row)
-            for number, row in enumerate(reader, start=2)
-            if row["filename"]
-        ]
+    return [
+        (f"{path}, line {number}", row)
+        for number, row in read_records(path, columns, fill=True)
+        if row["filename"]
+    ]
 
 
 def _audio(roots: list[Path], clip: Clip) -> Path | None:

@@ -5,7 +5,6 @@ kHz; or MAESTRO v3.0.0 itself (https://magenta.tensorflow.org/datasets/maestro),
 maestro-v3.0.0.zip, of which the 185 recordings, about 20 GB, are unpacked for a while.
 """
 
-import csv
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from eval_tasks.downloads import convert_all, find, opened, some
 from eval_tasks.event_based import Decoding
 from eval_tasks.midi import Note, sustained_notes
 from training.sounds.provenance import versions
+from training.tables import read_records
 
 SECONDS = 120.0
 FOLDS = tuple(f"fold{i:02d}" for i in range(5))
@@ -83,10 +83,7 @@ def _wanted(name: str) -> bool:
 
 def selected(index: Path) -> dict[str, list[dict[str, str]]]:
     """HEAR's 37 recordings of each fold, as rows of MAESTRO's table."""
-    with index.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not rows[0].keys() >= set(COLUMNS):
-        raise ValueError(f"{index} lacks columns; expected {', '.join(COLUMNS)} among them")
+    rows = [row for _, row in read_records(index, COLUMNS)]
     by_stem = {Path(row["audio_filename"]).stem: row for row in rows}
     if len(by_stem) != RECORDINGS:
         raise ValueError(f"{index} lists {len(by_stem)} recordings; v3.0.0 has {RECORDINGS}")

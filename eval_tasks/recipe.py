@@ -1,38 +1,37 @@
 """Numbers of a downstream training: defaults below, then the task's, then --set."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from eval_tasks.base import Task, TaskData
-from training.config import Augment, Optim, checked, overridden
+from hear_ptsed.schema import Number, check, settings
+from training.config import Alpha, Augment, Optim, Probability, Share, overridden
+
+Batch = Annotated[int, Field(ge=0, le=65536)]  # clips; 0: none
 
 
-@dataclass(frozen=True)
+@settings
 class Fit:
     """What a downstream training has beside its optimiser."""
 
-    check_every_epochs: float = 10.0  # validations
-    patience: int = 0  # validations without a better one that end the run; 0: it runs to its end
-    head_prior: float = 0.02  # probability that new heads begin with
-    wavmix_alpha: float = 0.2
-    weak_batch: int = 0  # clips of a batch from the weak part, beside optim.batch strong ones
-    unlabelled_batch: int = 0
+    check_every_epochs: Annotated[Number, Field(gt=0, le=1_000_000)] = 10.0  # validations
+    # validations without a better one that end the run; 0: it runs to its end
+    patience: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    head_prior: Probability = 0.02  # probability that new heads begin with
+    wavmix_alpha: Alpha = 0.2
+    weak_batch: Batch = 0  # clips of a batch from the weak part, beside optim.batch strong ones
+    unlabelled_batch: Batch = 0
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"  # auto: bf16 on a GPU
     # of batch-norm statistics; null: the model's own (frame_mn 0.01, for thousands of steps)
-    batch_norm_momentum: float | None = None
+    batch_norm_momentum: Share | None = None
     # of cached features: windows also begin in between, at 1 / shifts of their 10 s
-    shifts: int = 2
-
-    def __post_init__(self):
-        if not 0 < self.head_prior < 1:
-            raise ValueError(f"fit.head_prior is {self.head_prior}; allowed is between 0 and 1")
-        for name in ("check_every_epochs", "wavmix_alpha"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"fit.{name} is {getattr(self, name)}; it must be positive")
+    shifts: Annotated[int, Field(ge=1, le=250)] = 2
 
 
-@dataclass(frozen=True)
+@settings
 class Recipe:
     """All numbers of a downstream training; one epoch hears as much audio as the task has."""
 
@@ -127,7 +126,7 @@ def recipe(
     cnn = CONVOLUTIONAL if convolutional and protocol.startswith("finetuned") else {}
     for values in (PROTOCOLS.get(protocol, {}), cnn, task.recipes.get(protocol, {})):
         merged = {key: merged.get(key, {}) | values.get(key, {}) for key in merged | values}
-    return checked(Recipe, overridden(merged, settings))
+    return check(Recipe, overridden(merged, settings), "recipe")
 
 
 def check_setup(

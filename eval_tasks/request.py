@@ -3,44 +3,56 @@
 import json
 import shlex
 from argparse import ArgumentError
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from eval_tasks.base import Task
+from hear_ptsed.schema import settings
+from training.config import Seed, Workers
 
 HEAR_SEED = 42  # heareval seeds everything with it
 BLOCKS = ("layer", "layers", "drop_layers")  # of transformers, to embed by
 WHERE = ("tasks_dir", "results", "work", "device", "workers", "export")  # decide no result
 
+Block = Annotated[int, Field(ge=1, le=1000)]
+DropLayers = Annotated[int, Field(ge=0, le=1000)]
+Folds = Annotated[int, Field(ge=1, le=1000)]
+Seeds = Annotated[int, Field(ge=1, le=1000)]
+Jobs = Annotated[int, Field(ge=1, le=512)]  # processes
+Retries = Annotated[int, Field(ge=0, le=100)]
+GridPoints = Annotated[int, Field(ge=1, le=10_000)]
 
-@dataclass(frozen=True)
+
+@settings
 class Request:
     """One evaluation with one seed; names are those of the options."""
 
     task: str
     module: str
-    mode: str  # frozen, finetuned
-    protocol: str | None = None  # of frozen: hear, linear
+    mode: Literal["frozen", "finetuned"]
+    protocol: Literal["hear", "linear"] | None = None  # of frozen
     setup: str | None = None  # of tasks that have some: simple, baseline
-    seed: int | None = None
+    seed: Seed | None = None
     checkpoint: Path | None = None
     stage: str = ""
     model_options: dict[str, Any] = field(default_factory=dict)
     untrained: bool = False
-    layer: int | None = None
+    layer: Block | None = None
     layers: str | None = None
-    drop_layers: int | None = None
+    drop_layers: DropLayers | None = None
     folder: str | None = None
-    folds: int | None = None
+    folds: Folds | None = None
     grid: str | None = None
-    grid_points: int | None = None
+    grid_points: GridPoints | None = None
     set: tuple[str, ...] = ()
     tasks_dir: Path = Path("tasks")
     results: Path = Path("results")
     work: Path = Path("work")
     device: str | None = None
-    workers: int = 0
+    workers: Workers = 0
     export: Path | None = None
 
     @property
@@ -65,8 +77,6 @@ class Request:
         """One for each of the seeds 0 to seeds - 1; None: this one."""
         if seeds is None:
             return [self]
-        if seeds < 1:
-            raise ArgumentError(None, f"--seeds {seeds}: give 1 or more")
         if self.kind == "hear":
             # One is what heareval has; more are refused like any other seed.
             return [self if seeds == 1 else replace(self, seed=seeds)]
@@ -128,7 +138,6 @@ class Request:
                 f"heareval seeds itself with {HEAR_SEED}; --protocol hear takes no --seed or "
                 "--seeds, it makes one record",
             ),
-            (self.seed is not None and self.seed < 0, f"--seed {self.seed}: give 0 or more"),
             (hear and self.set, "--set is of our own training; heareval takes --grid"),
             (hear and self.folds, "--folds: heareval always tests all folds"),
             (hear and self.device, "--device: heareval takes a GPU if there is one"),

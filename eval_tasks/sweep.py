@@ -1,11 +1,11 @@
 """Many evaluations from one yaml: each a process of its own, here or on a Ray cluster."""
 
 import ctypes
+import math
 import os
 import signal
 import subprocess
 import sys
-from argparse import ArgumentError
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -15,12 +15,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from eval_tasks.base import TaskData, open_task
-from eval_tasks.request import Request
+from eval_tasks.request import Block, DropLayers, Folds, GridPoints, Request, Seeds
 from hear_ptsed.errors import EXPECTED, one_line
-from training.config import checked
+from hear_ptsed.schema import check, read_yaml_file, settings
+from training.config import Seed
 
 MODES = {
     "frozen-hear": {"mode": "frozen", "protocol": "hear"},
@@ -29,52 +28,55 @@ MODES = {
     "frozen-baseline": {"mode": "frozen", "setup": "baseline"},
     "finetuned": {"mode": "finetuned"},
 }
+Mode = Literal[*MODES]
+MOST = 100_000  # runs of a sweep
 KEPT_FOR_OTHERS = 3  # times that Ray repeats a run whose machine was lost
 
 
-@dataclass(frozen=True)
+@settings
 class TaskEntry:
     """A task of a sweep."""
 
     task: str
     folder: str | None = None
-    folds: int | None = None
-    modes: tuple[str, ...] | None = None  # that it takes part in; all of the sweep's if not given
-    set: dict = field(default_factory=dict)  # mode -> settings, behind those of the mode
+    folds: Folds | None = None
+    modes: tuple[Mode, ...] | None = None  # that it takes part in; all of the sweep's if not given
+    # settings, behind those of the mode
+    set: dict[Mode, tuple[str, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@settings
 class ModuleEntry:
     """A module of a sweep."""
 
     module: str
     checkpoint: str | None = None
     stage: str = ""
-    options: dict = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     untrained: bool = False
 
 
-@dataclass(frozen=True)
+@settings
 class ModeEntry:
     """A mode of a sweep, and how."""
 
-    mode: Literal["frozen-hear", "frozen-linear", "frozen-simple", "frozen-baseline", "finetuned"]
+    mode: Mode
     set: tuple[str, ...] = ()
-    layer: int | None = None
+    layer: Block | None = None
     layers: str | None = None
-    drop_layers: int | None = None
+    drop_layers: DropLayers | None = None
     grid: str | None = None
-    grid_points: int | None = None
+    grid_points: GridPoints | None = None
 
 
-@dataclass(frozen=True)
+@settings
 class Sweep:
     """A sweep's file."""
 
     tasks: tuple[TaskEntry, ...]
     modules: tuple[ModuleEntry, ...]
     modes: tuple[ModeEntry, ...]
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
 
 
 @dataclass(frozen=True)
@@ -108,16 +110,11 @@ class _Running:
 
 def read(path: Path) -> Sweep:
     """A sweep's file; unknown keys are refused."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such sweep")
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        return _checked(values)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+    return parse(read_yaml_file(Path(path), "sweep"), str(path))
 
 
-def _checked(values: Any) -> Sweep:
+def parse(values: Any, where: str) -> Sweep:
+    """A sweep from the values of its file, where a name stands for an entry with that name only."""
     if isinstance(values, dict):
         values = dict(values)
         for key, name in (("tasks", "task"), ("modules", "module"), ("modes", "mode")):
@@ -125,13 +122,11 @@ def _checked(values: Any) -> Sweep:
                 rows = values[key]
                 values[key] = [{name: row} if isinstance(row, str) else row for row in rows]
         if type(values.get("seeds")) is int:
-            values["seeds"] = list(range(values["seeds"]))
-    sweep = checked(Sweep, values, "sweep")
-    for task in sweep.tasks:
-        for mode in (*(task.modes or ()), *task.set):
-            if mode not in MODES:
-                known = ", ".join(MODES)
-                raise ValueError(f"{task.task} has the unknown mode {mode!r}; known: {known}")
+            values["seeds"] = list(range(check(Seeds, values["seeds"], f"{where}: seeds")))
+    sweep = check(Sweep, values, where)
+    n = math.prod(map(len, (sweep.tasks, sweep.modules, sweep.modes, sweep.seeds)))
+    if n > MOST:
+        raise ValueError(f"{where} asks for {n} runs; allowed are {MOST}: make several of it")
     return sweep
 
 
@@ -221,8 +216,6 @@ def table(entries: Sequence[Entry]) -> str:
 
 def here(entries: Sequence[Entry], jobs: int = 1, retries: int = 0) -> Iterator[Entry]:
     """Carry out what is planned on this machine, and yield every entry as it ends."""
-    if jobs < 1:
-        raise ArgumentError(None, f"--jobs {jobs}: give 1 or more")
     yield from (entry for entry in entries if entry.state != "planned")
     threads = {} if jobs == 1 else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
     planned = [entry for entry in entries if entry.state == "planned"]

@@ -9,16 +9,30 @@ A class of options is a dataclass under `settings`, its ranges are pydantic's:
 
 import functools
 import json
+import math
 import types
+from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated, Any, TypeVar, Union, dataclass_transform, get_args, get_origin
+from pathlib import Path
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import pydantic.dataclasses
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
-from hear_ptsed.errors import shown
+from hear_ptsed.errors import printable, shown
 
 T = TypeVar("T")
+CHARACTERS = 1_000_000  # of yaml
 NODES = 200_000  # values in one file of settings; more is an attack or a mistake
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -62,7 +76,7 @@ def check(kind: type[T], values: Any, where: str) -> T:
         if i > NODES:
             raise ValueError(f"{where} has more than {NODES} values; repeated references count")
     try:
-        text = json.dumps(values)
+        text = json.dumps(values, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{where} is no plain data ({error}); quote what is text") from None
     return check_json(kind, text, where)
@@ -74,6 +88,14 @@ def check_json(kind: type[T], text: str | bytes, where: str) -> T:
         return _adapter(kind).validate_json(text)
     except ValidationError as error:
         raise ValueError(_message(kind, error, where)) from None
+
+
+def from_text(kind: type[T], text: str) -> T:
+    """Text of a command line as `kind`, see `check`."""
+    try:
+        return _adapter(kind).validate_strings(text)
+    except ValidationError as error:
+        raise ValueError(_message(kind, error, shown(text))) from None
 
 
 @functools.cache
@@ -89,6 +111,23 @@ def _nodes(value: Any, depth: int = 0) -> Iterator[None]:
     if isinstance(value, dict | list | tuple):
         for item in inside:
             yield from _nodes(item, depth + 1)
+
+
+def admitted(kind: Any, name: str = "x") -> str:
+    """What a type takes, in few words: "0 <= x < 1", "adam, sgd"; empty for all that it can be."""
+    arguments = get_args(kind)
+    if get_origin(kind) is Literal:
+        return ", ".join(map(str, arguments))
+    if get_origin(kind) is Annotated:
+        limits = [limit for one in kind.__metadata__ for limit in getattr(one, "metadata", [one])]
+        low = [f"{limit.ge} <= " for limit in limits if hasattr(limit, "ge")]
+        low += [f"{limit.gt} < " for limit in limits if hasattr(limit, "gt")]
+        high = [f" <= {limit.le}" for limit in limits if hasattr(limit, "le")]
+        high += [f" < {limit.lt}" for limit in limits if hasattr(limit, "lt")]
+        if low or high:
+            return f"{''.join(low)}{name}{''.join(high)}"
+    inside = next(filter(None, (admitted(one, name) for one in arguments)), "")
+    return f"{inside} or null" if inside and types.NoneType in arguments else inside
 
 
 def _message(kind: Any, error: ValidationError, where: str) -> str:
@@ -115,30 +154,85 @@ def _fault(kind: Any, fault: dict[str, Any], where: str) -> str:
         return fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "json_invalid":
         return f"{where}: {fault['msg']}"
-    allowed = fault["msg"].replace("Input should be ", "it must be ")
+    if fault["type"] in ("dataclass_type", "model_type"):
+        allowed = f"it must have the fields {', '.join(_fields(kind, fault['loc']))}"
+    elif fault["type"] == "tuple_type":
+        allowed = "it must be a list"
+    else:
+        allowed = fault["msg"].replace("Input should be ", "it must be ")
     about = f"{where}: {place}" if place else where
+    limits = admitted(_type_at(kind, fault["loc"]))
+    if "than" in fault["type"] and limits.count("<") == 2:  # the message tells one of both
+        allowed += f" ({limits})"
     return f"{about} is {shown(fault['input'])}; {allowed[0].lower()}{allowed[1:]}"
+
+
+def _type_at(kind: Any, place: tuple[int | str, ...]) -> Any:
+    """The annotation of a place within `kind`; None where that is not known."""
+    for key in place:
+        while get_origin(kind) in (Annotated, Union, types.UnionType):
+            kind = get_args(kind)[0]
+        inside = get_args(kind)
+        if isinstance(key, str) and isinstance(kind, type) and not inside:
+            kind = get_type_hints(kind, include_extras=True).get(key)
+        elif inside:
+            kind = inside[key] if isinstance(key, int) and key < len(inside) else inside[-1]
+            kind = inside[0] if kind is ... else kind
+    return kind
 
 
 def _fields(kind: Any, place: tuple[int | str, ...]) -> list[str]:
     """Names of the fields of the class that stands at a place within `kind`."""
+    kind = _type_at(kind, place)
     while get_origin(kind) in (Annotated, Union, types.UnionType):
         kind = get_args(kind)[0]
-    if isinstance(kind, type) and not get_origin(kind):
-        fields = getattr(kind, "__pydantic_fields__", {})
-        if not place:
-            return list(fields)
-        return _fields(fields[place[0]].annotation, place[1:]) if place[0] in fields else []
-    inside = get_args(kind)
-    return _fields(inside[-1 if get_origin(kind) is dict else 0], place[1:]) if inside else []
+    return list(getattr(kind, "__pydantic_fields__", ()))
 
 
 def read_yaml(text: str, where: str) -> Any:
     """Plain values of yaml text; a ValueError says what is wrong, in one line."""
     import yaml
 
+    if len(text) > CHARACTERS:
+        raise ValueError(f"{where} has more than {CHARACTERS} characters; no settings need as many")
     try:
-        return yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _expanded(node, {}) > NODES:
+            raise ValueError(f"more than {NODES} values, where repeated references count")
+        return loader.construct_document(node)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        why = " ".join(str(error).split())[:200]
+        why = printable(" ".join(str(error).split()), 200)
         raise ValueError(f"{where}: not yaml ({why})") from None
+
+
+def _expanded(node: Any, sizes: dict[int, float]) -> float:
+    """How many values a yaml node stands for when every alias is written out."""
+    if isinstance(node.value, str):
+        if len(node.value) > 1000 and node.tag.endswith((":int", ":float")):
+            raise ValueError("a number has more than 1000 digits")
+        return 1
+    if id(node) not in sizes:
+        sizes[id(node)] = math.inf  # where it contains itself
+        if node.tag.endswith(":map"):
+            keys = Counter(str(key.value) for key, _ in node.value)
+            if keys and (twice := keys.most_common(1)[0])[1] > 1:
+                raise ValueError(f"{shown(twice[0])} occurs {twice[1]} times in one place")
+        inside = (part for item in node.value for part in (item if type(item) is tuple else [item]))
+        sizes[id(node)] = 1 + sum(_expanded(part, sizes) for part in inside)
+    return sizes[id(node)]
+
+
+def read_yaml_file(path: Path, what: str) -> Any:
+    """The same of a file; `what` it should be, for the message where there is none."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such {what}")
+    with path.open("rb") as file:
+        content = file.read(4 * CHARACTERS + 1)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not yaml ({error.reason} at byte {error.start})") from None
+    return read_yaml(text, str(path))

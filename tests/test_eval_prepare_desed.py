@@ -208,7 +208,6 @@ def test_parts_may_lie_in_several_folders(source, tmp_path):
         (["maestro", "--source", ".", "--strong-real"], "maestro does not take --strong-real"),
         (["dcase2016_task2", "--seed", "1"], "does not take --seed; it takes --jobs, --source"),
         (["home", "--source", "."], "home does not take --source; it takes --seed, --size"),
-        (["desed", "--source", ".", "--jobs", "0"], "0 jobs; give 1 or more"),
     ],
 )
 def test_options_that_are_missing_or_of_another_task_are_named(

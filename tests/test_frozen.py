@@ -221,7 +221,7 @@ WRONG = {
 def test_what_a_frozen_head_cannot_do_is_refused(tmp_path, case):
     setup, protocol, settings, message = WRONG[case]
     small = tones(tmp_path, {"train": 1, "valid": 1, "test": 1}, seconds=2.0)
-    places = (small, small.splits[0], LOGMEL, recipe(TASK, protocol, settings))
     with pytest.raises(ValueError, match=message):
+        places = (small, small.splits[0], LOGMEL, recipe(TASK, protocol, settings))
         frozen.linear(*places, tmp_path / "run", tmp_path, seed=0, device="cpu", setup=setup)
     assert not (tmp_path / "run").exists()

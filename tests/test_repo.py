@@ -19,6 +19,7 @@ FLOORS = [  # of the library: a module imports from lower floors, or from its ow
     {"interrupt", "files", "labels", "windows"},
     {"errors"},
     {"schema", "audio"},
+    {"options"},
     {"wheels", "tf_checkpoint", "tensor_files", "events"},
     {"frontends", "backbones"},
     {"sequence", "heads"},

@@ -83,7 +83,7 @@ def test_a_sweep_asks_for_every_combination_once():
         "modes": ["frozen-hear", "frozen-linear", "finetuned", {"mode": "frozen-baseline"}],
         "seeds": 2,
     }
-    found = sweep.requests(sweep._checked(values), work=Path("w"), device="cpu")
+    found = sweep.requests(sweep.parse(values, "sweep"), work=Path("w"), device="cpu")
     assert len(set(map(repr, found))) == len(found) == 2 * (7 + 1 + 7)
     piano = [one for one in found if one.task == "piano" and one.module == "checkpoint"]
     assert [(one.kind, one.seed, one.folds, one.device) for one in piano] == [
@@ -100,12 +100,20 @@ def test_a_sweep_asks_for_every_combination_once():
     ("changes", "told"),
     [
         ({"task": []}, "unknown task; known: tasks, modules, modes, seeds"),
-        ({"modules": [{"module": "m", "weights": "a"}]}, "modules[0] has the unknown weights"),
-        ({"modules": [{"checkpoint": "a"}]}, "modules[0] lacks module"),
-        ({"modes": ["frozen"]}, "modes[0].mode is 'frozen'; expected one of frozen-hear, "),
-        ({"tasks": [{"task": "office", "modes": ["frozen"]}]}, "unknown mode 'frozen'; known: "),
-        ({"seeds": [0.5]}, "seeds[0] is 0.5; expected a whole number"),
-        ({"modes": None}, "modes is None; expected a list"),
+        (
+            {"modules": [{"module": "m", "weights": "a"}]},
+            "has the unknown modules[0].weights; known: module, checkpoint",
+        ),
+        ({"modules": [{"checkpoint": "a"}]}, "lacks modules[0].module"),
+        ({"modes": ["frozen"]}, "modes[0].mode is 'frozen'; it must be 'frozen-hear', "),
+        (
+            {"tasks": [{"task": "office", "modes": ["frozen"]}]},
+            "tasks[0].modes[0] is 'frozen'; it must be 'frozen-hear', ",
+        ),
+        ({"seeds": [0.5]}, "seeds[0] is 0.5; it must be a valid integer"),
+        ({"seeds": 0}, "seeds is 0; it must be greater than or equal to 1 (1 <= x <= 1000)"),
+        ({"seeds": 10**12}, "seeds is 1000000000000; it must be less than or equal to 1000"),
+        ({"modes": None}, "modes is None; it must be a list"),
     ],
 )
 def test_a_sweep_file_with_a_mistake_is_refused_by_name(tmp_path, capsys, changes, told):

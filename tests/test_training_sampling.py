@@ -107,7 +107,9 @@ def test_a_shorter_epoch_is_a_random_part_of_the_clips():
 
 def test_a_plan_counts_the_steps_of_fractional_epochs():
     assert Plan(100_000, 100_000, 30, 256, 1).steps == 11719
-    assert Plan(103, 103, 0.001, 12, 4).steps == 1
+    assert Plan(103, 103, 0.06, 12, 4).steps == 1
+    with pytest.raises(ValueError, match="no step would be made; give optim.epochs 0.116505 or"):
+        Plan(103, 103, 0.05, 12, 4).steps  # noqa: B018
     plan = Plan(100, 100, 2.5, 10, 5)
     assert (plan.steps, plan.micro_steps, plan.steps_in(0.5), plan.steps_in(0)) == (25, 125, 5, 1)
 

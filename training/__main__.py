@@ -6,25 +6,25 @@ import sys
 from pathlib import Path
 
 from hear_ptsed.errors import run_command
+from hear_ptsed.options import Parser, add_number
+from training.config import Batch, Decay, Frames, Resamples, Seed, Workers
 
 RECIPES = """\
-A recipe is a yaml of differences from the defaults (`--print` shows all values). Several recipes
-can be given; the later wins. On several GPUs: --set run.devices=8, started plainly or by
-torchrun --nproc-per-node 8 -m training fit …; on several nodes also --set run.nodes=N, under
-torchrun or Slurm's srun.
+A recipe is a yaml of differences from the defaults (`--print` shows all values, and behind
+them what is allowed). Several recipes can be given; the later wins. On several GPUs:
+--set run.devices=8, started plainly or by torchrun --nproc-per-node 8 -m training fit …; on
+several nodes also --set run.nodes=N, under torchrun or Slurm's srun.
 The run's folder is run.out; its model.pt is what hear_ptsed.load and the plug-ins take."""
 
 
 def fit(args: argparse.Namespace) -> None:
-    import yaml
-
     from training import config
 
     # Quoted, since a setting is yaml and a folder may be called 2024.
     root = [f"data.root={json.dumps(args.data)}"] if args.data else []
     recipe = config.load(args.recipe, [*root, *args.set])
     if args.print:
-        print(yaml.safe_dump(config.as_dict(recipe), sort_keys=False), end="")
+        print(config.explained(recipe), end="")
         return
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -108,7 +108,7 @@ def demo(args: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser = Parser(prog="python -m training", description=__doc__)
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -130,9 +130,9 @@ def build_parser() -> argparse.ArgumentParser:
     _audio(sub)
     sub.add_argument("--model", help="for released files: its name, if it cannot be told")
     sub.add_argument("--weak", action="store_true", help="score the weak head, applied per frame")
-    sub.add_argument("--median", type=int, default=9, help="frames of 40 ms; default 9")
-    sub.add_argument("--bootstrap", type=int, default=0, metavar="N", help="for 95 %% intervals")
-    sub.add_argument("--workers", type=int, default=2)
+    add_number(sub.add_argument, "--median", Frames, 9, "frames of 40 ms")
+    add_number(sub.add_argument, "--bootstrap", Resamples, 0, "resamples for 95 % intervals")
+    add_number(sub.add_argument, "--workers", Workers, 2, "loader processes")
     _device(sub, batch=32)
     sub.add_argument("--out", type=Path, metavar="FILE", help="write all of the result as JSON")
     sub.set_defaults(run=evaluate)
@@ -154,8 +154,8 @@ def build_parser() -> argparse.ArgumentParser:
     _audio(sub)
     sub.add_argument("--out", type=Path, required=True, metavar="DIR")
     sub.add_argument("--all", action="store_true", help="also clips without events")
-    sub.add_argument("--workers", type=int, default=2)
-    sub.add_argument("--max-unreadable", type=float, default=0.01, metavar="SHARE")
+    add_number(sub.add_argument, "--workers", Workers, 2, "processes")
+    add_number(sub.add_argument, "--max-unreadable", Decay, 0.01, "share of the clips")
     sub.set_defaults(run=pack)
 
     sub = commands.add_parser("export", help="weights of a run's .ckpt as .pt or .safetensors")
@@ -166,7 +166,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub = commands.add_parser("demo", help="the whole pipeline on a small corpus of real sounds")
     sub.add_argument("--out", type=Path, default=Path("demo/training"), metavar="DIR")
     sub.add_argument("--quick", action="store_true", help="a few minutes instead of twenty")
-    sub.add_argument("--seed", type=int, default=0, metavar="N")
+    add_number(sub.add_argument, "--seed", Seed, 0, "of sounds and trainings")
     sub.set_defaults(run=demo)
     return parser
 
@@ -181,7 +181,7 @@ def _audio(sub: argparse.ArgumentParser) -> None:
 
 def _device(sub: argparse.ArgumentParser, batch: int) -> None:
     sub.add_argument("--device", help="cpu, cuda …; default: a GPU if there is one")
-    sub.add_argument("--batch", type=int, default=batch, metavar="N", help=f"default {batch}")
+    add_number(sub.add_argument, "--batch", Batch, batch, "windows of 10 s")
 
 
 def main(argv: list[str] | None = None) -> int:

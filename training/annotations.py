@@ -12,6 +12,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from hear_ptsed.errors import printable, shown
+from training.tables import read_rows
+
 log = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = frozenset({"wav", "mp3", "flac", "ogg", "m4a", "opus"})
@@ -80,19 +83,27 @@ def strong_names() -> dict[str, str]:
 
 def read_names(path: Path | str) -> dict[str, str]:
     """Official class lists, mid to name: `mid<tab>name`, or CSV with columns mid, display_name."""
-    path = Path(path)
-    table = _read_table(path)
-    columns = list(table.iloc[0])
-    if {"mid", "display_name"} <= set(columns):
-        mid, name = (table[columns.index(c)][1:] for c in ("mid", "display_name"))
-    elif table.shape[1] == 2:
-        mid, name = table[0], table[1]
-    else:
-        raise ValueError(
-            f"{path}: neither two columns (mid, name) nor a header with mid and display_name; "
-            f"its first line has {', '.join(columns)}"
-        )
-    return dict(zip(mid, name, strict=True))
+    names: dict[str, str] = {}
+    header: list[str] = []
+    for number, row in read_rows(path):
+        header = header or row
+        if {"mid", "display_name"} <= set(header):
+            mid, name = row[header.index("mid")], row[header.index("display_name")]
+        elif len(header) == 2:
+            mid, name = row
+        else:
+            raise ValueError(
+                f"{path}: neither two columns (mid, name) nor a header with mid and display_name; "
+                f"its first line has {shown(', '.join(header))}"
+            )
+        if not mid or not name:
+            raise ValueError(f"{path}, line {number}: a mid or a name is empty")
+        if names.setdefault(mid, name) != name:
+            raise ValueError(f"{path}, line {number}: {mid} is both {names[mid]} and {name}")
+    names.pop("mid", None)  # a header
+    if not names:
+        raise ValueError(f"{path}: no names in it")
+    return names
 
 
 def read_events(
@@ -113,33 +124,20 @@ def read_events(
     path = Path(path)
     if unknown not in ("error", "keep"):
         raise ValueError(f"unknown={unknown!r}; it is error or keep")
-    table = _read_table(path)
-    columns = [column.strip() for column in table.iloc[0]]
-    official = set(OFFICIAL) <= set(columns)
-    wanted = OFFICIAL if official else GENERIC
-    if not set(wanted) <= set(columns):
-        raise ValueError(
-            f"{path}: columns {', '.join(columns)}; expected {', '.join(OFFICIAL)} (AudioSet "
-            f"Strong) or {', '.join(GENERIC)}"
-        )
-    table = table.iloc[1:, [columns.index(column) for column in wanted]]
-    table.columns = GENERIC
-    told = table.ne("")
-    table = table[told.any(axis=1) if official else told.drop(columns="filename").any(axis=1)]
-
-    line = table.index.to_numpy() + 1
+    line, columns, wanted = _columns(path)
+    official = wanted is OFFICIAL
 
     def where(row: int) -> str:
         return f"{path}, line {line[row]}"
 
-    for column in ("filename", "event_label"):
-        if (empty := table[column].eq("").to_numpy()).any():
-            raise ValueError(f"{where(empty.argmax())}: {wanted[GENERIC.index(column)]} is empty")
+    for name in ("filename", "event_label"):
+        if (empty := columns[name] == "").any():
+            raise ValueError(f"{where(empty.argmax())}: {wanted[GENERIC.index(name)]} is empty")
     onset_s, offset_s = (
-        _numbers(table[column], where, wanted[i]) for i, column in ((1, "onset"), (2, "offset"))
+        _numbers(columns[name], where, wanted[i]) for i, name in ((1, "onset"), (2, "offset"))
     )
     check_times(onset_s, offset_s, where)
-    clip, label = table["filename"].to_numpy(), table["event_label"].to_numpy()
+    clip, label = columns["filename"], columns["event_label"]
     if official:
         clip = _segment_keys(clip, where)
         label = _named(label, strong_names() if names is None else names, unknown, where)
@@ -192,32 +190,38 @@ def merged(events: Events) -> Events:
     )
 
 
-def _read_table(path: Path) -> pd.DataFrame:
-    """All fields as text, the header as row 0: line numbers are row numbers + 1."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            separator = "\t" if "\t" in file.readline() else ","
-        return pd.read_csv(
-            path,
-            sep=separator,
-            header=None,
-            dtype=str,
-            keep_default_na=False,
-            skip_blank_lines=False,
-            encoding="utf-8-sig",
+def _columns(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray], tuple[str, ...]]:
+    """Line numbers, texts by GENERIC names, and the file's names for them; clips with events."""
+    rows = read_rows(path)
+    header = [name.strip() for name in next(rows, (1, []))[1]]
+    if not header:
+        raise ValueError(f"{path} is empty, not a table of events")
+    wanted = OFFICIAL if set(OFFICIAL) <= set(header) else GENERIC
+    if any(header.count(name) != 1 for name in wanted):
+        raise ValueError(
+            f"{path}: columns {printable(', '.join(header), 200)}; expected "
+            f"{', '.join(OFFICIAL)} (AudioSet Strong) or {', '.join(GENERIC)}, each once"
         )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        reason = str(error).strip().splitlines()[-1].removeprefix("Error tokenizing data. ")
-        raise ValueError(f"{path}: not a table of events ({reason})") from error
+    places = [header.index(name) for name in wanted]
+    described = places if wanted is OFFICIAL else places[1:]  # more than that there is a clip
+    lines: list[int] = []
+    columns: dict[str, list[str]] = {name: [] for name in GENERIC}
+    filled = list(zip(columns.values(), places, strict=True))
+    for number, row in rows:
+        if any([row[place] for place in described]):
+            lines.append(number)
+            for column, place in filled:
+                column.append(row[place])
+    texts = {name: np.array(column, dtype=object) for name, column in columns.items()}
+    return np.array(lines), texts, wanted
 
 
-def _numbers(texts: pd.Series, where: Callable[[int], str], column: str) -> np.ndarray:
-    numbers = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64)
+def _numbers(texts: np.ndarray, where: Callable[[int], str], column: str) -> np.ndarray:
+    numbers = pd.to_numeric(pd.Series(texts), errors="coerce").to_numpy(dtype=np.float64)
     if (wrong := np.isnan(numbers)).any():
         i = int(wrong.argmax())
-        raise ValueError(
-            f"{where(i)}: {column} is {texts.iloc[i]!r}, not a number of seconds{_more(wrong)}"
-        )
+        text = shown(texts[i])
+        raise ValueError(f"{where(i)}: {column} is {text}, not a number of seconds{_more(wrong)}")
     return numbers
 
 

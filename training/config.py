@@ -4,37 +4,49 @@ Several recipes can be given, the later wins; a recipe can itself begin with `ex
 """
 
 import dataclasses
-import math
-import types
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
+from pydantic import Field
+
+from hear_ptsed.errors import shown
+from hear_ptsed.schema import Number, admitted, check, read_yaml, read_yaml_file, settings
+
+# Ranges of numbers: checks, messages, `--print` and the commands' options come from these lines.
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Share = Annotated[Number, Field(ge=0, le=1)]  # also probabilities
+Decay = Annotated[Number, Field(ge=0, lt=1)]
+Rate = Annotated[Number, Field(ge=1e-9, le=10)]
+Alpha = Annotated[Number, Field(ge=0.001, le=100)]  # of Beta(alpha, alpha)
+Batch = Annotated[int, Field(ge=1, le=65536)]  # clips of 10 s: the largest are 21 GB of int16
+Frames = Annotated[int, Field(ge=1, le=250)]  # of a median filter over a window
+Resamples = Annotated[int, Field(ge=0, le=100_000)]
+Workers = Annotated[int, Field(ge=0, le=512)]  # processes; 0: none beside the main one
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Probability = Annotated[Number, Field(gt=0, lt=1)]
 
 
-@dataclass(frozen=True)
+@settings
 class Model:
     """The network and where its weights start."""
 
     name: str = "atst_frame"  # see `hear-ptsed list`
     start: str = "weak"  # none (random), ssl, weak, strong (released files), or a checkpoint's path
     sequence_model: Literal["bigru", "bilstm", "attention", "transformer", "mamba"] | None = None
-    dim: int = 2048  # of the sequence model: units per direction, or width
-    layers: int = 2  # of the sequence model
+    # of the sequence model: units per direction, or width
+    dim: Annotated[int, Field(ge=1, le=8192)] = 2048
+    layers: Annotated[int, Field(ge=1, le=32)] = 2  # of the sequence model
     head: Literal["linear", "attention"] = "linear"
-    head_prior: float | None = None  # probability that new heads begin with; null: about 0.5
+    head_prior: Probability | None = None  # probability that new heads begin with; null: about 0.5
     compile: bool = False  # torch.compile the backbone
     # of batch-norm statistics; null: the model's own (frame_mn 0.01, for thousands of steps)
-    batch_norm_momentum: float | None = None
-
-    def __post_init__(self):
-        if self.head_prior is not None and not 0 < self.head_prior < 1:
-            raise ValueError(f"model.head_prior is {self.head_prior}; allowed is between 0 and 1")
+    batch_norm_momentum: Share | None = None
 
 
-@dataclass(frozen=True)
+@settings
 class Source:
     """Clips and their annotation."""
 
@@ -43,7 +55,7 @@ class Source:
     classes: str | None = None  # file of the classes annotated here; None: all of them
 
 
-@dataclass(frozen=True)
+@settings
 class Data:
     """What is learned from, and what is scored; paths are relative to `root`."""
 
@@ -55,61 +67,59 @@ class Data:
     # a CSV with a column display_name (AudioSet's class_labels_indices.csv)
     classes: str = "audioset_strong"
     names: str | None = None  # file of AudioSet ids and names, for annotation beyond the 447
-    max_unreadable: float = 0.01  # share of the clips that may be undecodable before a run stops
-    workers: int = 8  # loader processes per device
-
-    def __post_init__(self):
-        if not 0 <= self.max_unreadable < 1:
-            raise ValueError(f"data.max_unreadable is {self.max_unreadable}; allowed is 0 up to 1")
+    max_unreadable: Decay = 0.01  # share of the clips that may be undecodable before a run stops
+    workers: Workers = 8  # loader processes per device
 
 
-@dataclass(frozen=True)
+@settings
 class Sampling:
     """Which clips make an epoch."""
 
     balanced: bool = True  # clips of rare classes more often
     replacement: bool = True  # False: as published, which hardly balances (spec: clip order only)
-    epoch_clips: int = 100_000  # clips of an epoch; never more than there are
-    offset: float = 30.0  # frames added to each class's count, so the rarest do not dominate
+    epoch_clips: Count = 100_000  # clips of an epoch; never more than there are
+    # frames added to each class's count, so the rarest do not dominate
+    offset: Annotated[Number, Field(ge=0, le=1_000_000_000)] = 30.0
 
 
-@dataclass(frozen=True)
+@settings
 class Augment:
     """Augmentations in the order of their use; a probability or range of 0 switches one off."""
 
-    wavmix_p: float = 0.8  # per clip
+    wavmix_p: Share = 0.8  # per clip
     wavmix_partner: Literal["dataset", "batch"] = "dataset"  # batch: no second clip is read
     wavmix_mean: Literal["all", "mixed"] = "all"  # whose mean is removed; mixed: as published
-    frame_shift: float = 0.125  # standard deviation of the circular shift, share of the clip
-    mixup_p: float = 0.3  # per batch, as all that follow
-    mixup_alpha: float = 0.2
-    mixstyle_p: float = 0.3
-    mixstyle_alpha: float = 0.4
-    time_mask: float = 0.0  # largest masked share of the clip
+    frame_shift: Share = 0.125  # standard deviation of the circular shift, share of the clip
+    mixup_p: Share = 0.3  # per batch, as all that follow
+    mixup_alpha: Alpha = 0.2
+    mixstyle_p: Share = 0.3
+    mixstyle_alpha: Alpha = 0.4
+    time_mask: Share = 0.0  # largest masked share of the clip
     time_mask_pseudo: bool = True  # mask pseudo labels too; False: as published
-    filter_p: float = 0.8
-    filter_db: float = 6.0
+    filter_p: Share = 0.8
+    filter_db: Annotated[Number, Field(ge=0, le=40)] = 6.0
     filter_mode: Literal["log", "reference"] = "log"  # a gain in dB, or the published scaling
-    warp_p: float = 0.8
-    warp_min: float = 0.6  # smallest share of the mel bands that is stretched to all
+    warp_p: Share = 0.8
+    # smallest share of the mel bands that is stretched to all
+    warp_min: Annotated[Number, Field(ge=0.05, le=1)] = 0.6
 
     def __post_init__(self):
-        for name in ("wavmix_p", "mixup_p", "mixstyle_p", "filter_p", "warp_p"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"augment.{name} is {getattr(self, name)}; allowed is 0 to 1")
+        if 0 < self.time_mask < 0.052:
+            raise ValueError(
+                f"augment.time_mask is {self.time_mask}; it must be 0, or 0.052 to 1: the "
+                "shortest mask is 0.048 of the clip"
+            )
 
 
-@dataclass(frozen=True)
+@settings
 class Distill:
     """Soft targets, from files of pseudo labels or from teachers on the same device."""
 
-    weight: float = 0.0  # share of the soft target in the blended one
+    weight: Share = 0.0  # share of the soft target in the blended one
     pseudo_labels: tuple[str, ...] = ()  # relative to data.root; clips without use hard labels
     teachers: tuple[str, ...] = ()  # checkpoints that hear every batch
 
     def __post_init__(self):
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"distill.weight is {self.weight}; allowed is 0 to 1")
         if (self.weight > 0) != bool(self.pseudo_labels or self.teachers):
             raise ValueError(
                 f"distill.weight is {self.weight} with {len(self.pseudo_labels)} pseudo-label "
@@ -119,66 +129,64 @@ class Distill:
             raise ValueError("distill has pseudo_labels and teachers; give one of them")
 
 
-@dataclass(frozen=True)
+@settings
 class Optim:
     """The optimiser, its schedule, and how long it runs."""
 
     name: Literal["adam", "adamw", "sgd"] = "adamw"
-    lr: float = 7e-5
-    lr_end: float = 2e-7  # of the linear schedule
-    weight_decay: float = 0.0  # of matrices only
-    betas: tuple[float, float] = (0.9, 0.999)
-    momentum: float = 0.9  # of sgd
+    lr: Rate = 7e-5
+    lr_end: Annotated[Number, Field(ge=0, le=10)] = 2e-7  # of the linear schedule
+    weight_decay: Annotated[Number, Field(ge=0, le=10)] = 0.0  # of matrices only
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    momentum: Decay = 0.9  # of sgd
     # published: cosine behind 20,000 steps of warm-up, however short the run, as the public code
     schedule: Literal["cosine", "linear", "exp", "constant", "ramp", "published"] = "cosine"
-    gamma: float = 0.999996  # per step, of the exp schedule
-    warmup_steps: int = 5000  # optimiser steps
-    layer_decay: float = 1.0  # the learning rate's factor per block, from the top
-    clip_norm: float = 0.0  # of the gradient; 0: no clipping
-    epochs: float = 30.0  # of sampling.epoch_clips clips
-    batch: int = 256  # clips per optimiser step, over all devices
-    accumulate: int = 1  # parts of a batch that go through the network one after another
-    ema: float = 0.0  # decay of the averaged weights that are scored and exported; 0: no averaging
+    gamma: Annotated[Number, Field(gt=0, le=1)] = 0.999996  # per step, of the exp schedule
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000_000)] = 5000  # optimiser steps
+    # the learning rate's factor per block, from the top
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    # of the gradient; 0: no clipping
+    clip_norm: Annotated[Number, Field(ge=0, le=1_000_000_000)] = 0.0
+    epochs: Annotated[Number, Field(ge=1e-9, le=1_000_000)] = 30.0  # of sampling.epoch_clips clips
+    batch: Batch = 256  # clips per optimiser step, over all devices
+    accumulate: Batch = 1  # parts of a batch that go through the network one after another
+    ema: Decay = 0.0  # decay of the averaged weights that are scored and exported; 0: no averaging
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: bf16 on a GPU
 
     def __post_init__(self):
-        for name in ("lr", "epochs", "batch", "accumulate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"optim.{name} is {getattr(self, name)}; it must be positive")
         if self.batch % self.accumulate:
             raise ValueError(
                 f"optim.batch {self.batch} cannot be cut into optim.accumulate {self.accumulate}"
             )
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"optim.ema is {self.ema}; allowed is 0 up to, not including, 1")
 
 
-@dataclass(frozen=True)
+@settings
 class Evaluation:
     """Scoring of the evaluation clips."""
 
-    every_epochs: float = 5.0  # and after the last step
-    batch: int = 64  # clips per device
-    median: int = 9  # frames of 40 ms
-    bootstrap: int = 0  # resamples for 95 % intervals of the scores after the last step
+    every_epochs: Annotated[Number, Field(gt=0, le=1_000_000)] = 5.0  # and after the last step
+    batch: Batch = 64  # clips per device
+    median: Frames = 9  # frames of 40 ms
+    bootstrap: Resamples = 0  # resamples for 95 % intervals of the scores after the last step
 
 
-@dataclass(frozen=True)
+@settings
 class Run:
     """Where and on what a run happens; none of it changes what is learned, but the seed."""
 
     out: str = "runs"  # folder of this run
-    seed: int = 0
+    seed: Seed = 0
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int = 1  # per node
-    nodes: int = 1
+    devices: Annotated[int, Field(ge=1, le=64)] = 1  # per node
+    nodes: Annotated[int, Field(ge=1, le=10_000)] = 1
     loggers: tuple[Literal["tensorboard", "csv", "wandb"], ...] = ("tensorboard", "csv")
-    log_every_steps: int = 50
-    save_every_steps: int = 500  # optimiser steps between checkpoints, beside those of evaluations
+    log_every_steps: Count = 50
+    # optimiser steps between checkpoints, beside those of evaluations
+    save_every_steps: Count = 500
     progress: bool = True
 
 
-@dataclass(frozen=True)
+@settings
 class Recipe:
     """All of a training run."""
 
@@ -204,7 +212,7 @@ def load(recipes: Sequence[Path | str], settings: Sequence[str] = ()) -> Recipe:
     merged: dict[str, Any] = {}
     for path in recipes:
         _merge(merged, _read(Path(path)))
-    return checked(Recipe, overridden(merged, settings))
+    return check(Recipe, overridden(merged, settings), "recipe")
 
 
 def overridden(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
@@ -212,14 +220,12 @@ def overridden(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any
     merged: dict[str, Any] = {}
     _merge(merged, values)
     for setting in settings:
-        name, separator, value = setting.partition("=")
+        name, separator, text = setting.partition("=")
+        where = f"--set {shown(setting)}"
         if not separator or name.count(".") != 1:
-            raise ValueError(f"--set {setting!r}: expected section.key=value")
+            raise ValueError(f"{where}: expected section.key=value")
         section, key = name.split(".")
-        try:
-            _merge(merged, {section: {key: yaml.safe_load(value)}})
-        except yaml.YAMLError as error:
-            raise ValueError(f"--set {setting!r}: {_flat(error)}") from None
+        _merge(merged, {section: {key: read_yaml(text, where)}})
     return merged
 
 
@@ -228,9 +234,22 @@ def as_dict(recipe: Recipe) -> dict[str, dict[str, Any]]:
     return _plain(dataclasses.asdict(recipe))
 
 
-def from_dict(values: dict[str, Any]) -> Recipe:
-    """The recipe that `as_dict` wrote."""
-    return checked(Recipe, values)
+def explained(recipe: Recipe) -> str:
+    """A recipe as yaml, with the allowed values behind each that has limits."""
+    text = []
+    for section, values in as_dict(recipe).items():
+        kinds = get_type_hints(type(getattr(recipe, section)), include_extras=True)
+        text.append(f"{section}:")
+        for key, value in values.items():
+            first, *more = yaml.safe_dump({key: value}, width=1_000_000).splitlines()
+            limits = admitted(kinds[key], key)
+            text += [f"  {first}" + (f"  # {limits}" if limits else ""), *(f"  {m}" for m in more)]
+    return "\n".join([*text, ""])
+
+
+def from_dict(values: Any, where: str = "recipe") -> Recipe:
+    """The recipe that `as_dict` wrote; fields that it did not know yet have their defaults."""
+    return check(Recipe, values, where)
 
 
 def _plain(value: Any) -> Any:
@@ -240,21 +259,18 @@ def _plain(value: Any) -> Any:
 
 
 def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such recipe")
     if path.resolve() in below:
         raise ValueError(f"{path} extends itself")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: no yaml: {_flat(error)}") from None
+    values = read_yaml_file(path, "recipe")
+    if values is None:
+        return {}
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}; expected sections of a recipe")
+        raise ValueError(f"{path} holds {shown(values)}; expected sections of a recipe")
     base = values.pop("extends", None)
     if base is None:
         return values
     if not isinstance(base, str):
-        raise ValueError(f"{path}: extends is {base!r}; expected the path of a recipe")
+        raise ValueError(f"{path}: extends is {shown(base)}; expected the path of a recipe")
     merged = _read(path.parent / base, (*below, path.resolve()))
     _merge(merged, values)
     return merged
@@ -266,68 +282,3 @@ def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
             into[section] = into[section] | fields
         else:
             into[section] = fields
-
-
-def checked(cls: type, values: Any, where: str = "recipe") -> Any:
-    """A dataclass from plain values, or a ValueError that names what is wrong."""
-    if not isinstance(values, dict):
-        raise ValueError(f"{where} is {values!r}; expected {', '.join(_names(cls))}")
-    hints = get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            raise ValueError(f"{where} has the unknown {key}; known: {', '.join(_names(cls))}")
-    for one in dataclasses.fields(cls):
-        required = one.default is one.default_factory is dataclasses.MISSING
-        if required and one.name not in values:
-            raise ValueError(f"{where} lacks {one.name}")
-    inside = "" if where == "recipe" else f"{where}."
-    return cls(**{key: _value(hints[key], v, inside + key) for key, v in values.items()})
-
-
-def _names(cls: type) -> list[str]:
-    return [one.name for one in dataclasses.fields(cls)]
-
-
-def _value(kind: Any, value: Any, where: str) -> Any:
-    """A yaml value as the annotated type, or a ValueError that says what is allowed."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):  # always "something or None"
-        return None if value is None else _value(arguments[0], value, where)
-    if dataclasses.is_dataclass(kind):
-        return checked(kind, value, where)
-    if origin is tuple and isinstance(value, (list, tuple)):
-        kinds = arguments[:1] * len(value) if arguments[-1] is ... else arguments
-        if len(kinds) == len(value):
-            pairs = enumerate(zip(kinds, value, strict=True))
-            return tuple(_value(k, v, f"{where}[{i}]") for i, (k, v) in pairs)
-    elif origin is Literal:
-        if value in arguments and not isinstance(value, bool):
-            return value
-    elif kind is float and math.isfinite(number := _number(value)):
-        return number
-    elif type(value) is kind:
-        return value
-    raise ValueError(f"{where} is {value!r}; expected {_expected(kind)}")
-
-
-def _number(value: Any) -> float:
-    """A number, also as text, which is how yaml reads 1e-4; NaN for anything else."""
-    try:
-        return math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return math.nan
-
-
-def _expected(kind: Any) -> str:
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, arguments))
-    if origin is tuple:
-        n = "" if arguments[-1] is ... else f"{len(arguments)} of "
-        return f"a list: {n}{_expected(arguments[0])}"
-    words = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
-    return words.get(kind, str(kind))
-
-
-def _flat(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -4,8 +4,8 @@ A batch holds 16-bit audio at its stored rate and lists of events; everything de
 labels per frame, mixing) happens on the device, see module.py.
 """
 
-import csv
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from training.coverage import Coverage, coverage
 from training.pseudo_labels import PseudoLabels
 from training.resample import to_16k
 from training.sampling import Picks, balanced_weights
+from training.tables import read_lines, read_records
 
 log = logging.getLogger(__name__)
 SECONDS = WINDOW_FRAMES / FRAMES_PER_SECOND
@@ -200,16 +201,15 @@ def class_names(recipe: Recipe, train: Sequence[Events]) -> list[str]:
 
 def names_in(path: Path) -> list[str]:
     """Class names in a file: one per line, or the column display_name of a CSV."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of class names")
-    text = path.read_text(encoding="utf-8")
-    rows = csv.DictReader(text.splitlines())
-    if "display_name" in (rows.fieldnames or []):
-        names = [row["display_name"] for row in rows]
-    else:
-        names = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(set(names)) != len(names) or not names:
-        raise ValueError(f"{path}: {len(names)} class names, {len(set(names))} different ones")
+    names = [name for _, line in read_lines(path) if (name := line.strip())]
+    header = [name.strip('" ') for name in re.split("[\t,]", names[0])] if names else []
+    if "display_name" in header:
+        names = [row["display_name"] for _, row in read_records(path, ["display_name"])]
+    if len(set(names)) != len(names) or not all(names) or not names:
+        raise ValueError(
+            f"{path}: {len(names)} class names, {len(set(names) - {''})} different ones that are "
+            "not empty; give each class once"
+        )
     return names
 
 

@@ -33,6 +33,7 @@ from training.metrics import as_json
 from training.module import Training
 from training.optim import freeze_unused
 from training.pseudo_labels import open_pseudo_labels
+from training.states import read_state, state_to_resume
 
 log = logging.getLogger(__name__)
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -280,12 +281,8 @@ def make_trainer(recipe: Recipe, module: Training, keep: Keep) -> lightning.Trai
 
 def export(checkpoint: Path, path: Path) -> None:
     """The weights of a run's checkpoint in the released layout, .pt or .safetensors."""
-    if not checkpoint.is_file():
-        raise FileNotFoundError(f"{checkpoint}: no such checkpoint")
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    if "recipe" not in content:
-        raise ValueError(f"{checkpoint} is no checkpoint of `python -m training fit`")
-    recipe, classes = config.from_dict(content["recipe"]), content["classes"]
+    content, recipe = read_state(checkpoint)
+    classes = content["classes"]
     model = _network(recipe, len(classes))
     prefix = "ema.module." if recipe.optim.ema else "model."
     state = content["state_dict"]
@@ -312,7 +309,7 @@ def _claim(out: Path, recipe: Recipe, resume: bool) -> Path | None:
         return None
     if not resume and _is_first():
         raise FileExistsError(f"{last} is there: give --resume to go on, or another run.out")
-    then = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["recipe"]
+    then = config.as_dict(state_to_resume(last, out / BEST)[1])
     now = config.as_dict(recipe)
     changed = [
         f"{section}.{key}: {then[section].get(key)} then, {value} now"

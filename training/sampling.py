@@ -52,7 +52,7 @@ class Plan:
     @property
     def steps(self) -> int:
         """Optimiser steps of the run."""
-        return max(1, round(self.epochs * self.epoch_clips / self.batch))
+        return steps_in(self.epochs, self.epoch_clips / self.batch)
 
     @property
     def micro_steps(self) -> int:
@@ -61,6 +61,16 @@ class Plan:
     def steps_in(self, epochs: float) -> int:
         """Optimiser steps in a number of epochs, at least one."""
         return max(1, round(epochs * self.epoch_clips / self.batch))
+
+
+def steps_in(epochs: float, epoch_steps: float) -> int:
+    """Whole optimiser steps of a number of epochs; refuses what would be none."""
+    if epochs * epoch_steps < 0.5:
+        raise ValueError(
+            f"optim.epochs is {epochs:g} of {epoch_steps:g} steps each, so no step would be made; "
+            f"give optim.epochs {1 / epoch_steps:g} or more, or a smaller optim.batch"
+        )
+    return max(1, round(epochs * epoch_steps))
 
 
 def balanced_weights(
