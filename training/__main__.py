@@ -44,6 +44,7 @@ def evaluate(args: argparse.Namespace) -> None:
         names=args.names,
         model=args.model,
         size=args.median,
+        durations=args.durations,
         batch=args.batch,
         workers=args.workers,
         device=args.device,
@@ -131,6 +132,12 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", help="for released files: its name, if it cannot be told")
     sub.add_argument("--weak", action="store_true", help="score the weak head, applied per frame")
     sub.add_argument("--median", type=int, default=9, help="frames of 40 ms; default 9")
+    sub.add_argument(
+        "--durations",
+        choices=["heard", "whole"],
+        default="heard",
+        help="of clips over 10 s: the 10 s that are heard (default), or whole, as published",
+    )
     sub.add_argument("--bootstrap", type=int, default=0, metavar="N", help="for 95 %% intervals")
     sub.add_argument("--workers", type=int, default=2)
     _device(sub, batch=32)

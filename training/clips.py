@@ -35,6 +35,7 @@ class Clips(ABC):
     """Clips of one source; picklable, opens its files at the first read in each process."""
 
     rate: int | None = None  # Hz, where it is known to be the same for all
+    channels: str = "mean"  # what is read of several: their mean, or the first
 
     def __init__(self, path: Path, names: Sequence[str]):
         self.path, self.names = path, list(names)
@@ -58,7 +59,7 @@ class Clips(ABC):
 
     @abstractmethod
     def read(self, i: int) -> tuple[np.ndarray, int]:
-        """Whole clip: int16 (S,), channels averaged, and its rate in Hz; or raises Unreadable."""
+        """Whole clip: int16 (S,), of `channels`, and its rate in Hz; or raises Unreadable."""
 
     def events(self) -> Events | None:
         """The events that the source itself holds."""
@@ -133,7 +134,7 @@ class Hdf5Clips(Clips):
             data = self._file()["mp3"][i]
         except OSError as error:
             raise Unreadable(self.names[i], f"damaged in {self.path.name}: {error}") from error
-        return decode(data.tobytes(), self.names[i])
+        return decode(data.tobytes(), self.names[i], self.channels)
 
     def clip_labels(self) -> np.ndarray | None:
         if not self.has_target:
@@ -166,7 +167,7 @@ class HuggingFaceClips(Clips):
         which = int(np.searchsorted(self.ends, i, side="right"))
         row = i - (self.ends[which - 1] if which else 0)
         data = self._file()[which].data.column("mp3_bytes")[row].as_py()
-        return decode(data or b"", self.names[i])
+        return decode(data or b"", self.names[i], self.channels)
 
     def events(self) -> Events | None:
         if any("events" not in split.column_names for split in self._file()):
@@ -219,7 +220,7 @@ class FolderClips(Clips):
             data = (self.path / self.names[i]).read_bytes()
         except OSError as error:
             raise Unreadable(self.names[i], f"{error.strerror}") from error
-        return decode(data, self.names[i])
+        return decode(data, self.names[i], self.channels)
 
 
 class ShardClips(Clips):
@@ -268,8 +269,8 @@ class ShardClips(Clips):
         return {}
 
 
-def decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
-    """An audio file's bytes to int16 (S,), channels averaged, and its rate in Hz."""
+def decode(data: bytes, name: str, channels: str = "mean") -> tuple[np.ndarray, int]:
+    """An audio file's bytes to int16 (S,), the mean or the first channel, and its rate in Hz."""
     if not data:
         raise Unreadable(name, "empty")
     if data[:4] == b"RIFF":
@@ -295,7 +296,8 @@ def decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
         )
     if not len(audio):
         raise Unreadable(name, "holds no samples")
-    mono = audio.ravel() if audio.shape[1] == 1 else audio.mean(axis=1)
+    first = channels == "first" or audio.shape[1] == 1
+    mono = audio[:, 0] if first else audio.mean(axis=1)
     if not np.isfinite(mono.min() + mono.max()):
         raise Unreadable(name, "holds NaN or infinite samples")
     return to_int16(mono), rate
