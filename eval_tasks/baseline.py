@@ -39,7 +39,8 @@ WEAK_SHARE, WEAK_SEED = 0.9, 42  # of the weak clips to train on; the others val
 MEDIAN = 7  # frames of 64 ms
 CHUNK = 32  # clips at once without gradients
 # What optim must stay at: this training has no use for it.
-IDLE = {"accumulate": 1, "weight_decay": 0.0, "layer_decay": 1.0, "precision": "auto"}
+IDLE = {"accumulate": 1, "weight_decay": 0.0, "vector_decay": 0.0, "layer_decay": 1.0}
+IDLE |= {"part_batches": False, "precision": "auto"}
 
 
 class Clip(NamedTuple):
@@ -218,8 +219,9 @@ class MeanTeacher:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Magnitudes and labels mixed inside the strong and inside the weak part."""
         s, w, o = len(strong), len(weak), self.recipe.augment
-        first, labels = mixup(mel[:s], Targets(strong), draw, o.mixup_p, o.mixup_alpha)
-        second, whole = mixup(mel[s : s + w], Targets(None, weak), draw, o.mixup_p, o.mixup_alpha)
+        how = draw, o.mixup_p, o.mixup_alpha, o.mixup_share
+        first, labels = mixup(mel[:s], Targets(strong), *how)
+        second, whole = mixup(mel[s : s + w], Targets(None, weak), *how)
         return torch.cat([first, second, mel[s + w :]]), labels.strong, whole.weak
 
     @torch.no_grad()
@@ -321,8 +323,8 @@ def network(n_classes: int, embed_dim: int, recipe: Recipe, seed: int) -> CRNN:
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed(seed, MODEL))
         student = CRNN(n_classes, embed_dim)
-    prior = recipe.fit.head_prior
-    nn.init.constant_(student.head.strong_head.bias, math.log(prior / (1 - prior)))
+    if (prior := recipe.fit.head_prior) is not None:
+        nn.init.constant_(student.head.strong_head.bias, math.log(prior / (1 - prior)))
     if recipe.fit.batch_norm_momentum is not None:
         for block in student.cnn:
             block.norm.momentum = recipe.fit.batch_norm_momentum

@@ -24,6 +24,7 @@ from eval_tasks.modules import Module
 from eval_tasks.rating import validation
 from eval_tasks.recipe import Fit, Recipe, check_setup
 from hear_ptsed.checkpoints import save_checkpoint
+from hear_ptsed.frontends.mel import ATSTMel
 from hear_ptsed.model import SEDModel
 from hear_ptsed.windows import SAMPLE_RATE, WINDOW_FRAMES, n_frames, over_windows
 from training import optim
@@ -104,8 +105,11 @@ def network(
         for layer in (net.head.strong_head, net.head.weak_head):
             if attention:
                 nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
-    nn.init.constant_(net.head.strong_head.bias, math.log(fit.head_prior / (1 - fit.head_prior)))
+    if (prior := fit.head_prior) is not None:
+        nn.init.zeros_(net.head.weak_head.bias)
+        nn.init.constant_(net.head.strong_head.bias, math.log(prior / (1 - prior)))
+    if isinstance(net.frontend, ATSTMel):
+        net.frontend.floor = fit.decibel_floor
     net.backbone.to(memory_format=torch.channels_last)
     if fit.batch_norm_momentum is not None:
         for layer in net.modules():
@@ -122,7 +126,13 @@ class Crops:
     """
 
     def __init__(
-        self, parts: Sequence[Part], seed: int, batch: int, epochs: float, options: Augment
+        self,
+        parts: Sequence[Part],
+        seed: int,
+        batch: int,
+        epochs: float,
+        options: Augment,
+        part_batches: bool = False,
     ):
         clips = [(part, file) for part in parts for file in part.files]
         self.clips = [
@@ -132,7 +142,7 @@ class Crops:
             (part.name, file): part.clip_targets(file) if part.tags else part.targets(file)
             for part, file in clips
         }
-        self.plan = Plan(len(self.clips), len(self.clips), epochs, batch, accumulate=1)
+        self.plan = Plan(len(self.clips), len(self.clips), epochs, batch, 1, part_batches)
         self.picks = TrainPicks(
             self.plan, None, False, seed, options.wavmix_p, options.wavmix_partner
         )
@@ -167,11 +177,12 @@ class Batches(Dataset):
     """Whole batches by step: strongly labelled crops, and weakly labelled ones if there are any."""
 
     def __init__(self, strong: Sequence[Part], weak: Sequence[Part], recipe: Recipe, seed: int):
-        epochs, mixing = recipe.optim.epochs, recipe.augment
-        self.kinds = {"strong": Crops(strong, seed, recipe.optim.batch, epochs, mixing)}
+        o = recipe.optim
+        shared = o.epochs, recipe.augment, o.part_batches
+        self.kinds = {"strong": Crops(strong, seed, o.batch, *shared)}
         if weak:
             draws = int(generator(seed, WEAK).integers(2**31))
-            self.kinds["weak"] = Crops(weak, draws, recipe.fit.weak_batch, epochs, mixing)
+            self.kinds["weak"] = Crops(weak, draws, recipe.fit.weak_batch, *shared)
         self.seed = seed
         # With weak clips an epoch is a pass over them, as published.
         self.plan = self.kinds["weak" if weak else "strong"].plan
@@ -195,7 +206,7 @@ class FineTuning:
         self.model, self.task, self.valid, self.data = model, task, valid, data
         self.recipe, self.workers = recipe, workers
         self.steps = data.plan.steps
-        self.epoch_steps = data.plan.epoch_clips / data.plan.batch
+        self.epoch_steps = data.plan.epoch_steps
         self.device = next(model.parameters()).device
         self.per_db = per_db(model.frontend)
         # Known frames are mixed and rolled like pseudo labels (see `_inputs`), but never blanked.

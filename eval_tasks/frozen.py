@@ -87,17 +87,23 @@ def _check(data: TaskData, recipe: Recipe, setup: str | None) -> None:
             raise ValueError(f"augment.{name} is {value}; cached features are not augmented: set 0")
 
 
-def head(dim: int, n_classes: int, prior: float, seed: int, *, attention: bool) -> nn.Module:
-    """A new linear layer or attention head, whose scores begin at about the prior."""
+def head(dim: int, n_classes: int, prior: float | None, seed: int, *, attention: bool) -> nn.Module:
+    """A new linear layer or attention head, whose scores begin at about the prior.
+
+    Args:
+        prior: None for PyTorch's own bias.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AttentionHead(dim, n_classes) if attention else nn.Linear(dim, n_classes)
-    bias = math.log(prior / (1 - prior))
     if attention:
         for layer in (model.strong_head, model.weak_head):
             nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
-    nn.init.constant_((model.strong_head if attention else model).bias, bias)
+    if prior is not None:
+        if attention:
+            nn.init.zeros_(model.weak_head.bias)
+        first = model.strong_head if attention else model
+        nn.init.constant_(first.bias, math.log(prior / (1 - prior)))
     return model
 
 
@@ -107,7 +113,14 @@ class Crops:
     Each clip counts once per full 10 s, at least once. The grid of windows is random, too.
     """
 
-    def __init__(self, found: Sequence[Features], seed: int, batch: int, epochs: float):
+    def __init__(
+        self,
+        found: Sequence[Features],
+        seed: int,
+        batch: int,
+        epochs: float,
+        part_batches: bool = False,
+    ):
         self.clips = [
             (one, file)
             for one in found
@@ -115,7 +128,7 @@ class Crops:
             for _ in range(max(1, one.part.frames(file) // WINDOW_FRAMES))
         ]
         self.seed = seed
-        self.plan = Plan(len(self.clips), len(self.clips), epochs, batch, accumulate=1)
+        self.plan = Plan(len(self.clips), len(self.clips), epochs, batch, 1, part_batches)
         self.picks = TrainPicks(self.plan, None, False, seed)
 
     def at(self, step: int) -> list[Crop]:
@@ -152,15 +165,16 @@ class Frozen:
         prior = recipe.fit.head_prior
         self.model = head(dim, len(data.classes), prior, seed, attention=bool(setup)).to(device)
         self.frame_layer = self.model.strong_head if setup else self.model
-        epochs, sizes = recipe.optim.epochs, (recipe.optim.batch, recipe.fit.weak_batch)
+        o, sizes = recipe.optim, (recipe.optim.batch, recipe.fit.weak_batch)
+        shared = o.epochs, o.part_batches
         kinds = {"strong": split.train} | ({"weak": ("weak",)} if setup else {})
         self.kinds = {
-            kind: Crops([found[name] for name in names], torch_seed(seed, ORDER, i), size, epochs)
+            kind: Crops([found[name] for name in names], torch_seed(seed, ORDER, i), size, *shared)
             for i, ((kind, names), size) in enumerate(zip(kinds.items(), sizes, strict=False))
         }
         # With weak clips an epoch is a pass over them, as published.
         plan = self.kinds["weak" if setup else "strong"].plan
-        self.steps, self.epoch_steps = plan.steps, plan.epoch_clips / plan.batch
+        self.steps, self.epoch_steps = plan.steps, plan.epoch_steps
         self.targets = {
             (one.part.name, file): one.part.targets(file)
             for one in found.values()
@@ -171,10 +185,11 @@ class Frozen:
         self._space: dict[str, Tensor] = {}
 
     def groups(self) -> list[dict[str, Any]]:
-        """Weight decay is of matrices only."""
+        """The weight with weight_decay, the bias with vector_decay as in training.optim."""
         o = self.recipe.optim
+        vectors = o.vector_decay if o.name == "adamw" else 0.0
         return [
-            {"params": [p], "lr": o.lr, "weight_decay": o.weight_decay if p.ndim > 1 else 0.0}
+            {"params": [p], "lr": o.lr, "weight_decay": o.weight_decay if p.ndim > 1 else vectors}
             for p in self.model.parameters()
         ]
 

@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from training.sampling import MODEL, torch_seed
 
 log = logging.getLogger(__name__)
 STATE = "state.pt"
+schedule = partial(optim.schedule, published_warmup=optim.DOWNSTREAM_WARMUP)
 
 
 class Problem(Protocol):
@@ -66,7 +68,7 @@ def fit(
     """
     folder.mkdir(parents=True, exist_ok=True)
     o, model = recipe.optim, problem.model
-    optim.schedule(0, problem.steps, o)  # refuses a warm-up beyond the run
+    schedule(0, problem.steps, o)  # refuses a warm-up beyond the run
     optimizer = optim.optimizer(problem.groups(), o)
     rates = [group["lr"] for group in optimizer.param_groups]
     now: dict[str, Any] = {"step": 0, "best": -math.inf, "history": [], "seconds": 0.0}
@@ -76,6 +78,8 @@ def fit(
         log.info("going on from step %d of %d", now["step"], problem.steps)
     every = max(1, round(recipe.fit.check_every_epochs * problem.epoch_steps))
     device = next(model.parameters()).device
+    scaler = torch.amp.GradScaler(device.type, enabled=recipe.fit.precision == "16-mixed")
+    scaler.load_state_dict(now.get("scaler") or scaler.state_dict())
     started, saved = time.monotonic() - now["seconds"], time.monotonic()
     bar = tqdm(
         total=problem.steps, initial=now["step"], unit="step", disable=not progress, leave=False
@@ -84,7 +88,7 @@ def fit(
         total, bad = torch.zeros((), device=device), torch.tensor(-1, device=device)
         steps = range(now["step"], 0 if now["ended"] else problem.steps)
         for step, batch in zip(steps, problem.batches(now["step"]), strict=False):
-            factor = optim.schedule(step, problem.steps, o)
+            factor = schedule(step, problem.steps, o)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
             model.train()
@@ -93,10 +97,12 @@ def fit(
                 loss = problem.loss(batch, step)
             # Without waiting for the device; looked at before the next validation.
             bad = torch.where(~loss.detach().isfinite() & (bad < 0), step, bad)
-            loss.backward()
+            scaler.scale(loss).backward()
             if o.clip_norm:
+                scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(model.parameters(), o.clip_norm)
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             optimizer.zero_grad(set_to_none=True)
             problem.after_step(step)
             total += loss.detach()
@@ -116,7 +122,7 @@ def fit(
             bar.set_postfix({"loss": f"{mean:.4f}", **{k: f"{v:.3f}" for k, v in scores.items()}})
             since = (done - now["best_step"]) / every
             now["ended"] = bool(recipe.fit.patience) and since >= recipe.fit.patience
-            now["seconds"] = time.monotonic() - started
+            now |= {"seconds": time.monotonic() - started, "scaler": scaler.state_dict()}
             if time.monotonic() - saved >= save_every_s or now["ended"] or done == problem.steps:
                 _save(folder / STATE, now, model, optimizer)
                 saved = time.monotonic()
@@ -129,8 +135,9 @@ def fit(
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """What a precision of `Fit` means on a device."""
-    low = precision == "bf16-mixed" or (precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16, enabled=low)
+    low = precision.endswith("-mixed") or (precision == "auto" and device.type == "cuda")
+    dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=low)
 
 
 def _check(

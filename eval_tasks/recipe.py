@@ -20,11 +20,15 @@ class Fit:
     check_every_epochs: Annotated[Number, Field(gt=0, le=1_000_000)] = 10.0  # validations
     # validations without a better one that end the run; 0: it runs to its end
     patience: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    head_prior: Probability = 0.02  # probability that new heads begin with
+    # probability that new heads begin with; null: PyTorch's own bias, as published
+    head_prior: Probability | None = 0.02
     wavmix_alpha: Alpha = 0.2
     weak_batch: Batch = 0  # clips of a batch from the weak part, beside optim.batch strong ones
     unlabelled_batch: Batch = 0
-    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"  # auto: bf16 on a GPU
+    # auto: bf16 on a GPU; 16-mixed: float16 with scaled losses, as published
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    # of fine-tuned atst_frame, see training.config.Model
+    decibel_floor: Literal["clip", "batch"] = "clip"
     # of batch-norm statistics; null: the model's own (frame_mn 0.01, for thousands of steps)
     batch_norm_momentum: Share | None = None
     # of cached features: windows also begin in between, at 1 / shifts of their 10 s
@@ -117,14 +121,43 @@ CONVOLUTIONAL = {
     "fit": {"batch_norm_momentum": 0.1},
 }
 
+# Old behaviours of the public script for dcase2016_task2, beside a protocol: --set as_published.
+AS_PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
+    "linear": {
+        # 4,000 steps of warm-up in 1,500: no more than 0.075; 3 steps for 2.06 batches of an epoch
+        "optim": {"schedule": "published", "part_batches": True},
+        "fit": {"head_prior": None},
+    },
+    "finetuned": {
+        # 4,000 steps of warm-up in 900: no more than 2.38e-5
+        "optim": {"schedule": "published", "part_batches": True, "vector_decay": 0.001},
+        "augment": {"wavmix_mean": "mixed", "filter_mode": "reference", "time_mask_end": False},
+        "fit": {"head_prior": None, "decibel_floor": "batch", "precision": "16-mixed"},
+    },
+}
+
 
 def recipe(
     task: Task, protocol: str, settings: Sequence[str] = (), *, convolutional: bool = False
 ) -> Recipe:
-    """The recipe of a protocol on a task, for a network with batch norm or without."""
+    """The recipe of a protocol on a task, for a network with batch norm or without.
+
+    Args:
+        settings: such as "optim.lr=1e-4"; "as_published" stands for all of AS_PUBLISHED.
+    """
+    parts = [PROTOCOLS.get(protocol, {}), task.recipes.get(protocol, {})]
+    if convolutional and protocol.startswith("finetuned"):
+        parts.insert(1, CONVOLUTIONAL)
+    if "as_published" in settings:
+        if protocol not in AS_PUBLISHED:
+            raise ValueError(
+                f"--set as_published is of {', '.join(AS_PUBLISHED)}; the public code has no "
+                f"{protocol}"
+            )
+        parts.append(AS_PUBLISHED[protocol])
+        settings = [setting for setting in settings if setting != "as_published"]
     merged: dict[str, Any] = {}
-    cnn = CONVOLUTIONAL if convolutional and protocol.startswith("finetuned") else {}
-    for values in (PROTOCOLS.get(protocol, {}), cnn, task.recipes.get(protocol, {})):
+    for values in parts:
         merged = {key: merged.get(key, {}) | values.get(key, {}) for key in merged | values}
     return check(Recipe, overridden(merged, settings), "recipe")
 

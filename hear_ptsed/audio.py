@@ -120,8 +120,13 @@ class AudioFile(contextlib.AbstractContextManager):
         file = self._file
         return file.format, file.subtype, file.channels, file.samplerate, file.frames
 
-    def blocks(self, dtype: str = "float32", limit: int | None = None) -> Iterator[np.ndarray]:
-        """Mono (S,) at `rate`, channels averaged, up to a `limit` of samples.
+    def blocks(
+        self, dtype: str = "float32", limit: int | None = None, channels: str = "mean"
+    ) -> Iterator[np.ndarray]:
+        """Mono (S,) at `rate`, up to a `limit` of samples.
+
+        Args:
+            channels: "mean" averages them, "first" takes the first alone.
 
         Raises:
             ValueError where it cannot be decoded, for a sample that is not finite, and for none.
@@ -135,7 +140,8 @@ class AudioFile(contextlib.AbstractContextManager):
                 raise _not_audio(error.error_string) from error
             if not len(block):
                 break
-            mono = block[:, 0] if self.channels == 1 else block.mean(1)
+            first = channels == "first" or self.channels == 1
+            mono = block[:, 0] if first else block.mean(1)
             if not np.isfinite(float(mono.min()) + float(mono.max())):
                 second = (self.samples + np.isfinite(mono).argmin()) / self.rate
                 raise ValueError(f"NaN or infinite sample at {second:.3f} s; repair the file")

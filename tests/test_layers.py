@@ -1,7 +1,5 @@
 """Embeddings of earlier blocks, and the plug-in for files of one's own."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from conftest import SMALL
@@ -21,6 +19,7 @@ from hear_ptsed.hear import HearModel, Options, get_timestamp_embeddings
 from hear_ptsed.model import SEDModel
 from hear_ptsed.plugins import checkpoint
 from hear_ptsed.registry import MODELS, Row, build
+from training.config import Optim
 from training.optim import groups
 
 DEPTH = 4
@@ -137,7 +136,7 @@ def test_the_top_remaining_block_learns_at_the_first_rate_below_the_head(name):
     depths = {key: net.backbone.depth_of(key) for key, _ in net.backbone.named_parameters()}
     assert set(depths.values()) == {0, 1, 2}
     assert all(depths[key] == 2 for key in depths if key.startswith((f"{BLOCKS[name]}2.", "norm")))
-    found = groups(net, SimpleNamespace(lr=1.0, layer_decay=0.5, weight_decay=0.0))
+    found = groups(net, Optim(lr=1.0, layer_decay=0.5))
     rates = {id(p): group["lr"] for group in found for p in group["params"]}
     for key, parameter in net.backbone.named_parameters():
         assert rates[id(parameter)] == 0.5 ** (3 - depths[key])

@@ -23,6 +23,7 @@ from training.augment import (
 DEFAULTS = {"frame_shift": 0.125, "mixup_p": 0.3, "mixup_alpha": 0.2, "mixstyle_p": 0.3}
 DEFAULTS |= {"mixstyle_alpha": 0.4, "time_mask": 0.2, "time_mask_pseudo": True, "filter_p": 0.8}
 DEFAULTS |= {"filter_db": 6.0, "filter_mode": "log", "warp_p": 0.8, "warp_min": 0.6}
+DEFAULTS |= {"mixup_share": "folded", "time_mask_end": True}
 
 
 def options(**changes) -> SimpleNamespace:
@@ -299,6 +300,7 @@ def test_every_option_of_the_recipe_counts():
     changes = {"frame_shift": 0.2, "mixup_alpha": 2.0, "mixstyle_alpha": 2.0, "time_mask": 0.9}
     changes |= {"time_mask_pseudo": False, "filter_db": 3.0, "filter_mode": "reference"}
     changes |= {"warp_min": 0.95, "mixup_p": 0, "mixstyle_p": 0, "filter_p": 0, "warp_p": 0}
+    changes |= {"mixup_share": "whole", "time_mask_end": False}
     assert changes.keys() == DEFAULTS.keys()
     for name, value in changes.items():
         got = all_of_them(spec, targets, 0, **{name: value})

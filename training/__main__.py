@@ -44,6 +44,7 @@ def evaluate(args: argparse.Namespace) -> None:
         names=args.names,
         model=args.model,
         size=args.median,
+        durations=args.durations,
         batch=args.batch,
         workers=args.workers,
         device=args.device,
@@ -131,6 +132,12 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", help="for released files: its name, if it cannot be told")
     sub.add_argument("--weak", action="store_true", help="score the weak head, applied per frame")
     add_number(sub.add_argument, "--median", Frames, 9, "frames of 40 ms")
+    sub.add_argument(
+        "--durations",
+        choices=["heard", "whole"],
+        default="heard",
+        help="of clips over 10 s: the 10 s that are heard (default), or whole, as published",
+    )
     add_number(sub.add_argument, "--bootstrap", Resamples, 0, "resamples for 95 % intervals")
     add_number(sub.add_argument, "--workers", Workers, 2, "loader processes")
     _device(sub, batch=32)

@@ -65,6 +65,15 @@ class Events:
         first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         return cls(list(keys), labels, first, label_code[order], onset_s[order], offset_s[order])
 
+    def with_length(self) -> "Events":
+        """Without events that end where they begin."""
+        some = self.offset_s > self.onset_s
+        if some.all():
+            return self
+        clips = [self.clips[i] for i in self.clip[some]]
+        labels = [self.labels[i] for i in self.label[some]]
+        return Events.from_columns(clips, labels, self.onset_s[some], self.offset_s[some])
+
 
 def clip_key(name: str) -> str:
     """What identifies a clip: its file name without folder and without an audio extension."""
@@ -111,6 +120,7 @@ def read_events(
     *,
     names: Mapping[str, str] | None = None,
     unknown: Literal["error", "keep"] = "error",
+    zero_length: Literal["drop", "keep"] = "drop",
 ) -> Events:
     """Read a table of events, tab- or comma-separated; the header says which form it has.
 
@@ -118,8 +128,8 @@ def read_events(
     replaced by `names`, by default those of the 447 training classes, and segment `<id>_<start
     in ms>` is clip `Y<id>`. Own data (filename, onset, offset, event_label): names as they stand;
     a row with nothing but a file name says that the clip has no events.
-    Events of zero length are left out, with a logged count. unknown="keep" takes a mid without
-    name as name.
+    Events of zero length are left out, with a logged count, unless zero_length="keep".
+    unknown="keep" takes a mid without name as name.
     """
     path = Path(path)
     if unknown not in ("error", "keep"):
@@ -141,7 +151,7 @@ def read_events(
     if official:
         clip = _segment_keys(clip, where)
         label = _named(label, strong_names() if names is None else names, unknown, where)
-    some = offset_s > onset_s
+    some = (offset_s > onset_s) | (zero_length == "keep")
     if not some.all():
         log.warning("%s: %d events of zero length left out", path, np.count_nonzero(~some))
     return Events.from_columns(clip[some], label[some], onset_s[some], offset_s[some])

@@ -37,10 +37,12 @@ class Options(Protocol):
     frame_shift: float
     mixup_p: float
     mixup_alpha: float
+    mixup_share: Literal["folded", "whole"]
     mixstyle_p: float
     mixstyle_alpha: float
     time_mask: float
     time_mask_pseudo: bool
+    time_mask_end: bool
     filter_p: float
     filter_db: float
     filter_mode: Literal["log", "reference"]
@@ -58,9 +60,10 @@ def augment(
     """
     o = options
     spec, targets = frame_shift(spec, targets, generator, o.frame_shift)
-    spec, targets = mixup(spec, targets, generator, o.mixup_p, o.mixup_alpha)
+    spec, targets = mixup(spec, targets, generator, o.mixup_p, o.mixup_alpha, o.mixup_share)
     spec = mixstyle(spec, generator, o.mixstyle_p, o.mixstyle_alpha)
-    spec, targets = time_mask(spec, targets, generator, o.time_mask, o.time_mask_pseudo)
+    masked = o.time_mask, o.time_mask_pseudo, o.time_mask_end
+    spec, targets = time_mask(spec, targets, generator, *masked)
     spec = filter_augment(spec, generator, o.filter_p, per_db, o.filter_db, o.filter_mode)
     return freq_warp(spec, generator, o.warp_p, o.warp_min), targets
 
@@ -110,13 +113,23 @@ def frame_shift(
 
 
 def mixup(
-    spec: Tensor, targets: Targets, generator: Generator, p: float, alpha: float = 0.2
+    spec: Tensor,
+    targets: Targets,
+    generator: Generator,
+    p: float,
+    alpha: float = 0.2,
+    share: Literal["folded", "whole"] = "folded",
 ) -> tuple[Tensor, Targets]:
-    """With probability p mixes every clip of the batch with another, weights from Beta folded."""
+    """With probability p mixes every clip of the batch with another, weights from Beta.
+
+    Args:
+        share: "folded" leaves a clip at least a half of itself; "whole" 0 to 1, as EfficientSED's
+            published students.
+    """
     if _skip(p, generator):
         return spec, targets
     partner = _permutation(spec, generator)
-    share = _partner_share(spec, alpha, generator)
+    share = _partner_share(spec, alpha, generator, share)
     others = Targets(*(None if t is None else t[partner] for t in targets))
     return _blend(spec, spec[partner], share), _blend_targets(targets, others, share)
 
@@ -135,7 +148,12 @@ def mixstyle(spec: Tensor, generator: Generator, p: float, alpha: float = 0.4) -
 
 
 def time_mask(
-    spec: Tensor, targets: Targets, generator: Generator, max_ratio: float, pseudo: bool = True
+    spec: Tensor,
+    targets: Targets,
+    generator: Generator,
+    max_ratio: float,
+    pseudo: bool = True,
+    end: bool = True,
 ) -> tuple[Tensor, Targets]:
     """Blanks one stretch of time in all clips: the spectrogram's mean, no events.
 
@@ -143,6 +161,8 @@ def time_mask(
         max_ratio: bound of the stretch as a share of the clip, above 0.05; 0 for no mask.
         pseudo: mask the pseudo-labels too; the published code does not, and so teaches that
             blanked audio contains events.
+        end: the stretch may reach the end of the clip; the published code never blanks its last
+            frame.
     """
     if max_ratio == 0:
         return spec, targets
@@ -154,7 +174,7 @@ def time_mask(
             f"{(least + 1) / n_labels:g} and at most 1"
         )
     width = _randint(least, most, generator)
-    start = _randint(0, n_labels - width + 1, generator)
+    start = _randint(0, n_labels - width + end, generator)
 
     def keep(n: int, step: int) -> Tensor:
         index = torch.arange(n, device=spec.device)
@@ -185,24 +205,26 @@ def filter_augment(
     Args:
         per_db: rise of the spectrogram per dB, see the function of this name.
         db: gains are uniform in [-db, db].
-        mode: "log" adds the gain to the log-mel; "reference" multiplies the normalised log-mel by
-            10 ** (gain / 20) as the published code does, a scaling around the mean.
+        mode: "log" adds the gain to the log-mel; "reference" is the published code, which
+            multiplies the normalised log-mel by 10 ** (gain / 20), a scaling around the mean, and
+            whose ramps end one bin early, so that both bins at an edge have its gain.
     """
     if _skip(p, generator):
         return spec
-    last = spec.shape[2] - 1
+    n_bins, held = spec.shape[2], int(mode == "reference")
+    last = n_bins - 1 + held  # edge
     n_bands = _randint(BANDS[0], BANDS[1] + 1, generator)
     spare = torch.randint(last - n_bands * BAND_LEAST + 1, (n_bands - 1,), generator=generator)
     inner = spare.sort().values + BAND_LEAST * torch.arange(1, n_bands)
     edges = torch.cat([torch.tensor([0]), inner, torch.tensor([last])])
     at_edges = (2 * torch.rand(len(spec), n_bands + 1, generator=generator) - 1) * db
-    bins = torch.arange(last + 1)
+    bins = torch.arange(n_bins)
     band = (torch.bucketize(bins, edges, right=True) - 1).clamp(max=n_bands - 1)
-    along = (bins - edges[band]) / (edges[band + 1] - edges[band])
+    along = (bins - edges[band]) / (edges[band + 1] - edges[band] - held)
     gain = torch.lerp(at_edges[:, band], at_edges[:, band + 1], along)  # (B, F) in dB
-    if mode == "log":
-        return spec + _onto(gain * per_db, spec)[:, None, :, None]
-    return spec * _onto(10 ** (gain / 20), spec)[:, None, :, None]
+    if held:
+        return spec * _onto(10 ** (gain / 20), spec)[:, None, :, None]
+    return spec + _onto(gain * per_db, spec)[:, None, :, None]
 
 
 def freq_warp(spec: Tensor, generator: Generator, p: float, least: float = 0.6) -> Tensor:
@@ -246,10 +268,13 @@ def _permutation(spec: Tensor, generator: Generator) -> Tensor:
     return _onto(torch.randperm(len(spec), generator=generator), spec)
 
 
-def _partner_share(like: Tensor, alpha: float, generator: Generator) -> Tensor:
-    """The lesser of x and 1 - x for x from Beta(alpha, alpha), (B,): the inverse of its CDF."""
-    uniform = torch.rand(len(like), dtype=torch.float64, generator=generator)
-    return _onto(torch.from_numpy(betaincinv(alpha, alpha, uniform.numpy() / 2)).float(), like)
+def _partner_share(
+    like: Tensor, alpha: float, generator: Generator, kind: str = "folded"
+) -> Tensor:
+    """x from Beta(alpha, alpha), (B,), by the inverse of its CDF; "folded": or 1 - x, if less."""
+    uniform = torch.rand(len(like), dtype=torch.float64, generator=generator).numpy()
+    x = betaincinv(alpha, alpha, uniform / 2 if kind == "folded" else uniform)
+    return _onto(torch.from_numpy(x).float(), like)
 
 
 def _blend(x: Tensor, partner: Tensor, share: Tensor) -> Tensor:

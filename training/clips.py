@@ -34,6 +34,7 @@ class Clips(ABC):
     """Clips of one source; picklable, opens its files at the first read in each process."""
 
     rate: int | None = None  # Hz, where it is known to be the same for all
+    channels: str = "mean"  # what is read of several: their mean, or the first
 
     def __init__(self, path: Path, names: Sequence[str]):
         self.path, self.names = path, list(names)
@@ -57,7 +58,7 @@ class Clips(ABC):
 
     @abstractmethod
     def read(self, i: int) -> tuple[np.ndarray, int]:
-        """Whole clip: int16 (S,), channels averaged, and its rate in Hz; or raises Unreadable."""
+        """Whole clip: int16 (S,), of `channels`, and its rate in Hz; or raises Unreadable."""
 
     def events(self) -> Events | None:
         """The events that the source itself holds."""
@@ -132,7 +133,7 @@ class Hdf5Clips(Clips):
             data = self._file()["mp3"][i]
         except OSError as error:
             raise Unreadable(self.names[i], f"damaged in {self.path.name}: {error}") from error
-        return decode(data.tobytes(), self.names[i])
+        return decode(data.tobytes(), self.names[i], self.channels)
 
     def clip_labels(self) -> np.ndarray | None:
         if not self.has_target:
@@ -165,7 +166,7 @@ class HuggingFaceClips(Clips):
         which = int(np.searchsorted(self.ends, i, side="right"))
         row = i - (self.ends[which - 1] if which else 0)
         data = self._file()[which].data.column("mp3_bytes")[row].as_py()
-        return decode(data or b"", self.names[i])
+        return decode(data or b"", self.names[i], self.channels)
 
     def events(self) -> Events | None:
         if any("events" not in split.column_names for split in self._file()):
@@ -214,7 +215,7 @@ class FolderClips(Clips):
         super().__init__(path, names)
 
     def read(self, i: int) -> tuple[np.ndarray, int]:
-        return decode(self.path / self.names[i], self.names[i])
+        return decode(self.path / self.names[i], self.names[i], self.channels)
 
 
 class ShardClips(Clips):
@@ -263,11 +264,11 @@ class ShardClips(Clips):
         return {}
 
 
-def decode(source: bytes | Path, name: str) -> tuple[np.ndarray, int]:
-    """An audio file or its bytes to int16 (S,), channels averaged, and its rate in Hz."""
+def decode(source: bytes | Path, name: str, channels: str = "mean") -> tuple[np.ndarray, int]:
+    """An audio file or its bytes to int16 (S,), see AudioFile.blocks, and its rate in Hz."""
     try:
         with AudioFile(source, name) as file:
-            blocks = [to_int16(block) for block in file.blocks()]
+            blocks = [to_int16(block) for block in file.blocks(channels=channels)]
             shortfall = file.shortfall()
         if not shortfall:
             return np.concatenate(blocks), file.rate

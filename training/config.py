@@ -44,6 +44,8 @@ class Model:
     compile: bool = False  # torch.compile the backbone
     # of batch-norm statistics; null: the model's own (frame_mn 0.01, for thousands of steps)
     batch_norm_momentum: Share | None = None
+    # of atst_frame: 80 dB below the loudest part of a clip, or of the whole batch, as published
+    decibel_floor: Literal["clip", "batch"] = "clip"
 
 
 @settings
@@ -69,6 +71,10 @@ class Data:
     names: str | None = None  # file of AudioSet ids and names, for annotation beyond the 447
     max_unreadable: Decay = 0.01  # share of the clips that may be undecodable before a run stops
     workers: Workers = 8  # loader processes per device
+    label_times: Literal["exact", "float32"] = "exact"  # float32: as published, rounded to it
+    # events of no length in an annotation file; keep: as published, one frame if off the grid
+    zero_length: Literal["drop", "keep"] = "drop"
+    channels: Literal["mean", "first"] = "mean"  # what is heard of several; first: as published
 
 
 @settings
@@ -92,10 +98,13 @@ class Augment:
     frame_shift: Share = 0.125  # standard deviation of the circular shift, share of the clip
     mixup_p: Share = 0.3  # per batch, as all that follow
     mixup_alpha: Alpha = 0.2
+    # of the clip itself: folded to at least a half, or whole, as EfficientSED's published students
+    mixup_share: Literal["folded", "whole"] = "folded"
     mixstyle_p: Share = 0.3
     mixstyle_alpha: Alpha = 0.4
     time_mask: Share = 0.0  # largest masked share of the clip
     time_mask_pseudo: bool = True  # mask pseudo labels too; False: as published
+    time_mask_end: bool = True  # it may reach the clip's end; False: as published, one frame less
     filter_p: Share = 0.8
     filter_db: Annotated[Number, Field(ge=0, le=40)] = 6.0
     filter_mode: Literal["log", "reference"] = "log"  # a gain in dB, or the published scaling
@@ -136,20 +145,26 @@ class Optim:
     name: Literal["adam", "adamw", "sgd"] = "adamw"
     lr: Rate = 7e-5
     lr_end: Annotated[Number, Field(ge=0, le=10)] = 2e-7  # of the linear schedule
-    weight_decay: Annotated[Number, Field(ge=0, le=10)] = 0.0  # of matrices only
+    weight_decay: Annotated[Number, Field(ge=0, le=10)] = 0.0  # of matrices
+    # of biases and norms under adamw; published: 0.01, downstream 0.001
+    vector_decay: Annotated[Number, Field(ge=0, le=10)] = 0.0
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     momentum: Decay = 0.9  # of sgd
-    # published: cosine behind 20,000 steps of warm-up, however short the run, as the public code
+    # published: cosine behind 20,000 steps of warm-up (downstream 4,000), however short the run, as
+    # the public code; its exp has none: warmup_steps 0
     schedule: Literal["cosine", "linear", "exp", "constant", "ramp", "published"] = "cosine"
     gamma: Annotated[Number, Field(gt=0, le=1)] = 0.999996  # per step, of the exp schedule
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000_000)] = 5000  # optimiser steps
     # the learning rate's factor per block, from the top
     layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    layer_decay_from: Literal[0, 1] = 1  # its power for the top block; 0: EfficientSED's students
     # of the gradient; 0: no clipping
     clip_norm: Annotated[Number, Field(ge=0, le=1_000_000_000)] = 0.0
     epochs: Annotated[Number, Field(ge=1e-9, le=1_000_000)] = 30.0  # of sampling.epoch_clips clips
     batch: Batch = 256  # clips per optimiser step, over all devices
     accumulate: Batch = 1  # parts of a batch that go through the network one after another
+    # epochs end with a smaller batch of what is left, as published; false: they are one stream
+    part_batches: bool = False
     ema: Decay = 0.0  # decay of the averaged weights that are scored and exported; 0: no averaging
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: bf16 on a GPU
 
@@ -168,6 +183,9 @@ class Evaluation:
     batch: Batch = 64  # clips per device
     median: Frames = 9  # frames of 40 ms
     bootstrap: Resamples = 0  # resamples for 95 % intervals of the scores after the last step
+    # of clips over 10 s, for PSDS1 and pAUROC: what is heard, or whole, as published
+    durations: Literal["heard", "whole"] = "heard"
+    loss_mean: Literal["clips", "batches"] = "clips"  # over these; batches: as published
 
 
 @settings

@@ -46,6 +46,7 @@ class ClipSet(Dataset):
     offset_s: np.ndarray  # (E,)
     annotated: np.ndarray  # (sources, C) bool: which classes a source's annotation covers
     pseudo: PseudoLabels | None = None
+    times: str = "exact"  # see Data.label_times
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -53,17 +54,18 @@ class ClipSet(Dataset):
     def weights(self, offset: float) -> np.ndarray:
         """Sampling weights that balance the classes."""
         clip = np.repeat(np.arange(len(self)), np.diff(self.first))
-        start, end = frames_of(self.onset_s, self.offset_s)
-        return balanced_weights(clip, self.label, end - start, len(self), offset)
+        start, end = frames_of(self.onset_s, self.offset_s, self.times)
+        frames = new_frames(clip * len(self.classes) + self.label, start, end)
+        return balanced_weights(clip, self.label, frames, len(self), offset)
 
     def __getitem__(self, picks: Picks) -> Batch:
         """Shapes: R rows, S = 10 s of samples, E events.
 
         Returns:
-            audio (R, S) int16 and its `rate`; seconds (R,) of audio; ok (R,) bool, False for clips
-            that `unreadable` lists as (key, reason); source, clip (R,); partner (B,); step;
-            events (E, 4): row, class, first frame, end frame; with pseudo labels also
-            pseudo (R, C', 250) float16 logits and has_pseudo (R,).
+            audio (R, S) int16 and its `rate`; seconds (R,) of it, clip_seconds (R,) of whole clips;
+            ok (R,) bool, False for clips that `unreadable` lists as (key, reason); source, clip
+            (R,); partner (B,); step; events (E, 4): row, class, first frame, end frame; with pseudo
+            labels also pseudo (R, C', 250) float16 logits and has_pseudo (R,).
         """
         rows = len(picks.clips)
         batch: Batch = {"step": picks.step, "unreadable": []}
@@ -82,7 +84,8 @@ class ClipSet(Dataset):
         return batch | {
             "audio": torch.from_numpy(audio),
             "rate": rate,
-            "seconds": _tensor(seconds.astype(np.float32)),
+            "seconds": _tensor(np.minimum(seconds, SECONDS).astype(np.float32)),
+            "clip_seconds": _tensor(seconds.astype(np.float32)),
             "ok": _tensor(ok),
             "source": _tensor(self.place[picks.clips, 0].astype(np.int64)),
             "clip": _tensor(picks.clips.astype(np.int64)),
@@ -93,7 +96,7 @@ class ClipSet(Dataset):
     def _audio(
         self, picks: Picks, may_crop: np.ndarray, unreadable: list
     ) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
-        """(R, S) int16, its rate, where each row starts in its clip, how long its audio is."""
+        """(R, S) int16, its rate, where each row starts in its clip, how long the clip is."""
         cuts, rates = [], []
         start_s, seconds = np.zeros(len(picks.clips)), np.zeros(len(picks.clips))
         for row, (clip, crop) in enumerate(zip(picks.clips, picks.crops, strict=True)):
@@ -107,8 +110,8 @@ class ClipSet(Dataset):
             if spare > 0 and may_crop[row]:
                 start_s[row] = int(crop * (spare + 1)) / FRAMES_PER_SECOND
             start = round(start_s[row] * rate)
-            samples = samples[start : start + round(SECONDS * rate)]
             seconds[row] = len(samples) / rate
+            samples = samples[start : start + round(SECONDS * rate)]
             cuts.append((row, samples, rate))
             rates.append(rate)
         mixed = len(set(rates)) > 1
@@ -128,17 +131,38 @@ class ClipSet(Dataset):
             self.first[clips] - np.cumsum(counts) + counts, counts
         )
         shift = start_s[rows]
-        start, end = frames_of(self.onset_s[which] - shift, self.offset_s[which] - shift)
+        onset_s, offset_s = self.onset_s[which] - shift, self.offset_s[which] - shift
+        start, end = frames_of(onset_s, offset_s, self.times)
         heard = start < end
         return np.stack([rows, self.label[which], start, end], 1)[heard].astype(np.int64)
 
 
-def frames_of(onset_s: np.ndarray, offset_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First and end frame of every frame that an event touches, within the 10 s window."""
+def frames_of(
+    onset_s: np.ndarray, offset_s: np.ndarray, times: str = "exact"
+) -> tuple[np.ndarray, np.ndarray]:
+    """First and end frame of every frame that an event touches, within the 10 s window.
+
+    Args:
+        times: "float32" as published: a time on a frame's border falls beside it by the rounding.
+    """
+    if times == "float32":
+        onset_s, offset_s = (x.astype(np.float32).astype(float) for x in (onset_s, offset_s))
     # Rounded first: 35 x 0.04 s lies a hair above frame 35 and would touch one frame more.
-    first = np.floor(np.round(onset_s * FRAMES_PER_SECOND, 6))
-    end = np.ceil(np.round(offset_s * FRAMES_PER_SECOND, 6))
+    digits = 6 if times == "exact" else 9
+    first = np.floor(np.round(onset_s * FRAMES_PER_SECOND, digits))
+    end = np.ceil(np.round(offset_s * FRAMES_PER_SECOND, digits))
     return tuple(np.clip(x, 0, WINDOW_FRAMES).astype(np.int64) for x in (first, end))
+
+
+def new_frames(group: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """(E,) frames of each event that no earlier one of its group (class and clip) has."""
+    order = np.lexsort((start, group))
+    floor = group[order] * (WINDOW_FRAMES + 1)
+    first, last = start[order] + floor, end[order] + floor
+    reached = np.maximum.accumulate(np.append(0, last))[:-1]
+    frames = np.empty(len(group), np.int64)
+    frames[order] = np.maximum(last - np.maximum(first, reached), 0)
+    return frames
 
 
 def frame_targets(events: Tensor, rows: int, classes: int) -> Tensor:
@@ -220,6 +244,7 @@ class Opened:
     clips: list[Clips]
     events: list[Events]  # of each source
     annotated: list[list[str] | None]
+    times: str = "exact"  # see Data.label_times
 
     @classmethod
     def of(cls, sources: Sequence[Source], recipe: Recipe, unknown: str) -> "Opened":
@@ -229,10 +254,13 @@ class Opened:
         files: dict[str, Events] = {}
         for source in sources:
             opened = open_clips(recipe.path(source.audio))
+            opened.channels = recipe.data.channels
             if source.events is not None:
                 path = recipe.path(source.events)
                 if source.events not in files:
-                    files[source.events] = read_events(path, names=names, unknown=unknown)
+                    files[source.events] = read_events(
+                        path, names=names, unknown=unknown, zero_length=recipe.data.zero_length
+                    )
                 found = files[source.events]
             else:
                 found = opened.events()
@@ -247,7 +275,7 @@ class Opened:
             events.append(found)
             file = source.classes
             annotated.append(None if file is None else names_in(recipe.path(file)))
-        return cls(clips, events, annotated)
+        return cls(clips, events, annotated, recipe.data.label_times)
 
     def clip_set(self, classes: list[str], labels: str) -> ClipSet:
         """The clips that have events, first source first; a clip in several counts once."""
@@ -285,11 +313,13 @@ class Opened:
             np.concatenate([[0], np.cumsum(firsts)]).astype(np.int64),
             *columns,
             np.stack(covered),
+            times=self.times,
         )
 
     def joined(self) -> Events:
-        """The events of all sources, overlapping ones of a class merged."""
-        return merged(joined(list({id(events): events for events in self.events}.values())))
+        """The events of all sources with a length, overlapping ones of a class merged."""
+        once = {id(events): events.with_length() for events in self.events}
+        return merged(joined(list(once.values())))
 
     def coverage(self, classes: list[str]) -> list[Coverage]:
         """What is there of what each annotation names."""

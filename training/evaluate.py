@@ -24,6 +24,7 @@ from training.resample import to_16k
 from training.sampling import EvalPicks
 
 log = logging.getLogger(__name__)
+SECONDS_OF = {"heard": "seconds", "whole": "clip_seconds"}  # durations -> name in a batch
 
 
 def windows(batch: Batch) -> Tensor:
@@ -66,9 +67,10 @@ class Scores:
     events: Events  # merged ones of all clips, classes by name
     labels: str  # strong or weak
     size: int = 9  # of the median filter, frames
+    loss_batch: int = 1  # clips; the loss is the mean of the means of such batches
     strong: np.ndarray = field(init=False)  # (N, scored classes, 250) float16 logits
     weak: np.ndarray = field(init=False)  # (N, C) float16 logits
-    seconds: np.ndarray = field(init=False)  # (N,), 0 for clips that were not scored
+    seconds: np.ndarray = field(init=False)  # (N,) 0 for clips that were not scored
     target: np.ndarray = field(init=False)  # (N, C)
     loss: np.ndarray = field(init=False)  # (N,), where it was given
 
@@ -133,7 +135,10 @@ class Scores:
                 timed["convention"]["map"] = "of clip logits, mean over classes that occur"
             result = timed | result
         if not np.isnan(self.loss[there]).all():
-            result["loss"] = float(self.loss[there].mean())
+            batch = np.flatnonzero(there) // self.loss_batch
+            clips = np.bincount(batch)
+            losses = np.bincount(batch, self.loss[there])[clips > 0]
+            result["loss"] = float((losses / clips[clips > 0]).mean())
         return result
 
 
@@ -145,6 +150,7 @@ def score(
     *,
     labels: str = "strong",
     size: int = 9,
+    durations: str = "heard",
     batch: int = 32,
     workers: int = 0,
     device: str = "cpu",
@@ -164,7 +170,7 @@ def score(
             collected.add(
                 item["clip"],
                 item["ok"],
-                item["seconds"],
+                item[SECONDS_OF[durations]],
                 collected.filtered(strong),
                 weak,
                 target,
@@ -180,6 +186,7 @@ def evaluate(
     names: str | None = None,
     model: str | None = None,
     size: int = 9,
+    durations: str = "heard",
     batch: int = 32,
     workers: int = 2,
     device: str | None = None,
@@ -194,6 +201,7 @@ def evaluate(
         sources: `audio` and `events` of each, see config.Source.
         names: file of AudioSet ids and names beyond the 447.
         model: name of the model, for files that do not say it.
+        durations: of clips over 10 s, see config.Evaluation.
         per_frame_of_weak: score the weak head, applied to every frame.
         out: where to write the result as JSON.
     """
@@ -215,6 +223,7 @@ def evaluate(
         opened.joined(),
         labels=labels,
         size=size,
+        durations=durations,
         batch=batch,
         workers=workers,
         device=device,

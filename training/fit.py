@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from hear_ptsed import download
 from hear_ptsed.checkpoints import load_checkpoint, open_checkpoint, save_checkpoint
 from hear_ptsed.files import atomic, locked, remove_stale, temporary_beside
+from hear_ptsed.frontends.mel import ATSTMel
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import build, row
 from training import config
@@ -223,6 +224,8 @@ def start_model(recipe: Recipe, classes: list[str]) -> SEDModel:
             torch.nn.init.constant_(
                 head.bias, math.log(options.head_prior / (1 - options.head_prior))
             )
+    if isinstance(model.frontend, ATSTMel):
+        model.frontend.floor = options.decibel_floor
     model.backbone.to(memory_format=torch.channels_last)
     if options.batch_norm_momentum is not None:
         for part in model.modules():

@@ -96,7 +96,7 @@ def evaluate(
         clips_without_events=len(clips) - len(problem.rows),
         classes=len(problem.names),
         events=sum(len(own.row) for own in problem.events),
-        convention=_convention(bootstrap, seed),
+        convention=_convention(bootstrap, seed, problem),
     )
 
 
@@ -149,13 +149,20 @@ def clip_average_precision(
     return {"map": float(np.mean(list(ap.values()))) if ap else float("nan"), "ap": ap}
 
 
-def _convention(bootstrap: int, seed: int) -> dict[str, object]:
+def _convention(bootstrap: int, seed: int, problem: "_Problem") -> dict[str, object]:
+    scored = math.ceil(problem.scores.shape[2] / psds.SEGMENT_FRAMES)
+    beyond = problem.durations_s.max() > scored
+    durations = (
+        f"durations of whole clips: a segment behind the {scored} s of scores has score 0"
+        if beyond
+        else f"durations of at most the {scored} s of scores"
+    )
     return {
         "psds1": f"dtc {psds.DTC}, gtc {psds.GTC}, no cross triggers (alpha_ct 0), alpha_st "
         f"{psds.ALPHA_ST:g}, at most {psds.MAX_EFPR:g} false positives per hour",
         "psds1_macro": "mean of the classes' PSDS1 (alpha_st 0)",
         "pauroc": f"segments of 1 s, staircase area up to a false positive rate of {psds.MAX_FPR}, "
-        "divided by it; mean of the classes with both positive and negative segments",
+        f"divided by it; {durations}; mean of the classes with both positive and negative segments",
         "map": "mean over classes of the average precision of clips: the score of a clip is its "
         "highest frame, its label whether it has an event",
         "clips": "those with an event of a scored class",

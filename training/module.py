@@ -18,7 +18,7 @@ from training.annotations import Events
 from training.augment import Targets, augment, per_db, wavmix
 from training.config import Recipe, as_dict
 from training.data import Batch, ClipSet, clip_targets, frame_targets, loader
-from training.evaluate import Scores, frame_logits, windows
+from training.evaluate import SECONDS_OF, Scores, frame_logits, windows
 from training.sampling import AUGMENT, MODEL, EvalPicks, Picks, Plan, TrainPicks, torch_seed
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class Training(lightning.LightningModule):
             recipe.optim.epochs,
             recipe.optim.batch,
             recipe.optim.accumulate,
+            recipe.optim.part_batches,
         )
         optim.schedule(0, self.plan.steps, recipe.optim)  # refuses a warm-up beyond the run
         self.per_db = per_db(model.frontend)
@@ -255,8 +256,13 @@ class Training(lightning.LightningModule):
     # Evaluation
 
     def on_validation_epoch_start(self) -> None:
+        options = self.recipe.evaluation
         self.scores = Scores(
-            self.evaluation, self.events, self.recipe.data.labels, self.recipe.evaluation.median
+            self.evaluation,
+            self.events,
+            self.recipe.data.labels,
+            options.median,
+            options.batch if options.loss_mean == "batches" else 1,
         )
         self.missed = {}
 
@@ -271,7 +277,8 @@ class Training(lightning.LightningModule):
             loss = F.binary_cross_entropy_with_logits(strong, labels, reduction="none")
         else:
             loss = F.binary_cross_entropy_with_logits(weak, target, reduction="none")
-        parts = (batch["clip"], batch["ok"], batch["seconds"], self.scores.filtered(strong))
+        seconds = batch[SECONDS_OF[self.recipe.evaluation.durations]]
+        parts = (batch["clip"], batch["ok"], seconds, self.scores.filtered(strong))
         gathered = self.all_gather((*parts, weak, target, loss.flatten(1).mean(1)))
         if self.trainer.is_global_zero:
             if self.trainer.world_size > 1:

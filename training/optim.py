@@ -9,7 +9,8 @@ from hear_ptsed.model import SEDModel
 from hear_ptsed.windows import WINDOW
 
 SCHEDULES = ("cosine", "linear", "exp", "constant", "ramp", "published")
-PUBLISHED_WARMUP = 20_000  # steps, which the public code sets whatever its option says
+# Steps of warm-up that the public scripts set, whatever their option says.
+AUDIOSET_WARMUP, DOWNSTREAM_WARMUP = 20_000, 4_000
 
 
 class Options(Protocol):
@@ -19,49 +20,56 @@ class Options(Protocol):
     lr: float
     lr_end: float
     weight_decay: float
+    vector_decay: float
     betas: tuple[float, float]
     momentum: float
     schedule: Literal["cosine", "linear", "exp", "constant", "ramp", "published"]
     gamma: float
     warmup_steps: int
     layer_decay: float
+    layer_decay_from: int
 
 
 def groups(model: SEDModel, optim: Options) -> list[dict[str, Any]]:
     """Trainable parameters by learning rate and weight decay, each in exactly one group.
 
-    The k-th depth of the backbone from its top (k = 1, 2, ...) learns at lr * layer_decay ** k,
-    heads and sequence model at lr. Vectors, and what a module lists in `no_weight_decay`, never
-    decay.
+    Depths of the backbone learn at lr * layer_decay ** k with k = layer_decay_from, ... from its
+    top, heads and sequence model at lr. Vectors decay by vector_decay, and only under adamw; what a
+    module lists in `no_weight_decay` never does.
     """
     exempt = {
         f"{path}.{name}"
         for path, module in model.named_modules()
         for name in getattr(module, "no_weight_decay", ())
     }
-    backbone, found = model.backbone, {}
+    vector_decay = optim.vector_decay if optim.name == "adamw" else 0.0
+    decays = {"_undecayed": 0.0, "_vectors": vector_decay, "": optim.weight_decay}
+    backbone, parts = model.backbone, {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         k = 0
         if optim.layer_decay != 1.0 and name.startswith("backbone."):
-            k = backbone.depth - backbone.depth_of(name.removeprefix("backbone."))
-        decays = parameter.ndim >= 2 and name not in exempt
-        found.setdefault((k, decays), []).append(parameter)
+            below_top = backbone.depth - 1 - backbone.depth_of(name.removeprefix("backbone."))
+            k = optim.layer_decay_from + below_top
+        kind = "" if parameter.ndim >= 2 else "_vectors" if vector_decay else "_undecayed"
+        parts.setdefault((k, "_undecayed" if name in exempt else kind), []).append(parameter)
 
     def label(k: int) -> str:
         if optim.layer_decay == 1.0:
             return "all"
-        return f"depth{backbone.depth - k}" if k else "head"
+        return f"depth{backbone.depth - 1 + optim.layer_decay_from - k}" if k else "head"
 
     return [
         {
-            "name": label(k) + ("" if decays else "_undecayed"),
-            "params": parameters,
+            "name": label(k) + kind,
+            "params": parts[k, kind],
             "lr": optim.lr * optim.layer_decay**k,
-            "weight_decay": optim.weight_decay if decays else 0.0,
+            "weight_decay": decays[kind],
         }
-        for (k, decays), parameters in sorted(found.items(), key=lambda item: item[0])
+        for k in sorted({k for k, _ in parts})
+        for kind in decays
+        if (k, kind) in parts
     ]
 
 
@@ -82,18 +90,20 @@ def optimizer(groups: list[dict[str, Any]], optim: Options) -> torch.optim.Optim
     return torch.optim.Adam(groups, betas=tuple(optim.betas), fused=fused)
 
 
-def schedule(step: int, total: int, optim: Options) -> float:
+def schedule(
+    step: int, total: int, optim: Options, published_warmup: int = AUDIOSET_WARMUP
+) -> float:
     """Factor on the learning rates at an optimizer step, 0 <= step <= total.
 
     After a linear warm-up from 0: "cosine" falls to 0 and "linear" to lr_end at the last step,
     "exp" is multiplied by gamma at every step, "constant" stays. "ramp" stays, too, but warms up by
-    exp(-5 (1 - step / warmup_steps)^2). "published" is a cosine behind 20,000 steps of warm-up
-    instead of warmup_steps, longer than some published runs.
+    exp(-5 (1 - step / warmup_steps)^2). "published" is a cosine behind `published_warmup` steps
+    instead of warmup_steps, longer than some published runs; published "exp" runs have none.
     """
     if optim.schedule not in SCHEDULES:
         raise ValueError(f"unknown schedule {optim.schedule!r}; known: {', '.join(SCHEDULES)}")
     published = optim.schedule == "published"
-    warmup = PUBLISHED_WARMUP if published else optim.warmup_steps
+    warmup = published_warmup if published else optim.warmup_steps
     if warmup >= total and not published:
         raise ValueError(
             f"warmup_steps {warmup} in a run of {total} optimizer steps, which would never reach "

@@ -2,9 +2,11 @@
 
 Epochs follow each other as one stream of clips, and step k takes the clips from k * batch on. So
 nothing is dropped or repeated at the end of an epoch, devices never differ in their number of
-steps, and the position of a run is its step alone.
+steps, and the position of a run is its step alone. As published, an epoch can end with a smaller
+batch instead.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -44,6 +46,7 @@ class Plan:
     epochs: float
     batch: int
     accumulate: int
+    part_batches: bool = False  # an epoch ends with a smaller batch of what is left
 
     def __post_init__(self):
         if self.clips < 1:
@@ -52,7 +55,13 @@ class Plan:
     @property
     def steps(self) -> int:
         """Optimiser steps of the run."""
-        return steps_in(self.epochs, self.epoch_clips / self.batch)
+        return steps_in(self.epochs, self.epoch_steps)
+
+    @property
+    def epoch_steps(self) -> float:
+        """Optimiser steps of an epoch."""
+        steps = self.epoch_clips / self.batch
+        return math.ceil(steps) if self.part_batches else steps
 
     @property
     def micro_steps(self) -> int:
@@ -60,7 +69,7 @@ class Plan:
 
     def steps_in(self, epochs: float) -> int:
         """Optimiser steps in a number of epochs, at least one."""
-        return max(1, round(epochs * self.epoch_clips / self.batch))
+        return max(1, round(epochs * self.epoch_steps))
 
 
 def steps_in(epochs: float, epoch_steps: float) -> int:
@@ -136,10 +145,11 @@ class TrainPicks(Sampler[Picks]):
 
     def at(self, step: int) -> Picks:
         """The picks of one micro step."""
-        part = self.plan.batch // self.plan.accumulate  # clips over all devices
+        clips = self._part(step)
+        part = len(clips)
         share = part // self.world
         mine = slice(self.rank * share, (self.rank + 1) * share)
-        clips = self._stream(step * part, part)[mine]
+        clips = clips[mine]
         partner = np.arange(share)
         others = np.empty(0, np.int64)
         if self.wavmix_p:
@@ -154,6 +164,19 @@ class TrainPicks(Sampler[Picks]):
         clips = np.concatenate([clips, others])
         crops = generator(self.seed, CROP, step, self.rank).random(len(clips))
         return Picks(step, clips, crops, partner)
+
+    def _part(self, step: int) -> np.ndarray:
+        """Clips of a micro step over all devices."""
+        plan = self.plan
+        if not plan.part_batches:
+            size = plan.batch // plan.accumulate
+            return self._stream(step * size, size)
+        batch, part = divmod(step, plan.accumulate)
+        epoch, k = divmod(batch, plan.epoch_steps)
+        clips = self._order(epoch)[k * plan.batch : (k + 1) * plan.batch]
+        # What is left is shared evenly; where it does not go up, some of it comes twice.
+        size = -(-len(clips) // (plan.accumulate * self.world)) * self.world
+        return np.resize(clips, size * plan.accumulate)[part * size : (part + 1) * size]
 
     def _stream(self, first: int, count: int) -> np.ndarray:
         """Clips `first` to `first + count` of the endless row of epochs."""

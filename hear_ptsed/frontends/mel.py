@@ -1,6 +1,7 @@
 """Mel spectrograms of ATST-Frame and M2D."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,13 +27,16 @@ def power_spectrogram(audio: Tensor, window: Tensor) -> Tensor:
 
 
 class ATSTMel(FrontEnd):
-    """Decibels of 64 HTK mel bands, 60-7800 Hz, down to 80 dB below the clip's maximum (F = 64).
+    """Decibels of 64 HTK mel bands, 60-7800 Hz, down to 80 dB below the maximum (F = 64).
 
-    The published front-end limits against the loudest clip of the batch; alone both agree.
+    Args:
+        floor: whose maximum: of each "clip", or of the "batch" as in the published front-end,
+            where the same clip depends on its neighbours; alone both agree.
     """
 
-    def __init__(self):
+    def __init__(self, floor: Literal["clip", "batch"] = "clip"):
         super().__init__()
+        self.floor = floor
         bank = melscale_fbanks(513, 60.0, 7800.0, 64, 16000, norm=None, mel_scale="htk")
         self.register_buffer("window", torch.hann_window(1024), persistent=False)
         self.register_buffer("bank", bank, persistent=False)  # (513, 64)
@@ -40,7 +44,8 @@ class ATSTMel(FrontEnd):
     def spectrogram(self, audio: Tensor) -> Tensor:
         power = power_spectrogram(audio, self.window)
         decibel = 10.0 * (power.transpose(1, 2) @ self.bank).clamp(min=1e-10).log10()
-        floor = decibel.amax((1, 2), keepdim=True) - 80.0
+        over = (1, 2) if self.floor == "clip" else (0, 1, 2)
+        floor = decibel.amax(over, keepdim=True) - 80.0
         decibel = torch.maximum(decibel, floor).clamp(-50.0, 80.0)
         return ((decibel + 79.6482) / (50.6842 + 79.6482) * 2.0 - 1.0).transpose(1, 2)
 
