@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from eval_tasks.base import Part, TaskData
 from eval_tasks.modules import Module
-from hear_ptsed import __version__
+from hear_ptsed import __version__, interrupt
 from hear_ptsed.windows import FRAME, SAMPLE_RATE, WINDOW, WINDOW_FRAMES
 
 try:
@@ -221,7 +221,7 @@ def _fill(
         total=rows, desc=f"embedding {part.name}", unit="frame", leave=False, disable=not progress
     )
     with (folder / ARRAY).open("wb") as file, bar:
-        for files in _batches(part):
+        for files in interrupt.between(_batches(part)):
             audio = torch.from_numpy(np.stack([part.read(name) for name in files])).to(device)
             started = time.perf_counter()
             grids = _embed(audio, part.frames(files[0]), shifts, module, model)  # (B, G, T, D)

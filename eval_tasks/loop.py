@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from eval_tasks.recipe import Recipe
+from hear_ptsed import interrupt
 from hear_ptsed.files import atomic
 from training import optim
 from training.sampling import MODEL, torch_seed
@@ -84,10 +85,11 @@ def fit(
     bar = tqdm(
         total=problem.steps, initial=now["step"], unit="step", disable=not progress, leave=False
     )
-    with SummaryWriter(folder / "logs", purge_step=now["step"]) as board, bar:
+    with SummaryWriter(folder / "logs", purge_step=now["step"]) as board, bar, interrupt.deferred():
         total, bad = torch.zeros((), device=device), torch.tensor(-1, device=device)
         steps = range(now["step"], 0 if now["ended"] else problem.steps)
         for step, batch in zip(steps, problem.batches(now["step"]), strict=False):
+            interrupt.safe_point()
             factor = schedule(step, problem.steps, o)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor

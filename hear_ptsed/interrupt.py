@@ -16,7 +16,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 _noted = False
-_deferred = 0  # how many jobs with safe points are under way, one within the other
+_jobs: set[object] = set()  # those with safe points that are under way, one within the other
 _process = os.getpid()
 
 
@@ -29,6 +29,7 @@ def listening() -> Iterator[None]:
         yield
         return
     _noted, _process = False, os.getpid()
+    _jobs.clear()  # an error that somebody keeps may hold a job of an earlier command
     signal.signal(signal.SIGINT, _note)
     try:
         yield
@@ -41,7 +42,7 @@ def listening() -> Iterator[None]:
 def _note(_signal: int, _frame: object) -> None:
     global _noted
     again, _noted = _noted, True
-    if again or not _deferred:
+    if again or not _jobs:
         raise KeyboardInterrupt
     if os.getpid() == _process:  # a forked worker waits for its parent, and says nothing
         text = "stopping after this part; Ctrl-C again stops at once"
@@ -51,12 +52,12 @@ def _note(_signal: int, _frame: object) -> None:
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
     """A job with safe points: within it a first Ctrl-C waits for the next of them."""
-    global _deferred
-    _deferred += 1
+    job = object()
+    _jobs.add(job)
     try:
         yield
     finally:
-        _deferred -= 1
+        _jobs.discard(job)
     safe_point()
 
 

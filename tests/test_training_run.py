@@ -16,6 +16,7 @@ from training_corpus import (
     DiskOf,
     KillAt,
     NoteEvaluations,
+    PressAt,
     assert_refused,
     fit,
     recipe,
@@ -160,6 +161,16 @@ def test_a_run_killed_and_interrupted_at_any_time_ends_as_an_undisturbed_one(
     command = start("fit", file, "--resume", log=tmp_path / "log3").wait()
     assert command.code == 0, command.text
     assert_same(contents(out), contents(undisturbed))
+
+
+@pytest.mark.parametrize("method", ["training_step", "validation_step"])
+def test_ctrl_c_that_python_swallows_still_ends_the_run(corpus, tmp_path, method):
+    file = recipe(tmp_path / "run.yaml", corpus)
+    press = PressAt(Training, method, 2)
+    command = start("fit", file, log=tmp_path / "log", before=press).wait()
+    assert command.code == 130, command.text
+    assert command.last_line.startswith("training fit: interrupted")
+    assert not (tmp_path / "run" / "model.pt").exists()
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import resource
 import signal
 import sys
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,6 +202,28 @@ class KillAt:
             return original(this, *arguments, **keywords)
 
         setattr(self.cls, self.method, counted)
+
+
+@dataclass(frozen=True)
+class PressAt:
+    """Presses Ctrl-C where Python loses it, when a method is called for the `count`-th time."""
+
+    cls: type
+    method: str
+    count: int
+
+    def __call__(self) -> None:
+        original, calls = getattr(self.cls, self.method), []
+
+        def pressed(this, *arguments, **keywords):
+            calls.append(1)
+            if len(calls) == self.count:
+                thing = type("Thing", (), {})()
+                weakref.finalize(thing, signal.raise_signal, signal.SIGINT)
+                del thing
+            return original(this, *arguments, **keywords)
+
+        setattr(self.cls, self.method, pressed)
 
 
 @dataclass(frozen=True)

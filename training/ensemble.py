@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hear_ptsed import __version__
+from hear_ptsed import __version__, interrupt
 from hear_ptsed.checkpoints import open_checkpoint
 from hear_ptsed.detect import Options
 from hear_ptsed.errors import few
@@ -187,7 +187,7 @@ def _compute(
     jobs = [place for b in todo for place in writer.block(b)]
     audio = _ahead(read, jobs, workers, 2 * max(batch, workers))
     with tqdm(total=len(jobs), unit=" clips", disable=None if show else True) as bar:
-        for b in todo:
+        for b in interrupt.between(todo):
             keys, cuts, unreadable = [], [], {}
             for place in writer.block(b):
                 cut = next(audio)

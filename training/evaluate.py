@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from hear_ptsed import interrupt
 from hear_ptsed.checkpoints import open_checkpoint
 from hear_ptsed.files import atomic, sha256
 from hear_ptsed.model import SEDModel
@@ -161,7 +162,7 @@ def score(
     collected, unreadable = Scores(clips, events, labels, size), {}
     batches = loader(clips, EvalPicks(len(clips), batch), workers, device != "cpu")
     with tqdm(total=len(clips), unit="clip", desc="score", disable=not progress) as bar:
-        for item in batches:
+        for item in interrupt.between(batches):
             unreadable |= dict(item["unreadable"])
             item = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in item.items()}
             with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=device != "cpu"):

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from hear_ptsed import download
+from hear_ptsed import download, interrupt
 from hear_ptsed.checkpoints import load_checkpoint, open_checkpoint, save_checkpoint
 from hear_ptsed.files import atomic, locked, remove_stale, temporary_beside
 from hear_ptsed.frontends.mel import ATSTMel
@@ -104,6 +104,16 @@ class Keep(Callback):
             temporary.unlink(missing_ok=True)
 
 
+class Interruptible(Callback):
+    """Lets Ctrl-C end a run between two batches."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        interrupt.safe_point()
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        interrupt.safe_point()
+
+
 class Bar(TQDMProgressBar):
     """Lightning's progress bar with clips per second."""
 
@@ -171,7 +181,7 @@ def _fit(recipe: Recipe, out: Path, resume: bool) -> Path:
         _write_recipe(out, recipe)
         _write_coverage(out, coverage, module)
     try:
-        with warnings.catch_warnings():
+        with interrupt.deferred(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*(does not have many workers|LeafSpec).*")
             trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
             if evaluation is not None and module.result.get("step") != trainer.global_step:
@@ -278,7 +288,7 @@ def make_trainer(recipe: Recipe, module: Training, keep: Keep) -> lightning.Trai
         enable_progress_bar=options.progress,
         log_every_n_steps=options.log_every_steps,
         logger=[_logger(name, Path(options.out), options) for name in options.loggers] or False,
-        callbacks=[keep, *([Bar(recipe.optim.batch)] if options.progress else [])],
+        callbacks=[keep, Interruptible(), *([Bar(recipe.optim.batch)] if options.progress else [])],
     )
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import soundfile
 from tqdm import tqdm
 
 from eval_tasks import hear_folder
+from hear_ptsed import interrupt
 from training.sounds.provenance import versions, write_json
 from training.sounds.sound import RATE, to_pcm
 
@@ -44,7 +46,8 @@ def write(task: Task, folder: Path, settings: dict) -> None:
     parts: dict[str, dict] = {part: {} for part in (*splits, *task.more_parts)}
     counts = {part: Counter() for part in parts}
     durations: dict[str, dict] = {}
-    for clip in tqdm(task.clips, total=task.count, desc=task.metadata["task_name"], unit="clip"):
+    bar = partial(tqdm, total=task.count, desc=task.metadata["task_name"], unit="clip")
+    for clip in bar(interrupt.between(task.clips)):
         path = hear_folder.audio_folder(folder, clip.split) / clip.name
         soundfile.write(path, to_pcm(clip.audio), RATE, subtype="PCM_16")
         parts[clip.split][clip.name] = clip.labels
