@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from hear_ptsed.frontends.kaldi import PaSSTMel
 from hear_ptsed.hear import get_scene_embeddings, get_timestamp_embeddings  # noqa: F401
+from hear_ptsed.registry import float32
 from hear_ptsed.windows import SAMPLE_RATE, over_windows
 
 
@@ -29,4 +30,5 @@ def load_model(model_file_path: str = "") -> nn.Module:
     """There is nothing to load; a path is refused."""
     if model_file_path:
         raise ValueError(f"the log-mel baseline has no weights; got {model_file_path}")
-    return LogMel().eval()
+    with float32():
+        return LogMel().eval()
