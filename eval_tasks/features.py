@@ -7,12 +7,9 @@ window later (what lies before is grid 0's).
 
 import hashlib
 import json
-import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, islice
@@ -27,14 +24,9 @@ from tqdm import tqdm
 from eval_tasks.base import Part, TaskData
 from eval_tasks.modules import Module
 from hear_ptsed import __version__, interrupt
+from hear_ptsed.files import atomic_folder, locked, remove_stale
 from hear_ptsed.windows import FRAME, SAMPLE_RATE, WINDOW, WINDOW_FRAMES
 
-try:
-    import fcntl
-except ImportError:  # Windows: two runs that need the same features both compute them
-    fcntl = None
-
-log = logging.getLogger(__name__)
 FORMAT = 1
 INDEX, ARRAY = "index.json", "frames.npy"
 BATCH = 8 * WINDOW_FRAMES  # frames of the clips that are embedded together, if they are that short
@@ -93,7 +85,8 @@ def features(
     part = data.parts[name]
     identity = _identity(data, part, module, shifts)
     folder = _folder(data, part, module, cache, identity)
-    with alone(folder.parent, f"embeds {data.task.name}"):
+    with locked(folder.parent, wait=True):
+        remove_stale(folder.parent, alone=True)
         if not folder.exists():
             _write(folder, identity, part, module, device, progress)
     return _open(folder, identity, part)
@@ -130,28 +123,6 @@ def estimate(
     return Estimate(rows * dim * 2, windows * seconds)
 
 
-@contextmanager
-def alone(folder: Path, what: str) -> Iterator[int | None]:
-    """Wait until no other process works in this folder.
-
-    Yields a file descriptor; a child process that inherits it keeps the folder after our death.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield None
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("another process %s in %s; waiting for it", what, folder)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield handle
-    finally:
-        os.close(handle)
-
-
 def grids_of(frames: int, shifts: int) -> int:
     return shifts if frames > WINDOW_FRAMES else 1
 
@@ -184,12 +155,8 @@ def _folder(
 def _write(
     folder: Path, identity: dict, part: Part, module: Module, device: str, progress: bool
 ) -> None:
-    """Compute a part in a folder of another name, which becomes `folder` when it is complete."""
-    for stale in folder.parent.glob(f".*-{folder.name}"):  # of a process that was killed
-        shutil.rmtree(stale)
-    temporary = folder.with_name(f".{os.getpid()}-{folder.name}")
-    temporary.mkdir()
-    try:
+    """Compute a part; the folder is there when it is complete."""
+    with atomic_folder(folder) as temporary:
         model = module.load(device)
         for dtype in (np.float16, np.float32):
             index = _fill(temporary, dtype, identity, part, module, model, progress)
@@ -198,9 +165,6 @@ def _write(
         index["parameters"] = sum(p.numel() for p in model.parameters())
         text = json.dumps({"identity": identity} | index, indent=1)
         (temporary / INDEX).write_text(text + "\n", encoding="utf-8")
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _fill(
@@ -250,7 +214,7 @@ def _begin(file: Any, shape: tuple[int, int], dtype: np.dtype) -> bytes:
     free = shutil.disk_usage(Path(file.name).parent).free
     if need > free:
         raise OSError(
-            f"{need / 1e9:.1f} GB of embeddings do not fit: {Path(file.name).parents[1]} has "
+            f"{need / 1e9:.1f} GB of embeddings do not fit: {Path(file.name).parents[2]} has "
             f"{free / 1e9:.1f} GB left; name another folder for the cache"
         )
     description = np.lib.format.dtype_to_descr(dtype)

@@ -2,10 +2,8 @@
 
 import hashlib
 import logging
-import os
 import random
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 
 from eval_tasks.base import MORE_PARTS, Task, TaskData, open_task, read_json
 from eval_tasks.downloads import RATE, convert_all, find, link, some
+from hear_ptsed.files import atomic_folder, locked, remove_stale
 from training.sounds.provenance import same_settings, versions, write_json
 
 RELEASED_RATE = 48000  # Hz, of HEAR's archives; they exist at 16 kHz too
@@ -29,18 +28,14 @@ def build(
         force: replace a folder that has other settings.
     """
     folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(folder.parent)
     if folder.exists() and not force:
         same_settings(folder, settings, "use --force to replace it")
         logging.getLogger(__name__).info("%s is there already and is kept", folder)
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{os.getpid()}-") as temporary:
-        new = Path(temporary, folder.name)
-        new.mkdir()
+    with locked(folder, beside=True), atomic_folder(folder) as new:
         fill(new)
-        if folder.exists():
-            folder.rename(Path(temporary, "replaced"))
-        new.rename(folder)
     return folder
 
 

@@ -2,9 +2,9 @@
 
 import json
 import math
-import pickle
 import subprocess
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,13 @@ from tqdm import tqdm
 
 from eval_tasks.base import Outcome, Part, TaskData
 from eval_tasks.event_based import Decoding
-from eval_tasks.features import alone
+from eval_tasks.hear_tools import PREDICTED
 from eval_tasks.modules import Module
+from eval_tasks.processes import ending_with_parent
+from hear_ptsed.files import locked
 from hear_ptsed.windows import SAMPLE_RATE
 
+EMBEDDINGS = "embeddings"
 GRID_MS = 40.0
 NEAR_MS = 0.01
 
@@ -39,16 +42,15 @@ def hear(
     embedding, with its reading and writing of files.
     """
     folder = Path(folder).resolve()
-    embeddings = folder / "embeddings"
-    # A process that outlives us, because we alone were killed, keeps the folder until it ends.
-    with alone(folder, "runs heareval") as handle:
+    embeddings = folder / EMBEDDINGS
+    with locked(folder, wait=True):
         with tqdm(total=2, desc="heareval", disable=not progress) as bar:
-            _run(_embed(data, module, embeddings), folder / "logs" / "embeddings.txt", handle)
+            _run(_embed(data, module, embeddings), folder / "logs" / "embeddings.txt")
             bar.update()
             task = _embedded(embeddings, data)
             options = ["--grid", grid, "--grid-points", str(grid_points)]
             command = ["heareval", "predictions", str(task), *options]
-            _run(command, folder / "logs" / "predictions.txt", handle)
+            _run(command, folder / "logs" / "predictions.txt")
             bar.update()
         return _outcomes(data, module, task)
 
@@ -64,7 +66,7 @@ def _embed(data: TaskData, module: Module, embeddings: Path) -> list[str]:
     return command
 
 
-def _run(arguments: Sequence[str], log: Path, handle: int | None) -> None:
+def _run(arguments: Sequence[str], log: Path) -> None:
     """`python -m eval_tasks …` with its output in a file."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as file:
@@ -72,7 +74,7 @@ def _run(arguments: Sequence[str], log: Path, handle: int | None) -> None:
             [sys.executable, "-m", "eval_tasks", *arguments],
             stdout=file,
             stderr=file,
-            pass_fds=() if handle is None else (handle,),
+            preexec_fn=ending_with_parent(),
         )
     if done.returncode:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -102,10 +104,10 @@ def _outcomes(data: TaskData, module: Module, task: Path) -> list[Outcome]:
     parameters = _parameters(module) + predictor
     outcomes = []
     for name in (split.test for split in data.splits):
-        predicted = _unpickled(task / f"{name}.predictions.pkl")
         rows = _json(task / f"{name}.filename-timestamps.json")
         part, scores = data.parts[name], results[name]
-        probabilities, frame_ms = _per_file(part, rows, predicted["prediction"].cpu().numpy())
+        values, events = _predicted(task / f"{name}{PREDICTED}", len(rows), len(data.classes))
+        probabilities, frame_ms = _per_file(part, rows, values)
         training = {
             "best": scores["validation_score"],
             "best_step": scores["epoch"],
@@ -121,7 +123,7 @@ def _outcomes(data: TaskData, module: Module, task: Path) -> list[Outcome]:
                 parameters,
                 profile["time_elapsed"] / (samples / SAMPLE_RATE / 60),
                 training,
-                _events(part, predicted["predicted_events"]),
+                {file: events.get(file, []) for file in part.files},
                 _decoding(results["postprocessing"]),
             )
         )
@@ -146,19 +148,20 @@ def _per_file(
     return found, GRID_MS if on_grid else float(np.mean(steps)) if steps else math.nan
 
 
-def _events(part: Part, predicted: dict[str, list[dict]]) -> dict[str, list[dict]]:
-    """With plain numbers, of every clip."""
-    return {
-        file: [
-            {
-                "label": str(event["label"]),
-                "start": float(event["start"]),
-                "end": float(event["end"]),
-            }
-            for event in predicted.get(file, ())
-        ]
-        for file in part.files
-    }
+def _predicted(path: Path, n_rows: int, n_classes: int) -> tuple[np.ndarray, dict[str, list]]:
+    """What `hear_tools` wrote of heareval's predictions: (N, C), and the events of each file."""
+    events: dict[str, list[dict]] = {}
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            values = stored["prediction"]
+            columns = [stored[key].tolist() for key in ("files", "labels", "starts", "ends")]
+        for file, label, start, end in zip(*columns, strict=True):
+            events.setdefault(file, []).append({"label": label, "start": start, "end": end})
+        if values.shape != (n_rows, n_classes) or values.dtype.kind != "f":
+            raise ValueError(f"{values.dtype} {values.shape} for {n_rows} frames")
+    except (OSError, TypeError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from error
+    return values, events
 
 
 def _decoding(postprocessing: Sequence[tuple[str, float]]) -> Decoding:
@@ -187,14 +190,6 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unpickled(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            return pickle.load(file)
-    except (OSError, EOFError, pickle.UnpicklingError) as error:
         raise _unreadable(path, error) from error
 
 

@@ -6,6 +6,7 @@ symptom in one function below that is undone when its block ends. PyTorch plug-i
 
 import json
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -21,8 +22,12 @@ from typing import Any
 from unittest.mock import patch
 
 import click
+import numpy as np
 import torch
 
+from hear_ptsed.files import atomic
+
+PREDICTED = ".predictions.npz"  # arrays of heareval's predictions, which it pickles itself
 BATCH_ROWS = 1024  # heareval's training batch, the same in all of its grids
 
 
@@ -116,6 +121,60 @@ def epoch_of_best_model_kept() -> Any:
         loop.epoch_progress.current.completed = epoch
 
     return patch.object(fit_loop, "current_epoch", property(get, put), create=True)
+
+
+@contextmanager
+def no_pickle_is_run() -> Iterator[None]:
+    """heareval reads its pickles of labels as plain data, and writes its predictions as arrays too.
+
+    A pickle that somebody else put into a folder of embeddings would run what it likes.
+    """
+    module = import_module("heareval.predictions.task_predictions")
+
+    def dump(values: Any, file: Any) -> None:
+        if isinstance(values, dict) and "predicted_events" in values:
+            _write_predictions(Path(file.name), values)
+        pickle.dump(values, file)
+
+    with patch.object(module, "pickle", SimpleNamespace(dump=dump, load=_plain_pickle)):
+        yield
+
+
+class _Plain(pickle.Unpickler):
+    """Reads lists, dictionaries, numbers and text: whatever else is named is not even looked up."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it calls {module}.{name}")
+
+
+def _plain_pickle(file: Any) -> Any:
+    try:
+        with file:
+            return _Plain(file).load()
+    except (pickle.UnpicklingError, ValueError, EOFError, IndexError, KeyError) as error:
+        raise ValueError(
+            f"{file.name} is damaged or not heareval's, and was not run ({error}); delete "
+            f"{Path(file.name).parent} to embed again"
+        ) from error
+
+
+def _write_predictions(path: Path, values: dict[str, Any]) -> None:
+    """Probabilities (N, C) and the decoded events, one in a row, without any object."""
+    events = [
+        (file, str(event["label"]), float(event["start"]), float(event["end"]))
+        for file, events in values["predicted_events"].items()
+        for event in events
+    ]
+    files, labels, starts, ends = zip(*events, strict=True) if events else ((),) * 4
+    with atomic(path.with_suffix("").with_suffix(PREDICTED)) as temporary:
+        np.savez(
+            temporary,
+            prediction=values["prediction"].numpy(),
+            files=np.array(files, dtype=str),
+            labels=np.array(labels, dtype=str),
+            starts=np.array(starts, dtype=float),
+            ends=np.array(ends, dtype=float),
+        )
 
 
 @contextmanager
@@ -217,7 +276,10 @@ def _run_embeddings(runner: click.Command, context: click.Context) -> None:
 def _run_predictions(runner: click.Command, context: click.Context) -> None:
     for folder in map(Path, context.params["task_dirs"]):
         check_embeddings(folder)
-    with checkpoint_classes_allowed(), epoch_of_best_model_kept(), interrupt_ends_the_run():
+    adjusted = (checkpoint_classes_allowed(), epoch_of_best_model_kept(), no_pickle_is_run())
+    with ExitStack() as stack:
+        for adjustment in (*adjusted, interrupt_ends_the_run()):
+            stack.enter_context(adjustment)
         runner.invoke(context)
 
 

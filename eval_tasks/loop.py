@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from eval_tasks.recipe import Recipe
 from hear_ptsed import interrupt
-from hear_ptsed.files import atomic
+from hear_ptsed.files import atomic, remove_stale
 from training import optim
 from training.sampling import MODEL, torch_seed
 
@@ -68,6 +67,7 @@ def fit(
         `best` (its score), `best_step`, `step`, `history` [{step, loss, scores}], `seconds`.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    remove_stale(folder)
     o, model = recipe.optim, problem.model
     schedule(0, problem.steps, o)  # refuses a warm-up beyond the run
     optimizer = optim.optimizer(problem.groups(), o)
@@ -176,9 +176,6 @@ def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
         raise ValueError(
             f"{path} cannot be read ({type(error).__name__}); delete it to begin again"
         ) from error
-    for stale in path.parent.glob(f".*-{path.name}"):  # of a process killed while it wrote
-        if not stale.name.startswith(f".{os.getpid()}-"):
-            stale.unlink()
     model.load_state_dict(content.pop("model"))
     optimizer.load_state_dict(content.pop("optimizer"))
     return content

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hear_ptsed.files import atomic
+from hear_ptsed.files import atomic, remove_stale
 
 SCHEMA = 1
 _MISSING = dataclasses.MISSING
@@ -73,8 +73,7 @@ def record_path(results: Path, record: dict[str, Any] | Record, identity: str) -
 
 def write(record: Record, path: Path) -> None:
     """Write a record whole or not at all; NaN becomes null."""
-    for stale in path.parent.glob(f".*-{path.name}"):  # of a process killed while it wrote
-        stale.unlink()
+    remove_stale(path.parent)
     with atomic(path) as temporary:
         text = json.dumps(_plain(dataclasses.asdict(record)), indent=1, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")

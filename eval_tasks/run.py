@@ -12,7 +12,7 @@ import subprocess
 import time
 from argparse import ArgumentError
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -31,15 +31,11 @@ from eval_tasks.request import HEAR_SEED, Request
 from eval_tasks.results import Record
 from eval_tasks.scoring import Bootstrap, Scored, mean_of_folds
 from hear_ptsed import list_models
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes on one run are not kept apart
-    fcntl = None
+from hear_ptsed.files import locked, remove_stale
 
 log = logging.getLogger(__name__)
 PLUGINS = "hear_ptsed.plugins."
-LOCK = ".lock"
+HEAR = "hear"  # what heareval does lies there, in the folder of a run
 PACKAGES = (
     *("torch", "torchaudio", "numpy", "hear_ptsed", "heareval", "pytorch-lightning"),
     *("sed_eval", "dcase_util", "sed_scores_eval", "scipy", "soundfile"),
@@ -197,7 +193,7 @@ def _outcomes(run: Run, progress: bool) -> list[Outcome]:
         from eval_tasks.hear_run import hear
 
         grid = {key: run.hyperparameters[key] for key in ("grid", "grid_points")}
-        return hear(data, module, run.folder / "hear", **grid, progress=progress)
+        return hear(data, module, run.folder / HEAR, **grid, progress=progress)
     cache = request.work / "features"
     common = {"seed": run.seed, "device": device_of(request.device), "progress": progress}
     setup = "simple" if data.task.setups else None
@@ -342,35 +338,26 @@ def commit() -> str | None:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Keep a second process out of a run's folder; one that nothing was put into is removed."""
-    path = folder / LOCK
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as lock:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
-                    raise RuntimeError(
-                        f"another process is at this run ({folder}); wait for it to end"
-                    ) from error
-            if not path.exists() or path.stat().st_ino != os.fstat(lock.fileno()).st_ino:
-                continue  # the process that had it has removed it
+    try:
+        with locked(folder):
+            remove_stale(folder, alone=True)
             try:
                 yield
             finally:
                 _prune(folder)
-                if [*folder.iterdir()] == [path]:
-                    path.unlink()
-                    folder.rmdir()
-            return
+    finally:
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
 
 
 def _clear(folder: Path) -> None:
-    """Remove a run's states and embeddings; its TensorBoard logs stay."""
-    for path in folder.rglob("*"):
-        keep = "logs" in path.relative_to(folder).parts or path.name == LOCK
-        if not keep and not path.is_dir():
-            path.unlink()
+    """Remove a run's states, and heareval's files; all logs stay."""
+    from eval_tasks.hear_run import EMBEDDINGS
+    from eval_tasks.loop import STATE
+
+    for state in folder.glob(f"*/{STATE}"):
+        state.unlink()
+    shutil.rmtree(folder / HEAR / EMBEDDINGS, ignore_errors=True)
 
 
 def _prune(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Many evaluations from one yaml: each a process of its own, here or on a Ray cluster."""
 
-import ctypes
 import math
 import os
 import signal
@@ -10,12 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 from eval_tasks.base import TaskData, open_task
+from eval_tasks.processes import ending_with_parent
 from eval_tasks.request import Block, DropLayers, Folds, GridPoints, Request, Seeds
 from hear_ptsed.errors import EXPECTED, one_line
 from hear_ptsed.schema import check, read_yaml_file, settings
@@ -292,7 +291,7 @@ def _carried_out(
                 stdout=log,
                 stderr=log,
                 env=os.environ | (environment or {}),
-                preexec_fn=_end_with_parent(),
+                preexec_fn=ending_with_parent(),
             )
             if running is not None:
                 running.add(process)
@@ -305,13 +304,3 @@ def _carried_out(
     ended = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     last = lines[-1] if lines else "no output"
     return replace(entry, state="failed", message=f"{last} ({ended}, all output: {entry.log})")
-
-
-def _end_with_parent() -> Callable[[], Any] | None:
-    """On Linux, let a run die with the process that waits for it.
-
-    Else the run of a killed sweep or of a lost Ray worker would hold its lock against its repeat.
-    """
-    if sys.platform != "linux":
-        return None
-    return partial(ctypes.CDLL(None).prctl, 1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG

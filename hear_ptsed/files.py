@@ -108,11 +108,11 @@ def temporary_folder(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a new folder of the same name; it replaces `path` only if the block ends well.
 
-    A second process that writes the same folder is refused. Killed at any time, `remove_stale` of
-    the folder around it finds the old one again.
+    Call it under a lock. Killed at any time, `remove_stale` of the folder around it finds the old
+    one again.
     """
     path = Path(path)
-    with locked(path, beside=True), temporary_folder(path) as around:
+    with temporary_folder(path) as around:
         new, old = around / path.name, around / REPLACED
         new.mkdir()
         try:

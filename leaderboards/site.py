@@ -1,12 +1,9 @@
 """Results -> a static site in one folder: pages, run pages, figures, downloads. No network."""
 
 import gc
-import glob
 import json
 import math
 import multiprocessing
-import os
-import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -17,6 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from hear_ptsed.files import atomic_folder, locked, remove_stale
 from leaderboards import charts, figures, names, pages, pivots, stats, tables
 from leaderboards.collect import MARKER, Collected
 from leaderboards.pages import Names
@@ -38,12 +36,14 @@ def build(collected: Collected, out: Path, processes: int = 0) -> Path:
             some must not build while it is imported.
     """
     out = Path(out).resolve()  # of a link its target is replaced
-    _tidy(out)
+    if out.parent.is_dir():
+        remove_stale(out.parent)  # of a build that was killed
     _check_ours(out)
-    with _replacing(out) as folder:
+    with locked(out, beside=True), atomic_folder(out) as folder:
         with _no_garbage_collection(), _drawing(processes) as draw:
             Site(collected, folder, draw).write()
         (folder / MARKER).write_text("\n".join(_files(folder)) + "\n", encoding="utf-8")
+        _check_ours(out)  # to which somebody may have added something since
     return out / "index.html"
 
 
@@ -273,31 +273,6 @@ def _check_ours(out: Path) -> None:
         )
 
 
-def _tidy(out: Path) -> None:
-    """Undo what builds into `out` left that were killed."""
-    for path in sorted(out.parent.glob(f".{glob.escape(out.name)}-*")):
-        process, _, part = path.name.removeprefix(f".{out.name}-").partition("-")
-        ours = re.fullmatch("[0-9]{1,9}", process) and part in ("new", "old")
-        if not ours or _runs(int(process)):
-            continue
-        if part == "old" and not out.exists():
-            path.replace(out)
-        else:
-            shutil.rmtree(path)
-
-
-def _runs(process: int) -> bool:
-    if os.name == "nt":  # where the call below would end it
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     """All that is made stays to the end; looking through it again and again takes a tenth more."""
@@ -327,22 +302,3 @@ def _drawing(processes: int) -> Iterator[Draw]:
                 one.result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out` that takes its place if the block ends well."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    new, old = (out.with_name(f".{out.name}-{os.getpid()}-{part}") for part in ("new", "old"))
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
-    try:
-        yield new
-        if out.exists():
-            out.replace(old)
-        new.replace(out)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        if old.exists() and not out.exists():
-            old.replace(out)
-        shutil.rmtree(old, ignore_errors=True)

@@ -22,6 +22,7 @@ from eval_parts import (  # noqa: E402
 )
 
 from eval_tasks import results  # noqa: E402
+from hear_ptsed.files import LOCK  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_a_finished_run_is_not_done_again(undisturbed, parts, tasks):
 
 def test_only_logs_and_features_stay_behind_a_finished_run(undisturbed, parts):
     left = [path for path in (parts / "finetuned" / "work").rglob("*") if path.is_file()]
-    assert left and all("logs" in path.parts or path.name == ".lock" for path in left)
+    assert left and all("logs" in path.parts for path in left)
 
 
 MOMENTS = {
@@ -142,12 +143,12 @@ def test_two_seeds_in_parallel_give_the_records_of_one_after_another(
 def test_a_second_process_is_kept_out_of_a_run(parts, tasks, tmp_path):
     command = ("run", *OFFICE, *LOGMEL, *tasks)
     first = start(tmp_path, *command)
-    while first.is_alive() and not [*tmp_path.glob("work/*/.lock")]:
+    while first.is_alive() and not [*tmp_path.glob(f"work/*/{LOCK}")]:
         time.sleep(0.01)
     code, said = run(tmp_path, *command)
     first.join()
     assert first.exitcode == 0
-    assert code == 1 and "another process is at this run" in said
+    assert code == 1 and "another process works there; wait" in said
 
 
 def test_folds_are_averaged_and_kept(parts, tasks, tmp_path):

@@ -18,6 +18,7 @@ from eval_tasks import features as ft
 from eval_tasks.base import TaskData, open_task
 from eval_tasks.modules import GENERIC, Module
 from hear_ptsed.checkpoints import save_checkpoint
+from hear_ptsed.files import locked
 from hear_ptsed.registry import build
 
 LOGMEL = "eval_tasks.logmel"  # fast, and a frame does not depend on its neighbours
@@ -275,7 +276,7 @@ def test_a_second_run_waits_for_the_features_instead_of_computing_them(data, tmp
     def wait():
         results.append(read(data, "test", module, tmp_path))
 
-    with ft.alone(folder, "tests"):
+    with locked(folder):
         thread = threading.Thread(
             target=lambda: results.append(read(data, "test", module, tmp_path))
         )
@@ -284,20 +285,3 @@ def test_a_second_run_waits_for_the_features_instead_of_computing_them(data, tmp
         assert thread.is_alive() and not results
     thread.join(20)
     assert len(results) == 1
-
-
-def test_a_child_process_keeps_a_folder_after_the_death_of_its_parent(tmp_path):
-    with ft.alone(tmp_path, "tests") as handle:
-        child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=(handle,))
-    entered = threading.Event()
-
-    def enter():
-        with ft.alone(tmp_path, "tests"):
-            entered.set()
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    assert not entered.wait(0.3)
-    child.communicate()
-    thread.join(20)
-    assert entered.is_set()
