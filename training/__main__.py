@@ -3,9 +3,10 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-from hear_ptsed.errors import run_command
+from hear_ptsed.errors import few, printable, run_command
 from hear_ptsed.options import Parser, add_number
 from training.config import Batch, Decay, Frames, Resamples, Seed, Workers
 
@@ -34,7 +35,7 @@ def fit(args: argparse.Namespace) -> None:
     rank_zero_only(print)(path)
 
 
-def evaluate(args: argparse.Namespace) -> None:
+def evaluate(args: argparse.Namespace) -> int:
     from training.evaluate import evaluate
     from training.metrics import as_json
 
@@ -54,9 +55,13 @@ def evaluate(args: argparse.Namespace) -> None:
     )
     shown = {k: v for k, v in result.items() if k not in ("per_class", "coverage")}
     print(as_json(shown))
+    reasons: dict[str, str] = {}
+    for part in result["coverage"]:
+        reasons |= part["unreadable"]
+    return _told(reasons, sum(part["used"] for part in result["coverage"]))
 
 
-def pseudo_label(args: argparse.Namespace) -> None:
+def pseudo_label(args: argparse.Namespace) -> int:
     from training.annotations import read_events
     from training.clips import open_clips
     from training.ensemble import write_pseudo_labels
@@ -72,6 +77,19 @@ def pseudo_label(args: argparse.Namespace) -> None:
         precision=args.precision,
     )
     print(json.dumps(report, indent=1))
+    return _told(report["unreadable"], report["found"])
+
+
+def _told(unreadable: Mapping[str, str], clips: int) -> int:
+    """The exit code of a job that went on past unreadable clips: 1 for more than is tolerated."""
+    from training.config import Data
+
+    if len(unreadable) <= Data().max_unreadable * clips:
+        return 0
+    named = [printable(f"{name} ({reason})", 300) for name, reason in unreadable.items()]
+    text = f"{len(unreadable)} of {clips} clips are unreadable: {few(named, 3)}"
+    print(f"{text}; replace or leave out these files", file=sys.stderr)
+    return 1
 
 
 def pack(args: argparse.Namespace) -> None:
