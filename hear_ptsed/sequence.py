@@ -292,29 +292,22 @@ class SequenceOptions:
     bidirectional: bool = False  # `mamba` only; the other kinds see past and future anyway
 
 
-def build_sequence_model(
-    kind: str,
-    in_dim: int,
-    *,
-    dim: int | None = None,
-    layers: int | None = None,
-    dropout: float | None = None,
-    bidirectional: bool = False,
-) -> nn.Module:
+def build_sequence_model(kind: str, in_dim: int, **options: int | float | None) -> nn.Module:
     """Build a sequence model (B, T, in_dim) -> (B, T, out_dim) with random weights.
 
     Args:
-        dim, layers, dropout, bidirectional: see SequenceOptions.
+        options: dim, layers, dropout, bidirectional; see SequenceOptions.
     """
-    SequenceOptions(kind=kind, dim=dim, layers=layers, dropout=dropout, bidirectional=bidirectional)
-    given = (dim, layers, dropout)
+    chosen = SequenceOptions(kind=kind, **options)
     dim, layers, dropout = (
         default if value is None else value
-        for value, default in zip(given, DEFAULTS[kind], strict=True)
+        for value, default in zip(
+            (chosen.dim, chosen.layers, chosen.dropout), DEFAULTS[kind], strict=True
+        )
     )
     if in_dim < 1:
         raise ValueError(f"in_dim is {in_dim}; it must be at least 1")
-    if bidirectional and kind != "mamba":
+    if chosen.bidirectional and kind != "mamba":
         raise ValueError(f"bidirectional is an option of mamba; leave it out for {kind}")
 
     if kind in ("bigru", "bilstm"):
@@ -324,7 +317,7 @@ def build_sequence_model(
     if kind == "mamba":
         if dropout:
             raise ValueError(f"mamba has no dropout; leave out dropout={dropout}")
-        return Projected(in_dim, dim, MambaStack(dim, layers, bidirectional))
+        return Projected(in_dim, dim, MambaStack(dim, layers, chosen.bidirectional))
     if dim % (2 * HEADS):
         raise ValueError(f"dim of {kind} is {dim}; it must be divisible by {2 * HEADS}")
     stack = AttentionStack if kind == "attention" else TransformerStack

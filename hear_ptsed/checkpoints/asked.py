@@ -56,7 +56,7 @@ def _refuse_contradictions(
     if sequence_options and sequence_model is None:
         raise ValueError(f"{', '.join(sequence_options)} given without a sequence_model")
     if sequence_model is not None:
-        SequenceOptions(sequence_model, **sequence_options)
+        SequenceOptions(kind=sequence_model, **sequence_options)
     if head is not None and head not in HEADS:
         raise ValueError(f"unknown head {head!r}; known: {', '.join(HEADS)}")
     if n_classes not in (None, "file"):
