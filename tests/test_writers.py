@@ -93,27 +93,6 @@ def test_a_killed_run_leaves_its_folder_free_and_the_users_hidden_files_stay(cor
     assert all((out / name).read_text() == "precious" for name in notes)
 
 
-@dataclass(frozen=True)
-class LinksForTemporaries:
-    """Links at names made of the process's number, as if somebody had foreseen them."""
-
-    out: Path
-    target: Path
-
-    def __call__(self) -> None:
-        self.out.mkdir()
-        for name in ("last.ckpt", "best.ckpt", "model.pt"):
-            (self.out / f".{os.getpid()}-{name}").symlink_to(self.target)
-
-
-def test_no_checkpoint_is_written_through_a_link(corpus, tmp_path):
-    (tmp_path / "thesis").write_text("precious")
-    links = LinksForTemporaries(tmp_path / "run", tmp_path / "thesis")
-    command = fit(corpus, tmp_path, before=links, optim={"epochs": 1})
-    assert command.code == 0, command.text
-    assert (tmp_path / "thesis").read_text() == "precious"
-
-
 class Mischief:
     """A pickle of it makes a folder when it is read."""
 
