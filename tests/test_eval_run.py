@@ -113,6 +113,19 @@ def test_a_killed_run_ends_at_the_record_of_an_undisturbed_one(
     assert record == undisturbed[mode][name]
 
 
+def test_what_a_user_puts_into_the_folder_of_a_run_stays(parts, tasks, tmp_path):
+    command = ("run", *OFFICE, *LOGMEL, *tasks, "--seed", "0")
+    assert run(tmp_path, *command, at=Killed("eval_tasks.run._rated"))[0] == -9
+    (state,) = tmp_path.rglob("state.pt")
+    for name in (".2024-state.pt", "notes.txt"):
+        state.with_name(name).write_text("precious")
+    (state.parents[1] / ".notes.txt").write_text("precious")
+    code, said = run(tmp_path, *command)
+    assert code == 0, said
+    assert not state.exists() and (state.parents[1] / ".notes.txt").exists()
+    assert {path.name for path in state.parent.iterdir()} == {".2024-state.pt", "notes.txt", "logs"}
+
+
 def test_kills_at_any_time_change_nothing(undisturbed, parts, tasks, tmp_path):
     command = ("run", *OFFICE, *LOGMEL, *tasks, "--seed", "1")
     kills = 0

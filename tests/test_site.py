@@ -1,9 +1,7 @@
 """The site in a real browser, and its bytes."""
 
 import json
-import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -336,54 +334,3 @@ def test_equal_results_give_equal_bytes(built, found, tmp_path):
     again = {p.relative_to(other): p.read_bytes() for p in other.rglob("*") if p.is_file()}
     assert files.keys() == again.keys() and any(path.suffix == ".png" for path in files)
     assert [path for path in files if files[path] != again[path]] == []
-
-
-def test_only_an_empty_folder_or_a_site_is_replaced(tmp_path):
-    nothing = Collected([], [])
-    out = tmp_path / "site"
-    out.mkdir()
-    assert site.build(nothing, out).is_file()
-    (out / "index.html").write_text("old")
-    site.build(nothing, out)
-    assert (out / "index.html").read_text() != "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["site"]
-    (out / "mine").mkdir()
-    (out / "mine" / "record.json").write_text("precious")
-    with pytest.raises(ValueError, match="1 files that are not of the site .* mine/record.json"):
-        site.build(nothing, out)
-    assert (out / "mine" / "record.json").read_text() == "precious"
-    other = tmp_path / "thesis"
-    other.mkdir()
-    (other / "chapter.tex").write_text("precious")
-    with pytest.raises(ValueError, match="holds other files"):
-        site.build(nothing, other)
-    assert (other / "chapter.tex").read_text() == "precious"
-
-
-def test_a_build_that_fails_leaves_the_old_site(tmp_path, found, monkeypatch):
-    out = tmp_path / "site"
-    first = site.build(Collected([], []), out).read_bytes()
-    monkeypatch.setattr(site.figures, "slopes", lambda *args: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        site.build(found, out)
-    assert (out / "index.html").read_bytes() == first
-    assert [path.name for path in tmp_path.iterdir()] == ["site"]
-
-
-def test_a_link_stays_one_and_its_target_is_replaced(tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path / "site")
-    for _ in range(2):  # dangling, then not
-        site.build(Collected([], []), tmp_path / "link")
-    assert (tmp_path / "link").is_symlink() and (tmp_path / "site" / "index.html").is_file()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "site"]
-
-
-def test_what_a_killed_build_left_is_undone_by_the_next(tmp_path):
-    process = subprocess.Popen(["true"])
-    process.wait()  # its number is that of no process now
-    first = site.build(Collected([], []), tmp_path / "site").read_bytes()
-    (tmp_path / "site").rename(tmp_path / f".site-{process.pid}-old")
-    (tmp_path / f".site-{process.pid}-new").mkdir()
-    (tmp_path / f".site-{os.getpid()}0-other").mkdir()  # not ours
-    assert site.build(Collected([], []), tmp_path / "site").read_bytes() == first
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f".site-{os.getpid()}0-other", "site"]

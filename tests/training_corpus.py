@@ -131,8 +131,11 @@ class Command:
         return self
 
     def send(self, number: int) -> "Command":
-        os.kill(self.process.pid, number)
+        self.send_only(number)
         return self.wait()
+
+    def send_only(self, number: int) -> None:
+        os.kill(self.process.pid, number)
 
     @property
     def code(self) -> int:
