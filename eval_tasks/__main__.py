@@ -29,6 +29,9 @@ frozen --protocol hear     the unmodified heareval
 frozen --setup baseline    DCASE 2023 task 4: CRNN beside the embeddings, mean teacher
 finetuned                  all of the network
 
+--set as_published restores the old behaviours of the public script for dcase2016_task2 (linear and
+finetuned): its warm-up, part batches, heads' bias and the like, see README, Training.
+
 With folds, all of them are tested and their scores averaged, unless --folds says otherwise."""
 SWEEP_NOTES = """\
 Every module on every task in every mode with every seed, each in a process of its own:

@@ -345,6 +345,9 @@ def test_what_the_set_up_cannot_do_is_refused_in_one_line(data, tmp_path):
     assert "fit.unlabelled_batch is 0" in refusal(data, "fit.unlabelled_batch=0")
     assert "augment.filter_p is 0.5; with --setup" in refusal(data, "augment.filter_p=0.5")
     assert "optim.weight_decay is 0.1; with --setup" in refusal(data, "optim.weight_decay=0.1")
+    for setting in ("vector_decay is 0.1", "part_batches is True"):
+        own = setting.replace(" is ", "=").lower()
+        assert f"optim.{setting}; with --setup" in refusal(data, f"optim.{own}")
     assert "warmup_steps 2950 in a run of 600 optimizer steps" in refusal(data)
     few = {f"{i}.wav": 160000 for i in range(4)}
     assert "has 4 clips, too few" in refusal(changed("weak", samples=few))
