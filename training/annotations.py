@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -227,12 +228,20 @@ def _columns(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray], tuple[str, 
 
 
 def _numbers(texts: np.ndarray, where: Callable[[int], str], column: str) -> np.ndarray:
-    numbers = pd.to_numeric(pd.Series(texts), errors="coerce").to_numpy(dtype=np.float64)
+    numbers = np.array([_number(text) for text in texts], dtype=np.float64)
     if (wrong := np.isnan(numbers)).any():
         i = int(wrong.argmax())
         text = shown(texts[i])
         raise ValueError(f"{where(i)}: {column} is {text}, not a number of seconds{_more(wrong)}")
     return numbers
+
+
+def _number(text: str) -> float:
+    """Exactly the number that the text says, which pandas misses in the last digit; or NaN."""
+    try:
+        return math.nan if "_" in text else float(text)
+    except ValueError:
+        return math.nan
 
 
 def _named(
