@@ -242,7 +242,7 @@ def test_short_clips_return_their_real_frames():
 
 def test_bad_audio_is_refused_by_the_model():
     model = small("atst_frame")
-    with pytest.raises(ValueError, match="torch.int16 of shape"):
+    with pytest.raises(ValueError, match="audio of torch.int16; expected floating-point"):
         model(torch.zeros(1, 100, dtype=torch.int16))
     with pytest.raises(ValueError, match=r"shape \(100,\)"):
         model(torch.zeros(100))

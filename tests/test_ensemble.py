@@ -166,7 +166,7 @@ def test_the_report_lists_missing_and_unreadable_clips(checkpoints, folder, tmp_
     arguments = (checkpoints[:1], [open_clips(folder)], tmp_path / "p.h5")
     report = write_pseudo_labels(*arguments, keys=keys, device="cpu")
     reason = report["unreadable"].pop("noise")
-    assert "not decodable" in reason
+    assert "not readable as audio" in reason
     assert report == {
         "expected": 5,
         "found": 3,
