@@ -103,8 +103,6 @@ class AudioFile(contextlib.AbstractContextManager):
                 check_file(source)
                 self._stream = stack.enter_context(Path(source).open("rb", buffering=0))
             self._size = self._stream.seek(0, io.SEEK_END)
-            if not self._size:
-                raise ValueError("empty")
             self._cut = _cut_chunk(self._stream, self._size) or _cut_ogg(self._stream, self._size)
             self._by_name = False
             self._file = self._open(source, name, stack)
