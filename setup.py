@@ -72,7 +72,7 @@ setup(
     },
     install_requires=[
         *("torch>=2.6", "torchaudio>=2.6"),
-        *("filelock", "numpy", "pydantic>=2.10", "soundfile", "soxr", "tqdm"),
+        *("filelock>=4.2", "numpy", "pydantic>=2.10", "soundfile", "soxr", "tqdm"),
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["hear-ptsed = hear_ptsed.cli:main"]},

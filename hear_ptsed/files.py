@@ -50,12 +50,12 @@ def remove_stale(folder: Path, alone: bool = False) -> None:
     """Undo what `atomic` and its kin left of processes that were killed; touch nothing else, ever.
 
     Args:
-        alone: the caller holds the lock that all take who write there, so that what another
-            machine has written is of a process that was killed, too.
+        alone: the caller has just taken the lock that all take who write there, so that whatever is
+            left is of a process that was killed, on whichever machine.
     """
     for path in Path(folder).glob(".hear_ptsed-*"):
         ours = _TEMPORARY.fullmatch(path.name)
-        if ours is None or not (alone if ours[2] != MACHINE else _ended(int(ours[1]))):
+        if ours is None or not (alone or (ours[2] == MACHINE and _ended(int(ours[1])))):
             continue
         if path.is_symlink() or not path.is_dir():
             path.unlink(missing_ok=True)

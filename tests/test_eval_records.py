@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from eval_tasks.request import Request
 from eval_tasks.results import Record
 from eval_tasks.run import plan
 from hear_ptsed.checkpoints import save_checkpoint
+from hear_ptsed.files import temporary_beside
 from hear_ptsed.registry import build
 
 TASK = Path("tasks/office_synthetic-v1-tiny")
@@ -265,10 +267,18 @@ def record(**changes) -> Record:
     return Record(**values | changes)
 
 
+def write_half(path: Path) -> None:
+    """What a process leaves that is killed while it writes."""
+    temporary_beside(path).write_text("{")
+
+
 def test_a_record_is_strict_json_and_comes_back_with_its_nans(tmp_path):
     path = tmp_path / "a" / "r.json"
     path.parent.mkdir()
-    (path.parent / ".99-r.json").write_text("{")  # of a process killed while it wrote
+    half = multiprocessing.get_context("fork").Process(target=write_half, args=(path,))
+    half.start()
+    half.join()
+    assert len(list(path.parent.iterdir())) == 1
     results.write(record(), path)
     assert [one.name for one in path.parent.iterdir()] == ["r.json"]
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
