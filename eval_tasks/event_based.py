@@ -9,15 +9,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from eval_tasks.hear_tools import pkg_resources_stand_in
+from eval_tasks.results import DRAWN
 from eval_tasks.scoring import (
-    DRAWN,
     HOP_MS,
     Bootstrap,
     Events,
@@ -254,7 +253,7 @@ def _convention(metric: str, classes: list[str], unknown: list[str]) -> str:
     if metric.endswith("_fms"):
         what = "F-score over all events (micro average), optimal matching"
     text = (
-        f"sed_eval {version('sed_eval')} {name}({options}) as in heareval 2021.1.3: {what}, "
+        f"sed_eval {name}({options}) as in heareval 2021.1.3: {what}, "
         f"{len(classes)} classes; NaN where undefined"
     )
     if unknown:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 LOCK = ".hear_ptsed.lock"
-_TEMPORARY = re.compile(r"\.hear_ptsed-(\d+)-[0-9a-f]{16}-.+", re.DOTALL)
+_TEMPORARY = re.compile(r"\.hear_ptsed-(\d+)-[0-9a-f]{16}-(.+)", re.DOTALL)
 
 
 def cache_dir(*parts: str) -> Path:
@@ -36,14 +36,19 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".hear_ptsed-{os.getpid()}-{secrets.token_hex(8)}-{path.name[-100:]}")
 
 
-def remove_stale(folder: Path) -> None:
+def remove_stale(folder: Path, of: Path | None = None) -> None:
     """Remove what `temporary_beside` named for processes that have ended; nothing else, ever.
 
     Call it under the folder's lock: a process on another machine looks as if it had ended.
+
+    Args:
+        of: only what was to become this file.
     """
     for path in Path(folder).glob(".hear_ptsed-*"):
         ours = _TEMPORARY.fullmatch(path.name)
         if ours is None or _alive(int(ours[1])):
+            continue
+        if of is not None and ours[2] != of.name[-100:]:
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
