@@ -99,6 +99,8 @@ def draw(found: Comparison, path: Path) -> None:
     """The same as a picture (PNG)."""
     from matplotlib.figure import Figure
 
+    from leaderboards.figures import png
+
     order = _by_difference(found.classes)
     names_shown = [n for n in order if not math.isnan(_less(found.classes[n]))]
     largest = sorted(names_shown, key=lambda n: -abs(_less(found.classes[n])))[:SHOWN]
@@ -132,7 +134,7 @@ def draw(found: Comparison, path: Path) -> None:
     )
     bottom.set_xlabel(f"difference by class{more}")
     with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+        temporary.write_bytes(png(figure, dpi=150))
 
 
 def _cells(path: Path) -> list[Cell]:

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -222,10 +223,12 @@ def test_a_corrupt_feature_cache_is_named_and_kept(here):
     assert len([*here.glob("results/**/*.json")]) == 1
 
 
-def test_a_traceback_is_shown_on_demand_only(here):
+def test_a_traceback_is_shown_on_demand_only(here, capsys):
     no_split_file()
-    with pytest.raises(FileNotFoundError, match=r"valid\.json"):
-        main(["run", *OFFICE, *LOGMEL, "--debug"])
+    for debug in ([], ["--debug"]):
+        assert main(["run", *OFFICE, *LOGMEL, *debug]) == 1
+        told = capsys.readouterr().err
+        assert "valid.json" in told and ("Traceback" in told) == bool(debug)
 
 
 def test_weights_of_a_fine_tuning_are_exported(parts, here):
@@ -247,7 +250,7 @@ def test_export_takes_one_fold(here, capsys):
 def record(**changes) -> Record:
     """Of a made-up run."""
     values = {
-        **{"task": "t", "task_version": "t-v1", "task_sha256": "0", "mode": "frozen"},
+        **{"task": "t", "task_version": "t-v1", "task_sha256": "0" * 64, "mode": "frozen"},
         **{"protocol": "linear", "module": "m", "model": "m", "stage": ""},
         **{"checkpoint": {"file": None, "sha256": None}, "untrained": False, "seed": 0},
         **{"scores": {"f": 0.5, "e": math.nan}, "per_class": {"a": {"f": math.nan}}},
@@ -255,7 +258,7 @@ def record(**changes) -> Record:
         **{"conventions": {"f": "as usual"}, "hyperparameters": {}, "cost": {}, "clips": 4},
         **{"published_task": False, "coverage": None, "folds": [{"f": math.nan}]},
         **{"seconds": 1.0, "software": {}, "hardware": {}, "commit": None, "command": ""},
-        **{"started": "2026-01-01", "identity": "abc"},
+        **{"started": "2026-01-01", "identity": "a" * 64},
     }
     return Record(**values | changes)
 
@@ -263,15 +266,22 @@ def record(**changes) -> Record:
 def test_a_record_is_strict_json_and_comes_back_with_its_nans(tmp_path):
     path = tmp_path / "a" / "r.json"
     path.parent.mkdir()
-    (path.parent / ".99-r.json").write_text("{")  # of a process killed while it wrote
+    ended = subprocess.Popen(["true"])
+    ended.wait()  # its number is that of no process now
+    temporary = f".hear_ptsed-{ended.pid}-{'0' * 16}-"
+    (path.parent / f"{temporary}r.json").write_text("{")  # of a process killed while it wrote
     results.write(record(), path)
     assert [one.name for one in path.parent.iterdir()] == ["r.json"]
+    (path.parent / f"{temporary}other.json").write_text("{")  # perhaps of another machine
+    (path.parent / ".99-r.json").write_text("mine")
+    results.write(record(), path)
+    assert len([*path.parent.iterdir()]) == 3
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert repr(results.read(path)) == repr(record())
-    assert results.finished(path, "abc") is not None
+    assert results.finished(path, "a" * 64) is not None
     with pytest.raises(ValueError, match="the record of another run"):
-        results.finished(path, "abd")
-    assert results.finished(tmp_path / "none.json", "abc") is None
+        results.finished(path, "b" * 64)
+    assert results.finished(tmp_path / "none.json", "a" * 64) is None
 
 
 @pytest.mark.parametrize(
@@ -299,7 +309,7 @@ def test_a_paired_difference_is_that_of_equal_resamples():
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"task_sha256": "1"}, "not tested on the same labels and clips"),
+        ({"task_sha256": "1" * 64}, "not tested on the same labels and clips"),
         ({"conventions": {"f": "otherwise"}}, "computed in two ways"),
         ({"replicates": {"f": [0.1]}}, "computed in two ways"),
         ({"replicates": {}}, "no resampled f to compare; it has none"),

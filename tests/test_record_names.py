@@ -1,6 +1,7 @@
 """Whatever a run may be called, its record is read by the board, or refused before it begins."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import leaderboard_parts as parts
@@ -54,7 +55,7 @@ def planned(parts_of: Path, data: TaskData, folder: Path, file: str, stage: str 
 
 def record(run: Run):
     """As the run would write it, with scores made up."""
-    return parts.record(task="office", **vars(run.asked))
+    return replace(parts.record(), **vars(run.asked))
 
 
 @pytest.mark.parametrize("name", GOOD)
