@@ -228,6 +228,8 @@ def _overall(scorer: Any, metric: str, counts: np.ndarray) -> dict[str, float]:
     scorer.overall = dict(zip(scorer.overall, counts.tolist(), strict=True))
     is_f = metric.endswith("_fms")
     values = scorer.overall_f_measure() if is_f else scorer.overall_error_rate()
+    if not is_f and not scorer.overall["Nref"]:  # sed_eval divides by the smallest float
+        return dict.fromkeys(EVENT_METRICS[metric][2], math.nan)
     return {part: float(values[part]) for part in EVENT_METRICS[metric][2]}
 
 
@@ -238,6 +240,8 @@ def _overall_value(scorer: Any, metric: str, counts: np.ndarray) -> float:
 def _of_class(scorer: Any, metric: str, name: str) -> float:
     if metric.endswith("_fms"):
         return float(scorer.class_wise_f_measure(name)["f_measure"])
+    if not scorer.class_wise[name]["Nref"]:
+        return math.nan
     return float(scorer.class_wise_error_rate(name)["error_rate"])
 
 
