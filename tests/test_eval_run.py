@@ -115,7 +115,7 @@ def test_a_killed_run_ends_at_the_record_of_an_undisturbed_one(
 def test_kills_at_any_time_change_nothing(undisturbed, parts, tasks, tmp_path):
     command = ("run", *OFFICE, *LOGMEL, *tasks, "--seed", "1")
     kills = 0
-    for delay in (0.4, 0.9, 1.6, 2.5):
+    for delay in (0.05, 0.2, 0.4, 0.9, 1.6, 2.5):
         process = start(tmp_path, *command)
         process.join(delay)
         kills += process.is_alive()
