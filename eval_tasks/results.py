@@ -53,10 +53,12 @@ def _cost(value: float) -> float:
 
 def _defined(values: list[float | None]) -> list[float]:
     """NaN for null; no infinity."""
-    defined = [math.nan if value is None else value for value in values]
-    if any(abs(value) >= HUGE for value in defined):
+    known = [value for value in values if value is not None and value == value]
+    if known and not -HUGE < min(known) <= max(known) < HUGE:
         raise ValueError(f"it must be numbers below {HUGE:g}, or null")
-    return defined
+    if len(known) == len(values):
+        return known
+    return [math.nan if value is None else value for value in values]
 
 
 def _scores(values: dict[str, float | None]) -> dict[str, float]:

@@ -61,8 +61,7 @@ def problems(made: Record) -> Iterator[str]:
     yield from of_scores(made.scores, "scores")
     if made.conventions.keys() != made.scores.keys():
         yield "conventions must say of each score what was computed, and of no other"
-    for name, own in made.per_class.items():
-        yield from of_classes({name: own})
+    yield from of_classes(made.per_class)
     for fold in made.folds:
         yield from of_scores(fold, "a fold")
     yield from of_intervals(made.ci95, made.scores)
@@ -97,10 +96,11 @@ def of_scores(scores: Mapping[str, float], what: str) -> Iterator[str]:
 def of_classes(classes: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
     """As `of_scores`, of class -> metric -> value, and `events`, their number."""
     for name, own in classes.items():
-        what = f"per_class of {shown(name)}"
-        yield from of_scores({m: value for m, value in own.items() if m != "events"}, what)
+        scores = {metric: value for metric, value in own.items() if metric != "events"}
+        for problem in of_scores(scores, "per_class"):
+            yield f"{problem}: class {shown(name)}"
         if not own.get("events", 0) >= 0:
-            yield f"events in {what} is {own['events']:g}; allowed are 0 and above"
+            yield f"events of {shown(name)} is {own['events']:g}; allowed are 0 and above"
 
 
 def of_intervals(
