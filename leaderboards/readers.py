@@ -160,15 +160,7 @@ def _heareval(file: Path, source: str) -> Entry:
     module = file.parent.parent.name
     plugin = checks.plugin(module)
     folds = "aggregated_scores" in values
-    part = values.get("aggregated_scores" if folds else "test")
-    part = check(dict[str, Any], part, f"the test scores of {SCORES}")
-    ending = "_mean" if folds else ""
-    for metric in about.evaluation:
-        if f"test_{metric}{ending}" not in part:
-            raise ValueError(f"{SCORES} lacks test_{metric}{ending}")
-    scores = {metric: part[f"test_{metric}{ending}"] for metric in about.evaluation}
-    scores = check(Scores, scores, SCORES)
-    _refuse(["has no score"] if not scores else checks.of_scores(scores, SCORES))
+    scores = _heareval_scores(values, about.evaluation, folds)
     # Both hold what differs between two runs of the same: a place in memory, one on disk.
     check(dict[str, Any], values.get("hparams", {}), "hparams")
     values.get("hparams", {}).pop("initialization", None)
@@ -204,6 +196,19 @@ def _heareval(file: Path, source: str) -> Entry:
         path=file,
         record={"task_metadata": about.__dict__, **values},
     )
+
+
+def _heareval_scores(values: dict[str, Any], metrics: list[str], folds: bool) -> dict[str, float]:
+    part = values.get("aggregated_scores" if folds else "test")
+    part = check(dict[str, Any], part, f"the test scores of {SCORES}")
+    ending = "_mean" if folds else ""
+    for metric in metrics:
+        if f"test_{metric}{ending}" not in part:
+            raise ValueError(f"{SCORES} lacks test_{metric}{ending}")
+    scores = {metric: part[f"test_{metric}{ending}"] for metric in metrics}
+    scores = check(Scores, scores, SCORES)
+    _refuse(["has no score"] if not scores else checks.of_scores(scores, SCORES))
+    return scores
 
 
 def _untrained(folder: str) -> bool:
@@ -262,10 +267,7 @@ def _audioset(text: str, values: dict[str, Any], file: Path, source: str) -> Ent
     _refuse(checks.of_scores(scores, "the evaluation"))
     _refuse(checks.of_classes(classes))
     _refuse(checks.of_intervals(made.ci95, scores))
-    texts = {key: check(str, made.convention.get(key), f"convention of {key}") for key in scores}
-    scorer = "sed_scores_eval"  # its release is no part of what was computed
-    others = made.convention.keys() - {"psds1_macro", "psds1", "pauroc", "map", "bootstrap", scorer}
-    rest = "; ".join(f"{key}: {made.convention[key]}" for key in sorted(others))
+    conventions = _audioset_conventions(made.convention, scores)
     # Training calls all it writes "model": then the folder of the result says more.
     stem = Path(of["file"]).stem
     title = check(Name, file.parent.name if stem == "model" else stem, "the evaluation's folder")
@@ -292,16 +294,24 @@ def _audioset(text: str, values: dict[str, Any], file: Path, source: str) -> Ent
         per_class=classes,
         ci95=made.ci95,
         replicates={},
-        conventions={key: f"{one}; {rest}" for key, one in texts.items()},
+        conventions=conventions,
         draws=dict.fromkeys(scores, ""),
         cost={},
         coverage=coverage,
         clips=made.clips,
         source=source,
-        identity=_digest([of, texts, rest, counts, values["psds1_macro"], made.data]),
+        identity=_digest([of, conventions, counts, values["psds1_macro"], made.data]),
         path=file,
         record=kept,
     )
+
+
+def _audioset_conventions(told: dict[str, Any], scores: Iterable[str]) -> dict[str, str]:
+    """Metric -> its own text, and what is said of all; not of the release of the scorer."""
+    own = {"psds1_macro", "psds1", "pauroc", "map", "bootstrap", "sed_scores_eval"}
+    rest = "; ".join(f"{key}: {told[key]}" for key in sorted(told.keys() - own))
+    texts = {key: check(str, told.get(key), f"convention of {key}") for key in scores}
+    return {key: f"{text}; {rest}" for key, text in texts.items()}
 
 
 def _coverage(made: checks.Evaluation) -> str:
