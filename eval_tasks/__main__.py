@@ -41,10 +41,10 @@ Every module on every task in every mode with every seed, each in a process of i
   modes: [frozen-hear, frozen-linear, {mode: finetuned, set: [optim.lr=1e-4]}]
   seeds: 3
 
-Modes are frozen-hear, frozen-linear, frozen-baseline and finetuned. A task may name the modes it
-takes part in (modes: [...]). Logs of the runs are in WORK/sweep. With Ray, --tasks-dir, --results
-and --work must be on a file system that all machines share; a run takes one GPU if the cluster
-has some, and runs of lost machines are repeated."""
+Modes are frozen-hear, frozen-linear, frozen-simple, frozen-baseline and finetuned. A task may name
+the modes it takes part in (modes: [...]). Logs of the runs are in WORK/sweep. With Ray, the folders
+of --tasks-dir, --results and --work must be on a file system that all machines share; a run takes
+one GPU if the cluster has some, and runs of lost machines are repeated."""
 
 
 def validate(args: argparse.Namespace, _rest: list[str]) -> int:

@@ -9,15 +9,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from eval_tasks.hear_tools import pkg_resources_stand_in
+from eval_tasks.results import DRAWN
 from eval_tasks.scoring import (
-    DRAWN,
     HOP_MS,
     Bootstrap,
     Events,
@@ -229,6 +228,8 @@ def _overall(scorer: Any, metric: str, counts: np.ndarray) -> dict[str, float]:
     scorer.overall = dict(zip(scorer.overall, counts.tolist(), strict=True))
     is_f = metric.endswith("_fms")
     values = scorer.overall_f_measure() if is_f else scorer.overall_error_rate()
+    if not is_f and not scorer.overall["Nref"]:  # sed_eval divides by the smallest float
+        return dict.fromkeys(EVENT_METRICS[metric][2], math.nan)
     return {part: float(values[part]) for part in EVENT_METRICS[metric][2]}
 
 
@@ -239,6 +240,8 @@ def _overall_value(scorer: Any, metric: str, counts: np.ndarray) -> float:
 def _of_class(scorer: Any, metric: str, name: str) -> float:
     if metric.endswith("_fms"):
         return float(scorer.class_wise_f_measure(name)["f_measure"])
+    if not scorer.class_wise[name]["Nref"]:
+        return math.nan
     return float(scorer.class_wise_error_rate(name)["error_rate"])
 
 
@@ -254,7 +257,7 @@ def _convention(metric: str, classes: list[str], unknown: list[str]) -> str:
     if metric.endswith("_fms"):
         what = "F-score over all events (micro average), optimal matching"
     text = (
-        f"sed_eval {version('sed_eval')} {name}({options}) as in heareval 2021.1.3: {what}, "
+        f"sed_eval {name}({options}) as in heareval 2021.1.3: {what}, "
         f"{len(classes)} classes; NaN where undefined"
     )
     if unknown:

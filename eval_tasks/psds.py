@@ -6,14 +6,13 @@ resample. Of these points only those that can lie on the curve are given back to
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import numpy as np
 from sed_scores_eval import intersection_based
 from sed_scores_eval.base_modules.scores import create_score_dataframe
 
+from eval_tasks.results import DRAWN
 from eval_tasks.scoring import (
-    DRAWN,
     HOP_MS,
     Bootstrap,
     Events,
@@ -275,7 +274,7 @@ def _convention(metric: str, median_frames: int) -> str:
         cross = f"cttc {thresholds['cttc_threshold']}"
     smoothed = f"median filter of {median_frames} frames" if median_frames > 1 else "not smoothed"
     return (
-        f"sed_scores_eval {version('sed_scores_eval')}: dtc {thresholds['dtc_threshold']}, gtc "
+        f"sed_scores_eval: dtc {thresholds['dtc_threshold']}, gtc "
         f"{thresholds['gtc_threshold']}, {cross}, alpha_ct {ALPHA_CT[metric]:g}, alpha_st "
         f"{ALPHA_ST:g} (variance penalty over classes; none in the value of a class), at most "
         f"{MAX_EFPR:g} false positives per hour; frames of {HOP_MS:g} ms cut at the end of the "

@@ -1,61 +1,211 @@
-"""Result records: one JSON file per run, standard library only.
+"""Result records: one JSON file per run, checked by one schema when written and when read.
 
 A record carries the values of its scores on the same resamples of the test clips as every other
 record of its task version, so two records can be compared pair by pair without the predictions.
+Fields that a later version adds are kept and ignored.
 """
 
-import dataclasses
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+import re
+from dataclasses import field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator, ConfigDict, Field
+from typing_extensions import TypedDict
+
+from hear_ptsed import errors, schema
 from hear_ptsed.files import atomic, remove_stale
+from hear_ptsed.schema import (
+    TEXT,
+    Label,
+    Line,
+    Name,
+    Sha256,
+    check_json,
+    is_line,
+    read_json,
+    settings,
+)
 
 SCHEMA = 1
-_MISSING = dataclasses.MISSING
+HUGE, TINY = 1e15, 1e-9  # beyond which no number is one of an evaluation
+ITEMS, DEPTH = 5000, 10  # of what is kept as it came
+DRAWN = "; bootstrap: "  # ends a convention with what was drawn
+_SCORER = re.compile(r"\b(sed_eval|sed_scores_eval) \d[\w.+!-]*")  # with its version
+OPEN = ConfigDict(strict=True, extra="allow")  # what a later version adds is no error
 
 
-@dataclass(frozen=True)
-class Record:
+def _number(value: float) -> float:
+    if not abs(value) < HUGE:
+        raise ValueError(f"it must be a number below {HUGE:g}")
+    return value
+
+
+def _cost(value: float) -> float:
+    if value and value < TINY:
+        raise ValueError(f"it must be 0, or {TINY:g} and above")
+    return _number(value)
+
+
+def _defined(values: list[float | None]) -> list[float]:
+    """NaN for null; no infinity."""
+    known = [value for value in values if value is not None and value == value]
+    if known and not -HUGE < min(known) <= max(known) < HUGE:
+        raise ValueError(f"it must be numbers below {HUGE:g}, or null")
+    if len(known) == len(values):
+        return known
+    return [math.nan if value is None else value for value in values]
+
+
+def _scores(values: dict[str, float | None]) -> dict[str, float]:
+    return dict(zip(values, _defined([*values.values()]), strict=True))
+
+
+def _pair(values: tuple[float | None, float | None]) -> tuple[float, float]:
+    low, high = _defined([*values])
+    if low > high:
+        raise ValueError(f"it must be an interval, not {low:g} to {high:g}")
+    return low, high
+
+
+def _when(value: str) -> str:
+    try:
+        datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError("it must be a date and time of ISO 8601") from None
+    return value
+
+
+def plain(value: Any, items: int = ITEMS) -> Any:
+    """Any JSON of bounded size and depth, each text of it a line."""
+    todo, seen = [(value, 0)], 0
+    while todo:
+        item, depth = todo.pop()
+        seen += 1
+        if seen > items or depth > DEPTH:
+            raise ValueError(f"it must have at most {items} items on {DEPTH} levels")
+        if isinstance(item, dict):
+            todo += [(inner, depth + 1) for pair in item.items() for inner in pair]
+        elif isinstance(item, list | tuple):
+            todo += [(inner, depth + 1) for inner in item]
+        elif isinstance(item, str) and (len(item) > TEXT or not is_line(item)):
+            raise ValueError(f"it must have lines without control characters, of up to {TEXT}")
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise ValueError("it must have finite numbers")
+    return value
+
+
+def _module(value: str) -> str:
+    if not all(part.isidentifier() for part in value.split(".")):
+        raise ValueError("it must be a module's name, such as package.module")
+    return value
+
+
+def _version(value: str) -> str:
+    if ".." in value:
+        raise ValueError("it must be a name without ..")
+    return value
+
+
+def _stage(value: str) -> str:
+    if "/" in value or "\\" in value:
+        raise ValueError("it must be a name, without / or \\, or empty")
+    return value
+
+
+def _complete(value: "Checkpoint") -> "Checkpoint":
+    if (value["file"] is None) != (value["sha256"] is None):
+        raise ValueError("it must have both file and sha256, or null for both")
+    return value
+
+
+class Checkpoint(TypedDict):
+    """A file of weights; both null without one."""
+
+    __pydantic_config__ = OPEN
+    file: Name | None
+    sha256: Sha256 | None
+
+
+Module = Annotated[Name, AfterValidator(_module)]
+Version = Annotated[Name, AfterValidator(_version)]
+Stage = Annotated[Label, AfterValidator(_stage)]
+File = Annotated[Checkpoint, AfterValidator(_complete)]
+Count = Annotated[int, Field(ge=0, le=2**63)]
+Numbers = Annotated[list[float | None], AfterValidator(_defined), Field(max_length=20_000)]
+Points = Annotated[list[float | None], AfterValidator(_defined), Field(max_length=1001)]
+Scores = Annotated[dict[Label, float | None], AfterValidator(_scores), Field(max_length=50)]
+Interval = Annotated[tuple[float | None, float | None], AfterValidator(_pair)]
+Plain = Annotated[dict[str, Any], AfterValidator(plain)]
+# Of each fold: steps, best validation score and its step, where our own loop trained.
+Training = Annotated[
+    list[dict[str, Any]], Field(max_length=100), AfterValidator(lambda v: plain(v, 20 * ITEMS))
+]
+
+
+@settings(config=OPEN, where="the record")
+class Asked:
+    """What of a record is known before its run: checked before anything is computed."""
+
+    task: Name
+    task_version: Version  # such as dcase2016_task2-hear2021-full
+    task_sha256: Sha256  # of labels, metadata and clip names
+    mode: Literal["frozen", "finetuned"]
+    protocol: Literal["hear", "linear", "finetuned", "desed-simple", "desed-baseline"]
+    module: Module  # HEAR plug-in
+    model: Name
+    stage: Annotated[
+        Label, AfterValidator(_stage)
+    ]  # ssl, weak, strong; what a checkpoint of the user's is said to be
+    checkpoint: File
+    untrained: bool  # random weights
+    seed: Count
+    hyperparameters: Plain
+    published_task: bool  # false: one of the small tasks of this suite
+    coverage: Line | None  # what of the data set is missing
+    command: Line  # makes this record
+    identity: Sha256  # over all that decides the result
+
+
+@settings(config=OPEN, where="the record")
+class Record(Asked):
     """One evaluation of one module on one task with one seed."""
 
-    task: str
-    task_version: str  # such as dcase2016_task2-hear2021-full
-    task_sha256: str  # of labels, metadata and clip names
-    mode: str  # frozen or finetuned
-    protocol: str  # hear, linear, finetuned, desed-simple, desed-baseline
-    module: str  # HEAR plug-in
-    model: str
-    stage: str  # ssl, weak, strong; what a checkpoint of the user's is said to be; or ""
-    checkpoint: dict[str, Any]  # file, sha256; both null without one
-    untrained: bool  # random weights
-    seed: int
-    scores: dict[str, float]  # the task's primary metric first; NaN where undefined
-    per_class: dict[str, dict[str, float]]
-    ci95: dict[str, tuple[float, float]]  # over clips
-    replicates: dict[str, list[float]]  # scores on resampled clips, see eval_tasks.scoring
-    conventions: dict[str, str]  # metric -> what exactly was computed
-    hyperparameters: dict[str, Any]
-    cost: dict[str, float]  # parameters; seconds_per_minute of audio, at inference
-    clips: int  # tested
-    published_task: bool  # false: one of the small tasks of this suite
-    coverage: str | None  # what of the data set is missing
-    folds: list[dict[str, float]]  # scores of each fold; empty without folds
-    seconds: float  # wall time of the process that finished the run
-    software: dict[str, str]
-    hardware: dict[str, Any]
-    commit: str | None
-    command: str  # makes this record
-    started: str  # ISO 8601
-    identity: str  # SHA-256 over all that decides the result
-    # of each fold: steps, best validation score and its step, where our own loop trained
-    training: list[dict[str, Any]] = field(default_factory=list)
+    scores: Scores  # the task's primary metric first; NaN where undefined
+    per_class: Annotated[dict[Label, Scores], Field(max_length=2000)]  # metrics, and "events"
+    ci95: Annotated[dict[str, Interval], Field(max_length=50)]  # over clips
+    # Scores on resampled clips, see eval_tasks.scoring.
+    replicates: Annotated[dict[str, Numbers], Field(max_length=50)]
+    conventions: Annotated[dict[str, Line], Field(max_length=50)]  # what exactly was computed
+    # Parameters; seconds_per_minute of audio, at inference.
+    cost: dict[Name, Annotated[float, Field(ge=0), AfterValidator(_cost)]]
+    clips: Annotated[Count, Field(ge=1)]  # tested
+    folds: Annotated[list[Scores], Field(max_length=100)]  # of each; empty without folds
+    seconds: Annotated[float, Field(ge=0), AfterValidator(_number)]  # of the process that ended it
+    software: Plain
+    hardware: Plain
+    commit: Annotated[Line, Field(max_length=255)] | None
+    started: Annotated[Line, AfterValidator(_when)]
+    training: Training = field(default_factory=list)
     # metric -> {"threshold", "f_measure", …} or {"efpr_per_hour", "etpr"} -> values
-    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    curves: Annotated[dict[str, dict[str, Points]], Field(max_length=50)] = field(
+        default_factory=dict
+    )
     schema: int = SCHEMA
+
+
+def convention(text: str) -> str:
+    """What was computed, alike for all releases of the library that did, and for all draws."""
+    return _SCORER.sub(r"\1", text.partition(DRAWN)[0])
+
+
+def draws(text: str) -> str:
+    """Which clips were drawn how for the replicates, of a convention: equal ones can be paired."""
+    return text.partition(DRAWN)[2]
 
 
 def identity(values: dict[str, Any]) -> str:
@@ -73,31 +223,44 @@ def record_path(results: Path, record: dict[str, Any] | Record, identity: str) -
 
 def write(record: Record, path: Path) -> None:
     """Write a record whole or not at all; NaN becomes null."""
-    remove_stale(path.parent)
+    remove_stale(path.parent)  # of a process killed while it wrote
     with atomic(path) as temporary:
-        text = json.dumps(_plain(dataclasses.asdict(record)), indent=1, allow_nan=False)
+        text = json.dumps(_null_for_nan(vars(record)), indent=1, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read(path: Path) -> Record:
     """A record; null becomes NaN again in all that is scored."""
-    path = Path(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        values = read_json(text)
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); run it again") from error
-    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-        found = values.get("schema") if isinstance(values, dict) else type(values).__name__
-        raise ValueError(f"{path} has schema {found!r}; this version reads {SCHEMA}")
-    known = {one.name: one for one in dataclasses.fields(Record)}
-    needed = {k for k, one in known.items() if one.default is one.default_factory is _MISSING}
-    if missing := sorted(needed - values.keys()):
-        raise ValueError(f"{path} lacks {', '.join(missing)}")
-    values = {key: value for key, value in values.items() if key in known}
-    for name in ("scores", "per_class", "ci95", "replicates", "folds", "curves"):
-        values[name] = _nan_for_null(values.get(name, {}))
-    values["ci95"] = {key: tuple(pair) for key, pair in values["ci95"].items()}
-    return Record(**values)
+        raise ValueError(f"{path}: {error}; run it again") from None
+    return parse(text, values, str(path))
+
+
+def parse(text: str, values: Any, where: str = "") -> Record:
+    """The record of a file.
+
+    Args:
+        text, values: of the file, and what `read_json` makes of it.
+    """
+    if told := _other_schema(values, where):
+        raise ValueError(told)
+    return check_json(Record, text, where)
+
+
+def problems(text: str, values: Any, where: str = "") -> list[str]:
+    """All that is wrong in a record's file, a line each, see `parse`."""
+    told = _other_schema(values, where)
+    return [told] if told else schema.problems(Record, text, where)
+
+
+def _other_schema(values: Any, where: str) -> str:
+    number = values.get("schema") if isinstance(values, dict) else type(values).__name__
+    if type(number) is int and number == SCHEMA:
+        return ""
+    return f"{where} has schema {errors.shown(number)}; this version reads {SCHEMA}".strip()
 
 
 def finished(path: Path, identity: str) -> Record | None:
@@ -122,7 +285,10 @@ def paired(a: Record, b: Record, metric: str) -> tuple[float, float, float]:
             "records of one task folder can be paired"
         )
     values = [one.replicates[metric] for one in (a, b)]
-    if a.conventions[metric] != b.conventions[metric] or len(values[0]) != len(values[1]):
+    ways = {
+        (convention(text), draws(text)) for text in (a.conventions[metric], b.conventions[metric])
+    }
+    if len(ways) > 1 or len(values[0]) != len(values[1]):
         raise ValueError(
             f"{metric} was computed in two ways: {a.conventions[metric]!r} in {_called(a)}, "
             f"{b.conventions[metric]!r} in {_called(b)}; such records cannot be paired"
@@ -176,17 +342,9 @@ def _percentile(ordered: list[float], share: float) -> float:
     return ordered[i] + (place - i) * (above - ordered[i])
 
 
-def _nan_for_null(value: Any) -> Any:
+def _null_for_nan(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _nan_for_null(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_nan_for_null(item) for item in value]
-    return math.nan if value is None else value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _null_for_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_null_for_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

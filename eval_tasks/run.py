@@ -28,10 +28,11 @@ from eval_tasks.base import Outcome, Split, Task, TaskData, open_task
 from eval_tasks.modules import Module, device_of
 from eval_tasks.recipe import Recipe, recipe
 from eval_tasks.request import HEAR_SEED, Request
-from eval_tasks.results import Record
+from eval_tasks.results import Asked, Record
 from eval_tasks.scoring import Bootstrap, Scored, mean_of_folds
 from hear_ptsed import list_models
 from hear_ptsed.files import locked, remove_stale
+from hear_ptsed.schema import Label, check
 
 log = logging.getLogger(__name__)
 PLUGINS = "hear_ptsed.plugins."
@@ -110,6 +111,31 @@ class Run:
         }
         return results.record_path(self.request.results, names, self.identity)
 
+    @cached_property
+    def asked(self) -> Asked:
+        """What the record will say of all this; a ValueError if it may not."""
+        module = self.module
+        values = {
+            "task": self.data.task.name,
+            "task_version": self.data.version,
+            "task_sha256": self.data.fingerprint,
+            "mode": self.request.mode,
+            "protocol": self.protocol,
+            "module": module.name,
+            "model": module.model,
+            "stage": module.stage,
+            "checkpoint": {"file": module.file and module.file.name, "sha256": module.sha256},
+            "untrained": module.untrained,
+            "seed": self.seed,
+            "hyperparameters": self.hyperparameters,
+            "published_task": self.data.task.published,
+            "coverage": self.data.coverage,
+            "command": self.request.command,
+            "identity": self.identity,
+        }
+        check(list[Label], [*self.data.classes], f"labelvocabulary.csv of {self.data.folder}")
+        return Asked(**values)
+
     @property
     def folder(self) -> Path:
         """Of the training."""
@@ -152,6 +178,7 @@ def plan(request: Request, data: TaskData | None = None, *, download: bool = Tru
     run = Run(request, data, module, numbers)
     if request.export and len(run.splits) > 1:
         raise ArgumentError(None, "--export writes one file; give --folds 1 with it")
+    run.asked  # noqa: B018  refuses what no record may hold
     return run
 
 
@@ -256,41 +283,25 @@ def _record(
     started: datetime,
     seconds: float,
 ) -> Record:
-    data, module, request = run.data, run.module, run.request
     speeds = [one.seconds_per_minute for one in outcomes]
     return Record(
-        task=data.task.name,
-        task_version=data.version,
-        task_sha256=data.fingerprint,
-        mode=request.mode,
-        protocol=run.protocol,
-        module=module.name,
-        model=module.model,
-        stage=module.stage,
-        checkpoint={"file": module.file and module.file.name, "sha256": module.sha256},
-        untrained=module.untrained,
-        seed=run.seed,
+        **vars(run.asked),
         scores=found.scores,
         per_class=found.per_class,
         ci95=found.ci95,
         replicates=found.replicates,
         conventions=found.conventions,
-        hyperparameters=run.hyperparameters,
         cost={
             "parameters": outcomes[0].parameters,
             "seconds_per_minute": sum(speeds) / len(speeds),
         },
-        clips=sum(len(data.parts[one.part]) for one in outcomes),
-        published_task=data.task.published,
-        coverage=data.coverage,
+        clips=sum(len(run.data.parts[one.part]) for one in outcomes),
         folds=folds,
         seconds=round(seconds, 3),
         software=software(),
-        hardware=hardware(request),
+        hardware=hardware(run.request),
         commit=commit(),
-        command=request.command,
         started=started.isoformat(timespec="seconds"),
-        identity=run.identity,
         training=[one.training for one in outcomes],
         curves=found.curves,
     )

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from eval_tasks.results import DRAWN, draws
+
 HOP_MS = 40.0
 CI = (2.5, 97.5)  # percentiles
-
-DRAWN = "; bootstrap: "  # ends a convention with what was drawn
 
 Events = Mapping[str, Sequence[Mapping[str, Any]]]  # file -> [{"label", "start", "end"}] in ms
 
@@ -90,11 +90,11 @@ def paired(a: Resampled, b: Resampled, metric: str) -> tuple[float, float, float
         if not one.replicates.get(metric):
             known = ", ".join(one.replicates) or "none at all"
             raise ValueError(f"no replicates of {metric} to compare; there are those of: {known}")
-    draws = [one.conventions[metric].partition(DRAWN)[2] for one in (a, b)]
-    if draws[0] != draws[1] or len(a.replicates[metric]) != len(b.replicates[metric]):
+    drawn = [draws(one.conventions[metric]) for one in (a, b)]
+    if drawn[0] != drawn[1] or len(a.replicates[metric]) != len(b.replicates[metric]):
         raise ValueError(
-            f"{metric} was not computed on the same resamples of the same clips: {draws[0]!r} and "
-            f"{draws[1]!r}; only results on equal clips can be paired"
+            f"{metric} was not computed on the same resamples of the same clips: {drawn[0]!r} and "
+            f"{drawn[1]!r}; only results on equal clips can be paired"
         )
     differences = np.subtract(a.replicates[metric], b.replicates[metric])
     return a.scores[metric] - b.scores[metric], *interval(differences)

@@ -1,14 +1,13 @@
 """Events <-> scores of 40 ms frames: class list, median filter, thresholds, targets."""
 
-import csv
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from hear_ptsed.labels import load_labels  # noqa: F401
 from hear_ptsed.windows import SAMPLE_RATE, n_frames
 
 FRAMES_PER_SECOND = 25
@@ -23,13 +22,6 @@ class Event(NamedTuple):
     onset_s: float
     offset_s: float
     score: float = 1.0
-
-
-def load_labels() -> list[str]:
-    """The 447 AudioSet Strong classes in the order of the released strong heads."""
-    path = Path(__file__).with_name("labels") / "audioset_strong.csv"
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row["name"] for row in csv.DictReader(file)]
 
 
 def median_filter(scores: np.ndarray, sizes: int | Sequence[int]) -> np.ndarray:

@@ -10,6 +10,7 @@ A class of options is a dataclass under `settings`, its ranges are pydantic's:
 import functools
 import json
 import math
+import re
 import types
 from collections import Counter
 from collections.abc import Iterator
@@ -27,13 +28,21 @@ from typing import (
 )
 
 import pydantic.dataclasses
-from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
 
-from hear_ptsed.errors import printable, shown
+from hear_ptsed.errors import few, printable, shown
 
 T = TypeVar("T")
 CHARACTERS = 1_000_000  # of yaml
 NODES = 200_000  # values in one file of settings; more is an attack or a mistake
+NAME, TEXT = 255, 10_000  # characters at most
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -47,11 +56,68 @@ def _number(value: Any) -> Any:
 
 Number = Annotated[float, BeforeValidator(_number)]
 
+# Control and format characters, line separators, half surrogates: nothing that prints.
+_HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\u3164\ufeff\uffa0\ud800-\udfff\U000e0000-\U000e0fff]"
+)
+_MARKUP = re.compile(r"<\s*[a-zA-Z/!?]")
+
+
+def is_line(text: str) -> bool:
+    """Whether a text has no line breaks, control or format characters, or half surrogates."""
+    return not _HIDDEN.search(text)
+
+
+def is_label(text: str) -> bool:
+    """Whether a text is such a line, and has nothing that looks like markup."""
+    return is_line(text) and not _MARKUP.search(text)
+
+
+def _line(value: str) -> str:
+    if not is_line(value):
+        raise ValueError("it must be a line without control characters")
+    return value
+
+
+def _label(value: str) -> str:
+    if not is_label(value):
+        raise ValueError("it must be a line without control characters and markup")
+    return value
+
+
+def _name(value: str) -> str:
+    if _label(value) in ("", ".", "..") or "/" in value or "\\" in value:
+        raise ValueError("it must be a name, without / or \\")
+    return value
+
+
+def _digits(value: str) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", value):
+        raise ValueError("it must be the 64 digits of a SHA-256")
+    return value
+
+
+# Texts that are shown to others: a line, a name of a class, and what could name a file.
+Line = Annotated[str, StringConstraints(max_length=TEXT), AfterValidator(_line)]
+Label = Annotated[str, StringConstraints(max_length=NAME), AfterValidator(_label)]
+Name = Annotated[str, StringConstraints(max_length=NAME), AfterValidator(_name)]
+Sha256 = Annotated[str, AfterValidator(_digits)]
+
 
 @dataclass_transform(frozen_default=True)
-def settings(cls: type[T]) -> type[T]:
-    """A frozen dataclass whose fields have the declared types and ranges, or a ValueError."""
-    made = pydantic.dataclasses.dataclass(frozen=True, config=STRICT)(cls)
+def settings(
+    cls: type[T] | None = None, *, config: ConfigDict = STRICT, where: str = ""
+) -> type[T]:
+    """A frozen dataclass whose fields have the declared types and ranges, or a ValueError.
+
+    Args:
+        config: pydantic's.
+        where: what errors call it; its own name if empty.
+    """
+    if cls is None:
+        return functools.partial(settings, config=config, where=where)
+    made = pydantic.dataclasses.dataclass(frozen=True, config=config)(cls)
     validate = made.__init__
 
     @functools.wraps(validate)
@@ -59,7 +125,7 @@ def settings(cls: type[T]) -> type[T]:
         try:
             validate(self, *values, **named)
         except ValidationError as error:
-            raise ValueError(_message(made, error, made.__name__)) from None
+            raise ValueError(_message(made, error, where or made.__name__)) from None
 
     made.__init__ = __init__
     return made
@@ -130,37 +196,47 @@ def admitted(kind: Any, name: str = "x") -> str:
     return f"{inside} or null" if inside and types.NoneType in arguments else inside
 
 
+def problems(kind: type[T], text: str | bytes, where: str = "") -> list[str]:
+    """All that is wrong in JSON text for a `kind`, a line each."""
+    try:
+        _adapter(kind).validate_json(text)
+    except ValidationError as error:
+        return _problems(kind, error, where)
+    return []
+
+
 def _message(kind: Any, error: ValidationError, where: str) -> str:
     """The first faults of several, each with its place, what came, and what is allowed."""
+    texts = _problems(kind, error, where)
+    more = f"; and {len(texts) - 3} more faults" if len(texts) > 3 else ""
+    return "; ".join(texts[:3]) + more
+
+
+def _problems(kind: Any, error: ValidationError, where: str) -> list[str]:
     faults = error.errors(include_url=False)
-    texts = [_fault(kind, fault, where) for fault in faults[:3]]
-    more = f"; and {len(faults) - 3} more faults" if len(faults) > 3 else ""
-    return "; ".join(dict.fromkeys(texts)) + more
+    lacking = sorted(_place(fault["loc"]) for fault in faults if fault["type"] == "missing")
+    texts = [f"{where} lacks {few(lacking, 10)}".strip()] if lacking else []
+    texts += [_fault(kind, fault, where) for fault in faults if fault["type"] != "missing"]
+    return list(dict.fromkeys(texts))
 
 
 def _fault(kind: Any, fault: dict[str, Any], where: str) -> str:
-    place = ""
-    for key in fault["loc"]:
-        place += f"[{key}]" if isinstance(key, int) else f".{key}"
-    place = shown(place.removeprefix("."), 120)[1:-1]
-    if fault["type"] == "missing":
-        return f"{where} lacks {place}"
+    place = _place(fault["loc"])
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _fields(kind, fault["loc"][:-1])
-        return f"{where} has the unknown {place}" + (
+        return f"{where} has the unknown {place}".strip() + (
             f"; known: {', '.join(known)}" if known else ""
         )
-    if fault["type"] == "value_error":  # of a check of ours, which says all
-        return fault["msg"].removeprefix("Value error, ")
+    allowed = fault["msg"].removeprefix("Value error, ").replace("Input should be ", "it must be ")
+    if fault["type"] == "value_error" and not allowed.startswith("it must "):
+        return allowed  # of a check of ours, which says all
     if fault["type"] == "json_invalid":
-        return f"{where}: {fault['msg']}"
+        return ": ".join(filter(None, (where, fault["msg"])))
     if fault["type"] in ("dataclass_type", "model_type"):
         allowed = f"it must have the fields {', '.join(_fields(kind, fault['loc']))}"
     elif fault["type"] == "tuple_type":
         allowed = "it must be a list"
-    else:
-        allowed = fault["msg"].replace("Input should be ", "it must be ")
-    about = f"{where}: {place}" if place else where
+    about = ": ".join(filter(None, (where, place)))
     limits = admitted(_type_at(kind, fault["loc"]))
     if "than" in fault["type"] and limits.count("<") == 2:  # the message tells one of both
         allowed += f" ({limits})"
@@ -181,12 +257,51 @@ def _type_at(kind: Any, place: tuple[int | str, ...]) -> Any:
     return kind
 
 
+def _place(keys: tuple[int | str, ...]) -> str:
+    """Where a value stands, such as data.train[0]."""
+    of_key = keys[-1:] == ("[key]",)  # the last but one is the key that is wrong
+    place = ""
+    for key in keys[:-2] if of_key else keys:
+        place += f"[{key}]" if isinstance(key, int) else f".{key}"
+    return "a key of " * of_key + shown(place.removeprefix("."), 120)[1:-1]
+
+
 def _fields(kind: Any, place: tuple[int | str, ...]) -> list[str]:
     """Names of the fields of the class that stands at a place within `kind`."""
     kind = _type_at(kind, place)
     while get_origin(kind) in (Annotated, Union, types.UnionType):
         kind = get_args(kind)[0]
     return list(getattr(kind, "__pydantic_fields__", ()))
+
+
+def read_json(text: str, undefined: bool = False) -> Any:
+    """Plain values of JSON text; a ValueError says what is wrong, in one line.
+
+    Args:
+        undefined: allow NaN and Infinity.
+    """
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=None if undefined else _no_constant,
+        )
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON ({error}); truncated?") from None
+    except RecursionError:
+        raise ValueError("not valid JSON: nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"not valid JSON: the key {shown(twice)} comes twice")
+    return values
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not valid JSON; a score that is not defined is null")
 
 
 def read_yaml(text: str, where: str) -> Any:

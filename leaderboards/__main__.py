@@ -4,8 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from hear_ptsed.errors import run_command
-from leaderboards import checks
+from hear_ptsed.errors import printable, run_command
 
 
 def build(args: argparse.Namespace) -> int:
@@ -46,7 +45,7 @@ def submit(args: argparse.Namespace) -> int:
     for path in args.record:
         found = problems(path)
         refused |= bool(found)
-        name = checks.printable(str(path), checks.NAME)
+        name = printable(str(path), 200)
         print(f"{name}: {'refused' if found else 'accepted'}")
         for problem in found:
             print(f"  {problem}")

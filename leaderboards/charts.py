@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from leaderboards import names
+from leaderboards.cell import Cell
 from leaderboards.pages import Names, best_first, printed, row_order, run_href, show_of, span
-from leaderboards.stats import Cell, Gain
+from leaderboards.stats import Gain
 
 COSTS = {"parameters": "parameters", "seconds_per_minute": "seconds per minute of audio"}
 WIDTH, HEIGHT, TEXT = 316, 212, 9  # of a chart of costs and its numbers, in pixels of the SVG
@@ -59,7 +60,7 @@ def scores(cells: Sequence[Cell], named: Names) -> Scores | None:
                     high=cell.high,
                     text=printed(cell),
                     interval=span(cell.low, cell.high),
-                    rank="" if cell.rank is None else f"{cell.rank}{'=' if cell.tied else ''}",
+                    rank=cell.place,
                     best=cell.best,
                     href=run_href(cell.entries[0]),
                 )

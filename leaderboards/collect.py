@@ -5,14 +5,18 @@ an evaluation that `python -m training evaluate --out` wrote, or one published f
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from leaderboards import checks, names, published
+from hear_ptsed.errors import printable
+from hear_ptsed.schema import is_label
+from leaderboards import names, published
 from leaderboards.readers import METADATA, SCORES, Entry, of_figure, read
 
 PATH, REASON = 1000, 300  # characters of a file's name, from the given folder on, and of a reason
+INTERRUPTED = re.compile(r"\.(hear_ptsed-)?\d+-")  # how a file that is being written is called
 MARKER = ".leaderboards-site"  # in the folder of a site: its files, one a line
 # How files of heareval end that lie beside its scores, or beside embeddings not yet scored.
 HEAREVAL = (SCORES, ".filename-timestamps.json", ".embedding-dimensions.json", ".embeddings.npy")
@@ -52,7 +56,10 @@ def collect(
         try:
             if problem:
                 raise ValueError(problem)
-            checks.label(source, "the file's name", PATH)
+            if len(source) > PATH or not is_label(source):
+                raise ValueError(
+                    "the file's name is too long, or holds control characters or markup"
+                )
             if entry := read(file, source):
                 found.append(entry)
             elif source == file.name:
@@ -138,8 +145,8 @@ def _in_folder(root: Path, title: str, leave_out: Path | None) -> Iterator[tuple
             continue
         for name in sorted(files):
             if name.lower().endswith(".json"):
-                hidden = "hidden: left by a write that was interrupted" if name[0] == "." else ""
-                yield at / name, called(at / name), hidden
+                left = "left by a write that was interrupted" if INTERRUPTED.match(name) else ""
+                yield at / name, called(at / name), left
     for error in blocked:
         yield Path(error.filename), called(Path(error.filename)), f"{error.strerror}: not read"
 
@@ -152,9 +159,7 @@ def _rejected(source: str, error: Exception) -> Rejected:
         reason = "nested too deeply"
     elif not isinstance(error, (ValueError, OSError)):
         reason = f"cannot be read: {type(error).__name__}: {error}"
-    return Rejected(
-        checks.printable(source, PATH), checks.printable(" ".join(reason.split()), REASON)
-    )
+    return Rejected(printable(source, PATH), printable(" ".join(reason.split()), REASON))
 
 
 def _order(entry: Entry) -> tuple:

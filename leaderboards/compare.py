@@ -9,10 +9,11 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from eval_tasks.results import atomic
+from hear_ptsed.files import atomic
 from leaderboards import names, stats
+from leaderboards.cell import Cell
 from leaderboards.collect import collect
-from leaderboards.stats import Cell, Difference
+from leaderboards.ranks import Difference, difference
 from leaderboards.titles import labels as labels_of
 
 SHOWN = 30  # classes in the picture: those that differ most
@@ -53,7 +54,7 @@ def compare(a: Path, b: Path, metric: str | None = None) -> Comparison:
     titles = [labels[x.row], labels[y.row]]
     if titles[0] == titles[1]:
         titles = [f"{t}, {c.column.mode}" for t, c in zip(titles, (x, y), strict=True)]
-    return Comparison((titles[0], titles[1]), stats.difference(y, x), _classes(x, y, metric))
+    return Comparison((titles[0], titles[1]), difference(y, x), _classes(x, y, metric))
 
 
 def tables(found: Comparison) -> list[Table]:
@@ -83,11 +84,11 @@ def tables(found: Comparison) -> list[Table]:
 def verdict(found: Comparison) -> str:
     """The difference in a sentence."""
     own, (a, b) = found.difference, found.titles
-    if math.isnan(own.low):
-        return "No interval of the difference: the two have no replicates of the same resamples."
     if own.few:
         clips = min(cell.clips for cell in (own.before, own.after) if cell.clips is not None)
-        return f"No verdict: {clips} test clips are too few for one, whatever the interval says."
+        return f"No verdict: {clips} test clips are too few for an interval of the difference."
+    if math.isnan(own.low):
+        return "No interval of the difference: the two have no replicates of the same resamples."
     if own.improves is None:
         return f"{a} and {b} do not differ at the 95 % level: the interval holds 0."
     better, worse = (a, b) if own.improves else (b, a)
@@ -97,6 +98,8 @@ def verdict(found: Comparison) -> str:
 def draw(found: Comparison, path: Path) -> None:
     """The same as a picture (PNG)."""
     from matplotlib.figure import Figure
+
+    from leaderboards.figures import png
 
     order = _by_difference(found.classes)
     names_shown = [n for n in order if not math.isnan(_less(found.classes[n]))]
@@ -131,7 +134,7 @@ def draw(found: Comparison, path: Path) -> None:
     )
     bottom.set_xlabel(f"difference by class{more}")
     with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+        temporary.write_bytes(png(figure, dpi=150))
 
 
 def _cells(path: Path) -> list[Cell]:

@@ -8,16 +8,10 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from leaderboards import names
+from leaderboards.cell import DECIMALS, Cell, Column, Row
+from leaderboards.ranks import Difference
 from leaderboards.readers import Entry
-from leaderboards.stats import (
-    DECIMALS,
-    Cell,
-    Column,
-    Difference,
-    Gain,
-    Row,
-    normalised,
-)
+from leaderboards.stats import KINDS, Gain, overall
 from leaderboards.titles import labels, notes
 
 NONE = "undefined"  # how NaN is printed
@@ -31,7 +25,7 @@ class Shown(NamedTuple):
     std: str
     seeds: str
     interval: str
-    rank: str  # with = for a tie
+    rank: str  # with = for a tie, * where not paired
     best: bool
     flags: tuple[str, ...]
     href: str  # of its first run, from the root of the site
@@ -53,11 +47,13 @@ class Head(NamedTuple):
 
 
 class Mean(NamedTuple):
-    """A column of normalised means."""
+    """A column of means over tasks."""
 
     id: str
+    title: str
     mode: str
     small: bool  # over small data, since there is nothing else
+    lower_is_better: bool
 
 
 class Line(NamedTuple):
@@ -88,7 +84,7 @@ class Names:
         self.row: dict[Row, str] = {}
         self.note: dict[Column, str] = {}
         # Each kind by itself: what is shown is always marked as measured or published.
-        for kind in ("measured", "published"):
+        for kind in KINDS:
             own = [cell for cell in cells if cell.row.kind == kind]
             self.row |= labels(cell.row for cell in own)
             self.note |= notes(cell.column for cell in own)
@@ -142,13 +138,12 @@ def shown(cell: Cell, small: bool = False) -> Shown:
         small: its column is marked as one of small data already.
     """
     marked = ("published", "untrained", *(["small data"] if small else []))
-    of = "" if cell.rank is None else f"{cell.rank}{'=' if cell.tied else ''}"
     return Shown(
         text=printed(cell),
         std="" if math.isnan(cell.std) else number(cell.std),
         seeds=str(cell.seeds) if cell.seeds else "",
         interval=span(cell.low, cell.high),
-        rank=of,
+        rank=cell.place,
         best=cell.best,
         flags=tuple(flag for flag in cell.flags if flag not in marked),
         href=run_href(cell.entries[0]),
@@ -164,10 +159,10 @@ def tables(cells: Sequence[Cell], named: Names, means: bool = False) -> list[Tab
     """The measured and the published ones apart, each only if there are any.
 
     Args:
-        means: with a column of normalised means for each mode.
+        means: with columns of the mean score and the mean rank for each mode.
     """
     found = []
-    for kind in ("measured", "published"):
+    for kind in KINDS:
         own = [cell for cell in cells if cell.row.kind == kind]
         if own:
             found.append(_table(kind, own, named, _means(own) if means else []))
@@ -175,7 +170,7 @@ def tables(cells: Sequence[Cell], named: Names, means: bool = False) -> list[Tab
 
 
 def _table(kind: str, cells: list[Cell], named: Names, means: list) -> Table:
-    columns = sorted({cell.column for cell in cells}, key=_column_order)
+    columns = sorted({cell.column for cell in cells}, key=column_order)
     rows = sorted({cell.row for cell in cells}, key=row_order)
     at = {(cell.row, cell.column): cell for cell in cells}
     heads = {column: head(column, own, named) for column, own in by_column(cells).items()}
@@ -209,31 +204,33 @@ def head(column: Column, cells: Sequence[Cell], named: Names) -> Head:
 
 
 def _means(cells: list[Cell]) -> list[tuple[Mean, dict[Row, tuple[float | None, str]]]]:
-    """A column for each mode: over the real data, or over the small ones if there are no others."""
+    """Columns for each mode: over the real data, or over the small ones if there are no others."""
     found = []
     for mode in names.MODES:
         own = [cell for cell in cells if cell.column.mode == mode]
         real = [cell for cell in own if not cell.small_data]
-        means = normalised(real or own)
+        means = overall(real or own)
         most = max((one.tasks for one in means), default=0)
-        values = {
-            one.row: (
-                one.value if one.tasks == most else None,
-                f"{number(one.value, signed=True)} ({one.tasks} of {one.of})",
-            )
-            for one in means
-        }
-        if values:
-            kind = cells[0].row.kind
-            found.append((Mean(f"mean-{kind}-{mode}", mode, not real), values))
+        for title, key, lower in (("Mean score", "score", False), ("Mean rank", "rank", True)):
+            values = {}
+            for one in (mean for mean in means if not math.isnan(getattr(mean, key))):
+                value = getattr(one, key)
+                text = f"{value:.1f}" if lower else f"{100 * value:.1f}"
+                text += f" ({one.tasks} of {one.of})"
+                values[one.row] = (value if one.tasks == most else None, text)
+            if values:
+                id_ = f"{key}-{cells[0].row.kind}-{mode}"
+                found.append((Mean(id_, title, mode, not real, lower), values))
     return found
 
 
 def row_order(row: Row) -> tuple:
+    """Models by name, the stages of each as they are trained, untrained ones last."""
     return (row.untrained, row.model.lower(), names.stage_order(row.stage), row)
 
 
-def _column_order(column: Column) -> tuple:
+def column_order(column: Column) -> tuple:
+    """Tasks, modes, protocols and metrics as they are listed."""
     order = list(names.TASKS).index(column.task), list(names.METRICS).index(column.metric)
     mode = (*names.MODES, names.AUDIOSET).index(column.mode)
     return (order[0], mode, column.protocol, order[1], column)
@@ -244,7 +241,7 @@ def by_column(cells: Iterable[Cell]) -> dict[Column, list[Cell]]:
     found: dict[Column, list[Cell]] = {}
     for cell in cells:
         found.setdefault(cell.column, []).append(cell)
-    order = sorted(found, key=lambda column: (column.kind != "measured", _column_order(column)))
+    order = sorted(found, key=lambda column: (column.kind != "measured", column_order(column)))
     return {column: found[column] for column in order}
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from leaderboards.cell import Cell
 from leaderboards.pages import Shown, shown
-from leaderboards.stats import Cell
 
 TABLES = ("students", "teachers", "sequence models", "small models")
 AGGREGATES = ("mean_of_single_models", "ensemble_of_row")  # rows that are no single model

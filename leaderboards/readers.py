@@ -6,17 +6,24 @@ An `Entry` is made only of what `checks` has let through; everything else is a V
 import hashlib
 import json
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from eval_tasks.results import Scores, convention, draws, plain
+from hear_ptsed.labels import load_labels
+from hear_ptsed.schema import Name, check, check_json
 from leaderboards import checks, names
 
 SCORES, METADATA = "test.predicted-scores.json", "task_metadata.json"  # of heareval
-DRAWN = "; bootstrap: "  # what follows in a convention says which clips were drawn how
 PART_OF_FOLDS = "the first "  # how a convention begins if not all folds were tested
+OPTION = r"[^\W\d][\w-]*"  # a name in heareval's folders
+# What an option untrained of heareval's folders can have been: False, or a text that is true.
+UNSURE = ("", "0", "0-0", "false", "none")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,49 +90,43 @@ def read(file: Path, source: str) -> Entry | None:
     """
     if file.name == SCORES:
         return _heareval(file, source)
-    values = checks.load_json(file)
+    text, values = checks.load_json(file)
     if isinstance(values, dict) and "schema" in values:
-        return _record(values, file, source)
+        return _record(text, values, file, source)
     if isinstance(values, dict) and {"checkpoint", "psds1_macro", "convention"} <= values.keys():
-        return _audioset(values, file, source)
+        return _audioset(text, values, file, source)
     if isinstance(values, dict) and "checkpoint" not in values:
         if any(keys <= values.keys() for keys in BESIDE):
             return None
     raise ValueError("no result: neither a record of this suite nor an evaluation of training")
 
 
-def _record(values: dict[str, Any], file: Path, source: str) -> Entry:
-    if problems := checks.record_problems(values):
-        raise ValueError(problems[0])
-    scores = checks.some_scores(values["scores"], "scores")
-    conventions = checks.conventions(values["conventions"], scores)
-    parted = {metric: text.partition(DRAWN) for metric, text in conventions.items()}
-    settings = {k: v for k, v in values["hyperparameters"].items() if k != "model_options"}
-    only_some = any(text.startswith(PART_OF_FOLDS) for text in conventions.values())
-    small = not values["published_task"] or values["coverage"] is not None or only_some
+def _record(text: str, values: dict[str, Any], file: Path, source: str) -> Entry:
+    made = checks.record(text, values)
+    settings = {k: v for k, v in made.hyperparameters.items() if k != "model_options"}
+    only_some = any(one.startswith(PART_OF_FOLDS) for one in made.conventions.values())
     same = ("task", "task_version", "mode", "protocol", "module", "model", "stage", "seed")
-    same += ("untrained", "cost", "identity")
+    same += ("untrained", "cost", "identity", "scores", "per_class", "ci95", "clips")
     return Entry(
         kind="measured",
-        data=values["task_sha256"][:12],
-        variant=_variant(values),
+        data=made.task_sha256[:12],
+        variant=_variant(made.checkpoint["sha256"], made.hyperparameters),
         settings=_digest(settings)[:6],
         runs=1,
-        small_data=small,
-        scores=scores,
-        per_class=checks.per_class(values["per_class"]),
-        ci95=checks.ci95(values["ci95"], scores),
-        replicates=checks.replicates(values["replicates"], scores),
-        curves=checks.curves(values.get("curves", {}), scores),
-        conventions={metric: parts[0] for metric, parts in parted.items()},
-        draws={metric: parts[2] for metric, parts in parted.items()},
-        coverage=values["coverage"] or "",
-        clips=values["clips"],
-        machine=_machine(values["hardware"]),
+        small_data=not made.published_task or made.coverage is not None or only_some,
+        replicates={metric: np.array(own) for metric, own in made.replicates.items()},
+        curves={
+            metric: {key: np.array(own) for key, own in columns.items()}
+            for metric, columns in made.curves.items()
+        },
+        conventions={metric: convention(one) for metric, one in made.conventions.items()},
+        draws={metric: draws(one) for metric, one in made.conventions.items()},
+        coverage=made.coverage or "",
+        machine=_machine(made.hardware),
         source=source,
         path=file,
         record={key: value for key, value in values.items() if key != "replicates"},
-        **{key: values[key] for key in same},
+        **{key: getattr(made, key) for key in same},
     )
 
 
@@ -135,12 +136,13 @@ def _machine(hardware: dict[str, Any]) -> str:
     return name[:60] if isinstance(name, str) else ""
 
 
-def _variant(values: dict[str, Any]) -> str:
+def _variant(sha256: str | None, hyperparameters: dict[str, Any]) -> str:
     """Start of the checkpoint's hash, and the options of the plug-in: block to embed by, …"""
-    options = dict(checks.table(values["hyperparameters"].get("model_options", {}), "options"))
-    options.pop("untrained", None)
+    options = {
+        k: v for k, v in hyperparameters.get("model_options", {}).items() if k != "untrained"
+    }
     texts = [f"{key}={json.dumps(value)}" for key, value in sorted(options.items())]
-    text = " ".join(filter(None, [(values["checkpoint"]["sha256"] or "")[:8], *texts]))
+    text = " ".join(filter(None, [(sha256 or "")[:8], *texts]))
     return text if len(text) <= 80 else f"{text[:60]}… {_digest(text)[:8]}"
 
 
@@ -149,28 +151,22 @@ def _digest(value: Any) -> str:
 
 
 def _heareval(file: Path, source: str) -> Entry:
-    values = _plain(checks.table(checks.load_json(file, undefined=True), SCORES))
-    metadata = checks.table(checks.load_json(file.with_name(METADATA)), METADATA)
-    about = {
-        key: checks.name(metadata.get(key), f"{key} of {METADATA}")
-        for key in ("task_name", "version", "mode")
-    }
-    version = checks.task_version("-".join(about.values()))
-    module = checks.plugin_folder(file.parent.parent.name)
-    folds = "aggregated_scores" in values
-    part = checks.table(values.get("aggregated_scores" if folds else "test"), "the test scores")
-    ending = "_mean" if folds else ""
-    metrics = checks.row(metadata.get("evaluation"), f"evaluation of {METADATA}", checks.METRICS)
-    for metric in metrics:
-        if f"test_{checks.label(metric, 'a metric')}{ending}" not in part:
-            raise ValueError(f"{SCORES} lacks test_{metric}{ending}")
-    scores = {metric: part[f"test_{metric}{ending}"] for metric in metrics}
-    # Both hold what differs between two runs of the same: a place in memory, one on disk.
-    checks.table(values.get("hparams", {}), "hparams").pop("initialization", None)
-    values.pop("embedding_path", None)
-    checks.anything(values, SCORES)
+    values = check(dict[str, Any], _plain(checks.load_json(file, undefined=True)[1]), SCORES)
+    about = check_json(checks.Metadata, checks.load_json(file.with_name(METADATA))[0], METADATA)
+    version = "-".join((about.task_name, about.version, about.mode))
     task = names.task_of(version)
-    model, stage = names.model_and_stage(module.partition("-")[0])
+    if task is None:
+        raise ValueError(f"unknown task {version!r}; known: {', '.join(names.TASKS)}")
+    module = file.parent.parent.name
+    plugin = checks.plugin(module)
+    folds = "aggregated_scores" in values
+    scores = _heareval_scores(values, about.evaluation, folds)
+    # Both hold what differs between two runs of the same: a place in memory, one on disk.
+    check(dict[str, Any], values.get("hparams", {}), "hparams")
+    values.get("hparams", {}).pop("initialization", None)
+    values.pop("embedding_path", None)
+    plain(values)
+    model, stage = names.model_and_stage(plugin)
     return Entry(
         kind="measured",
         task=task,
@@ -185,9 +181,9 @@ def _heareval(file: Path, source: str) -> Entry:
         settings="",
         seed=None,
         runs=1,
-        untrained="untrained=true" in module,
+        untrained=_untrained(module),
         small_data=names.TASKS[task].small,
-        scores=checks.some_scores(scores, SCORES),
+        scores=scores,
         per_class={},
         ci95={},
         replicates={},
@@ -198,8 +194,52 @@ def _heareval(file: Path, source: str) -> Entry:
         source=source,
         identity=_digest([version, module, values]),
         path=file,
-        record={"task_metadata": about, **values},
+        record={"task_metadata": about.__dict__, **values},
     )
+
+
+def _heareval_scores(values: dict[str, Any], metrics: list[str], folds: bool) -> dict[str, float]:
+    part = values.get("aggregated_scores" if folds else "test")
+    part = check(dict[str, Any], part, f"the test scores of {SCORES}")
+    ending = "_mean" if folds else ""
+    for metric in metrics:
+        if f"test_{metric}{ending}" not in part:
+            raise ValueError(f"{SCORES} lacks test_{metric}{ending}")
+    scores = {metric: part[f"test_{metric}{ending}"] for metric in metrics}
+    scores = check(Scores, scores, SCORES)
+    _refuse(["has no score"] if not scores else checks.of_scores(scores, SCORES))
+    return scores
+
+
+def _untrained(folder: str) -> bool:
+    """Whether heareval's folder MODULE-option=value-option=value is of random weights.
+
+    heareval writes names and values in lower case, with hyphens for all that is no letter or
+    digit: what was passed is not always known.
+    """
+    _, some, options = folder.partition("-")
+    options = options.lower().replace("_", "-")
+    if some and not re.fullmatch(rf"{OPTION}(=[\w.-]*-{OPTION})*=[\w.-]*", options):
+        raise ValueError(f"the options of the folder {folder} are no name=value-name=value")
+    told = re.search(r"(?:^|-)untrained=([^=]*)(=?)", options)
+    if told is None:
+        return False
+    words = re.split("[-.]", told[1])
+    if told[2]:  # the last words are the name of the next option, which begins with a letter
+        values = ["-".join(words[:k]) for k in range(1, len(words)) if words[k][:1].isalpha()]
+    else:
+        values = ["-".join(words)]
+    if set(values) & {*UNSURE}:
+        raise ValueError(
+            f"the options of the folder {folder} leave open whether the weights are random: "
+            "embed again without untrained, or with untrained=true"
+        )
+    return True
+
+
+def _refuse(problems: Iterable[str]) -> None:
+    for problem in problems:
+        raise ValueError(problem)
 
 
 def _plain(value: Any) -> Any:
@@ -211,31 +251,34 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _audioset(values: dict[str, Any], file: Path, source: str) -> Entry:
-    coverage = _coverage(values.get("coverage"))
+def _audioset(text: str, values: dict[str, Any], file: Path, source: str) -> Entry:
+    made = check_json(checks.Evaluation, text, "")
     kept = {key: value for key, value in values.items() if key != "coverage"}
-    checks.anything(kept, "the evaluation")
-    of = checks.checkpoint(values["checkpoint"])
+    plain(kept, 100_000)
+    of = made.checkpoint
     if of["file"] is None:
         raise ValueError("the evaluation names no checkpoint")
-    metrics = [key for key in ("psds1_macro", "psds1", "pauroc", "map") if key in values]
-    scores = checks.scores({key: values[key] for key in metrics}, "the evaluation")
-    convention = checks.table(values["convention"], "convention")
-    rest = {k: v for k, v in convention.items() if k not in (*metrics, "bootstrap")}
-    rest = "; ".join(f"{key}: {value}" for key, value in sorted(rest.items()))
-    counts = {key: checks.whole(values.get(key), key, 1) for key in ("clips", "classes", "events")}
+    scores = {key: getattr(made, key) for key in ("psds1_macro", "psds1", "pauroc", "map")}
+    scores = check(Scores, {k: v for k, v in scores.items() if k in values}, "the evaluation")
+    classes = {
+        name: {("map" if key == "ap" else key): value for key, value in own.items()}
+        for name, own in made.per_class.items()
+    }
+    _refuse(checks.of_scores(scores, "the evaluation"))
+    _refuse(checks.of_classes(classes))
+    _refuse(checks.of_intervals(made.ci95, scores))
+    conventions = _audioset_conventions(made.convention, scores)
     # Training calls all it writes "model": then the folder of the result says more.
     stem = Path(of["file"]).stem
-    title = file.parent.name if stem == "model" else stem
-    model, stage = names.model_and_stage(checks.name(title, "the folder of the evaluation"))
-    # The file does not name its data, which may be anybody's.
-    whole = counts["classes"] >= names.AUDIOSET_CLASSES
-    task = "audioset_strong" if whole else "strong_labels"
+    title = check(Name, file.parent.name if stem == "model" else stem, "the evaluation's folder")
+    model, stage = names.model_and_stage(title)
+    coverage = _coverage(made)
+    counts = {"clips": made.clips, "classes": made.classes, "events": made.events}
     return Entry(
         kind="measured",
-        task=task,
-        task_version=task,
-        data=_digest(counts)[:12],
+        task=made.task,
+        task_version=made.task,
+        data=(made.data["sha256"] if made.data else _digest(counts))[:12],
         mode=names.AUDIOSET,
         protocol=names.AUDIOSET,
         module=of["file"],
@@ -246,39 +289,51 @@ def _audioset(values: dict[str, Any], file: Path, source: str) -> Entry:
         seed=None,
         runs=1,
         untrained=False,
-        small_data=bool(coverage) or not whole,
+        small_data=bool(coverage) or names.TASKS[made.task].small,
         scores=scores,
-        per_class=_audioset_classes(values.get("per_class")),
-        ci95=checks.ci95(values.get("ci95"), scores),
+        per_class=classes,
+        ci95=made.ci95,
         replicates={},
-        conventions={k: f"{checks.text(convention.get(k), k)}; {rest}" for k in scores},
+        conventions=conventions,
         draws=dict.fromkeys(scores, ""),
         cost={},
         coverage=coverage,
-        clips=counts["clips"],
+        clips=made.clips,
         source=source,
-        identity=_digest([of, convention, counts, values["psds1_macro"]]),
+        identity=_digest([of, conventions, counts, values["psds1_macro"], made.data]),
         path=file,
         record=kept,
     )
 
 
-def _audioset_classes(values: Any) -> dict[str, dict[str, float]]:
-    rows = {}
-    for label, own in checks.table(values, "per_class", checks.CLASSES).items():
-        own = checks.table(own, "a class", checks.METRICS)
-        rows[label] = {("map" if key == "ap" else key): value for key, value in own.items()}
-    return checks.per_class(rows)
+def _audioset_conventions(told: dict[str, Any], scores: Iterable[str]) -> dict[str, str]:
+    """Metric -> its own text, and what is said of all; not of the release of the scorer."""
+    own = {"psds1_macro", "psds1", "pauroc", "map", "bootstrap", "sed_scores_eval"}
+    rest = "; ".join(f"{key}: {told[key]}" for key in sorted(told.keys() - own))
+    texts = {key: check(str, told.get(key), f"convention of {key}") for key in scores}
+    return {key: f"{text}; {rest}" for key, text in texts.items()}
 
 
-def _coverage(values: Any) -> str:
+def _coverage(made: checks.Evaluation) -> str:
+    """What was missing; of AudioSet Strong also of its classes and clips, which are known."""
     texts = []
-    for report in checks.row(values, "coverage", 100):
-        report = checks.table(report, "coverage")
-        expected, found = (checks.whole(report.get(key), key) for key in ("expected", "found"))
-        unreadable = len(checks.table(report.get("unreadable"), "unreadable", 10**6))
-        if found < expected or unreadable:
-            texts.append(f"{found} of {expected} clips there, {unreadable} of them unreadable")
+    for report in made.coverage:
+        if report["found"] < report["expected"] or report["unreadable"]:
+            texts.append(
+                f"{report['found']} of {report['expected']} clips there, "
+                f"{len(report['unreadable'])} of them unreadable"
+            )
+    if made.task != "audioset_strong":
+        return "; ".join(texts)
+    known = load_labels(evaluated=True)
+    if strange := sorted(made.per_class.keys() - {*known}):
+        raise ValueError(
+            f"says it is AudioSet Strong, whose evaluation set has no class {strange[0]}"
+        )
+    clips = made.data["clips"] if made.data else 0
+    if made.classes < len(known) or clips < names.AUDIOSET_CLIPS * 0.99:
+        all_clips = names.AUDIOSET_CLIPS
+        texts.append(f"{made.classes} of {len(known)} classes, {clips} of {all_clips} clips")
     return "; ".join(texts)
 
 

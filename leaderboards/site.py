@@ -16,10 +16,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hear_ptsed.files import atomic_folder, locked, remove_stale
 from leaderboards import charts, figures, names, pages, pivots, stats, tables
+from leaderboards.cell import FEW, Cell, Column
 from leaderboards.collect import MARKER, Collected
 from leaderboards.pages import Names
 from leaderboards.readers import Entry
-from leaderboards.stats import Cell, Column
 
 Draw = Callable[..., None]  # calls a function of `figures` with its arguments
 HERE = Path(__file__).parent
@@ -67,6 +67,7 @@ class Site:
         self.env.globals |= {
             "tasks": {t: names.TASKS[t].title for t in self.tasks},
             "models": names.MODELS,
+            "few": FEW,
             "rejected": collected.rejected,
             "small_tasks": [t for t in self.tasks if names.TASKS[t].small],
         }
@@ -118,7 +119,7 @@ class Site:
                 rows = [step for gain in found[column] for step in pages.steps(gain)]
                 clips = found[column][0].cells[0].clips
                 sections.append((name, self.names.column(column), column, chart, rows, clips))
-        self._page("gain.html", "gain.html", sections=sections, few=stats.FEW)
+        self._page("gain.html", "gain.html", sections=sections)
 
     def _task(self, task: str) -> None:
         own = [cell for cell in self.cells if cell.column.task == task]
@@ -166,7 +167,6 @@ class Site:
         self._page(
             "about.html",
             "about.html",
-            few=stats.FEW,
             conventions=[
                 pages.head(column, cells, self.names) for column, cells in columns.items()
             ],
@@ -227,8 +227,9 @@ def _filters(cells: list[Cell], tasks: list[str]) -> list[tuple[str, str, list[t
 def _scores(entry: Entry) -> list[tuple[str, str, str, str, str]]:
     """Key, title, value, interval and convention of each metric."""
     rows = []
+    few = entry.clips is not None and entry.clips < FEW
     for metric, value in entry.scores.items():
-        low, high = entry.ci95.get(metric, (math.nan, math.nan))
+        low, high = (math.nan, math.nan) if few else entry.ci95.get(metric, (math.nan, math.nan))
         text = "" if entry.kind == "measured" else entry.record["printed"]
         text = text or ("undefined" if math.isnan(value) else f"{value:.6g}")
         span = pages.span(low, high)

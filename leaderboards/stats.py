@@ -1,122 +1,30 @@
-"""Entries -> cells with means, intervals and ranks; normalised means; gains of stages."""
+"""Entries -> cells with means, intervals and ranks; means over tasks; gains of stages."""
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
 from leaderboards import names
-from leaderboards.collect import Entry
+from leaderboards.cell import Cell, Column, Row
+from leaderboards.ranks import Difference, difference, interval, ranked
+from leaderboards.readers import Entry
 
-CI = (2.5, 97.5)  # percentiles
+KINDS = ("measured", "published")
 OWN_FILES = "hear_ptsed.plugins.checkpoint"
-FEW = 10  # test clips: the resamples of fewer are too much alike
-DECIMALS = 3  # of measured scores, as shown
 
 
-@dataclass(frozen=True, order=True)
-class Column:
-    """What makes two scores comparable. Measured and published ones never share a column."""
-
-    kind: str  # measured or published
-    task: str
-    mode: str
-    protocol: str
-    task_version: str
-    metric: str
-    data: str  # fingerprint of the test data; "" if not known
-    convention: str  # of the metric, without the bootstrap
-
-    @property
-    def title(self) -> str:
-        """Task, metric, mode and protocol in words; columns of one title differ by `notes`."""
-        task, metric = names.TASKS[self.task].title, names.METRICS[self.metric].title
-        if self.mode == names.AUDIOSET:
-            return f"{task}, {metric}"
-        how = self.mode if self.mode == self.protocol else f"{self.mode}, {self.protocol}"
-        return f"{task}, {metric} ({how})"
-
-    @property
-    def measure(self) -> tuple[str, ...]:
-        """What two scores must have in common to be subtracted: all but mode and protocol."""
-        return self.kind, self.task_version, self.data, self.metric, self.convention
-
-    @property
-    def lower_is_better(self) -> bool:
-        return names.METRICS[self.metric].lower_is_better
-
-
-@dataclass(frozen=True, order=True)
-class Row:
-    """What is compared: a module with one checkpoint, or a published model and setting."""
-
-    kind: str
-    model: str
-    stage: str
-    module: str
-    variant: str  # start of the checkpoint's hash, their number, published setting, or ""
-    settings: str  # digest of hyperparameters, only where one column has several of them; else ""
-    untrained: bool
-
-    @property
-    def title(self) -> str:
-        """Model and stage in words; rows of one title differ by `labels`."""
-        title = f"{names.MODELS.get(self.model, self.model)} {self.stage}".strip()
-        return f"{title} (untrained)" if self.untrained else title
-
-
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """The score of a row in a column, over its seeds."""
+@dataclass(frozen=True)
+class Overall:
+    """Means of a row over the tasks in which it is ranked."""
 
     row: Row
-    column: Column
-    mean: float  # over the seeds in which it is defined; NaN if in none
-    std: float  # sample standard deviation over seeds; NaN for fewer than two
-    low: float  # 95 % interval over test clips; NaN if there is none
-    high: float
-    seeds: int  # runs behind the mean
-    undefined: int  # of these, runs whose score is NaN
-    rank: int | None  # see `cells`; None: not ranked
-    tied: bool  # its interval overlaps that of another
-    best: bool  # of two or more ranked means of a column, compared as they are shown
-    small_data: bool
-    entries: tuple[Entry, ...]  # by seed
-    replicates: np.ndarray | None = field(repr=False)  # (R,) mean over seeds; None if not paired
-    draws: str  # cells with equal ones are paired
-
-    @property
-    def untrained(self) -> bool:
-        return self.row.untrained
-
-    @property
-    def clips(self) -> int | None:
-        """Tested; None if it is not known."""
-        return min((e.clips for e in self.entries if e.clips is not None), default=None)
-
-    @property
-    def text(self) -> str:
-        """The mean as it is shown: 3 decimals, of published figures 4 where they are printed."""
-        if math.isnan(self.mean):
-            return "undefined"
-        if self.row.kind == "published":
-            return f"{self.mean:.{DECIMALS + 1}f}".removesuffix("0")
-        return f"{self.mean:.{DECIMALS}f}"
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """Words to show beside the number, such as untrained, small data, published."""
-        seeds = [entry.seed for entry in self.entries if entry.seed is not None]
-        words = {
-            "published": self.row.kind == "published",
-            "untrained": self.untrained,
-            "small data": self.small_data,
-            f"{self.undefined} of {self.seeds} undefined": self.undefined > 0,
-            "a seed twice": len(seeds) > len(set(seeds)),
-        }
-        return tuple(word for word, holds in words.items() if holds)
+    score: float  # 0 to 1; NaN where lower is better in all
+    rank: float
+    tasks: int  # in which it is ranked
+    of: int  # in which some row is
 
 
 @dataclass(frozen=True)
@@ -127,26 +35,6 @@ class Normalised:
     value: float  # -1 to 1
     tasks: int  # with a score of this row
     of: int  # that could be normalised
-
-
-@dataclass(frozen=True, eq=False)
-class Difference:
-    """Score of `after` less that of `before`, paired over the same resampled clips."""
-
-    before: Cell
-    after: Cell
-    value: float
-    low: float  # NaN where the two cannot be paired
-    high: float
-    # True, False: the interval leaves 0 out; None: it does not, or none, or of fewer than FEW clips
-    improves: bool | None
-
-    @property
-    def few(self) -> bool:
-        """Whether there are too few clips for a verdict."""
-        return any(
-            cell.clips is not None and cell.clips < FEW for cell in (self.before, self.after)
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,10 +53,8 @@ def cells(entries: Iterable[Entry], *, primary_only: bool = False) -> list[Cell]
     Interval: percentiles 2.5 and 97.5 of the replicates averaged over seeds, index by index; with
     one seed and no replicates the run's own `ci95`; else none.
     Files of one stage that were trained and evaluated with a seed each are one row.
-    Rank: 1 + the number of rows whose whole interval is better; tied with those whose intervals
-    overlap its own. Rows without an interval count as an interval of no width. Untrained rows and
-    those without a score are not ranked; published ones are ranked among themselves, since they
-    have columns of their own.
+    Ranks: see `ranks.ranked`; published rows are ranked among themselves, since they have columns
+    of their own.
     """
     entries = list(entries)
     merged = _one_per_stage(entries)
@@ -187,7 +73,7 @@ def cells(entries: Iterable[Entry], *, primary_only: bool = False) -> list[Cell]
             _cell(row if plain.count(short) > 1 else short, column, rows[row])
             for row, short in zip(rows, plain, strict=True)
         ]
-        found += _ranked(sorted(own, key=lambda cell: cell.row))
+        found += ranked(sorted(own, key=lambda cell: cell.row))
     return found
 
 
@@ -216,17 +102,44 @@ def _row(entry: Entry) -> Row:
     return Row(*(getattr(entry, name) for name in same))
 
 
+def overall(cells: Iterable[Cell]) -> list[Overall]:
+    """Means over tasks of the scores and ranks; several columns of a task count as one.
+
+    Untrained rows, and those of few clips, have no rank and are left out.
+    """
+    tasks: dict[Row, dict[str, list[Cell]]] = {}
+    for cell in cells:
+        if cell.rank is not None:
+            tasks.setdefault(cell.row, {}).setdefault(cell.column.task, []).append(cell)
+    of = {kind: {t for r, own in tasks.items() if r.kind == kind for t in own} for kind in KINDS}
+
+    def mean(values: Iterable[list[float]]) -> float:
+        means = [math.fsum(own) / len(own) for own in values if own]
+        return math.fsum(means) / len(means) if means else math.nan
+
+    return [
+        Overall(
+            row,
+            mean([c.mean for c in own if not c.column.lower_is_better] for own in by.values()),
+            mean([float(c.rank) for c in own] for own in by.values()),
+            len(by),
+            len(of[row.kind]),
+        )
+        for row, by in sorted(tasks.items())
+    ]
+
+
 def normalised(cells: Sequence[Cell]) -> list[Normalised]:
     """HEAR's normalised means of the cells given, best first; choose the cells by column before.
 
     Per column standardised over rows (population deviation, sign turned where lower is better),
     clipped to -1 and 1, averaged over the columns of a task, then over tasks. Nothing is imputed:
-    see `tasks` of `of`. Untrained rows are left out, as are columns with fewer than two different
-    scores.
+    see `tasks` of `of`. Untrained rows and few clips are left out, as are columns with fewer than
+    two different scores. Clipped, the best of several rows can have the same value.
     """
     columns: dict[Column, list[Cell]] = {}
     for cell in cells:
-        if not cell.untrained and not math.isnan(cell.mean):
+        if not (cell.untrained or cell.few or math.isnan(cell.mean)):
             columns.setdefault(cell.column, []).append(cell)
     values: dict[Row, dict[str, list[float]]] = {}
     usable: dict[str, set[str]] = {"measured": set(), "published": set()}
@@ -244,21 +157,6 @@ def normalised(cells: Sequence[Cell]) -> list[Normalised]:
         value = math.fsum(means) / len(means)
         found.append(Normalised(row, value, len(means), len(usable[row.kind])))
     return sorted(found, key=lambda one: (-one.value, one.row))
-
-
-def difference(before: Cell, after: Cell) -> Difference:
-    """Of two cells of one measure."""
-    if before.column.measure != after.column.measure:
-        raise ValueError(f"{before.column.title} and {after.column.title} measure different things")
-    low = high = math.nan
-    a, b = before.replicates, after.replicates
-    if a is not None and b is not None and before.draws and before.draws == after.draws:
-        if len(a) == len(b):
-            low, high = interval(b - a)
-    found = Difference(before, after, after.mean - before.mean, low, high, None)
-    if found.few or not (low > 0 or high < 0):
-        return found
-    return replace(found, improves=(low > 0) != before.column.lower_is_better)
 
 
 def gains(cells: Iterable[Cell]) -> list[Gain]:
@@ -282,13 +180,6 @@ def gains(cells: Iterable[Cell]) -> list[Gain]:
             steps.append(difference(chain[0], chain[-1]))
         found.append(Gain(model, column, tuple(chain), tuple(steps)))
     return found
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """Percentiles 2.5 and 97.5 of the values that are defined; NaN if none is."""
-    values = values[~np.isnan(values)]
-    low, high = np.percentile(values, CI) if len(values) else (math.nan, math.nan)
-    return float(low), float(high)
 
 
 def _column(entry: Entry, metric: str) -> Column:
@@ -315,7 +206,7 @@ def _cell(row: Row, column: Column, entries: list[Entry]) -> Cell:
         low, high = interval(replicates)
     elif len(entries) == 1:
         low, high = entries[0].ci95.get(metric, (low, high))
-    return Cell(
+    made = Cell(
         row=row,
         column=column,
         mean=float(defined.mean()) if len(defined) else math.nan,
@@ -326,12 +217,14 @@ def _cell(row: Row, column: Column, entries: list[Entry]) -> Cell:
         undefined=len(values) - len(defined),
         rank=None,
         tied=False,
+        paired=True,
         best=False,
         small_data=any(entry.small_data for entry in entries),
         entries=tuple(entries),
         replicates=replicates,
         draws=draws,
     )
+    return replace(made, low=math.nan, high=math.nan) if made.few else made
 
 
 def _over_seeds(entries: list[Entry], metric: str) -> tuple[np.ndarray | None, str]:
@@ -347,32 +240,6 @@ def _over_seeds(entries: list[Entry], metric: str) -> tuple[np.ndarray | None, s
     sums = np.nansum(table, 0)
     mean = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
     return mean, entries[0].draws[metric]
-
-
-def _ranked(own: list[Cell]) -> list[Cell]:
-    """The cells of one column with their ranks."""
-    able = [cell for cell in own if not cell.untrained and not math.isnan(cell.mean)]
-    if not able:
-        return own
-    sign = -1.0 if own[0].column.lower_is_better else 1.0
-    spans = []
-    for cell in able:
-        ends = (cell.mean, cell.mean) if math.isnan(cell.low) else (cell.low, cell.high)
-        spans.append(sorted(sign * end for end in ends))
-    lows, highs = (np.sort(ends) for ends in zip(*spans, strict=True))
-    better = [len(able) - int(np.searchsorted(lows, high, "right")) for _, high in spans]
-    worse = [int(np.searchsorted(highs, low, "left")) for low, _ in spans]
-    shown = [sign * float(cell.text) for cell in able]
-    found = {
-        cell.row: replace(
-            cell,
-            rank=1 + above,
-            tied=above + below < len(able) - 1,
-            best=value == max(shown) and len(able) > 1,
-        )
-        for cell, above, below, value in zip(able, better, worse, shown, strict=True)
-    }
-    return [found.get(cell.row, cell) for cell in own]
 
 
 def _preference(cell: Cell) -> tuple:

@@ -5,26 +5,28 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from eval_tasks import results
+from eval_tasks.results import Record, convention, draws
+from hear_ptsed.errors import shown
 from leaderboards import checks, names
-from leaderboards.readers import DRAWN
-from leaderboards.stats import interval
+from leaderboards.ranks import interval
 
 FIRST = datetime(2024, 9, 1, tzinfo=UTC)  # no record can be older than what it is of
 EXACT = 1e-6  # of values that follow from others
 THRESHOLD = 0.5  # of the scores
 ROC_STEP = 0.05  # its area is told by some points
 
+# As `convention` gives them: without the release of the library.
 _FOLDS = (
     r"(the first \d+ of \d+ folds only; )?(mean of \d+ folds, those without a value left out: )?"
 )
-_SED_EVAL = _FOLDS + r"sed_eval [\d.]+ {} as in heareval 2021\.1\.3: {}"
+_SED_EVAL = _FOLDS + r"sed_eval {} as in heareval 2021\.1\.3: {}"
 _F = r"F-score over all events \(micro average\), optimal matching, \d+ classes"
 _ER = r"error rate, lower is better; over all segments and classes \(micro average\)"
-_PSDS = _FOLDS + r"sed_scores_eval [\d.]+: {}, alpha_st 1 .*at most 100 false positives per hour"
+_PSDS = _FOLDS + r"sed_scores_eval: {}, alpha_st 1 .*at most 100 false positives per hour"
 CONVENTIONS = {  # how the text begins that this suite writes
     "event_onset_200ms_fms": _SED_EVAL.format(
         r"EventBasedMetrics\(evaluate_offset=False, t_collar=0\.2\)", _F
@@ -57,112 +59,96 @@ def problems(path: Path, now: datetime | None = None) -> list[str]:
         now: the present, with its time zone.
     """
     try:
-        values = checks.table(checks.load_json(Path(path)), "the record")
+        text, values = checks.load_json(Path(path))
     except OSError as error:
         return [f"cannot be read: {error.strerror}"]
     except ValueError as error:
         return [str(error)]
-    found = checks.record_problems(values)
-    if missing := {"scores", "conventions"} - values.keys():
-        return found or [f"lacks {', '.join(sorted(missing))}"]
-    parts: dict[str, Any] = {}
-    for key, check in {
-        "scores": lambda: checks.some_scores(values["scores"], "scores"),
-        "per_class": lambda: checks.per_class(values.get("per_class")),
-        "conventions": lambda: checks.conventions(values["conventions"], parts["scores"]),
-        "ci95": lambda: checks.ci95(values.get("ci95"), parts["scores"]),
-        "replicates": lambda: checks.replicates(values.get("replicates"), parts["scores"]),
-        "curves": lambda: checks.curves(values.get("curves", {}), parts["scores"]),
-    }.items():
-        try:
-            parts[key] = check()
-        except ValueError as error:
-            found.append(str(error))
-        except KeyError:  # of the scores, which were refused: what refers to them cannot be judged
-            continue
-    if found:
-        return found
-    values = values | parts
-    checked = (_circumstances(values, now or datetime.now(UTC)), _conventions(values))
-    checked += (_intervals(values), _classes(values), _folds(values), _curves(values))
+    if told := results.problems(text, values):
+        return told
+    made = results.parse(text, values)
+    if told := [*checks.problems(made)]:
+        return told
+    checked = (_circumstances(made, now or datetime.now(UTC)), _conventions(made))
+    checked += (_intervals(made), _classes(made), _folds(made), _curves(made))
     return [problem for part in checked for problem in part]
 
 
-def _circumstances(values: dict[str, Any], now: datetime) -> Iterator[str]:
+def _circumstances(made: Record, now: datetime) -> Iterator[str]:
     """Where it comes from: task, protocol, module, checkpoint."""
-    mode = PROTOCOL_MODES.get(values["protocol"], values["mode"])
-    if values["mode"] != mode:
-        yield f"protocol {values['protocol']} is {mode}, the record says {values['mode']}"
-    if values["protocol"].startswith("desed") != (values["task"] in WEAK_TASKS):
-        if values["protocol"] != "hear":
-            yield f"task {values['task']} has no protocol {values['protocol']}"
-    if values["published_task"] == names.TASKS[values["task"]].small:
-        yield f"published_task is {values['published_task']}, which {values['task']} is not"
-    plug_in = values["module"].removeprefix(SUITE)
-    said = f"{values['model']}_{values['stage']}"
-    if values["module"].startswith(SUITE) and plug_in != GENERIC and plug_in != said:
-        yield f"module {values['module']} is not model {values['model']}, stage {values['stage']!r}"
-    has_checkpoint = values["checkpoint"]["sha256"] is not None
-    if values["untrained"] and has_checkpoint:
+    mode = PROTOCOL_MODES.get(made.protocol, made.mode)
+    if made.mode != mode:
+        yield f"protocol {made.protocol} is {mode}, the record says {made.mode}"
+    if made.protocol.startswith("desed") != (made.task in WEAK_TASKS):
+        if made.protocol != "hear":
+            yield f"task {made.task} has no protocol {made.protocol}"
+    if made.published_task == names.TASKS[made.task].small:
+        yield f"published_task is {made.published_task}, which {made.task} is not"
+    plug_in = made.module.removeprefix(SUITE)
+    said = f"{made.model}_{made.stage}"
+    if made.module.startswith(SUITE) and plug_in != GENERIC and plug_in != said:
+        yield f"module {made.module} is not model {made.model}, stage {made.stage!r}"
+    has_checkpoint = made.checkpoint["sha256"] is not None
+    if made.untrained and has_checkpoint:
         yield "untrained, and yet from a checkpoint"
     # Plug-ins of others may bring their weights with them.
-    if values["module"].startswith(SUITE) and not values["untrained"] and not has_checkpoint:
+    if made.module.startswith(SUITE) and not made.untrained and not has_checkpoint:
         yield "names no checkpoint: file and sha256 are needed, unless it is untrained"
-    yield from _run(values, now)
+    yield from _run(made, now)
 
 
-def _run(values: dict[str, Any], now: datetime) -> Iterator[str]:
+def _run(made: Record, now: datetime) -> Iterator[str]:
     """Cost, code and time."""
-    if values["seconds"] <= 0:
+    if made.seconds <= 0:
         yield "seconds is 0; a run takes some"
     for key in ("parameters", "seconds_per_minute"):
-        if not values["cost"].get(key, 0) > 0:
+        if not made.cost.get(key, 0) > 0:
             yield f"cost has no {key} above 0"
-    if values["commit"] is not None and not COMMIT.fullmatch(values["commit"]):
-        yield f"commit {checks.shown(values['commit'])} is no hash of git"
-    started = checks.when(values["started"], "started")
+    if made.commit is not None and not COMMIT.fullmatch(made.commit):
+        yield f"commit {shown(made.commit)} is no hash of git"
+    started = datetime.fromisoformat(made.started)
     started = started if started.tzinfo else started.replace(tzinfo=UTC)
     if not FIRST <= started <= now + timedelta(days=1):
-        yield f"started {values['started']}, which is before {FIRST:%Y-%m} or still to come"
+        yield f"started {made.started}, which is before {FIRST:%Y-%m} or still to come"
 
 
-def _conventions(values: dict[str, Any]) -> Iterator[str]:
-    for metric, text in values["conventions"].items():
+def _conventions(made: Record) -> Iterator[str]:
+    for metric, text in made.conventions.items():
         if metric not in CONVENTIONS:
             yield f"{metric} is no metric of this suite's records: {', '.join(CONVENTIONS)}"
-        elif not re.match(CONVENTIONS[metric], text):
-            yield f"{metric} was computed in another way than here: {checks.shown(text, 150)}"
+        elif not re.match(CONVENTIONS[metric], convention(text)):
+            yield f"{metric} was computed in another way than here: {shown(text, 150)}"
 
 
-def _intervals(values: dict[str, Any]) -> Iterator[str]:
+def _intervals(made: Record) -> Iterator[str]:
     """Whether values, replicates and intervals belong together."""
-    scores, replicates = values["scores"], values["replicates"]
+    scores, replicates = made.scores, made.replicates
     if len({len(own) for own in replicates.values()}) > 1:
         yield "replicates differ in their number from metric to metric"
-    if missing := sorted(replicates.keys() ^ values["ci95"].keys()):
+    if missing := sorted(replicates.keys() ^ made.ci95.keys()):
         yield f"replicates and ci95 go together; one of them lacks {', '.join(missing)}"
-    for metric, (low, high) in values["ci95"].items():
+    for metric, (low, high) in made.ci95.items():
         slack = (high - low) / 2 + EXACT  # resampling is biased, mostly for PSDS
         if not math.isnan(low) and not low - slack <= scores[metric] <= high + slack:
             yield f"{metric} {scores[metric]:g} lies outside its own interval {low:g} to {high:g}"
     for metric, own in replicates.items():
-        if not values["conventions"][metric].partition(DRAWN)[2]:
+        if not draws(made.conventions[metric]):
             yield f"the convention of {metric} does not say how its replicates were drawn"
-        if metric in values["ci95"]:
-            ends = np.array([interval(own), values["ci95"][metric]])
+        if metric in made.ci95:
+            ends = np.array([interval(np.array(own)), made.ci95[metric]])
             if not np.allclose(*ends, atol=EXACT, equal_nan=True):
                 yield f"ci95 of {metric} is not that of its replicates, {ends[0]}"
 
 
-def _classes(values: dict[str, Any]) -> Iterator[str]:
+def _classes(made: Record) -> Iterator[str]:
     """Whether the values of the classes can make up that of all."""
-    rows = values["per_class"]
+    rows = made.per_class
     if not rows:
         yield "per_class is empty"
         return
-    for metric, score in values["scores"].items():
+    for metric, score in made.scores.items():
         own = [row[metric] for row in rows.values() if not math.isnan(row.get(metric, math.nan))]
-        if not own or math.isnan(score) or values["folds"]:
+        if not own or math.isnan(score) or made.folds:
             continue
         if metric.endswith("_fms") and score > max(own) + EXACT:
             yield f"{metric} {score:g} of all events is above that of every class"
@@ -170,12 +156,12 @@ def _classes(values: dict[str, Any]) -> Iterator[str]:
             yield f"{metric} {score:g} is above the mean of the classes, {sum(own) / len(own):g}"
 
 
-def _curves(values: dict[str, Any]) -> Iterator[str]:
+def _curves(made: Record) -> Iterator[str]:
     """Whether a curve goes through its score, or has it as its area."""
-    for metric, curve in values["curves"].items():
-        score = values["scores"][metric]
+    for metric, curve in made.curves.items():
+        score = made.scores[metric]
         if names.CURVES[metric] is names.PSD_ROC:
-            x, y = curve["efpr_per_hour"], curve["etpr"]
+            x, y = np.array(curve["efpr_per_hour"]), np.array(curve["etpr"])
             if (x[0], x[-1]) != (0, names.PSD_ROC.high):
                 yield f"the curve of {metric} does not go from 0 to {names.PSD_ROC.high:g}"
                 continue
@@ -183,14 +169,13 @@ def _curves(values: dict[str, Any]) -> Iterator[str]:
             if not abs(area - score) <= ROC_STEP:
                 yield f"{metric} {score:g} is not the area of its curve, {area:g}"
             continue
-        for own in curve["f_measure"][curve["threshold"] == THRESHOLD]:
-            if not np.isclose(own, score, rtol=0, atol=EXACT, equal_nan=True):
+        for at, own in zip(curve["threshold"], curve["f_measure"], strict=True):
+            if at == THRESHOLD and not np.isclose(own, score, rtol=0, atol=EXACT, equal_nan=True):
                 yield f"{metric} {score:g} is not that of its curve at {THRESHOLD}, {own:g}"
 
 
-def _folds(values: dict[str, Any]) -> Iterator[str]:
-    for metric, score in values["scores"].items():
-        own = [checks.score(fold.get(metric), metric, "a fold") for fold in values["folds"]]
-        own = [value for value in own if not math.isnan(value)]
+def _folds(made: Record) -> Iterator[str]:
+    for metric, score in made.scores.items():
+        own = [fold[metric] for fold in made.folds if not math.isnan(fold.get(metric, math.nan))]
         if own and not abs(sum(own) / len(own) - score) <= EXACT:
             yield f"{metric} {score:g} is not the mean of its folds, {sum(own) / len(own):g}"

@@ -1,17 +1,21 @@
 """leaderboard.csv, leaderboard.md and a CSV in the form of the public HEAR leaderboard."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from eval_tasks.results import atomic
+from hear_ptsed.files import atomic
 from leaderboards import names
-from leaderboards.stats import DECIMALS, Cell, Column
+from leaderboards.cell import DECIMALS, FEW, Cell, Column
+from leaderboards.pages import column_order, row_order
+from leaderboards.stats import normalised
 from leaderboards.titles import labels, notes
 
 CSV, MARKDOWN, HEAR = "leaderboard.csv", "leaderboard.md", "hear_leaderboard.csv"
+NORMALISED = "Normalised mean"
 FORMULA = (*"=+-@＝＋－＠", "\t", "\r")  # what spreadsheets take for one
 _SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]|~$"} | {"<": "&lt;", ">": "&gt;"})
 
@@ -49,7 +53,8 @@ def long_csv(cells: Sequence[Cell]) -> str:
             "seeds": cell.seeds,
             "undefined": cell.undefined,
             "rank": "" if cell.rank is None else cell.rank,
-            "tied": cell.tied,
+            "tied": "" if cell.rank is None else cell.tied,
+            "paired": "" if cell.rank is None else cell.paired,
             "best": cell.best,
             "untrained": cell.untrained,
             "small_data": cell.small_data,
@@ -65,15 +70,17 @@ def long_csv(cells: Sequence[Cell]) -> str:
 def hear_csv(cells: Sequence[Cell]) -> str:
     """Measured scores under HEAR's protocol: Model, URL, Submission Date, a column per task.
 
-    Raw primary scores with 9 decimals, as on the public leaderboard. A row that has several scores
-    of one task (such as of other data) comes several times.
+    Raw primary scores with 9 decimals, as on the public leaderboard; last HEAR's normalised mean,
+    where there is one. A row that has several scores of one task (such as of other data) comes
+    several times.
     """
     label = labels(cell.row for cell in cells)
+    own = [cell for cell in cells if cell.row.kind == "measured" and cell.column.protocol == "hear"]
+    own = [cell for cell in own if cell.column.metric == cell.entries[0].primary]
     rows: dict[tuple[str, int], dict[str, str]] = {}
-    for cell in cells:
+    for cell in own:
         column = names.TASKS[cell.column.task].hear_column
-        hear = cell.row.kind == "measured" and cell.column.protocol == "hear"
-        if not (hear and column and cell.column.metric == cell.entries[0].primary):
+        if not column:
             continue
         number = 0
         while column in rows.setdefault((label[cell.row], number), {}):
@@ -82,7 +89,10 @@ def hear_csv(cells: Sequence[Cell]) -> str:
         row = rows[label[cell.row], number]
         row["Submission Date"] = max(row.get("Submission Date", ""), *days)
         row[column] = "" if math.isnan(cell.mean) else f"{cell.mean:.9f}"
+    for one in normalised([cell for cell in own if names.TASKS[cell.column.task].hear_column]):
+        rows[label[one.row], 0][NORMALISED] = f"{one.value:.9f}"
     order = [task.hear_column for task in names.TASKS.values() if task.hear_column]
+    order.append(NORMALISED)
     there = [column for column in order if any(column in row for row in rows.values())]
     columns = ["Model", "URL", "Submission Date", *there]
     table = [{"Model": name, "URL": "", **row} for (name, _), row in rows.items()]
@@ -96,8 +106,10 @@ def markdown(cells: Sequence[Cell]) -> str:
     lines = [
         "# Leaderboard",
         "",
-        "Mean ± standard deviation over seeds (number) [95 % interval over test clips], rank;",
-        "=: the interval overlaps another one. Bold: best mean of its column. † small data: not a",
+        "Mean ± standard deviation over seeds (number) [95 % interval over test clips], rank: 1 +",
+        "the number of models better by the paired difference over resampled clips; =: its order",
+        "with another is open; \\*: not paired with all, there by intervals. Bold: best mean of a",
+        f"column. Below {FEW} test clips there is no interval and no rank. † small data: not a",
         "published data set, or only a part of one. Published figures have tables of their own.",
     ]
     for task, named in names.TASKS.items():
@@ -121,15 +133,15 @@ def shown(cell: Cell) -> str:
     if not math.isnan(cell.low):
         text += f" [{cell.low:.{DECIMALS}f}, {cell.high:.{DECIMALS}f}]"
     if cell.rank is not None:
-        text += f" {cell.rank}{'=' if cell.tied else '.'}"
+        text += f" {_escaped(cell.place)}{'' if cell.tied else '.'}"
     if cell.undefined:
         text += f" ({cell.undefined} of {cell.seeds} undefined)"
     return f"{text} †" if cell.small_data else text
 
 
 def _table(cells: list[Cell], label: dict, note: dict[Column, str]) -> list[str]:
-    columns = sorted({cell.column for cell in cells})
-    rows = sorted({cell.row for cell in cells})
+    columns = sorted({cell.column for cell in cells}, key=column_order)
+    rows = sorted({cell.row for cell in cells}, key=row_order)
     found = {(cell.row, cell.column): shown(cell) for cell in cells}
     titles = [column.title + (f": {note[column]}" if note[column] else "") for column in columns]
     lines = [
@@ -151,4 +163,5 @@ def _csv(table: pd.DataFrame) -> str:
 
 
 def _no_formula(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    formula = isinstance(value, str) and value.startswith(FORMULA)
+    return f"'{value}" if formula and not re.fullmatch(r"-\d+\.\d+", value) else value

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from leaderboards.stats import Column, Row
+from leaderboards.cell import Column, Row
 
 NOTE = 80  # characters of a convention in a note
 

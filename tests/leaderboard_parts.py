@@ -80,9 +80,7 @@ def record(
         },
         ci95={metric: (low, high) for metric, (low, high) in ends.items()},
         replicates={metric: values for metric, values in replicates.items() if values},
-        conventions={
-            m: t + (DRAWS.format(resamples) if resamples else "") for m, t in texts.items()
-        },
+        conventions=texts,
         hyperparameters={"optim": {"name": "adam", "lr": 0.2, "epochs": 500.0}},
         cost={"parameters": 9e7, "seconds_per_minute": 1.5},
         clips=40,

@@ -3,13 +3,15 @@
 import math
 from dataclasses import replace
 
+import leaderboard_parts as parts
 import numpy as np
 import pytest
-from scoring_parts import CLASSES, CLOSE, detections, plain_psds
+from scoring_parts import CLASSES, CLOSE, detections, event, plain_psds
 
 from eval_tasks.event_based import THRESHOLDS, Decoding, decode, event_scores, threshold_curve
 from eval_tasks.psds import psds_scores
-from eval_tasks.scoring import Scored, mean_of_folds
+from eval_tasks.scoring import Bootstrap, Scored, mean_of_folds
+from leaderboards.collect import collect
 
 METRIC = "event_onset_200ms_fms"
 DECODING = Decoding(250, 125)
@@ -67,3 +69,18 @@ def test_curves_of_folds_are_averaged_where_they_are_defined():
     ]
     curve = mean_of_folds(folds).curves[METRIC]
     assert curve == {"threshold": [0.1, 0.7], "f_measure": [pytest.approx(0.3), 0.5]}
+
+
+def test_an_error_rate_of_no_events_is_undefined_and_its_record_is_read(tmp_path):
+    reference = {"a.wav": [event("cat", 1000, 2000)], "b.wav": []}
+    found = event_scores(reference, reference, CLASSES, ["segment_1s_er"], Bootstrap(50))
+    values = found.replicates["segment_1s_er"]
+    assert found.scores["segment_1s_er"] == 0 and {0.0} == {v for v in values if not math.isnan(v)}
+    assert any(map(math.isnan, values))  # of resamples that drew b.wav twice
+    estimated = {"a.wav": [event("cat", 1000, 2000), event("dog", 0, 900)], "b.wav": []}
+    found = event_scores(reference, estimated, CLASSES, ["segment_1s_er"], Bootstrap(50))
+    assert math.isnan(found.per_class["dog"]["segment_1s_er"])  # it has no event
+    names = ("scores", "per_class", "replicates", "conventions", "ci95")
+    own = {name: getattr(found, name) for name in names}
+    parts.write(tmp_path, replace(parts.record(), curves={}, **own))
+    assert not collect([tmp_path], figures=False).rejected

@@ -227,12 +227,12 @@ def test_a_corrupt_feature_cache_is_named_and_kept(here):
     assert len([*here.glob("results/**/*.json")]) == 1
 
 
-def test_a_traceback_is_shown_on_demand_only(here):
+def test_a_traceback_is_shown_on_demand_only(here, capsys):
     no_split_file()
-    code, said = run(here, "run", *OFFICE, *LOGMEL)
-    assert code == 1 and "valid.json" in said and "Traceback" not in said
-    code, said = run(here, "run", *OFFICE, *LOGMEL, "--debug")
-    assert code == 1 and "Traceback (most recent call last)" in said
+    for debug in ([], ["--debug"]):
+        assert main(["run", *OFFICE, *LOGMEL, *debug]) == 1
+        told = capsys.readouterr().err
+        assert "valid.json" in told and ("Traceback" in told) == bool(debug)
 
 
 def test_weights_of_a_fine_tuning_are_exported(parts, here):
@@ -254,7 +254,7 @@ def test_export_takes_one_fold(here, capsys):
 def record(**changes) -> Record:
     """Of a made-up run."""
     values = {
-        **{"task": "t", "task_version": "t-v1", "task_sha256": "0", "mode": "frozen"},
+        **{"task": "t", "task_version": "t-v1", "task_sha256": "0" * 64, "mode": "frozen"},
         **{"protocol": "linear", "module": "m", "model": "m", "stage": ""},
         **{"checkpoint": {"file": None, "sha256": None}, "untrained": False, "seed": 0},
         **{"scores": {"f": 0.5, "e": math.nan}, "per_class": {"a": {"f": math.nan}}},
@@ -262,7 +262,7 @@ def record(**changes) -> Record:
         **{"conventions": {"f": "as usual"}, "hyperparameters": {}, "cost": {}, "clips": 4},
         **{"published_task": False, "coverage": None, "folds": [{"f": math.nan}]},
         **{"seconds": 1.0, "software": {}, "hardware": {}, "commit": None, "command": ""},
-        **{"started": "2026-01-01", "identity": "abc"},
+        **{"started": "2026-01-01", "identity": "a" * 64},
     }
     return Record(**values | changes)
 
@@ -281,12 +281,17 @@ def test_a_record_is_strict_json_and_comes_back_with_its_nans(tmp_path):
     assert len(list(path.parent.iterdir())) == 1
     results.write(record(), path)
     assert [one.name for one in path.parent.iterdir()] == ["r.json"]
+    of_another_machine = f".hear_ptsed-1-{'0' * 8}-{'0' * 16}-other.json"
+    (path.parent / of_another_machine).write_text("{")
+    (path.parent / ".99-r.json").write_text("mine")
+    results.write(record(), path)
+    assert len([*path.parent.iterdir()]) == 3
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert repr(results.read(path)) == repr(record())
-    assert results.finished(path, "abc") is not None
+    assert results.finished(path, "a" * 64) is not None
     with pytest.raises(ValueError, match="the record of another run"):
-        results.finished(path, "abd")
-    assert results.finished(tmp_path / "none.json", "abc") is None
+        results.finished(path, "b" * 64)
+    assert results.finished(tmp_path / "none.json", "a" * 64) is None
 
 
 @pytest.mark.parametrize(
@@ -314,7 +319,7 @@ def test_a_paired_difference_is_that_of_equal_resamples():
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"task_sha256": "1"}, "not tested on the same labels and clips"),
+        ({"task_sha256": "1" * 64}, "not tested on the same labels and clips"),
         ({"conventions": {"f": "otherwise"}}, "computed in two ways"),
         ({"replicates": {"f": [0.1]}}, "computed in two ways"),
         ({"replicates": {}}, "no resampled f to compare; it has none"),

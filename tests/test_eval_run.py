@@ -129,7 +129,7 @@ def test_what_a_user_puts_into_the_folder_of_a_run_stays(parts, tasks, tmp_path)
 def test_kills_at_any_time_change_nothing(undisturbed, parts, tasks, tmp_path):
     command = ("run", *OFFICE, *LOGMEL, *tasks, "--seed", "1")
     kills = 0
-    for delay in (0.4, 0.9, 1.6, 2.5):
+    for delay in (0.05, 0.2, 0.4, 0.9, 1.6, 2.5):
         process = start(tmp_path, *command)
         process.join(delay)
         kills += process.is_alive()

@@ -26,6 +26,58 @@ def test_a_folder_of_heareval_is_a_result_without_interval(tmp_path):
     assert all(math.isnan(cell.low) for cell in cells(found.entries))
 
 
+SUITE = "hear_ptsed.plugins.m2d_weak"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [True, 1, "yes", "TRUE", 1.0, "no", 0.5, [1], "of course"],
+)
+def test_any_spelling_of_untrained_in_a_folder_of_heareval_is_marked(tmp_path, given):
+    slugify = pytest.importorskip("slugify").slugify
+    for k, options in enumerate(
+        ({"untrained": given}, {"overlap": 0.5, "untrained": given, "drop_layers": 2})
+    ):
+        # As heareval 2021.1.3 makes the name of the folder.
+        names = [f"{slugify(key)}={slugify(str(value))}" for key, value in options.items()]
+        parts.write_heareval(tmp_path / str(k), f"{SUITE}-{'-'.join(names)}")
+    found = collect([tmp_path], figures=False)
+    assert not found.rejected and len(found.entries) == 2
+    assert all(entry.untrained and entry.model == "m2d" for entry in found.entries)
+    assert all(cell.rank is None for cell in cells(found.entries))
+
+
+@pytest.mark.parametrize(
+    "options", ["untrained=True", "Untrained=true", "drop_layers=2-untrained=1"]
+)
+def test_folders_that_somebody_renamed_are_marked_too(tmp_path, options):
+    parts.write_heareval(tmp_path, f"{SUITE}-{options}")
+    (entry,) = collect([tmp_path], figures=False).entries
+    assert entry.untrained
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["untrained=false", "untrained=0", "untrained=none", "untrained=0-0", "untrained="]
+    + ["untrained=-layer=3", "untrained=0-drop-layers=2", "untrained=false-overlap=5"]
+    + ["v2", "mine-v2", "layer-3", "=3", "layer=3=4", "3=layer"],
+)
+def test_a_folder_whose_options_cannot_be_understood_is_refused_by_name(tmp_path, options):
+    parts.write_heareval(tmp_path, f"{SUITE}-{options}")
+    found = collect([tmp_path], figures=False)
+    (one,) = found.rejected
+    assert not found.entries and f"{SUITE}-{options}" in one.reason
+
+
+@pytest.mark.parametrize(
+    "options", ["layer=6", "overlap=0-5-drop-layers=2", "x=none", "q=", "l=1-2"]
+)
+def test_other_options_of_a_folder_of_heareval_make_no_model_untrained(tmp_path, options):
+    parts.write_heareval(tmp_path, f"{SUITE}-{options}")
+    (entry,) = collect([tmp_path], figures=False).entries
+    assert not entry.untrained and entry.module == f"{SUITE}-{options}"
+
+
 def test_an_evaluation_of_training_is_read_with_its_interval(tmp_path):
     from training import metrics
     from training.annotations import Events

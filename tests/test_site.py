@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import needs_chromium
 from site_records import collected, served
@@ -257,9 +258,18 @@ def test_numbers_on_the_page_are_those_of_the_records(page, built, found):
         else:
             low, high = files[0]["ci95"][F]
             assert f"{low:.3f} to {high:.3f}" in text
-        better = sum(other.low > cell.high for other in cells.values())
-        tied = sum(o.low <= cell.high and o.high >= cell.low for o in cells.values()) > 1
-        assert text.endswith(f" #{better + 1}{'=' if tied else ''}"), key
+        pairs = [stats.difference(cell, other) for other in cells.values() if other is not cell]
+        better = [
+            pair.after.low > cell.high if np.isnan(pair.low) else pair.improves is True
+            for pair in pairs
+        ]
+        worse = [
+            pair.after.high < cell.low if np.isnan(pair.low) else pair.improves is False
+            for pair in pairs
+        ]
+        tied = "=" * (sum(better) + sum(worse) < len(pairs))
+        unpaired = "*" * any(np.isnan(pair.low) for pair in pairs)
+        assert text.endswith(f" #{1 + sum(better)}{tied}{unpaired}"), key
     assert any("=" in text for text in read.values()) and any("=" not in t for t in read.values())
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import needs_chromium
 
+from hear_ptsed.labels import load_labels
 from leaderboards import charts, pivots, site, stats
 from leaderboards.collect import Collected, collect, published_entries
 from leaderboards.pages import Names
@@ -178,18 +179,19 @@ def test_what_was_measured_on_audioset_stands_beside_the_published_table(tmp_pat
     from training.annotations import Events
 
     rng = np.random.default_rng(0)
-    classes = [f"class {k:03d}" for k in range(310)]
-    clips = [f"clip{k:02d}" for k in range(31)]
-    onset = rng.uniform(0, 8, 310)
+    classes, n = load_labels(evaluated=True), 407
+    clips = [f"clip{k:02d}" for k in range(41)]
+    onset = rng.uniform(0, 8, n)
     events = Events.from_columns(
-        [clips[k // 10] for k in range(310)], classes, onset.tolist(), (onset + 1).tolist()
+        [clips[k // 10] for k in range(n)], classes, onset.tolist(), (onset + 1).tolist()
     )
-    scores = rng.normal(-4, 1, (31, 310, 250)).astype(np.float32)
+    scores = rng.normal(-4, 1, (41, n, 250)).astype(np.float32)
     for k, start in enumerate(onset):
         scores[k // 10, k, int(25 * start) : int(25 * start) + 25] += rng.normal(4, 2)
-    scored = metrics.evaluate(scores, clips, classes, events, np.full(31, 10.0), bootstrap=5)
+    scored = metrics.evaluate(scores, clips, classes, events, np.full(41, 10.0), bootstrap=5)
     checkpoint = {"file": "BEATs_strong_1.pt", "sha256": parts.digest(1)}
     values = {"checkpoint": checkpoint, "device": "cpu"} | scored.to_dict() | {"coverage": []}
+    values |= {"task": "audioset_strong", "data": {"sha256": parts.digest(2), "clips": 16_996}}
     (tmp_path / "scores.json").write_text(metrics.as_json(values), encoding="utf-8")
     made = collect([tmp_path / "scores.json"])
     assert not made.rejected

@@ -32,6 +32,13 @@ def parts(tmp_path_factory) -> Path:
     return tiny_tasks(tmp_path_factory.mktemp("parts"))
 
 
+def test_the_help_names_every_mode(capsys):
+    with pytest.raises(SystemExit):
+        main(["sweep", "--help"])
+    said = capsys.readouterr().out
+    assert all(f"{mode} " in said or f"{mode}," in said for mode in sweep.MODES)
+
+
 @pytest.fixture
 def here(parts, tmp_path, monkeypatch) -> Path:
     shutil.copytree(parts, tmp_path, dirs_exist_ok=True)

@@ -1,5 +1,7 @@
 """Scoring of models on strongly labelled clips: `python -m training evaluate`."""
 
+import hashlib
+import json
 import logging
 import math
 from collections.abc import Sequence
@@ -15,10 +17,12 @@ from tqdm import tqdm
 from hear_ptsed import interrupt
 from hear_ptsed.checkpoints import open_checkpoint
 from hear_ptsed.files import atomic, sha256
+from hear_ptsed.labels import load_labels
 from hear_ptsed.model import SEDModel
+from hear_ptsed.schema import Label, Name, check
 from hear_ptsed.windows import WINDOW
 from training import metrics
-from training.annotations import Events
+from training.annotations import Events, merged
 from training.config import Data, Recipe, Source
 from training.data import Batch, ClipSet, Opened, clip_targets, loader
 from training.resample import to_16k
@@ -26,6 +30,8 @@ from training.sampling import EvalPicks
 
 log = logging.getLogger(__name__)
 SECONDS_OF = {"heard": "seconds", "whole": "clip_seconds"}  # durations -> name in a batch
+TASKS = ("strong_labels", "audioset_strong")
+AUDIOSET_CLIPS = 16_996  # annotated, of the official evaluation set
 
 
 def windows(batch: Batch) -> Tensor:
@@ -195,6 +201,7 @@ def evaluate(
     per_frame_of_weak: bool = False,
     progress: bool = True,
     out: Path | None = None,
+    task: str = TASKS[0],
 ) -> dict:
     """Score a checkpoint on annotated clips; the classes are those that both have.
 
@@ -205,7 +212,11 @@ def evaluate(
         durations: of clips over 10 s, see config.Evaluation.
         per_frame_of_weak: score the weak head, applied to every frame.
         out: where to write the result as JSON.
+        task: audioset_strong states that the annotation is the official evaluation set, which is
+            refused where that cannot be.
     """
+    if out is not None:  # told now, not when all is computed
+        check(Name, checkpoint.name, f"the name of {checkpoint}")
     net = open_checkpoint(checkpoint, model)
     labels = "weak" if per_frame_of_weak else "strong"
     try:
@@ -215,13 +226,20 @@ def evaluate(
         raise ValueError(f"{error}{'; --weak scores its weak head' if other else ''}") from None
     data = Data(eval=tuple(Source(**source) for source in sources), names=names, labels="strong")
     opened = Opened.of(data.eval, Recipe(data=data), unknown="keep")
+    events = opened.joined()
+    annotated = len(events.clips)
+    scored = [name for name in classes if name in events.labels]
+    if out is not None:
+        check(list[Label], scored, "a class")
+    if task == "audioset_strong":
+        _check_audioset(scored, annotated)
     clips = opened.clip_set(classes, "strong")
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     scores, unreadable = score(
         net,
         clips,
-        opened.joined(),
+        events,
         labels=labels,
         size=size,
         durations=durations,
@@ -234,13 +252,55 @@ def evaluate(
     for report in coverage:
         report.unreadable |= {k: v for k, v in unreadable.items() if k not in report.missing}
         log.info(report.text())
+    read = [key for key, s in zip(clips.keys, scores.seconds, strict=True) if s > 0]
     result = {
+        "task": task,
+        "data": {"sha256": fingerprint(events, read, scored), "clips": annotated},
         "checkpoint": {"file": checkpoint.name, "sha256": sha256(checkpoint)},
         "device": device,
         **scores.result(bootstrap),
         "coverage": [asdict(report) for report in coverage],
     }
+    # A release computes no other score: it is no part of what makes two results comparable.
+    convention = result.get("convention", {})
+    result["software"] = {k: convention.pop(k) for k in ("sed_scores_eval",) if k in convention}
     if out is not None:
         with atomic(out) as temporary:
             temporary.write_text(metrics.as_json(result) + "\n", encoding="utf-8")
     return result
+
+
+def fingerprint(events: Events, clips: Sequence[str], classes: Sequence[str]) -> str:
+    """SHA-256 of what is scored: the merged events of some classes in some clips."""
+    events = merged(events)
+    of = np.isin(np.array(events.clips)[events.clip], clips)
+    of &= np.isin(np.array(events.labels)[events.label], classes)
+    rows = sorted(
+        (events.clips[clip], events.labels[label], onset, offset)
+        for clip, label, onset, offset in zip(
+            events.clip[of].tolist(),
+            events.label[of].tolist(),
+            events.onset_s[of].tolist(),
+            events.offset_s[of].tolist(),
+            strict=True,
+        )
+    )
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _check_audioset(scored: Sequence[str], annotated: int) -> None:
+    """Refuse what cannot be the official evaluation set, as far as it is known here."""
+    known = set(load_labels(evaluated=True))
+    if scored_else := sorted(known ^ set(scored)):
+        lacks = "lacks" if scored_else[0] in known else "has"
+        raise ValueError(
+            f"task audioset_strong: its evaluation set has events of {len(known)} of the 447 "
+            f"classes; what is scored here {lacks} {scored_else[0]!r}"
+            + f" and {len(scored_else) - 1} other differences" * (len(scored_else) > 1)
+            + "; leave out --task"
+        )
+    if annotated > AUDIOSET_CLIPS:
+        raise ValueError(
+            f"task audioset_strong: its evaluation set has {AUDIOSET_CLIPS} clips, the annotation "
+            f"{annotated}; leave out --task"
+        )

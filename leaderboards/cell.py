@@ -1,0 +1,129 @@
+"""What a table is made of: columns, rows, and the score of a row in a column."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from leaderboards import names
+from leaderboards.readers import Entry
+
+FEW = 10  # test clips: the resamples of fewer are too much alike
+DECIMALS = 3  # of measured scores, as shown
+
+
+@dataclass(frozen=True, order=True)
+class Column:
+    """What makes two scores comparable. Measured and published ones never share a column."""
+
+    kind: str  # measured or published
+    task: str
+    mode: str
+    protocol: str
+    task_version: str
+    metric: str
+    data: str  # fingerprint of the test data; "" if not known
+    convention: str  # of the metric, without the bootstrap
+
+    @property
+    def title(self) -> str:
+        """Task, metric, mode and protocol in words; columns of one title differ by `notes`."""
+        task, metric = names.TASKS[self.task].title, names.METRICS[self.metric].title
+        if self.mode == names.AUDIOSET:
+            return f"{task}, {metric}"
+        how = self.mode if self.mode == self.protocol else f"{self.mode}, {self.protocol}"
+        return f"{task}, {metric} ({how})"
+
+    @property
+    def measure(self) -> tuple[str, ...]:
+        """What two scores must have in common to be subtracted: all but mode and protocol."""
+        return self.kind, self.task_version, self.data, self.metric, self.convention
+
+    @property
+    def lower_is_better(self) -> bool:
+        return names.METRICS[self.metric].lower_is_better
+
+
+@dataclass(frozen=True, order=True)
+class Row:
+    """What is compared: a module with one checkpoint, or a published model and setting."""
+
+    kind: str
+    model: str
+    stage: str
+    module: str
+    variant: str  # start of the checkpoint's hash, their number, published setting, or ""
+    settings: str  # digest of hyperparameters, only where one column has several of them; else ""
+    untrained: bool
+
+    @property
+    def title(self) -> str:
+        """Model and stage in words; rows of one title differ by `labels`."""
+        title = f"{names.MODELS.get(self.model, self.model)} {self.stage}".strip()
+        return f"{title} (untrained)" if self.untrained else title
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """The score of a row in a column, over its seeds."""
+
+    row: Row
+    column: Column
+    mean: float  # over the seeds in which it is defined; NaN if in none
+    std: float  # sample standard deviation over seeds; NaN for fewer than two
+    low: float  # 95 % interval over test clips; NaN if there is none or there are few
+    high: float
+    seeds: int  # runs behind the mean
+    undefined: int  # of these, runs whose score is NaN
+    rank: int | None  # see `ranks.ranked`; None: not ranked
+    tied: bool  # with another there is no telling which is better
+    paired: bool  # with all others of the column; else by intervals, where they cannot be paired
+    best: bool  # of two or more ranked means of a column, compared as they are shown
+    small_data: bool
+    entries: tuple[Entry, ...]  # by seed
+    replicates: np.ndarray | None = field(repr=False)  # (R,) mean over seeds; None if not paired
+    draws: str  # cells with equal ones are paired
+
+    @property
+    def untrained(self) -> bool:
+        return self.row.untrained
+
+    @property
+    def clips(self) -> int | None:
+        """Tested; None if it is not known."""
+        return min((e.clips for e in self.entries if e.clips is not None), default=None)
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few clips for an interval, a rank or a verdict."""
+        return self.clips is not None and self.clips < FEW
+
+    @property
+    def place(self) -> str:
+        """The rank as it is shown, with = for a tie and * where not all could be paired."""
+        if self.rank is None:
+            return ""
+        unpaired = self.row.kind == "measured" and not self.paired
+        return f"{self.rank}{'=' * self.tied}{'*' * unpaired}"
+
+    @property
+    def text(self) -> str:
+        """The mean as it is shown: 3 decimals, of published figures 4 where they are printed."""
+        if math.isnan(self.mean):
+            return "undefined"
+        if self.row.kind == "published":
+            return f"{self.mean:.{DECIMALS + 1}f}".removesuffix("0")
+        return f"{self.mean:.{DECIMALS}f}"
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Words to show beside the number, such as untrained, small data, published."""
+        seeds = [entry.seed for entry in self.entries if entry.seed is not None]
+        words = {
+            "published": self.row.kind == "published",
+            "untrained": self.untrained,
+            "small data": self.small_data,
+            f"{self.undefined} of {self.seeds} undefined": self.undefined > 0,
+            "a seed twice": len(seeds) > len(set(seeds)),
+        }
+        return tuple(word for word, holds in words.items() if holds)

@@ -1,0 +1,108 @@
+"""Which of two scores is better: by the same resampled clips of both, where they have these."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from leaderboards.cell import Cell
+
+CI = (2.5, 97.5)  # percentiles
+
+
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """Score of `after` less that of `before`, paired over the same resampled clips."""
+
+    before: Cell
+    after: Cell
+    value: float
+    low: float  # NaN where the two cannot be paired, or of few clips
+    high: float
+    improves: bool | None  # True, False: the interval leaves 0 out; None: it does not, or none
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few clips for an interval and a verdict."""
+        return self.before.few or self.after.few
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Percentiles 2.5 and 97.5 of the values that are defined; NaN if none is."""
+    values = values[~np.isnan(values)]
+    low, high = np.percentile(values, CI) if len(values) else (math.nan, math.nan)
+    return float(low), float(high)
+
+
+def difference(before: Cell, after: Cell) -> Difference:
+    """Of two cells of one measure."""
+    if before.column.measure != after.column.measure:
+        raise ValueError(f"{before.column.title} and {after.column.title} measure different things")
+    low = high = math.nan
+    if can_be_paired(before, after) and not (before.few or after.few):
+        low, high = interval(after.replicates - before.replicates)
+    improves = (low > 0) != before.column.lower_is_better if low > 0 or high < 0 else None
+    return Difference(before, after, after.mean - before.mean, low, high, improves)
+
+
+def can_be_paired(a: Cell, b: Cell) -> bool:
+    """Whether they have replicates of the same resamples."""
+    if a.replicates is None or b.replicates is None or len(a.replicates) != len(b.replicates):
+        return False
+    return bool(a.draws) and a.draws == b.draws
+
+
+def ranked(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells of one column with their ranks.
+
+    Rank: 1 + the number of those that are better; tied with those that are neither better nor
+    worse. A is better than B where the interval of their paired difference leaves 0 out. Two that
+    cannot be paired are told apart by their intervals, which must not overlap; none counts as an
+    interval of no width. Untrained ones, those without a score, and those of few clips are not
+    ranked.
+    """
+    able = [c for c in cells if not (c.untrained or c.few or math.isnan(c.mean))]
+    if not able:
+        return [*cells]
+    better, paired = _better(able)
+    sign = -1.0 if able[0].column.lower_is_better else 1.0
+    shown = [sign * float(cell.text) for cell in able]
+    places = {
+        cell.row: replace(
+            cell,
+            rank=1 + int(better[:, i].sum()),
+            tied=int(better[:, i].sum() + better[i].sum()) < len(able) - 1,
+            paired=bool(paired[i].all()),
+            best=shown[i] == max(shown) and len(able) > 1,
+        )
+        for i, cell in enumerate(able)
+    }
+    return [places.get(cell.row, cell) for cell in cells]
+
+
+def _better(cells: Sequence[Cell]) -> tuple[np.ndarray, np.ndarray]:
+    """Of n cells of one column (n, n) bool: is the first better than the second? By pairs?"""
+    sign = -1.0 if cells[0].column.lower_is_better else 1.0
+    ends = [(c.mean, c.mean) if math.isnan(c.low) else (c.low, c.high) for c in cells]
+    low, high = np.sort(sign * np.array(ends), 1).T
+    better = low[:, None] > high[None, :]
+    paired = np.eye(len(cells), dtype=bool)
+    groups: dict[tuple[str, int], list[int]] = {}
+    for i, cell in enumerate(cells):
+        if cell.replicates is not None and cell.draws:
+            groups.setdefault((cell.draws, len(cell.replicates)), []).append(i)
+    for own in groups.values():
+        replicates = sign * np.array([cells[i].replicates for i in own])
+        for row, i in enumerate(own):
+            # Whether a percentile is above 0 mostly follows from how many of the differences are.
+            less = replicates[row] - replicates
+            place = CI[0] / 100 * (less.shape[1] - 1)
+            above, defined = (less > 0).sum(1), ~np.isnan(less).any(1)
+            sure = defined & (less.shape[1] - above <= math.floor(place))
+            open_ = defined & (less.shape[1] - above > math.floor(place) + 1)
+            for k, j in enumerate(own):
+                doubtful = not sure[k] and not open_[k]
+                better[i, j] = interval(less[k])[0] > 0 if doubtful else sure[k]
+                paired[i, j] = True
+    return better, paired
