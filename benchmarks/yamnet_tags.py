@@ -6,17 +6,15 @@ Prints Markdown. The recordings lie in wheels that are fetched on first use.
 """
 
 import csv
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor, nn
-from torchaudio.functional import resample
 
 from hear_ptsed import wheels, yamnet
+from hear_ptsed.audio import AudioFile, resampled
 
 # what each recording is by its file name; a package of one kind has a single class
 RECORDINGS = {
@@ -43,13 +41,8 @@ ROUNDS = 5
 
 def audio(project: str, member: str) -> Tensor:
     """A member as mono (1, S) at 16 kHz."""
-    with tempfile.TemporaryDirectory() as folder:
-        # Not from memory: libsndfile knows an MP3 with an odd tag only by the name of its file.
-        path = Path(folder) / Path(member).name
-        path.write_bytes(wheels.read(project, member))
-        samples, rate = soundfile.read(path, dtype="float32")
-    samples = torch.from_numpy(samples.reshape(len(samples), -1).mean(1))
-    return resample(samples[None], rate, yamnet.YamNet.sample_rate)
+    with AudioFile(wheels.read(project, member), member) as file:
+        return torch.from_numpy(resampled(file.blocks(), file.rate))[None]
 
 
 def tags(model: yamnet.YamNet, names: list[str]) -> None:

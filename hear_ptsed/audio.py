@@ -8,6 +8,7 @@ import contextlib
 import errno
 import io
 import logging
+import os
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -47,6 +48,8 @@ def read_audio(path: Path) -> tuple[Tensor, float]:
     try:
         with AudioFile(path) as file:
             audio = resampled(file.blocks(), file.rate)
+            if not len(audio):
+                raise ValueError(f"is too short at {file.rate} Hz: no sample at {SAMPLE_RATE} Hz")
             if shortfall := file.shortfall():
                 shown = printable(str(path), 1000)
                 log.warning("%s: %s; what can be read of it is used", shown, shortfall)
@@ -184,7 +187,7 @@ class AudioFile(contextlib.AbstractContextManager):
             copy.write(source)
             copy.flush()
         try:
-            file = soundfile.SoundFile(copy.name if plain else source)
+            file = soundfile.SoundFile(copy.name if plain else os.fsencode(source))
         except soundfile.LibsndfileError as error:
             raise _not_audio(text) from error
         except TypeError as error:  # a file without header, such as .raw

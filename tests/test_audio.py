@@ -147,6 +147,12 @@ def test_an_mp3_whose_length_nothing_tells_is_told(tmp_path, caplog):
     assert "a.mp3: mp3 of varying bit rate without length header; write it" in caplog.text
 
 
+def test_less_than_a_sample_at_16_khz_is_refused_in_words(tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", noise(1), 48000)
+    assert detect(tmp_path / "a.wav") == 1
+    assert "a.wav: is too short at 48000 Hz: no sample at 16000 Hz" in capsys.readouterr().err
+
+
 def test_an_mp3_behind_foreign_bytes_is_heard(tmp_path):
     for name, content in (("a.mp3", encoded(1)), ("b.mp3", b"xyz" * 10 + encoded(1))):
         Path(tmp_path / name).write_bytes(content)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -251,6 +252,28 @@ def test_ctrl_c_ends_with_one_line_and_130(tmp_path, monkeypatch, capsys):
     assert detect_ear(tone(tmp_path / "a.wav"), "--out", tmp_path / "out") == 130
     assert capsys.readouterr().err.count("\n") == 1
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_noted_ctrl_c_stops_within_a_file_and_no_other_is_begun(tmp_path, monkeypatch, capsys):
+    begun = []
+
+    def score(audio, progress):
+        begun.append(len(audio))
+        signal.raise_signal(signal.SIGINT)  # noted
+        progress(1.0, 3.0)
+        raise AssertionError("it went on")
+
+    detector = Detector("beats", "strong", "x.pt", ["a"], score)
+    monkeypatch.setattr(detect, "load_detector", lambda *_: detector)
+    # A shell's background jobs begin with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        files = [tone(tmp_path / f"{name}.wav") for name in "ab"]
+        assert detect_ear(*files, "--out", tmp_path / "out") == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(begun) == 1 and list((tmp_path / "out").iterdir()) == []
+    assert "interrupted" in capsys.readouterr().err
 
 
 def test_the_traceback_comes_only_with_debug_which_stands_anywhere(tmp_path, capsys):
