@@ -99,6 +99,15 @@ def plain(value: Any, items: int = ITEMS) -> Any:
     return value
 
 
+def _null_for_nan(value: Any) -> Any:
+    """Plain values with null for what is not finite."""
+    if isinstance(value, dict):
+        return {key: _null_for_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_null_for_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _module(value: str) -> str:
     if not all(part.isidentifier() for part in value.split(".")):
         raise ValueError("it must be a module's name, such as package.module")
@@ -142,8 +151,11 @@ Scores = Annotated[dict[Label, float | None], AfterValidator(_scores), Field(max
 Interval = Annotated[tuple[float | None, float | None], AfterValidator(_pair)]
 Plain = Annotated[dict[str, Any], AfterValidator(plain)]
 # Of each fold: steps, best validation score and its step, where our own loop trained.
+# heareval's best score is -inf where a network never found an event.
 Training = Annotated[
-    list[dict[str, Any]], Field(max_length=100), AfterValidator(lambda v: plain(v, 20 * ITEMS))
+    list[dict[str, Any]],
+    Field(max_length=100),
+    AfterValidator(lambda v: plain(_null_for_nan(v), 20 * ITEMS)),
 ]
 
 
@@ -340,11 +352,3 @@ def _percentile(ordered: list[float], share: float) -> float:
     i = math.floor(place)
     above = ordered[min(i + 1, len(ordered) - 1)]
     return ordered[i] + (place - i) * (above - ordered[i])
-
-
-def _null_for_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _null_for_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_null_for_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -294,6 +294,12 @@ def test_a_record_is_strict_json_and_comes_back_with_its_nans(tmp_path):
     assert results.finished(tmp_path / "none.json", "a" * 64) is None
 
 
+def test_a_training_that_never_had_a_score_is_kept_with_null(tmp_path):
+    """As heareval tells of a network that finds no event."""
+    results.write(replace(record(), training=[{"best": -math.inf, "step": 9}]), tmp_path / "r.json")
+    assert results.read(tmp_path / "r.json").training == [{"best": None, "step": 9}]
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [("{", "not valid JSON"), ("[]", "schema 'list'"), ('{"schema": 1}', "lacks checkpoint, ci95")],
