@@ -11,6 +11,7 @@ EXTRAS = {
     "eval": [
         "click",
         "espeakng-loader",
+        "h5py",
         "intervaltree",
         "matplotlib",
         "mido",
@@ -31,7 +32,6 @@ EXTRAS = {
     ],
     "training": [
         "datasets",
-        "espeakng-loader",
         "h5py",
         "lightning>=2.6",
         "pandas<3",

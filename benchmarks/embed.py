@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from hear_ptsed.grid import WINDOW
 from hear_ptsed.hear import HearModel, Options
 from hear_ptsed.registry import MODELS, build
-from hear_ptsed.windows import WINDOW
 
 CLIPS = 8  # windows per call, the default of the plug-ins
 

@@ -29,7 +29,7 @@ from eval_tasks.rating import rate
 from eval_tasks.recipe import Recipe, recipe
 from eval_tasks.scoring import Bootstrap, Scored, paired
 from eval_tasks.tasks import TASKS
-from hear_ptsed.windows import FRAME, WINDOW_FRAMES
+from hear_ptsed.grid import FRAME, WINDOW_FRAMES
 
 PARTS = ("train", "valid", "test")
 EPOCHS, BATCH = 500, 256  # as published

@@ -28,10 +28,10 @@ import soundfile
 import torch
 from torchaudio.transforms import Resample
 
-from hear_ptsed.events import load_labels
-from training.annotations import Events, clip_key
-from training.clips import Clips, open_clips
-from training.pack import pack
+from hear_ptsed.labels import load_labels
+from training.data.annotations import Events, clip_key
+from training.data.clips import Clips, open_clips
+from training.data.pack import pack
 
 RATE, SECONDS, FRAMES = 32_000, 10, 250
 EVENTS_PER_CLIP = 9

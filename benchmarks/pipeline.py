@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scipy import stats
 
-from training.demo import STAGES, demo
+from eval_tasks.demo.stages import STAGES, demo
 
 DIFFERENCES = (
     ("weak", "scratch"),

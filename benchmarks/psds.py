@@ -17,7 +17,7 @@ from scipy.ndimage import uniform_filter1d
 from sed_scores_eval import intersection_based, segment_based
 from sed_scores_eval.base_modules.scores import create_score_dataframe
 
-from training.annotations import Events, merged
+from training.data.annotations import Events, merged
 from training.metrics import evaluate
 
 FRAMES = 250

@@ -20,10 +20,9 @@ from torch import Tensor
 from torchaudio.functional import resample
 
 from hear_ptsed import checkpoints, yamnet
-from hear_ptsed.audio import resampled
-from training.clips import open_clips
+from hear_ptsed.audio import resampled, to_16k
+from training.data.clips import open_clips
 from training.evaluate import evaluate
-from training.resample import to_16k
 
 BEST = {"lowpass_filter_width": 64, "rolloff": 0.9475937167399596, "beta": 14.769656459379492}
 SECONDS, ROUNDS = 10, 7

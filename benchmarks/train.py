@@ -18,17 +18,17 @@ import soundfile
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hear_ptsed.events import load_labels
+from hear_ptsed.labels import load_labels
 from hear_ptsed.registry import MODELS, build
 from training import optim
-from training.annotations import Events
-from training.clips import open_clips
-from training.config import Data, Optim, Recipe
-from training.data import ClipSet, loader
+from training.data.annotations import Events
+from training.data.batch import ClipSet, loader
+from training.data.clips import open_clips
+from training.data.pack import pack
+from training.data.sampling import Plan, TrainPicks
 from training.module import Training
 from training.optim import freeze_unused
-from training.pack import pack
-from training.sampling import Plan, TrainPicks
+from training.recipe import Data, Optim, Recipe
 
 CLIPS, EVENTS = 64, 9  # in the folder; per clip
 

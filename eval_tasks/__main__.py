@@ -9,7 +9,7 @@ from pathlib import Path
 from eval_tasks.request import Block, DropLayers, Folds, GridPoints, Jobs, Retries, Seeds
 from hear_ptsed.errors import run_command, shown
 from hear_ptsed.options import Parser, add_number
-from training.config import Seed, Workers
+from training.recipe import Seed, Workers
 
 HEAREVAL_NOTES = """\
 Runs heareval 2021.1.3 as it is; all options after 'embeddings' or 'predictions' are heareval's own
@@ -118,7 +118,7 @@ def sweep(args: argparse.Namespace, _rest: list[str]) -> int:
 
 
 def demo(args: argparse.Namespace, _rest: list[str]) -> int:
-    from eval_tasks import demo
+    from eval_tasks.demo import evaluation as demo
 
     if args.stages is None:
         demo.main(args.out)

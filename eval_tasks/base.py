@@ -17,8 +17,8 @@ import numpy as np
 import soundfile
 
 from eval_tasks.event_based import Decoding
-from hear_ptsed.windows import FRAME, SAMPLE_RATE, n_frames
-from training.tables import read_records
+from hear_ptsed.grid import FRAME, SAMPLE_RATE, n_frames
+from training.data.tables import read_records
 
 END_MS = 0.0001  # HEAR: a frame is active where start <= centre < end + this
 MORE_PARTS = ("weak", "unlabelled")

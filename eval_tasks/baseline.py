@@ -29,10 +29,10 @@ from eval_tasks.loop import autocast, fit
 from eval_tasks.modules import Module
 from eval_tasks.recipe import OFF, Recipe
 from hear_ptsed.events import median_filter
-from hear_ptsed.windows import SAMPLE_RATE, WINDOW_FRAMES
+from hear_ptsed.grid import SAMPLE_RATE, WINDOW_FRAMES
 from training import optim
 from training.augment import Targets, mixup
-from training.sampling import AUGMENT, MODEL, ORDER, Plan, TrainPicks, steps_in, torch_seed
+from training.data.sampling import AUGMENT, MODEL, ORDER, Plan, TrainPicks, steps_in, torch_seed
 
 CONSISTENCY = 2.0  # weight of the mean teacher's loss behind the ramp
 WEAK_SHARE, WEAK_SEED = 0.9, 42  # of the weak clips to train on; the others validate

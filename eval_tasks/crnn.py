@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchaudio.transforms import MelSpectrogram
 
+from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.heads import AttentionHead
 from hear_ptsed.sequence import BiGRU
-from hear_ptsed.windows import SAMPLE_RATE
 
 FRAMES, FRAME_MS = 156, 64  # of the output, for 10 s
 FILTERS = (16, 32, 64, 128, 128, 128, 128)

@@ -25,7 +25,7 @@ from eval_tasks.base import Part, TaskData
 from eval_tasks.modules import Module
 from hear_ptsed import __version__, interrupt
 from hear_ptsed.files import atomic_folder, locked, remove_stale
-from hear_ptsed.windows import FRAME, SAMPLE_RATE, WINDOW, WINDOW_FRAMES
+from hear_ptsed.grid import FRAME, SAMPLE_RATE, WINDOW, WINDOW_FRAMES
 
 FORMAT = 1
 INDEX, ARRAY = "index.json", "frames.npy"

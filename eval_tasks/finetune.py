@@ -25,15 +25,16 @@ from eval_tasks.rating import validation
 from eval_tasks.recipe import Fit, Recipe, check_setup
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.frontends.mel import ATSTMel
+from hear_ptsed.grid import SAMPLE_RATE, WINDOW_FRAMES, n_frames
 from hear_ptsed.model import SEDModel
-from hear_ptsed.windows import SAMPLE_RATE, WINDOW_FRAMES, n_frames, over_windows
+from hear_ptsed.windows import over_windows
 from training import optim
 from training.augment import Targets, augment, per_db, wavmix
-from training.config import Augment
+from training.data.sampling import AUGMENT, Plan, TrainPicks, generator, torch_seed
 from training.optim import freeze_unused
-from training.sampling import AUGMENT, Plan, TrainPicks, generator, torch_seed
+from training.recipe import Augment
 
-WEAK = 100  # stream of random numbers beside those of training.sampling
+WEAK = 100  # stream of random numbers beside those of training.data.sampling
 SURE = 0.999  # share of a frame that must be known for it to count
 
 Rows = dict[str, Tensor]  # of one kind of clips, see Crops.at

@@ -20,9 +20,9 @@ from eval_tasks.loop import fit
 from eval_tasks.modules import Module
 from eval_tasks.rating import validation
 from eval_tasks.recipe import Recipe, check_setup
+from hear_ptsed.grid import SAMPLE_RATE, WINDOW_FRAMES
 from hear_ptsed.heads import AttentionHead
-from hear_ptsed.windows import SAMPLE_RATE, WINDOW_FRAMES
-from training.sampling import AUGMENT, ORDER, Plan, TrainPicks, generator, torch_seed
+from training.data.sampling import AUGMENT, ORDER, Plan, TrainPicks, generator, torch_seed
 
 
 class Crop(NamedTuple):

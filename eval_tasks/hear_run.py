@@ -18,7 +18,7 @@ from eval_tasks.hear_tools import PREDICTED
 from eval_tasks.modules import Module
 from eval_tasks.processes import ending_with_parent
 from hear_ptsed.files import locked
-from hear_ptsed.windows import SAMPLE_RATE
+from hear_ptsed.grid import SAMPLE_RATE
 
 EMBEDDINGS = "embeddings"
 GRID_MS = 40.0

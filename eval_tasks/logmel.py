@@ -3,9 +3,10 @@
 from torch import Tensor, nn
 
 from hear_ptsed.frontends.kaldi import PaSSTMel
+from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.hear import get_scene_embeddings, get_timestamp_embeddings  # noqa: F401
 from hear_ptsed.registry import float32
-from hear_ptsed.windows import SAMPLE_RATE, over_windows
+from hear_ptsed.windows import over_windows
 
 
 class LogMel(nn.Module):

@@ -17,7 +17,7 @@ from eval_tasks.recipe import Recipe
 from hear_ptsed import interrupt
 from hear_ptsed.files import atomic, remove_stale
 from training import optim
-from training.sampling import MODEL, torch_seed
+from training.data.sampling import MODEL, torch_seed
 
 log = logging.getLogger(__name__)
 STATE = "state.pt"

@@ -16,8 +16,8 @@ from eval_tasks.base import Task, TaskData
 from eval_tasks.downloads import convert_all, find, opened, some
 from eval_tasks.event_based import Decoding
 from eval_tasks.midi import Note, sustained_notes
-from training.sounds.provenance import versions
-from training.tables import read_records
+from eval_tasks.sounds.provenance import versions
+from training.data.tables import read_records
 
 SECONDS = 120.0
 FOLDS = tuple(f"fold{i:02d}" for i in range(5))

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from hear_ptsed import checkpoints, download, hear
 from hear_ptsed.errors import shown
 from hear_ptsed.files import sha256
+from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import MODELS, build, build_head, row, untrained
-from hear_ptsed.windows import SAMPLE_RATE
 
 GENERIC = "hear_ptsed.plugins.checkpoint"
 TAKE = ("layer", "layers", "drop_layers", "final_norm")  # options that choose blocks

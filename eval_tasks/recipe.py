@@ -8,7 +8,7 @@ from pydantic import Field
 
 from eval_tasks.base import Task, TaskData
 from hear_ptsed.schema import Number, check, settings
-from training.config import Alpha, Augment, Optim, Probability, Share, overridden
+from training.recipe import Alpha, Augment, Optim, Probability, Share, overridden
 
 Batch = Annotated[int, Field(ge=0, le=65536)]  # clips; 0: none
 
@@ -27,7 +27,7 @@ class Fit:
     unlabelled_batch: Batch = 0
     # auto: bf16 on a GPU; 16-mixed: float16 with scaled losses, as published
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
-    # of fine-tuned atst_frame, see training.config.Model
+    # of fine-tuned atst_frame, see training.recipe.Model
     decibel_floor: Literal["clip", "batch"] = "clip"
     # of batch-norm statistics; null: the model's own (frame_mn 0.01, for thousands of steps)
     batch_norm_momentum: Share | None = None

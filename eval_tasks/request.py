@@ -11,7 +11,7 @@ from pydantic import Field
 
 from eval_tasks.base import Task
 from hear_ptsed.schema import settings
-from training.config import Seed, Workers
+from training.recipe import Seed, Workers
 
 HEAR_SEED = 42  # heareval seeds everything with it
 BLOCKS = ("layer", "layers", "drop_layers")  # of transformers, to embed by

@@ -18,7 +18,7 @@ from eval_tasks.processes import ending_with_parent
 from eval_tasks.request import Block, DropLayers, Folds, GridPoints, Request, Seeds
 from hear_ptsed.errors import EXPECTED, one_line
 from hear_ptsed.schema import check, read_yaml_file, settings
-from training.config import Seed
+from training.recipe import Seed
 
 MODES = {
     "frozen-hear": {"mode": "frozen", "protocol": "hear"},

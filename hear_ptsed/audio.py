@@ -1,4 +1,4 @@
-"""Audio files: the only reader (soundfile, by blocks) and the only resampler of files (soxr HQ).
+"""Audio: the only reader of files (soundfile, by blocks), the only resamplers (files: soxr HQ).
 
 What a file's header says is never believed: nothing is allocated from it, and what it promises
 beyond what the file holds is told.
@@ -12,6 +12,8 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
@@ -21,9 +23,10 @@ import soundfile
 import soxr
 import torch
 from torch import Tensor
+from torchaudio.transforms import Resample
 
 from hear_ptsed.errors import printable
-from hear_ptsed.windows import SAMPLE_RATE
+from hear_ptsed.grid import SAMPLE_RATE
 
 log = logging.getLogger(__name__)
 RATES = 1000, 768_000  # Hz, lowest and highest
@@ -69,6 +72,20 @@ def resampled(blocks: Iterable[np.ndarray], rate: float) -> np.ndarray:
     stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, first.dtype.name, "HQ")
     pieces = [stream.resample_chunk(block) for block in chain([first], blocks)]
     return np.concatenate([*pieces, stream.resample_chunk(first[:0], last=True)])
+
+
+def to_16k(audio: Tensor, rate: int) -> Tensor:
+    """(..., S) float32 at `rate` Hz to 16 kHz on its device, by the kernel that the published
+    checkpoints were trained with: torchaudio's, which is not that of `read_audio`.
+    """
+    return audio if rate == SAMPLE_RATE else _kernel(rate, audio.device)(audio)
+
+
+@cache
+def _kernel(rate: int, device: torch.device) -> Resample:
+    # A ratio of large numbers would need a kernel of gigabytes; common rates stay exact.
+    ratio = Fraction(rate, SAMPLE_RATE).limit_denominator(1000)
+    return Resample(*ratio.as_integer_ratio(), resampling_method="sinc_interp_kaiser").to(device)
 
 
 def check_file(path: Path) -> None:

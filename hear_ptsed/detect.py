@@ -12,9 +12,11 @@ from torch import Tensor
 from hear_ptsed import checkpoints, download, events, hear, registry, yamnet
 from hear_ptsed.audio import read_audio
 from hear_ptsed.errors import printable
+from hear_ptsed.grid import FRAME, FRAMES_PER_SECOND, SAMPLE_RATE
+from hear_ptsed.labels import load_labels
 from hear_ptsed.model import SEDModel
 from hear_ptsed.schema import settings
-from hear_ptsed.windows import FRAME, SAMPLE_RATE, over_windows
+from hear_ptsed.windows import over_windows
 
 YAMNET_CHUNK, YAMNET_CONTEXT = 1500, 13  # frames: 60 s, and the reach of a patch beyond its frame
 Progress = Callable[[float, float], None]  # seconds of audio done by this step, and in all
@@ -116,7 +118,7 @@ def load_detector(
         )
     path = None if options.untrained else Path(checkpoint or download.find(name, stage))
     if path is None:
-        model, classes = registry.untrained(name), events.load_labels()
+        model, classes = registry.untrained(name), load_labels()
     else:
         model, classes = _trained(name, path)
     device = options.usable_device()
@@ -163,7 +165,7 @@ def _load_yamnet(stage: str | None, checkpoint: Path | None, options: Options) -
             ]
             scores = model.scores_40ms(samples[None].to(device))[0].cpu()
             chunks.append(scores[before : before + YAMNET_CHUNK])
-            progress(YAMNET_CHUNK / events.FRAMES_PER_SECOND, len(audio) / SAMPLE_RATE)
+            progress(YAMNET_CHUNK / FRAMES_PER_SECOND, len(audio) / SAMPLE_RATE)
         return torch.cat(chunks).numpy()
 
     return Detector("yamnet", None, wheel and wheel.name or None, names, score)

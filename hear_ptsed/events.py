@@ -7,10 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from hear_ptsed.labels import load_labels  # noqa: F401
-from hear_ptsed.windows import SAMPLE_RATE, n_frames
+from hear_ptsed.grid import FRAMES_PER_SECOND, SAMPLE_RATE, n_frames
 
-FRAMES_PER_SECOND = 25
 THRESHOLD = 0.5
 MEDIAN = 9  # frames, 360 ms
 

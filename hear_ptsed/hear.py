@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hear_ptsed import windows
+from hear_ptsed import grid, windows
 from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.checkpoints import load_checkpoint
 from hear_ptsed.download import find
@@ -47,7 +47,7 @@ DEFAULTS = Options()
 class HearModel(nn.Module):
     """A backbone that embeds clips of any length, 25 frames per second."""
 
-    sample_rate = windows.SAMPLE_RATE
+    sample_rate = grid.SAMPLE_RATE
 
     def __init__(self, model: SEDModel, options: Options = DEFAULTS):
         super().__init__()
@@ -113,7 +113,7 @@ def get_timestamp_embeddings(audio: Tensor, model: nn.Module) -> tuple[Tensor, T
     model.eval()
     with torch.no_grad():
         embeddings = _finite(model.embed(audio.float()))
-    centres = windows.timestamps(embeddings.shape[1], audio.device)
+    centres = grid.timestamps(embeddings.shape[1], audio.device)
     return embeddings, centres.expand(len(audio), -1)
 
 
@@ -124,7 +124,7 @@ def get_scene_embeddings(audio: Tensor, model: nn.Module) -> Tensor:
 
 def check_audio(audio: Tensor, model: nn.Module) -> None:
     """Raise an error that says what is wrong with the audio, or with the model's sample rate."""
-    if model.sample_rate != windows.SAMPLE_RATE:
+    if model.sample_rate != grid.SAMPLE_RATE:
         raise ValueError(
             f"model.sample_rate was set to {model.sample_rate}; the model takes 16000 Hz only: "
             "set it back and resample the audio"

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.errors import few
 from hear_ptsed.frontends.base import FrontEnd
-from hear_ptsed.windows import WINDOW, WINDOW_FRAMES, check_audio, n_frames
+from hear_ptsed.grid import WINDOW, WINDOW_FRAMES, n_frames
+from hear_ptsed.windows import check_audio
 
 
 class Output(NamedTuple):

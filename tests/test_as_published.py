@@ -16,10 +16,10 @@ import training
 from hear_ptsed.frontends.mel import ATSTMel
 from hear_ptsed.registry import MODELS, Row
 from training.augment import augment
-from training.config import Recipe, load
+from training.data.sampling import Picks, TrainPicks
 from training.fit import Keep, make_trainer, open_data, start_model
 from training.module import Training
-from training.sampling import Picks, TrainPicks
+from training.recipe import Recipe, load
 
 RECIPES = Path(training.__file__).parent / "recipes"
 ALL, SMALL_STUDENTS = RECIPES / "as_published.yaml", RECIPES / "as_published_small.yaml"

@@ -15,8 +15,8 @@ from eval_tasks.features import features
 from eval_tasks.finetune import Batches, FineTuning, network
 from eval_tasks.modules import Module
 from eval_tasks.recipe import recipe
-from training.config import Optim
 from training.optim import schedule
+from training.recipe import Optim
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -17,14 +17,14 @@ from hear_ptsed.frontends.mel import ATSTMel
 from hear_ptsed.registry import untrained
 from training import __main__ as command
 from training import metrics
-from training.annotations import Events, read_events
 from training.augment import Targets, filter_augment, mixup, time_mask
-from training.clips import open_clips
-from training.config import Optim
-from training.data import frames_of
+from training.data.annotations import Events, read_events
+from training.data.batch import frames_of
+from training.data.clips import open_clips
+from training.data.sampling import Plan, TrainPicks, balanced_weights
 from training.evaluate import Scores
 from training.optim import groups, optimizer, schedule
-from training.sampling import Plan, TrainPicks, balanced_weights
+from training.recipe import Optim
 
 # Steps
 

@@ -14,8 +14,8 @@ from training_clips import encoded
 
 from hear_ptsed import cli
 from hear_ptsed.audio import read_audio
-from training.annotations import AUDIO_SUFFIXES
-from training.clips import Unreadable, open_clips
+from training.data.annotations import AUDIO_SUFFIXES
+from training.data.clips import Unreadable, open_clips
 
 LONG = 1_200_017  # samples, more than a block
 

@@ -11,9 +11,9 @@ from torch import nn
 from hear_ptsed.backbones.beats import buckets
 from hear_ptsed.backbones.frame_mn import FrameMN, FrameMNConfig
 from hear_ptsed.backbones.layers import Block
+from hear_ptsed.grid import WINDOW
 from hear_ptsed.model import pooling_matrix
 from hear_ptsed.registry import MODELS, build, row
-from hear_ptsed.windows import WINDOW
 
 
 def assert_close(got: torch.Tensor, want: np.ndarray, tolerance: float = 5e-5) -> None:

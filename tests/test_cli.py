@@ -15,8 +15,8 @@ from matplotlib.image import imread
 from hear_ptsed import cli, detect, registry
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.detect import Detector
+from hear_ptsed.grid import FRAME, n_frames
 from hear_ptsed.plot import BAR, WARNING
-from hear_ptsed.windows import FRAME, n_frames
 
 TONE_HZ = 1000
 

@@ -16,12 +16,12 @@ import torchaudio
 from pseudo_label_parts import CLASSES, ID, published
 
 from hear_ptsed.checkpoints import open_checkpoint, save_checkpoint
-from hear_ptsed.events import load_labels
+from hear_ptsed.labels import load_labels
 from hear_ptsed.registry import build
 from training import ensemble
-from training.clips import open_clips
+from training.data.clips import open_clips
+from training.data.pseudo_labels import PseudoLabels
 from training.ensemble import Ensemble, process, write_pseudo_labels
-from training.pseudo_labels import PseudoLabels
 
 # Files are compared bit by bit, so every process must sum in the same order.
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -221,7 +221,7 @@ SCRIPT = """
 import sys
 import torch
 from pathlib import Path
-from training.clips import open_clips
+from training.data.clips import open_clips
 from training.ensemble import write_pseudo_labels
 torch.set_num_threads(1)
 *models, clips, out = map(Path, sys.argv[1:])

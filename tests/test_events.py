@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from hear_ptsed.events import Event, decode, encode, load_labels, median_filter
+from hear_ptsed.events import Event, decode, encode, median_filter
+from hear_ptsed.labels import load_labels
 
 
 def rows_of(onset_s: float, offset_s: float) -> list[int]:

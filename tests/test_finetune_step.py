@@ -20,8 +20,8 @@ from eval_tasks.recipe import Recipe
 from hear_ptsed.heads import HEADS
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import MODELS
+from training.data.sampling import MODEL, torch_seed
 from training.optim import freeze_unused
-from training.sampling import MODEL, torch_seed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

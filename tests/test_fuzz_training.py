@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 import eval_tasks.__main__
 import training.__main__
-from training.annotations import clip_key, read_events, read_names
-from training.config import Recipe, as_dict, load
-from training.data import names_in
+from training.data.annotations import clip_key, read_events, read_names
+from training.data.sources import names_in
+from training.recipe import Recipe, as_dict, load
 
 quick = settings(max_examples=150, deadline=None, derandomize=True)
 few = settings(max_examples=60, deadline=None, derandomize=True)

@@ -10,7 +10,8 @@ import torch
 from conftest import GOLDEN, published, released_weights, small
 from deterministic import waveform
 
-from hear_ptsed import download, hear, list_models, windows
+from hear_ptsed import download, hear, list_models
+from hear_ptsed.grid import FRAME, WINDOW, n_frames, timestamps
 from hear_ptsed.hear import (
     HearModel,
     Options,
@@ -20,7 +21,7 @@ from hear_ptsed.hear import (
 )
 from hear_ptsed.plugins import frame_mn06_strong
 from hear_ptsed.registry import MODELS
-from hear_ptsed.windows import FRAME, WINDOW, n_frames, over_windows
+from hear_ptsed.windows import over_windows
 
 
 def frame_means(audio: torch.Tensor) -> torch.Tensor:
@@ -40,9 +41,9 @@ def test_every_length_up_to_25_s_has_the_promised_frames_and_timestamps():
         frames = over_windows(torch.zeros(1, n), frame_means)
         assert frames.shape == (1, max(1, (n + 320) // 640), 1)
     for n in range(1, 400_001, 7):
-        last = windows.timestamps(n_frames(n))[-1]
+        last = timestamps(n_frames(n))[-1]
         assert n < 320 or last <= n / 16 < last + 40
-    assert windows.timestamps(30_000)[-1] == 1_199_980  # 20 minutes, exact
+    assert timestamps(30_000)[-1] == 1_199_980  # 20 minutes, exact
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.3, 3.7, 10.0, 10.01, 25.0])

@@ -19,8 +19,8 @@ from hear_ptsed.hear import HearModel, Options, get_timestamp_embeddings
 from hear_ptsed.model import SEDModel
 from hear_ptsed.plugins import checkpoint
 from hear_ptsed.registry import MODELS, Row, build
-from training.config import Optim
 from training.optim import groups
+from training.recipe import Optim
 
 DEPTH = 4
 TRANSFORMERS = {

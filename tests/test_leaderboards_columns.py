@@ -116,7 +116,7 @@ def test_a_key_that_comes_twice_is_refused_by_all_readers(tmp_path, capsys, deep
 def evaluation(folder: Path, classes: list[str], **more: object) -> dict:
     """As `python -m training evaluate --out` writes it, of one clip for each class."""
     from training import metrics
-    from training.annotations import Events
+    from training.data.annotations import Events
 
     rng = np.random.default_rng(0)
     n = len(classes)

@@ -80,7 +80,7 @@ def test_other_options_of_a_folder_of_heareval_make_no_model_untrained(tmp_path,
 
 def test_an_evaluation_of_training_is_read_with_its_interval(tmp_path):
     from training import metrics
-    from training.annotations import Events
+    from training.data.annotations import Events
 
     events = Events.from_columns(
         ["a", "b", "b"], ["Dog", "Bark", "Dog"], [1.0, 3.0, 0.5], [2.0, 4.0, 1.5]

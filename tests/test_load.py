@@ -9,8 +9,8 @@ from conftest import released_weights
 import hear_ptsed
 from hear_ptsed import yamnet
 from hear_ptsed.checkpoints import open_checkpoint, save_checkpoint
-from hear_ptsed.events import load_labels
 from hear_ptsed.heads import AttentionHead, LinearHead
+from hear_ptsed.labels import load_labels
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import build
 from hear_ptsed.sequence import BiGRU, Projected

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from pseudo_label_parts import CLASSES, ID, logits, published
 
-from hear_ptsed.events import load_labels
-from training.pseudo_labels import PseudoLabels, open_pseudo_labels
+from hear_ptsed.labels import load_labels
+from training.data.pseudo_labels import PseudoLabels, open_pseudo_labels
 
 
 @pytest.mark.parametrize("stored", [ID, f"Y{ID}", f"Y{ID}.mp3", f"07/Y{ID}.mp3", f"a/b/{ID}.wav"])

@@ -15,7 +15,7 @@ from eval_tasks.recipe import recipe
 from eval_tasks.request import Request
 from eval_tasks.sweep import Sweep
 from eval_tasks.tasks import TASKS
-from training.config import Recipe, load
+from training.recipe import Recipe, load
 
 COMMANDS = {"training": training.__main__, "eval_tasks": eval_tasks.__main__}
 

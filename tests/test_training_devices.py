@@ -18,7 +18,7 @@ pytest.importorskip("lightning")
 from hear_ptsed.heads import LinearHead  # noqa: E402
 from hear_ptsed.model import SEDModel  # noqa: E402
 from hear_ptsed.registry import MODELS  # noqa: E402
-from training import config  # noqa: E402
+from training import recipe as config  # noqa: E402
 from training.fit import Keep, make_trainer, open_data  # noqa: E402
 from training.module import Training
 from training.optim import freeze_unused  # noqa: E402

@@ -10,7 +10,7 @@ from sed_scores_eval.base_modules.scores import create_score_dataframe
 from sklearn.metrics import average_precision_score
 
 from training import psds
-from training.annotations import Events
+from training.data.annotations import Events
 from training.metrics import clip_average_precision, evaluate, paired_bootstrap
 
 CLOSE = {"rtol": 0, "atol": 1e-9}

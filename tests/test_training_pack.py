@@ -24,10 +24,10 @@ from training_clips import (
 )
 
 from hear_ptsed.files import temporary_beside
-from training.annotations import Events, clip_key
-from training.clips import Clips, open_clips
-from training.coverage import Coverage
-from training.pack import pack
+from training.data.annotations import Events, clip_key
+from training.data.clips import Clips, open_clips
+from training.data.coverage import Coverage
+from training.data.pack import pack
 
 
 @pytest.fixture(scope="module")

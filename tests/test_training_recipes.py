@@ -10,7 +10,7 @@ from conftest import GOLDEN
 
 import training
 from hear_ptsed.registry import MODELS
-from training.config import Recipe, Source, as_dict, from_dict, load
+from training.recipe import Recipe, Source, as_dict, from_dict, load
 
 CODE = Path(training.__file__).parent
 RECIPES = CODE / "recipes"

@@ -32,7 +32,7 @@ from hear_ptsed.checkpoints import open_checkpoint  # noqa: E402
 from hear_ptsed.files import sha256  # noqa: E402
 from hear_ptsed.model import SEDModel  # noqa: E402
 from leaderboards.collect import collect  # noqa: E402
-from training.coverage import Coverage  # noqa: E402
+from training.data.coverage import Coverage  # noqa: E402
 from training.fit import Keep  # noqa: E402
 from training.module import Training  # noqa: E402
 

@@ -5,7 +5,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from training.sampling import EvalPicks, Picks, Plan, TrainPicks, balanced_weights
+from training.data.sampling import EvalPicks, Picks, Plan, TrainPicks, balanced_weights
 
 PLAN = Plan(clips=103, epoch_clips=103, epochs=3, batch=12, accumulate=1)
 

@@ -23,10 +23,10 @@ from training_parts import (
 )
 
 from hear_ptsed.model import SEDModel
+from training.data.sampling import AUGMENT, MODEL, torch_seed
 from training.fit import Keep, make_trainer
 from training.module import Training
 from training.optim import freeze_unused
-from training.sampling import AUGMENT, MODEL, torch_seed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,8 +11,8 @@ h5py = pytest.importorskip("h5py")
 datasets = pytest.importorskip("datasets")
 
 from hear_ptsed.files import sha256  # noqa: E402
-from training.annotations import Events, clip_key, read_events  # noqa: E402
-from training.clips import Clips, open_clips  # noqa: E402
+from training.data.annotations import Events, clip_key, read_events  # noqa: E402
+from training.data.clips import Clips, open_clips  # noqa: E402
 
 RATE = 32_000
 NAMES = ["07/Y-0abc_x.mp3", "00/Y_mp3.mp3", "31/Yb.1.mp3", "02/Yempty-ish3.mp3", "02/Yquiet.mp3"]

@@ -12,14 +12,15 @@ from torch import Tensor
 from hear_ptsed.heads import LinearHead
 from hear_ptsed.model import SEDModel
 from hear_ptsed.sequence import build_sequence_model
-from training.annotations import Events
 from training.augment import Targets
-from training.clips import Clips, Unreadable
-from training.config import from_dict
-from training.data import ClipSet, Opened
+from training.data.annotations import Events
+from training.data.batch import ClipSet
+from training.data.clips import Clips, Unreadable
+from training.data.pseudo_labels import PseudoLabels
+from training.data.sampling import Picks
+from training.data.sources import Opened
 from training.module import Training
-from training.pseudo_labels import PseudoLabels
-from training.sampling import Picks
+from training.recipe import from_dict
 
 CLASSES = ["a", "b", "c", "d", "e"]
 OFF = dict.fromkeys(("wavmix_p", "frame_shift", "mixup_p", "mixstyle_p", "filter_p", "warp_p"), 0)

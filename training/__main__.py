@@ -1,4 +1,4 @@
-"""The command line: `python -m training fit | evaluate | pseudo-label | pack | export | demo`."""
+"""The command line: `python -m training fit | evaluate | pseudo-label | pack | export`."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hear_ptsed.errors import few, printable, run_command
 from hear_ptsed.options import Parser, add_number
-from training.config import Batch, Decay, Frames, Resamples, Seed, Workers
+from training.recipe import Batch, Decay, Frames, Resamples, Workers
 
 RECIPES = """\
 A recipe is a yaml of differences from the defaults (`--print` shows all values, and behind
@@ -19,7 +19,7 @@ The run's folder is run.out; its model.pt is what hear_ptsed.load and the plug-i
 
 
 def fit(args: argparse.Namespace) -> None:
-    from training import config
+    from training import recipe as config
 
     # Quoted, since a setting is yaml and a folder may be called 2024.
     root = [f"data.root={json.dumps(args.data)}"] if args.data else []
@@ -63,8 +63,8 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def pseudo_label(args: argparse.Namespace) -> int:
-    from training.annotations import read_events
-    from training.clips import open_clips
+    from training.data.annotations import read_events
+    from training.data.clips import open_clips
     from training.ensemble import write_pseudo_labels
 
     keys = None if args.events is None else set(read_events(args.events, unknown="keep").clips)
@@ -83,7 +83,7 @@ def pseudo_label(args: argparse.Namespace) -> int:
 
 def _told(unreadable: Mapping[str, str], clips: int) -> int:
     """The exit code of a job that went on past unreadable clips: 1 for more than is tolerated."""
-    from training.config import Data
+    from training.recipe import Data
 
     if len(unreadable) <= Data().max_unreadable * clips:
         return 0
@@ -94,9 +94,9 @@ def _told(unreadable: Mapping[str, str], clips: int) -> int:
 
 
 def pack(args: argparse.Namespace) -> None:
-    from training.annotations import read_events, read_names
-    from training.clips import open_clips
-    from training.pack import pack
+    from training.data.annotations import read_events, read_names
+    from training.data.clips import open_clips
+    from training.data.pack import pack
 
     names = None if args.names is None else read_names(args.names)
     events = None
@@ -119,12 +119,6 @@ def export(args: argparse.Namespace) -> None:
 
     export(args.checkpoint, args.out)
     print(args.out)
-
-
-def demo(args: argparse.Namespace) -> None:
-    from training.demo import demo
-
-    demo(args.out, quick=args.quick, seed=args.seed)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -196,11 +190,6 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("out", type=Path)
     sub.set_defaults(run=export)
 
-    sub = commands.add_parser("demo", help="the whole pipeline on a small corpus of real sounds")
-    sub.add_argument("--out", type=Path, default=Path("demo/training"), metavar="DIR")
-    sub.add_argument("--quick", action="store_true", help="a few minutes instead of twenty")
-    add_number(sub.add_argument, "--seed", Seed, 0, "of sounds and trainings")
-    sub.set_defaults(run=demo)
     return parser
 
 

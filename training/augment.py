@@ -15,7 +15,7 @@ from scipy.special import betaincinv
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from hear_ptsed.windows import WINDOW_FRAMES
+from hear_ptsed.grid import WINDOW_FRAMES
 
 MASK_LEAST = 0.05  # shortest time mask, as a share of the clip
 BANDS = (3, 5)  # fewest and most bands of a random filter

@@ -13,18 +13,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hear_ptsed import __version__, interrupt
+from hear_ptsed.audio import to_16k
 from hear_ptsed.checkpoints import open_checkpoint
 from hear_ptsed.detect import Options
 from hear_ptsed.errors import few
-from hear_ptsed.events import FRAMES_PER_SECOND
 from hear_ptsed.files import sha256
+from hear_ptsed.grid import WINDOW, WINDOW_FRAMES, WINDOW_S
 from hear_ptsed.model import SEDModel
-from hear_ptsed.windows import WINDOW, WINDOW_FRAMES
-from training.clips import Clips, Unreadable
-from training.pseudo_labels import Place, Writer, canonical
-from training.resample import to_16k
-
-SECONDS = WINDOW_FRAMES // FRAMES_PER_SECOND
+from training.data.clips import Clips, Unreadable
+from training.data.pseudo_labels import Place, Writer, canonical
 
 
 class Ensemble(nn.Module):
@@ -179,7 +176,7 @@ def _compute(
     def read(place: Place) -> tuple[np.ndarray, int] | Unreadable:
         try:
             samples, rate = clips[place.source].read(place.index)
-            return samples[: SECONDS * rate], rate
+            return samples[: WINDOW_S * rate], rate
         except Unreadable as error:
             return error
 
@@ -226,7 +223,7 @@ def _windows(cuts: Sequence[tuple[np.ndarray, int]], device: torch.device) -> Te
     windows = torch.zeros(len(cuts), WINDOW, device=device)
     for rate in sorted({rate for _, rate in cuts}):
         rows = [row for row, cut in enumerate(cuts) if cut[1] == rate]
-        samples = np.zeros((len(rows), SECONDS * rate), np.int16)
+        samples = np.zeros((len(rows), WINDOW_S * rate), np.int16)
         for at, row in enumerate(rows):
             samples[at, : len(cuts[row][0])] = cuts[row][0]
         audio = torch.from_numpy(samples).to(device).float() / 32768

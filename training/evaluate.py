@@ -15,18 +15,20 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from hear_ptsed import interrupt
+from hear_ptsed.audio import to_16k
 from hear_ptsed.checkpoints import open_checkpoint
 from hear_ptsed.files import atomic, sha256
+from hear_ptsed.grid import WINDOW
 from hear_ptsed.labels import load_labels
 from hear_ptsed.model import SEDModel
 from hear_ptsed.schema import Label, Name, check
-from hear_ptsed.windows import WINDOW
 from training import metrics
-from training.annotations import Events, merged
-from training.config import Data, Recipe, Source
-from training.data import Batch, ClipSet, Opened, clip_targets, loader
-from training.resample import to_16k
-from training.sampling import EvalPicks
+from training.data.annotations import Events, merged
+from training.data.batch import Batch, ClipSet, loader
+from training.data.sampling import EvalPicks
+from training.data.sources import Opened
+from training.recipe import Data, Recipe, Source
+from training.targets import clip_targets
 
 log = logging.getLogger(__name__)
 SECONDS_OF = {"heard": "seconds", "whole": "clip_seconds"}  # durations -> name in a batch

@@ -25,15 +25,16 @@ from hear_ptsed.files import atomic, locked, remove_stale, temporary_beside
 from hear_ptsed.frontends.mel import ATSTMel
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import build, row
-from training import config
-from training.annotations import Events
-from training.config import Recipe
-from training.coverage import Coverage
-from training.data import Batch, ClipSet, Opened, class_names
+from training import recipe as config
+from training.data.annotations import Events
+from training.data.batch import Batch, ClipSet
+from training.data.coverage import Coverage
+from training.data.pseudo_labels import open_pseudo_labels
+from training.data.sources import Opened, class_names
 from training.metrics import as_json
 from training.module import Training
 from training.optim import freeze_unused
-from training.pseudo_labels import open_pseudo_labels
+from training.recipe import Recipe
 from training.states import read_state, state_to_resume
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from training import psds
-from training.annotations import Events, merged
+from training.data.annotations import Events, merged
 from training.psds import ClassEvents
 
 CI = (2.5, 97.5)  # percentiles

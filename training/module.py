@@ -14,12 +14,13 @@ from torch.utils.data import DataLoader
 
 from hear_ptsed.model import SEDModel
 from training import optim
-from training.annotations import Events
 from training.augment import Targets, augment, per_db, wavmix
-from training.config import Recipe, as_dict
-from training.data import Batch, ClipSet, clip_targets, frame_targets, loader
+from training.data.annotations import Events
+from training.data.batch import Batch, ClipSet, loader
+from training.data.sampling import AUGMENT, MODEL, EvalPicks, Picks, Plan, TrainPicks, torch_seed
 from training.evaluate import SECONDS_OF, Scores, frame_logits, windows
-from training.sampling import AUGMENT, MODEL, EvalPicks, Picks, Plan, TrainPicks, torch_seed
+from training.recipe import Recipe, as_dict
+from training.targets import clip_targets, frame_targets
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from hear_ptsed.grid import WINDOW
 from hear_ptsed.model import SEDModel
-from hear_ptsed.windows import WINDOW
 
 SCHEDULES = ("cosine", "linear", "exp", "constant", "ramp", "published")
 # Steps of warm-up that the public scripts set, whatever their option says.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hear_ptsed.errors import one_line, printable
-from training.config import Recipe, from_dict
+from training.recipe import Recipe, from_dict
 
 KINDS = {  # what a state holds
     "recipe": dict,

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from eval_tasks import hear_folder
-from training.sounds.provenance import packages
+from eval_tasks.sounds.provenance import packages
 
 NAMES = {
     "office": "sound events in 120-s scenes, 11 classes, DCASE-2016-task-2-like",
@@ -70,8 +70,8 @@ def _render(
         task = piano(SYNTHETIC if synthetic else REAL, mode, seed, task_name, provenance)
         provenance |= {} if synthetic else _piano_provenance(provenance["sources"]["pieces"])
     else:
-        from training.sounds.sources import real_bank
-        from training.sounds.synthetic import synthetic_bank
+        from eval_tasks.sounds.sources import real_bank
+        from eval_tasks.sounds.synthetic import synthetic_bank
 
         if name == "home":
             bank = home.synthetic_bank() if synthetic else home.real_bank()
@@ -107,7 +107,7 @@ PIANO_NOTES = [
 
 
 def _bank_provenance(bank) -> dict:
-    from training.sounds.sources import member_sha256
+    from eval_tasks.sounds.sources import member_sha256
 
     used = {
         split: {label: bank.sources[split][label] for label in bank.classes}
@@ -134,9 +134,9 @@ def _bank_provenance(bank) -> dict:
 
 def _piano_provenance(pieces: dict[str, list[str]]) -> dict:
     from eval_tasks.small.scores import source_file
+    from eval_tasks.sounds.soundfont import FONTS
+    from eval_tasks.sounds.sources import member_sha256
     from hear_ptsed.files import sha256
-    from training.sounds.soundfont import FONTS
-    from training.sounds.sources import member_sha256
 
     font = FONTS["TimGM6mb"]
     names = sorted({piece for titles in pieces.values() for piece in titles})

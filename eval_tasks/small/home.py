@@ -15,11 +15,11 @@ from numpy.random import Generator
 from eval_tasks.base import MORE_PARTS
 from eval_tasks.small.folder import Clip, Task, metadata
 from eval_tasks.small.office import background
-from training.sounds import synthetic
-from training.sounds.audioset import CLASSES as AUDIOSET
-from training.sounds.sound import RATE, cut, decibels, room, stretches
-from training.sounds.sources import CLASSES as OFFICE
-from training.sounds.sources import (
+from eval_tasks.sounds import synthetic
+from eval_tasks.sounds.audioset import CLASSES as AUDIOSET
+from eval_tasks.sounds.sound import RATE, cut, decibels, room, stretches
+from eval_tasks.sounds.sources import CLASSES as OFFICE
+from eval_tasks.sounds.sources import (
     SPLITS,
     Bank,
     Source,

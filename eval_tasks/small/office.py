@@ -12,14 +12,14 @@ import numpy as np
 from numpy.random import Generator
 
 from eval_tasks.small.folder import Clip, Task, metadata
-from training.sounds.sound import (
+from eval_tasks.sounds.sound import (
     RATE,
     coloured_noise,
     decibels,
     room,
     stretches,
 )
-from training.sounds.sources import SPLITS, Bank, variation
+from eval_tasks.sounds.sources import SPLITS, Bank, variation
 
 BACKGROUND_DB = -45.0  # dBFS, pink noise
 EBR_DB = (-6, 0, 6)

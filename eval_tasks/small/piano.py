@@ -16,9 +16,9 @@ from numpy.random import Generator
 from eval_tasks.small import scores
 from eval_tasks.small.folder import Clip, Task, metadata
 from eval_tasks.small.scores import Score
-from training.sounds.sound import RATE
-from training.sounds.soundfont import Note, play
-from training.sounds.synthetic import play_strings
+from eval_tasks.sounds.sound import RATE
+from eval_tasks.sounds.soundfont import Note, play
+from eval_tasks.sounds.synthetic import play_strings
 
 FOLDS = [f"fold{i:02d}" for i in range(5)]
 LOWEST, HIGHEST = 21, 108  # the keys of a piano

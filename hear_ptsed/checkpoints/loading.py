@@ -23,8 +23,8 @@ from hear_ptsed.checkpoints.names import (
 )
 from hear_ptsed.checkpoints.saving import refuse_folded
 from hear_ptsed.errors import few, shown
-from hear_ptsed.events import load_labels
 from hear_ptsed.heads import AttentionHead, LinearHead
+from hear_ptsed.labels import load_labels
 from hear_ptsed.model import Report, SEDModel
 from hear_ptsed.registry import MODELS, float32, row
 from hear_ptsed.sequence import build_sequence_model

@@ -15,11 +15,8 @@ from pathlib import PurePath
 import numpy as np
 from numpy.random import Generator
 
-from hear_ptsed import wheels
-from hear_ptsed.audio import AudioFile, resampled
-from hear_ptsed.files import sha256
-from training.sounds import speech, tones
-from training.sounds.sound import (
+from eval_tasks.sounds import speech, tones
+from eval_tasks.sounds.sound import (
     RATE,
     active_rms,
     cut,
@@ -29,7 +26,10 @@ from training.sounds.sound import (
     stretches,
     tilt,
 )
-from training.sounds.soundfont import FONTS, play, synthesiser
+from eval_tasks.sounds.soundfont import FONTS, play, synthesiser
+from hear_ptsed import wheels
+from hear_ptsed.audio import AudioFile, resampled
+from hear_ptsed.files import sha256
 
 SPLITS = ("train", "valid", "test")
 TURNS = ("train", "valid", "test", "train", "train")  # 60/20/20, and three sources fill all splits

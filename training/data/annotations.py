@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from hear_ptsed.errors import printable, shown
-from training.tables import read_rows
+from training.data.tables import read_rows
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from training.sounds.sound import (
+from eval_tasks.sounds.sound import (
     RATE,
     WINDOW,
     coloured_noise,
@@ -16,7 +16,7 @@ from training.sounds.sound import (
     stretches,
     to_pcm,
 )
-from training.sounds.sources import Source, recording, variation
+from eval_tasks.sounds.sources import Source, recording, variation
 
 SECONDS = 10.0
 SOUNDS = (2, 6)  # per clip, each of another class

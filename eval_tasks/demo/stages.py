@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 
+from eval_tasks.small import soundscapes
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.files import atomic
 from hear_ptsed.registry import build
-from training import soundscapes
-from training.coverage import Coverage
+from training.data.coverage import Coverage
+from training.data.pack import COVERAGE
 from training.evaluate import evaluate
-from training.pack import COVERAGE
 
 RECIPES = Path(__file__).with_name("recipes") / "demo"
 TEACHERS = ("teacher_a", "teacher_b")

@@ -25,14 +25,14 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
+from eval_tasks.sounds import scene
+from eval_tasks.sounds.audioset import PARTS, audioset_bank
+from eval_tasks.sounds.provenance import packages, same_settings, versions, write_json
+from eval_tasks.sounds.sound import RATE
+from eval_tasks.sounds.sources import Bank, member_sha256
+from eval_tasks.sounds.synthetic import synthetic_audioset_bank
 from hear_ptsed import interrupt
 from hear_ptsed.files import atomic, locked
-from training.sounds import scene
-from training.sounds.audioset import PARTS, audioset_bank
-from training.sounds.provenance import packages, same_settings, versions, write_json
-from training.sounds.sound import RATE
-from training.sounds.sources import Bank, member_sha256
-from training.sounds.synthetic import synthetic_audioset_bank
 
 FORMAT = 1  # raise when a change renders other audio from the same settings
 MP3_RATE = 32000  # Hz, as in the published files

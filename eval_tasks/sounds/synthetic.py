@@ -6,10 +6,10 @@ import numpy as np
 from numpy.random import Generator
 from scipy.signal import lfilter
 
-from training.sounds.audioset import CLASSES, DEAL
-from training.sounds.sound import RATE, coloured_noise, repeat
-from training.sounds.soundfont import Note
-from training.sounds.sources import Bank, Source, make_bank
+from eval_tasks.sounds.audioset import CLASSES, DEAL
+from eval_tasks.sounds.sound import RATE, coloured_noise, repeat
+from eval_tasks.sounds.soundfont import Note
+from eval_tasks.sounds.sources import Bank, Source, make_bank
 
 
 def synthetic_bank() -> Bank:

@@ -23,12 +23,12 @@ import torch
 from tqdm import tqdm
 
 from hear_ptsed import interrupt
+from hear_ptsed.audio import to_16k
 from hear_ptsed.files import LOCK, atomic, locked, remove_stale, sha256
-from hear_ptsed.windows import SAMPLE_RATE
-from training.annotations import Events, joined
-from training.clips import INDEX, MANIFEST, Clips, Unreadable, to_int16
-from training.coverage import Coverage, coverage
-from training.resample import to_16k
+from hear_ptsed.grid import SAMPLE_RATE
+from training.data.annotations import Events, joined
+from training.data.clips import INDEX, MANIFEST, Clips, Unreadable, to_int16
+from training.data.coverage import Coverage, coverage
 
 log = logging.getLogger(__name__)
 COVERAGE = "coverage.json"

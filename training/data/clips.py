@@ -13,7 +13,7 @@ import numpy as np
 
 from hear_ptsed.audio import AudioFile, reason
 from hear_ptsed.errors import one_line
-from training.annotations import AUDIO_SUFFIXES, Events, check_times, clip_key
+from training.data.annotations import AUDIO_SUFFIXES, Events, check_times, clip_key
 
 MANIFEST, INDEX = "shards.json", "index.npz"  # of a folder of shards, see pack.py
 WEAK_CLASSES = 527  # bits of `target` that count; the rest of the last byte is padding

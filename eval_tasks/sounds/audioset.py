@@ -10,11 +10,10 @@ from functools import partial
 import numpy as np
 from numpy.random import Generator
 
-from hear_ptsed import wheels
-from training.sounds import speech, tones
-from training.sounds.sound import RATE, cut, decibels, repitch
-from training.sounds.soundfont import FONTS, play
-from training.sounds.sources import (
+from eval_tasks.sounds import speech, tones
+from eval_tasks.sounds.sound import RATE, cut, decibels, repitch
+from eval_tasks.sounds.soundfont import FONTS, play
+from eval_tasks.sounds.sources import (
     CLAPS,
     KNOCKS,
     Bank,
@@ -31,6 +30,7 @@ from training.sounds.sources import (
     recording,
     voices,
 )
+from hear_ptsed import wheels
 
 PARTS = ("train", "eval")
 DEAL = ("train", "eval", "train", "train")  # every fourth source is for evaluation only

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from eval_tasks.sounds.sound import cut, stretches
 from hear_ptsed.audio import resampled
 from hear_ptsed.files import atomic, cache_dir, locked, remove_stale, sha256
-from training.sounds.sound import cut, stretches
 
 UTTERANCES = 10  # per voice
 WORDS = {  # every-day words; a sentence is a random draw
@@ -90,7 +90,7 @@ def _render_file(name: str, path: Path, recorded: Path) -> None:
     with atomic(path) as temporary:
         # A process of its own: eSpeak speaks otherwise after it has rendered another bank.
         root = Path(__file__).parents[2]
-        command = [sys.executable, "-m", "training.sounds.speech", name, str(temporary.resolve())]
+        command = [sys.executable, "-m", "eval_tasks.sounds.speech", name, str(temporary.resolve())]
         done = subprocess.run(command, cwd=root, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["killed"])[-1]

@@ -17,11 +17,11 @@ import h5py
 import numpy as np
 
 from hear_ptsed.errors import few, one_line
-from hear_ptsed.events import load_labels
 from hear_ptsed.files import atomic, temporary_beside
-from hear_ptsed.windows import WINDOW_FRAMES
-from training.annotations import clip_key
-from training.clips import open_hdf5
+from hear_ptsed.grid import WINDOW_FRAMES
+from hear_ptsed.labels import load_labels
+from training.data.annotations import clip_key
+from training.data.clips import open_hdf5
 
 EXPONENT = 0x7C00  # bits of a float16 that are all set in NaN and infinity
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.random import Generator
 from scipy.signal import lfilter
 
-from training.sounds.sound import RATE, coloured_noise
+from eval_tasks.sounds.sound import RATE, coloured_noise
 
 KEYPAD = [(low, high) for low in (697, 770, 852, 941) for high in (1209, 1336, 1477)]  # Hz
 

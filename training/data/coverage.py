@@ -9,8 +9,8 @@ import numpy as np
 
 from hear_ptsed.errors import printable
 from hear_ptsed.files import write_json
-from training.annotations import Events
-from training.clips import Clips
+from training.data.annotations import Events
+from training.data.clips import Clips
 
 SHOWN = 3  # names per line of the report
 TOLERANCE_S = 0.1  # annotations round times, encoders round durations

@@ -1,0 +1,22 @@
+"""The grid on which all models hear and answer; each of its numbers stands here alone."""
+
+import torch
+from torch import Tensor
+
+SAMPLE_RATE = 16_000  # Hz
+FRAME = 640  # samples
+FRAME_MS = FRAME * 1000 // SAMPLE_RATE  # 40
+FRAMES_PER_SECOND = SAMPLE_RATE // FRAME  # 25
+WINDOW_FRAMES = 250
+WINDOW = WINDOW_FRAMES * FRAME  # samples
+WINDOW_S = WINDOW // SAMPLE_RATE  # 10
+
+
+def n_frames(n_samples: int) -> int:
+    """Frames whose centre lies within the audio; at least one."""
+    return max(1, (n_samples + FRAME // 2) // FRAME)
+
+
+def timestamps(n: int, device: torch.device | None = None) -> Tensor:
+    """Centres of the first `n` frames in milliseconds: 20, 60, 100, ... (n,) float32."""
+    return (FRAME_MS // 2 + FRAME_MS * torch.arange(n, device=device)).float()

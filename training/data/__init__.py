@@ -1,0 +1,1 @@
+"""What is learned from: annotation, clips, samples of them, batches; and what makes such data."""
