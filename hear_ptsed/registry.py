@@ -204,7 +204,7 @@ def build(
 
 
 def build_head(kind: str, in_dim: int, n_classes: int) -> "LinearHead":
-    """A head by its name, "linear" or "attention", on frames (B, T, in_dim), with random weights."""
+    """A head, "linear" or "attention", on frames (B, T, in_dim), with random weights."""
     from hear_ptsed.heads import HEADS
     from hear_ptsed.model import Count, float32
     from hear_ptsed.schema import check

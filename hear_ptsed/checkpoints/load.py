@@ -63,8 +63,8 @@ class Parts:
             )
         if "head" in self.random and self.n_classes in (None, "file"):
             raise ValueError("a random head: say for how many classes, by n_classes")
-        chosen = self.n_classes != "file" or self.sequence_model or self.head or self.random
-        if self.backbone_only and chosen:
+        parts_chosen = self.sequence_model or self.head or self.random
+        if self.backbone_only and (parts_chosen or self.n_classes not in (None, "file")):
             raise ValueError("backbone_only leaves no parts to choose: leave the other choices out")
 
     @property
