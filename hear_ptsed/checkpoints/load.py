@@ -2,9 +2,8 @@
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,30 +29,46 @@ PARTS = ("sequence_model", "head")  # of a model, above its backbone
 
 @dataclass(frozen=True)
 class Parts:
-    """What is asked for above the backbone, see `hear_ptsed.load`; checked by itself."""
+    """What is asked for above the backbone, see `hear_ptsed.load`; `check` refuses nonsense."""
 
-    n_classes: int | Literal["file"] | None = "file"
-    sequence_model: str | None = None
-    head: str | None = None
-    random: Collection[str] = ()
-    backbone_only: bool = False
-    sequence_options: dict[str, Any] = field(default_factory=dict)
+    n_classes: int | Literal["file"] | None
+    sequence_model: str | None
+    head: str | None
+    random: frozenset[str]  # of PARTS
+    backbone_only: bool
+    sequence_options: dict[str, Any]
 
-    def __post_init__(self):
-        if unknown := set(self.random) - set(PARTS):
+    @property
+    def sequence(self) -> dict[str, Any]:
+        """Options of build_sequence_model; empty if none was asked for."""
+        return {"kind": self.sequence_model} | self.sequence_options if self.sequence_model else {}
+
+    @property
+    def are_chosen(self) -> bool:
+        """Whether anything was asked for but to leave parts out."""
+        chosen = self.sequence_model or self.sequence_options or self.head or self.random
+        return bool(chosen) or self.n_classes not in ("file", None)
+
+    @property
+    def left_in_file(self) -> set[str]:
+        """Those of PARTS that are not taken from a file."""
+        if self.backbone_only:
+            return set(PARTS)
+        return set(self.random) | ({"head"} if self.n_classes is None else set())
+
+    def check(self) -> None:
+        """A ValueError if something is not allowed, or contradicts the rest."""
+        if unknown := self.random - set(PARTS):
             raise ValueError(f"random has the unknown {min(unknown)!r}; known: {', '.join(PARTS)}")
         if self.sequence_options and self.sequence_model is None:
             names = ", ".join(self.sequence_options)
             raise ValueError(f"{names} given without a sequence_model")
         if self.sequence_model is not None:
-            SequenceOptions(kind=self.sequence_model, **self.sequence_options)
+            SequenceOptions(**self.sequence)
         if self.head is not None and self.head not in HEAD_KINDS:
             raise ValueError(f"unknown head {self.head!r}; known: {', '.join(HEAD_KINDS)}")
         if self.n_classes not in (None, "file"):
             check(Count, self.n_classes, "n_classes")
-        self._refuse_contradictions()
-
-    def _refuse_contradictions(self) -> None:
         if "sequence_model" in self.random and self.sequence_model is None:
             raise ValueError("a random sequence model: say of which kind, by sequence_model")
         if self.random == {"sequence_model"} and self.n_classes is not None:
@@ -63,58 +78,25 @@ class Parts:
             )
         if "head" in self.random and self.n_classes in (None, "file"):
             raise ValueError("a random head: say for how many classes, by n_classes")
-        parts_chosen = self.sequence_model or self.head or self.random
-        if self.backbone_only and (parts_chosen or self.n_classes not in (None, "file")):
+        if self.backbone_only and self.are_chosen:
             raise ValueError("backbone_only leaves no parts to choose: leave the other choices out")
-
-    @property
-    def sequence(self) -> dict[str, Any]:
-        """Options of build_sequence_model; empty if none was asked for."""
-        if self.sequence_model is None:
-            return {}
-        return {"kind": self.sequence_model} | self.sequence_options
-
-    @property
-    def left_in_file(self) -> set[str]:
-        """Those of PARTS that are not taken from a file."""
-        if self.backbone_only:
-            return set(PARTS)
-        return set(self.random) | ({"head"} if self.n_classes is None else set())
 
 
 def load_model(
-    name: str | None,
-    stage: str | None,
-    checkpoint: Path | str | None,
-    random: str | Collection[str],
-    seed: int | None,
-    **choices: Any,
+    name: str | None, stage: str | None, checkpoint: Path | str | None, parts: Parts
 ) -> SEDModel:
-    """What `hear_ptsed.load` gives; the arguments are its own, see there."""
-    random = {random} if isinstance(random, str) else set(random)
-    with drawing_from(seed):
-        if isinstance(MODELS.get(name), PublicRow):
-            return _load_public(name, stage, checkpoint, random, **choices)
-        if checkpoint is None and name is None:
-            raise ValueError("give the name of a model, a checkpoint, or both")
-        if checkpoint is None and stage is None and random:
-            raise ValueError("without stage and checkpoint all is random: leave out random")
-        parts = Parts(random=random, **choices)
-        if checkpoint is None and stage is None:
-            return _build_random(name, parts)
-        path = find(name, stage) if checkpoint is None else Path(checkpoint)
-        return _open_file(path, name, parts)
-
-
-@contextmanager
-def drawing_from(seed: int | None) -> Iterator[None]:
-    """Draw from a seed and leave the global generator as it is; None: draw from that."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
+    """What `hear_ptsed.load` gives; see there."""
+    if isinstance(MODELS.get(name), PublicRow):
+        return _load_public(name, stage, checkpoint, parts)
+    untrained = checkpoint is None and stage is None
+    if checkpoint is None and name is None:
+        raise ValueError("give the name of a model, a checkpoint, or both")
+    if untrained and parts.random:
+        raise ValueError("without stage and checkpoint all is random: leave out random")
+    parts.check()
+    if untrained:
+        return _build_random(name, parts)
+    return _open_file(find(name, stage) if checkpoint is None else Path(checkpoint), name, parts)
 
 
 def load_checkpoint(model: SEDModel, path: Path | str) -> Report:
@@ -132,24 +114,16 @@ def load_checkpoint(model: SEDModel, path: Path | str) -> Report:
 
 
 def _load_public(
-    name: str,
-    stage: str | None,
-    checkpoint: Path | str | None,
-    random: set[str],
-    n_classes: int | Literal["file"] | None,
-    backbone_only: bool,
-    **choices: Any,
+    name: str, stage: str | None, checkpoint: Path | str | None, parts: Parts
 ) -> SEDModel:
-    """A network that has no parts to choose, but may be without its head."""
-    chosen = n_classes not in ("file", None) or random or any(choices.values())
-    if chosen or stage not in (None, "strong"):
+    if parts.are_chosen or stage not in (None, "strong"):
         raise ValueError(f"{name} has no stages and no parts to choose: leave them out")
     row = find_row(name)
     if stage is None and checkpoint is None:
         model = row.network()
     else:
         model = row.read(find(name, None) if checkpoint is None else Path(checkpoint))
-    if backbone_only or n_classes is None:
+    if "head" in parts.left_in_file:
         model.head = model.classes = None
     return model
 

@@ -1,7 +1,6 @@
 """YAMNet's network, on the grid of all models: a patch of 0.975 s centred on each 40 ms frame."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +20,7 @@ BLOCKS += ((2, 1024), (1, 1024))
 N_CLASSES = 521
 
 FFT_WINDOW, HOP, N_FFT, N_MELS = 400, 160, 512, 64  # samples, samples, FFT points, bands
-PATCH, PUBLISHED_HOP = 96, 48  # mel frames
-FRAME_HOP = FRAME // HOP  # mel frames
+PATCH, FRAME_HOP = 96, FRAME // HOP  # mel frames
 PATCH_SAMPLES = (PATCH - 1) * HOP + FFT_WINDOW  # 15,600: 0.975 s
 # samples in front that put the centre of patch i on that of the i-th 40 ms frame
 FRONT_PADDING = (PATCH_SAMPLES - FRAME) // 2
@@ -94,17 +92,16 @@ class MobileNet(Backbone):
         return self.embed_patches(spec, FRAME_HOP)
 
     def embed_patches(self, spec: Tensor, hop: int) -> Tensor:
-        """Log-mel (B, 1, 64, F) -> (B, P, 1024): a patch every `hop` mel frames."""
+        """Log-mel (B, 1, 64, F) -> (B, P, 1024): a patch every `hop` mel frames, originally 48."""
         patches = spec[:, 0].mT.unfold(1, PATCH, hop).mT  # (B, P, 96, 64), a view
         n_clips, n_patches = patches.shape[:2]
         # Indexed, not flattened: overlapping patches would copy the log-mel 24 times over.
         places = torch.arange(n_clips * n_patches, device=spec.device)
         embeddings = spec.new_empty(len(places), self.embed_dim)
         with torch.autocast(spec.device.type, enabled=False):
-            for some, out in zip(
-                places.split(self.batch), embeddings.split(self.batch), strict=True
-            ):
-                out.copy_(self.embed_batch(patches[some // n_patches, some % n_patches]))
+            for batch in places.split(self.batch):
+                clips, starts = batch // n_patches, batch % n_patches
+                embeddings[batch] = self.embed_batch(patches[clips, starts])
         return embeddings.unflatten(0, (n_clips, n_patches))
 
     def embed_batch(self, patches: Tensor) -> Tensor:
@@ -124,7 +121,7 @@ class MobileNet(Backbone):
         final_norm: bool = True,
     ) -> None:
         """There are no blocks to choose; whatever is chosen is a ValueError."""
-        if layer is not None or layers is not None or drop_layers or not final_norm:
+        if (layer, layers, drop_layers, final_norm) != (None, None, 0, True):
             raise ValueError(
                 "yamnet has no blocks to choose: leave out layer, layers, drop_layers, final_norm"
             )
@@ -132,13 +129,6 @@ class MobileNet(Backbone):
     def compile(self, **options: bool) -> None:
         """A ValueError: every number of patches would be compiled anew."""
         raise ValueError("yamnet cannot be compiled: leave out compile")
-
-
-class Published(NamedTuple):
-    """What the original gives, every 0.48 s."""
-
-    logits: Tensor  # (B, P, 521); their sigmoid is the probability of each class by itself
-    embeddings: Tensor  # (B, P, 1024), not negative
 
 
 class YamNet(SEDModel):
@@ -173,27 +163,9 @@ class YamNet(SEDModel):
     def embed(self, audio: Tensor) -> Tensor:
         """audio (B, S) at 16 kHz -> (B, n_frames(S), 1024) float32."""
         check_audio(audio)
-        return self._embed(audio, FRONT_PADDING, n_frames(audio.shape[1]), FRAME_HOP)
-
-    @torch.no_grad()
-    def embed_as_published(self, audio: Tensor) -> Published:
-        """The original: one patch of 0.975 s every 0.48 s, the end zero-padded to a whole patch.
-
-        Args:
-            audio: (B, S) in [-1, 1] at 16 kHz; P = 1 + ceil(max(0, S - 15600) / 7680).
-        """
-        check_audio(audio)
-        beyond = audio.shape[1] - PATCH_SAMPLES
-        n_patches = 1 + max(0, -(-beyond // (PUBLISHED_HOP * HOP)))
-        embeddings = self._embed(audio, 0, n_patches, PUBLISHED_HOP)
-        with torch.autocast(audio.device.type, enabled=False):
-            return Published(self.head.strong_head(embeddings), embeddings)
-
-    def _embed(self, audio: Tensor, front: int, n_patches: int, hop: int) -> Tensor:
-        """Embeddings (B, n_patches, 1024) of patches every `hop` mel frames of the padded audio."""
-        n_samples = (n_patches - 1) * hop * HOP + PATCH_SAMPLES
-        padded = F.pad(audio, (front, n_samples - front - audio.shape[1]))
-        return self.backbone.embed_patches(self.frontend(padded), hop)
+        n_samples = (n_frames(audio.shape[1]) - 1) * FRAME + PATCH_SAMPLES
+        padded = F.pad(audio, (FRONT_PADDING, n_samples - FRONT_PADDING - audio.shape[1]))
+        return self.backbone(self.frontend(padded))
 
     def over(
         self,
