@@ -16,6 +16,7 @@ from hear_ptsed.frontends.base import FrontEnd
 from hear_ptsed.grid import WINDOW, WINDOW_FRAMES, n_frames
 from hear_ptsed.windows import check_audio, over_windows
 
+Step = Callable[[Tensor], Tensor]  # pieces of audio (N, S') -> frames (N, T', D)
 Count = Annotated[int, Field(strict=True, ge=1, le=100_000)]  # of classes
 
 
@@ -149,18 +150,12 @@ class SEDModel(nn.Module):
         """The backbone's sequence at 25 frames per second: (B, 160000) -> (B, 250, E) float32."""
         return self._pooled(self.frontend(windows))
 
-    def over(
-        self,
-        audio: Tensor,
-        step: Callable[[Tensor], Tensor],
-        overlap_s: float = 0.0,
-        batch: int = 8,
-    ) -> Tensor:
+    def over(self, audio: Tensor, step: Step, overlap_s: float = 0.0, batch: int = 8) -> Tensor:
         """Run a step, such as `embed`, over clips of any length; see windows.over_windows.
 
         Args:
             audio: (B, S) at 16 kHz.
-            step: pieces of audio (N, S') -> frames (N, T', D); here S' is 160000 and T' 250.
+            step: gets pieces of 160000 samples and gives 250 frames.
         Returns:
             (B, n_frames(S), D)
         """

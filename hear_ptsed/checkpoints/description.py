@@ -1,6 +1,6 @@
 """What a file of this project says about its model. It may come from a stranger: see `check`."""
 
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -46,16 +46,10 @@ def check_description(values: Any, path: Path) -> Description:
         known = {field.name for field in fields(Description)}
         values = {key: value for key, value in values.items() if key in known}
     description = check(Description, values, f"{path}: its description")
-    _refuse_twins(description.classes or (), path)
-    return description
-
-
-def _refuse_twins(classes: Sequence[str], path: Path) -> None:
-    seen = set()
-    for name in classes:
-        if name in seen:
+    for name, count in Counter(description.classes or ()).items():
+        if count > 1:
             raise ValueError(f"{path} names the class {shown(name)} twice; names must differ")
-        seen.add(name)
+    return description
 
 
 def describe(path: Path | str) -> dict[str, Any]:

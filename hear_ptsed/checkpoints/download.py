@@ -78,7 +78,7 @@ def verify(path: Path) -> None:
     The hash is taken again only when size or modification time moved: it needs 0.7 s for 350 MB,
     more than loading does.
     """
-    manifest = _manifest(path)
+    manifest = _beside(path)
     if not manifest.exists():
         _record(path, _entry(path, None))
         return
@@ -118,7 +118,7 @@ def fetch(url: str, target: Path, progress: bool = True) -> None:
     Nothing is recorded or put in place before it is whole and begins as a checkpoint does.
     """
     target = Path(target)
-    part, manifest = target.with_name(f"{target.name}.part"), _manifest(target)
+    part, manifest = target.with_name(f"{target.name}.part"), _beside(target)
     with locked(target.parent, wait=True):
         if target.exists():  # another process was faster
             return
@@ -190,7 +190,7 @@ def _receive(url: str, part: Path, target: Path, progress: bool) -> None:
             open_plain(part, "ab" if have else "wb") as file,
             bar(total=total, initial=have) as progress_bar,
         ):
-            write_json(_note(part), asdict(Note(url, response.headers.get("ETag"))))
+            write_json(_beside(part), asdict(Note(url, response.headers.get("ETag"))))
             while chunk := response.read1(CHUNK):
                 safe_point()
                 file.write(chunk)
@@ -293,7 +293,7 @@ _opener = build_opener(_Http, _Https)
 def _resumable(url: str, part: Path) -> tuple[int, str]:
     """Bytes of `part` that a server can continue, and the ETag of the file they are from."""
     try:
-        note = check_json(Note, _note(part).read_bytes(), str(_note(part)))
+        note = check_json(Note, _beside(part).read_bytes(), str(_beside(part)))
         have = part.stat().st_size
     except (FileNotFoundError, ValueError):
         return 0, ""
@@ -305,14 +305,11 @@ def _resumable(url: str, part: Path) -> tuple[int, str]:
 
 def _forget(part: Path) -> None:
     part.unlink(missing_ok=True)
-    _note(part).unlink(missing_ok=True)
+    _beside(part).unlink(missing_ok=True)
 
 
-def _note(part: Path) -> Path:
-    return part.with_name(f"{part.name}.json")
-
-
-def _manifest(path: Path) -> Path:
+def _beside(path: Path) -> Path:
+    """Where the record of a file lies, or the note of a part."""
     return path.with_name(f"{path.name}.json")
 
 
@@ -325,7 +322,7 @@ def _entry(path: Path, url: str | None) -> Manifest:
 def _record(path: Path, entry: Manifest) -> None:
     """Write the manifest if the folder allows it; the user's own folder may be read-only."""
     try:
-        write_json(_manifest(path), asdict(entry))
+        write_json(_beside(path), asdict(entry))
     except OSError as error:
         log.info("%s cannot be recorded, later changes go unnoticed: %s", path, error)
 

@@ -44,7 +44,7 @@ def save_checkpoint(
     }
     check_description(description, Path(path))
     left_out = tuple(f"{head}." for head in HEADS if head not in written)
-    state = {n: v for n, v in release(model).items() if not n.startswith(left_out)}
+    state = {n: v for n, v in _release(model).items() if not n.startswith(left_out)}
     write(Path(path), state, description)
 
 
@@ -56,7 +56,7 @@ def refuse_folded(model: SEDModel, verb: str) -> None:
         )
 
 
-def release(model: SEDModel) -> dict[str, Tensor]:
+def _release(model: SEDModel) -> dict[str, Tensor]:
     """The model's tensors under released names."""
     backbone = model.backbone
     state = {

@@ -1,7 +1,5 @@
 """YAMNet's network, on the grid of all models: a patch of 0.975 s centred on each 40 ms frame."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,7 +9,7 @@ from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.frontends.base import FrontEnd
 from hear_ptsed.grid import FRAME, SAMPLE_RATE, WINDOW_FRAMES, n_frames
 from hear_ptsed.heads import LinearHead
-from hear_ptsed.model import Output, SEDModel, float32
+from hear_ptsed.model import Output, SEDModel, Step, float32
 from hear_ptsed.windows import check_audio
 
 # stride and output channels of the 13 blocks (depthwise 3x3, pointwise) behind the first conv
@@ -167,22 +165,11 @@ class YamNet(SEDModel):
         padded = F.pad(audio, (FRONT_PADDING, n_samples - FRONT_PADDING - audio.shape[1]))
         return self.backbone(self.frontend(padded))
 
-    def over(
-        self,
-        audio: Tensor,
-        step: Callable[[Tensor], Tensor],
-        overlap_s: float = 0.0,
-        batch: int = 8,
-    ) -> Tensor:
-        """Run a step over clips of any length, 60 s at a time: the same as in one piece.
+    def over(self, audio: Tensor, step: Step, overlap_s: float = 0.0, batch: int = 8) -> Tensor:
+        """Run a step over clips (B, S) of any length -> (B, n_frames(S), D): 60 s at a time, which
+        gives the same as one piece.
 
         A piece brings the context that its frames see, so `overlap_s` and `batch` change nothing.
-
-        Args:
-            audio: (B, S) at 16 kHz.
-            step: pieces of audio (B, S') -> frames (B, n_frames(S'), D), such as `embed`.
-        Returns:
-            (B, n_frames(S), D)
         """
         pieces = []
         for first in range(0, n_frames(audio.shape[1]), CHUNK_FRAMES):
