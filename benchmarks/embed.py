@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hear_ptsed.grid import WINDOW
 from hear_ptsed.hear import HearModel, Options
-from hear_ptsed.registry import MODELS, build
+from hear_ptsed.registry import build, trainable
 
 CLIPS = 8  # windows per call, the default of the plug-ins
 
@@ -69,13 +69,13 @@ def variants(name: str, audio: Tensor, compiled: bool) -> dict[str, Callable[[],
             for clip in audio:
                 plain.embed(clip[None])
 
-    runs = {"plain": one_by_one, "float32": lambda: ours.embed(audio)}
+    runs = {"plain": one_by_one, "float32": lambda: ours(audio)}
     if low.low_precision:
-        runs["bfloat16"] = lambda: low.embed(audio)
+        runs["bfloat16"] = lambda: low(audio)
     if compiled:
         precision = "bfloat16" if audio.is_cuda and low.low_precision else "float32"
         fast = HearModel(copy.deepcopy(plain), Options(precision=precision, compile=True)).eval()
-        runs[f"{precision} compiled"] = lambda: fast.embed(audio)
+        runs[f"{precision} compiled"] = lambda: fast(audio)
     return runs
 
 
@@ -121,7 +121,7 @@ def main() -> None:
     """Print the results table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--models", nargs="*", default=trainable(), choices=trainable())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compiled", action="store_true")
     args = parser.parse_args()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torchaudio.functional import resample
 
-from hear_ptsed import checkpoints, yamnet
+import hear_ptsed
 from hear_ptsed.audio import resampled, to_16k
 from training.data.clips import open_clips
 from training.evaluate import evaluate
@@ -100,11 +100,11 @@ def main() -> None:
     read = [source.read(i) for i in range(len(source))]
     clips = [(samples / np.float32(32768), rate) for samples, rate in read]
     noises = [(noise(rate), rate) for rate in (32000, 44100, 48000)]
-    model, ear = checkpoints.open_checkpoint(args.checkpoint).eval(), yamnet.load_model().eval()
+    model, ear = hear_ptsed.load(checkpoint=args.checkpoint), hear_ptsed.load("yamnet")
     embeddings = {
         "frame_mn02": lambda audio: model(audio[:, : 16000 * SECONDS]).frames,
-        "YAMNet": ear.embed_40ms,
-        "YAMNet's scores": ear.scores_40ms,
+        "YAMNet": ear.embed,
+        "YAMNet's scores": lambda audio: ear(audio).strong.sigmoid().mT,
     }
     print("\n| soxr - … | clips | torchaudio, mean | largest | kaiser_best, mean | largest |")
     print("|---|---|---|---|---|---|")

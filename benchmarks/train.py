@@ -19,7 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hear_ptsed.labels import load_labels
-from hear_ptsed.registry import MODELS, build
+from hear_ptsed.registry import MODELS, build, trainable
 from training import optim
 from training.data.annotations import Events
 from training.data.batch import ClipSet, loader
@@ -138,7 +138,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--models", nargs="+", default=[n for n in MODELS if MODELS[n].checkpoints])
+    parser.add_argument(
+        "--models", nargs="+", default=[n for n in trainable() if MODELS[n].checkpoints]
+    )
     parser.add_argument("--compiled", action="store_true", help="torch.compile too")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1])
     args = parser.parse_args()

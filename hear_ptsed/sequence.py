@@ -297,6 +297,8 @@ def build_sequence_model(kind: str, in_dim: int, **options: int | float | None) 
 
     Args:
         options: dim, layers, dropout, bidirectional; see SequenceOptions.
+    Returns:
+        The model; its `options` are those of this function that give the same tensors.
     """
     chosen = SequenceOptions(kind=kind, **options)
     dim, layers, dropout = (
@@ -313,28 +315,18 @@ def build_sequence_model(kind: str, in_dim: int, **options: int | float | None) 
     if kind in ("bigru", "bilstm"):
         if dropout and layers == 1:
             raise ValueError(f"dropout of {kind} acts between layers; 1 layer needs dropout 0")
-        return (BiGRU if kind == "bigru" else BiLSTM)(in_dim, dim, layers, dropout)
-    if kind == "mamba":
+        model = (BiGRU if kind == "bigru" else BiLSTM)(in_dim, dim, layers, dropout)
+    elif kind == "mamba":
         if dropout:
             raise ValueError(f"mamba has no dropout; leave out dropout={dropout}")
-        return Projected(in_dim, dim, MambaStack(dim, layers, chosen.bidirectional))
-    if dim % (2 * HEADS):
-        raise ValueError(f"dim of {kind} is {dim}; it must be divisible by {2 * HEADS}")
-    stack = AttentionStack if kind == "attention" else TransformerStack
-    model = Projected(in_dim, dim, stack(dim, layers, dropout))
-    init_linear(model)
-    return model
-
-
-def options_of(sequence: nn.Module) -> dict[str, str | int | bool]:
-    """The options of `build_sequence_model` that give this module, dropout aside."""
-    if hasattr(sequence, "rnn"):
-        rnn = sequence.rnn
-        kind = type(sequence).__name__.lower()
-        return {"kind": kind, "dim": rnn.hidden_size, "layers": rnn.num_layers}
-    stack = sequence[1]
-    kind = type(stack).__name__.removesuffix("Stack").lower()
-    options = {"kind": kind, "dim": sequence.out_dim, "layers": len(stack.layers)}
+        model = Projected(in_dim, dim, MambaStack(dim, layers, chosen.bidirectional))
+    else:
+        if dim % (2 * HEADS):
+            raise ValueError(f"dim of {kind} is {dim}; it must be divisible by {2 * HEADS}")
+        stack = AttentionStack if kind == "attention" else TransformerStack
+        model = Projected(in_dim, dim, stack(dim, layers, dropout))
+        init_linear(model)
+    model.options = {"kind": kind, "dim": dim, "layers": layers}
     if kind == "mamba":
-        options["bidirectional"] = stack.layers[0].mixer_reverse is not None
-    return options
+        model.options["bidirectional"] = chosen.bidirectional
+    return model

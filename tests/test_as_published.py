@@ -13,8 +13,7 @@ from conftest import SMALL
 from training_parts import random_batch, seeded
 
 import training
-from hear_ptsed.frontends.mel import ATSTMel
-from hear_ptsed.registry import MODELS, Row
+from hear_ptsed.registry import MODELS
 from training.augment import augment
 from training.data.sampling import Picks, TrainPicks
 from training.fit import Keep, make_trainer, open_data, start_model
@@ -54,7 +53,9 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_model(monkeypatch, one_thread):
-    monkeypatch.setitem(MODELS, "atst_frame", Row(SMALL["atst_frame"], ATSTMel, {}))
+    monkeypatch.setitem(
+        MODELS, "atst_frame", replace(MODELS["atst_frame"], backbone=SMALL["atst_frame"])
+    )
 
 
 def recipe_of(folder: Path, *settings: str) -> Recipe:

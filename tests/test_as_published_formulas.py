@@ -12,9 +12,9 @@ from sed_scores_eval import segment_based
 from sed_scores_eval.base_modules.scores import create_score_dataframe
 from training_parts import ALIKE, Memory, clip_set, seeded, sound
 
+from hear_ptsed import load
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.frontends.mel import ATSTMel
-from hear_ptsed.registry import untrained
 from training import __main__ as command
 from training import metrics
 from training.augment import Targets, filter_augment, mixup, time_mask
@@ -268,7 +268,9 @@ def test_an_evaluation_says_which_durations_it_used(tmp_path, capsys):
         soundfile.write(audio / f"{i}.wav", samples, 32000, subtype="PCM_16")
     rows = "".join(f"{i}.wav\t1.0\t{2 + i}.0\t{'ab'[i % 2]}\n" for i in range(3))
     (tmp_path / "events.tsv").write_text("filename\tonset\toffset\tevent_label\n" + rows)
-    save_checkpoint(untrained("frame_mn02", 2), tmp_path / "model.pt", ["a", "b"])
+    save_checkpoint(
+        load("frame_mn02", stage=None, n_classes=2, seed=0), tmp_path / "model.pt", ["a", "b"]
+    )
     found = {}
     for durations in ("heard", "whole"):
         options = ["--durations", durations, "--workers", "0", "--device", "cpu", "--events"]

@@ -13,7 +13,7 @@ from hear_ptsed.backbones.frame_mn import FrameMN, FrameMNConfig
 from hear_ptsed.backbones.layers import Block
 from hear_ptsed.grid import WINDOW
 from hear_ptsed.model import pooling_matrix
-from hear_ptsed.registry import MODELS, build, row
+from hear_ptsed.registry import build, find_row, trainable
 
 
 def assert_close(got: torch.Tensor, want: np.ndarray, tolerance: float = 5e-5) -> None:
@@ -66,9 +66,9 @@ def test_a_batch_gives_the_numbers_of_its_clips(name, clips):
 
 def test_the_classes_of_layers_are_the_published_ones():
     eps = {"atst_frame": 1e-6, "fpasst": 1e-6, "m2d": 1e-6, "asit": 1e-6, "beats": 1e-5}
-    for name in MODELS:
+    for name in trainable():
         with torch.device("meta"):
-            backbone = row(name).backbone()
+            backbone = find_row(name).backbone()
         norms = [m for m in backbone.modules() if isinstance(m, nn.LayerNorm)]
         assert len(norms) == {"beats": 26}.get(name, 25 if name in eps else 0)
         assert {norm.eps for norm in norms} <= {eps.get(name)}
@@ -254,9 +254,9 @@ def test_unknown_names_are_answered_with_the_known_ones():
     with pytest.raises(ValueError, match="unknown model 'vit'; known: atst_frame, beats"):
         build("vit")
     with pytest.raises(ValueError, match="frame_mn06 has no 'ssl' stage; it has strong"):
-        row("frame_mn06", "ssl")
+        find_row("frame_mn06", "ssl")
     with pytest.raises(ValueError, match="no 'strong' stage; it has no released checkpoints: give"):
-        row("frame_mn02", "strong")
+        find_row("frame_mn02", "strong")
     with pytest.raises(ValueError, match="unknown head 'mlp'; known: linear, attention"):
         build("frame_mn06", head="mlp")
     with pytest.raises(ValueError, match="layers given without a sequence_model"):

@@ -9,25 +9,26 @@ import torch
 from checkpoint_parts import each_small, randomised, released, same, tiny, write
 from conftest import SMALL
 
-from hear_ptsed.checkpoints import describe, names, open_checkpoint, save_checkpoint
+import hear_ptsed
+from hear_ptsed.checkpoints import describe, names, save_checkpoint
 from hear_ptsed.heads import AttentionHead, LinearHead
 from hear_ptsed.model import SEDModel
-from hear_ptsed.registry import MODELS, build
+from hear_ptsed.registry import MODELS, build, trainable
 from hear_ptsed.sequence import DEFAULTS
 
 
 @pytest.fixture
 def registered(monkeypatch):
     """The small backbones as the registered ones."""
-    for name, row in MODELS.items():
-        monkeypatch.setitem(MODELS, name, replace(row, backbone=SMALL[name]))
-    names.signature.cache_clear()
+    for name in trainable():
+        monkeypatch.setitem(MODELS, name, replace(MODELS[name], backbone=SMALL[name]))
+    names.sign.cache_clear()
     yield
-    names.signature.cache_clear()
+    names.sign.cache_clear()
 
 
 def rebuilt_alike(model: SEDModel, path: Path, name: str | None = None) -> SEDModel:
-    again = open_checkpoint(path, name)
+    again = hear_ptsed.load(name, checkpoint=path)
     assert same(model.eval(), again) and not again.training
     audio = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0)) * 0.1
     with torch.no_grad():
@@ -83,7 +84,7 @@ def test_an_untrained_head_is_left_out_and_reported(kept, tmp_path):
     save_checkpoint(model, tmp_path / "m.pt", classes, heads=[kept])
     names = torch.load(tmp_path / "m.pt", weights_only=True).keys()
     assert {n.split(".")[0] for n in names if "head" in n} == {kept}
-    again = open_checkpoint(tmp_path / "m.pt")
+    again = hear_ptsed.load(checkpoint=tmp_path / "m.pt")
     missing = {"strong_head": "weak_head", "weak_head": "strong_head"}[kept]
     assert again.report.random == () and getattr(again.head, missing) is None
     with torch.no_grad():
@@ -104,22 +105,22 @@ def test_models_that_are_not_registered_have_no_name(tmp_path):
     save_checkpoint(tiny("asit"), tmp_path / "m.pt")
     assert describe(tmp_path / "m.pt")["model"] is None
     with pytest.raises(ValueError, match=r"m\.pt looks like none of the registered models: atst_"):
-        open_checkpoint(tmp_path / "m.pt")
+        hear_ptsed.load(checkpoint=tmp_path / "m.pt")
     with pytest.raises(ValueError, match="m.pt does not fit ASiT: it misses"):
-        open_checkpoint(tmp_path / "m.pt", "asit")
+        hear_ptsed.load("asit", checkpoint=tmp_path / "m.pt")
     with pytest.raises(ValueError, match="m.pt is a 'vit', which is none of the registered models"):
-        open_checkpoint(tmp_path / "m.pt", "vit")
+        hear_ptsed.load("vit", checkpoint=tmp_path / "m.pt")
 
 
 def test_a_file_that_cannot_be_rebuilt_whole_is_refused(tmp_path):
     state = released(build("frame_mn02", 5), tmp_path)
     extra = {"seq_model.1.layers.0.norm.weight": torch.ones(8)}
     with pytest.raises(ValueError, match=r"seq_model\.1\.layers.*, a sequence model that it does"):
-        open_checkpoint(write(state | extra, tmp_path))
+        hear_ptsed.load(checkpoint=write(state | extra, tmp_path))
     half = {key: value for key, value in state.items() if key != "strong_head.bias"}
     with pytest.raises(ValueError, match=r"cannot be rebuilt: strong_head\.weight \(another"):
-        open_checkpoint(write(half, tmp_path))
+        hear_ptsed.load(checkpoint=write(half, tmp_path))
     newer = OrderedDict(state)
     newer.hear_ptsed = {"format": 2}
     with pytest.raises(ValueError, match="is of format 2, this version reads 1: update"):
-        open_checkpoint(write(newer, tmp_path))
+        hear_ptsed.load(checkpoint=write(newer, tmp_path))

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from hear_ptsed import download
-from hear_ptsed.download import cached, fetch, find
+from hear_ptsed.checkpoints import download
+from hear_ptsed.checkpoints.download import fetch, find
+from hear_ptsed.registry import find_cached
 
 # 3 MB, three chunks; a torch file begins so.
 CONTENT = b"PK" + bytes(range(256)) * 12_000
@@ -100,9 +101,9 @@ def interrupted(server, target: Path, at: int = 1_500_000) -> None:
 
 
 def test_a_stage_is_downloaded_once_and_recorded(server, cache):
-    assert cached("beats", "weak") is None
+    assert find_cached("beats", "weak") is None
     path = find("beats", "weak")
-    assert path == cache / "BEATs_weak.pt" == cached("beats", "weak") == find("beats", "weak")
+    assert path == cache / "BEATs_weak.pt" == find_cached("beats", "weak") == find("beats", "weak")
     assert path.read_bytes() == CONTENT
     assert len(server.requests) == 1 and "Range" not in server.requests[0]
     manifest = json.loads((cache / "BEATs_weak.pt.json").read_text())
@@ -130,7 +131,7 @@ def test_every_known_name_of_a_file_is_accepted(cache, own):
 
 def test_a_setting_that_is_no_folder_is_told(cache, monkeypatch, caplog):
     monkeypatch.setenv("HEAR_PTSED_CHECKPOINTS", str(cache / "absent"))
-    assert cached("beats", "ssl") is None
+    assert find_cached("beats", "ssl") is None
     assert "which is no folder" in caplog.text
 
 
@@ -138,7 +139,7 @@ def test_unknown_models_and_stages_are_refused_with_the_known_ones(cache):
     with pytest.raises(ValueError, match="unknown model 'bets'; known: atst_frame, beats"):
         find("bets", "ssl")
     with pytest.raises(ValueError, match="frame_mn06 has no 'ssl' stage; it has strong"):
-        cached("frame_mn06", "ssl")
+        find_cached("frame_mn06", "ssl")
 
 
 def test_an_interrupted_download_goes_on_where_it_stopped(server, tmp_path):

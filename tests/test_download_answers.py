@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hear_ptsed import download
+from hear_ptsed.checkpoints import download
 from hear_ptsed.cli import main
 
 FILE = b"PK" + os.urandom(20_000)

@@ -15,7 +15,8 @@ import torch
 import torchaudio
 from pseudo_label_parts import CLASSES, ID, published
 
-from hear_ptsed.checkpoints import open_checkpoint, save_checkpoint
+import hear_ptsed
+from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.labels import load_labels
 from hear_ptsed.registry import build
 from training import ensemble
@@ -56,7 +57,7 @@ def logits_by_hand(paths: list[Path], audio: torch.Tensor) -> torch.Tensor:
     audio = torch.nn.functional.pad(audio, (0, 160000))[None, :160000]
     found = []
     for path in paths:
-        model = open_checkpoint(path)
+        model = hear_ptsed.load(checkpoint=path)
         with torch.no_grad():
             strong = model(audio).strong[0].double()
         found.append(strong[[model.classes.index(name) for name in CLASSES]])
@@ -64,7 +65,7 @@ def logits_by_hand(paths: list[Path], audio: torch.Tensor) -> torch.Tensor:
 
 
 def test_an_ensemble_is_the_mean_of_logits_matched_by_class_name(checkpoints):
-    models = [open_checkpoint(path) for path in checkpoints]
+    models = [hear_ptsed.load(checkpoint=path) for path in checkpoints]
     torch.manual_seed(1)
     audio = torch.randn(2, 160000) * 0.1
     for order in (models, models[::-1]):
@@ -80,9 +81,9 @@ def test_an_ensemble_is_the_mean_of_logits_matched_by_class_name(checkpoints):
 def test_models_that_do_not_fit_together_are_refused_by_name(checkpoints, tmp_path):
     def saved(n, classes=None, **options):
         save_checkpoint(build("frame_mn02", n), tmp_path / "m.pt", classes, **options)
-        return open_checkpoint(tmp_path / "m.pt")
+        return hear_ptsed.load(checkpoint=tmp_path / "m.pt")
 
-    first = open_checkpoint(checkpoints[0])
+    first = hear_ptsed.load(checkpoint=checkpoints[0])
     for bad, match in (
         (saved(3, ["Speech", "Dog", "Cat"]), "^bad lacks Bell, classes of good"),
         (saved(3), "^bad does not name its 3 classes"),
@@ -282,7 +283,7 @@ def test_parts_and_files_of_other_settings_are_refused(checkpoints, folder, tmp_
         write_pseudo_labels(checkpoints, clips, foreign, **half)
     # complete: nothing is computed again, and what a killed process left goes
     (tmp_path / ".p.h5.parts").mkdir()
-    monkeypatch.setattr(ensemble, "open_checkpoint", None)
+    monkeypatch.setattr(ensemble, "load", None)
     assert write_pseudo_labels(checkpoints, clips, out, **half)["written"] == 5
     assert out.read_bytes() == before and not (tmp_path / ".p.h5.parts").exists()
 

@@ -16,14 +16,15 @@ import soundfile
 import torch
 from finetune_parts import CLASSES, OFF, Small, numbers, tones_folder
 
+import hear_ptsed
 from eval_tasks import finetune
 from eval_tasks.base import Split
 from eval_tasks.finetune import Batches, Crops, FineTuning, frame_loss, network, probabilities
 from eval_tasks.modules import GENERIC, Module
 from eval_tasks.rating import rate
 from hear_ptsed import cli
-from hear_ptsed.checkpoints import open_checkpoint, save_checkpoint
-from hear_ptsed.registry import untrained
+from hear_ptsed.checkpoints import save_checkpoint
+from hear_ptsed.registry import build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -333,7 +334,7 @@ def test_weak_labels_that_are_not_there_are_refused(data, tmp_path):
 
 
 def test_a_checkpoint_goes_in_and_the_detector_takes_what_comes_out(data, tmp_path, capsys):
-    save_checkpoint(untrained("frame_mn02", 5), tmp_path / "start.pt")
+    save_checkpoint(build("frame_mn02", 5), tmp_path / "start.pt")
     module = Module(GENERIC, tmp_path / "start.pt")
     outcome = finetune.run(
         data,
@@ -346,7 +347,7 @@ def test_a_checkpoint_goes_in_and_the_detector_takes_what_comes_out(data, tmp_pa
         progress=False,
         export=tmp_path / "net.pt",
     )
-    net = open_checkpoint(tmp_path / "net.pt")
+    net = hear_ptsed.load(checkpoint=tmp_path / "net.pt")
     assert net.classes == CLASSES
     with torch.no_grad():
         again = probabilities(net, data.parts["test"])

@@ -10,7 +10,8 @@ import torch
 from conftest import GOLDEN, published, released_weights, small
 from deterministic import waveform
 
-from hear_ptsed import download, hear, list_models
+from hear_ptsed import hear, list_models
+from hear_ptsed.checkpoints import download
 from hear_ptsed.grid import FRAME, WINDOW, n_frames, timestamps
 from hear_ptsed.hear import (
     HearModel,
@@ -20,7 +21,7 @@ from hear_ptsed.hear import (
     load_model,
 )
 from hear_ptsed.plugins import frame_mn06_strong
-from hear_ptsed.registry import MODELS
+from hear_ptsed.registry import MODELS, trainable
 from hear_ptsed.windows import over_windows
 
 
@@ -93,7 +94,7 @@ def test_an_hour_goes_through_in_windows_of_one_batch():
 
 @torch.no_grad()
 def test_a_clip_embeds_the_same_alone_in_a_batch_and_beside_a_loud_one():
-    for name in MODELS:
+    for name in trainable():
         model = HearModel(small(name))
         quiet, loud = noise(4.0) * 0.01, noise(4.0).flip(1) * 8
         alone, _ = get_timestamp_embeddings(quiet, model)
@@ -115,9 +116,9 @@ def test_scene_embeddings_are_the_mean_of_the_real_frames():
 def test_bfloat16_embeddings_are_within_2_percent(name):
     audio = torch.from_numpy(waveform(10.0))[None]
     model = published(name)
-    exact = HearModel(model).embed(audio)
+    exact = HearModel(model)(audio)
     published.cache_clear()  # the next line casts the weights in place
-    low = HearModel(model, Options(precision="bfloat16")).embed(audio)
+    low = HearModel(model, Options(precision="bfloat16"))(audio)
     assert low.dtype == torch.float32
     assert 0 < (low - exact).norm() / exact.norm() < 2e-2
 
@@ -136,8 +137,8 @@ def test_a_compiled_model_gives_the_same_embeddings():
 
 def test_frame_mn_stays_in_float32():
     model, audio = small("frame_mn06"), noise(1.0)
-    exact = HearModel(model).embed(audio)
-    assert torch.equal(HearModel(model, Options(precision="bfloat16")).embed(audio), exact)
+    exact = HearModel(model)(audio)
+    assert torch.equal(HearModel(model, Options(precision="bfloat16"))(audio), exact)
 
 
 def test_embedding_switches_training_and_gradients_off():
@@ -190,14 +191,14 @@ def test_bad_options_are_refused(options, message):
 def test_untrained_models_need_no_file_and_are_always_the_same(tmp_path):
     first, second = (load_model("frame_mn06", "strong", untrained=True) for _ in range(2))
     audio = noise(1.0)
-    assert torch.equal(first.embed(audio), second.embed(audio))
+    assert torch.equal(first(audio), second(audio))
     with pytest.raises(ValueError, match="exclude each other"):
         load_model("frame_mn06", "strong", str(tmp_path / "x.pt"), untrained=True)
 
 
 def test_every_model_and_stage_has_its_plug_in():
     rows = list_models()
-    assert len(rows) == 17 and len({row.module for row in rows}) == 17
+    assert len(rows) == 18 and len({row.module for row in rows}) == 18
     for row in rows:
         module = importlib.import_module(row.module)
         assert module.load_model.func is hear.load_model
@@ -205,6 +206,14 @@ def test_every_model_and_stage_has_its_plug_in():
         assert inspect.signature(module.load_model).parameters["model_file_path"].default == ""
         assert module.get_timestamp_embeddings is get_timestamp_embeddings
         assert module.get_scene_embeddings is get_scene_embeddings
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_facts_of_a_row_are_those_of_the_network(name):
+    with torch.device("meta"):
+        backbone = MODELS[name].backbone()
+    assert sum(p.numel() for p in backbone.parameters()) == MODELS[name].parameters
+    assert backbone.embed_dim == MODELS[name].dim
 
 
 def test_the_list_states_the_published_sizes():
@@ -217,12 +226,13 @@ def test_the_list_states_the_published_sizes():
         "asit": (85_482_240, 768),
         "frame_mn06": (1_099_184, 576),
         "frame_mn10": (2_971_664, 960),
+        "yamnet": (3_195_456, 1024),
     }
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", trainable())
 def test_models_follow_the_device_of_the_audio(name):
     audio = noise(12.0, clips=2)
     model = HearModel(small(name))

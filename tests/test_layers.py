@@ -1,24 +1,26 @@
 """Embeddings of earlier blocks, and the plug-in for files of one's own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import SMALL
 from torch import Tensor, nn
 
 from eval_tasks import hear_tools
-from hear_ptsed import download, hear, tensor_files
+from hear_ptsed import hear, tensor_files
 from hear_ptsed.backbones.asit import ASiT, ASiTConfig
 from hear_ptsed.backbones.atst import ATSTFrame, ATSTFrameConfig
 from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.backbones.beats import BEATs, BEATsConfig
 from hear_ptsed.backbones.fpasst import FPaSST, FPaSSTConfig
 from hear_ptsed.backbones.m2d import M2D, M2DConfig
-from hear_ptsed.checkpoints import load_checkpoint, save_checkpoint
+from hear_ptsed.checkpoints import download, load_checkpoint, save_checkpoint
 from hear_ptsed.heads import LinearHead
 from hear_ptsed.hear import HearModel, Options, get_timestamp_embeddings
 from hear_ptsed.model import SEDModel
 from hear_ptsed.plugins import checkpoint
-from hear_ptsed.registry import MODELS, Row, build
+from hear_ptsed.registry import MODELS, build
 from training.optim import groups
 from training.recipe import Optim
 
@@ -237,8 +239,7 @@ def own_file(net: SEDModel, path, **description) -> str:
 @each
 def test_plug_ins_embed_by_the_chosen_blocks_of_their_file(name, tmp_path, monkeypatch):
     path = own_file(model(name), tmp_path / "x.pt", format=1, model=name)
-    stages = MODELS[name].checkpoints
-    monkeypatch.setitem(MODELS, name, Row(TRANSFORMERS[name], MODELS[name].frontend, stages))
+    monkeypatch.setitem(MODELS, name, replace(MODELS[name], backbone=TRANSFORMERS[name]))
     audio = torch.randn(2, 32_000) / 9
     for choice in ({}, {"layer": 1}, {"layers": "mean"}, {"drop_layers": 2}):
         want, _ = get_timestamp_embeddings(audio, HearModel(model(name), Options(**choice)))

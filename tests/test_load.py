@@ -7,14 +7,13 @@ from checkpoint_parts import same
 from conftest import released_weights
 
 import hear_ptsed
-from hear_ptsed import yamnet
-from hear_ptsed.checkpoints import open_checkpoint, save_checkpoint
+from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.heads import AttentionHead, LinearHead
 from hear_ptsed.labels import load_labels
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import build
 from hear_ptsed.sequence import BiGRU, Projected
-from hear_ptsed.yamnet import YamNet
+from hear_ptsed.yamnet.network import YamNet
 
 NAMES = tuple("abcde")
 AUDIO = torch.randn(2, 16000, generator=torch.Generator().manual_seed(0)) / 9
@@ -55,7 +54,7 @@ def test_a_file_of_five_classes_gives_five_classes(files):
     assert out.strong.shape == (2, 5, FRAMES) and out.weak.shape == (2, 5)
     assert out.frames.shape == (2, FRAMES, 192)
     assert model.classes == NAMES and model.report.random == () and not model.training
-    assert torch.equal(out.strong, answer(open_checkpoint(files / "plain.pt")).strong)
+    assert torch.equal(out.strong, answer(hear_ptsed.load(checkpoint=files / "plain.pt")).strong)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -63,7 +62,7 @@ def test_a_teacher_keeps_its_sequence_model_and_its_kind_of_head(files, suffix):
     model = load(str(files / f"teacher{suffix}"))
     assert type(model.sequence) is BiGRU and type(model.head) is AttentionHead
     assert answer(model).frames.shape == (2, FRAMES, 32) and model.classes == NAMES
-    assert same(model, open_checkpoint(files / "teacher.pt"))
+    assert same(model, hear_ptsed.load(checkpoint=files / "teacher.pt"))
 
 
 def test_what_a_file_has_no_head_for_is_none_and_never_random(files):
@@ -139,7 +138,7 @@ def test_a_random_head_for_own_classes_is_drawn_by_name(files):
     torch.manual_seed(0)
     one = load(files / "teacher.pt", n_classes=7, random="head")
     two = load(files / "teacher.pt", n_classes=7, random=["head"])
-    kept = open_checkpoint(files / "teacher.pt")
+    kept = hear_ptsed.load(checkpoint=files / "teacher.pt")
     assert same(one.backbone, kept.backbone) and same(one.sequence, kept.sequence)
     assert type(one.head) is LinearHead and answer(one).strong.shape == (2, 7, FRAMES)
     assert not torch.equal(one.head.strong_head.weight, two.head.strong_head.weight)
@@ -219,13 +218,43 @@ def test_without_a_file_all_is_random_as_described():
 
 
 def test_yamnet_loads_like_a_model_without_parts_to_choose():
-    model = hear_ptsed.load("yamnet", stage=None)
-    assert isinstance(model, YamNet) and model.classes is None
-    assert same(model, yamnet.load_model(untrained=True))
-    assert model(AUDIO).embeddings.shape == (2, 2, 1024)
+    model = hear_ptsed.load("yamnet", stage=None, seed=0)
+    assert isinstance(model, YamNet) and (model.classes, model.report) == (None, None)
+    assert same(model, hear_ptsed.load("yamnet", stage=None, seed=0))
+    out = model(AUDIO)
+    assert out.strong.shape == (2, 521, FRAMES) and out.weak is None
+    assert out.frames.shape == (2, FRAMES, 1024) and not model.training
+    assert hear_ptsed.load("yamnet", stage=None, backbone_only=True)(AUDIO).strong is None
     for asked in ({"stage": "weak"}, {"n_classes": 5}, {"head": "linear"}, {"random": "head"}):
         with pytest.raises(ValueError, match="yamnet has no stages and no parts to choose"):
             hear_ptsed.load("yamnet", **asked)
+
+
+def test_random_weights_are_a_function_of_the_seed_which_leaves_the_global_generator(files):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    one, two = (load(files / "plain.pt", n_classes=7, random="head", seed=3) for _ in range(2))
+    assert torch.equal(torch.rand(3), expected)
+    assert same(one, two)
+    assert same(*(hear_ptsed.load("frame_mn02", stage=None, seed=4) for _ in range(2)))
+
+
+def test_the_backbone_alone_is_taken_from_any_file(files):
+    for file in ("teacher", "undescribed", "no_heads"):
+        model = hear_ptsed.load(checkpoint=files / f"{file}.pt", backbone_only=True)
+        assert (model.sequence, model.head, model.classes) == (None, None, None)
+        assert model.report.random == ()
+    for asked in ({"n_classes": 5, "random": "head"}, {"head": "linear"}, {"n_classes": 5}):
+        with pytest.raises(ValueError, match="backbone_only leaves no parts to choose"):
+            load(files / "plain.pt", backbone_only=True, **asked)
+
+
+def test_without_a_name_a_file_says_what_it_is(files):
+    model = hear_ptsed.load(checkpoint=files / "plain.pt")
+    assert same(model, load(files / "plain.pt")) and model.classes == NAMES
+    with pytest.raises(ValueError, match="give the name of a model, a checkpoint, or both"):
+        hear_ptsed.load()
 
 
 def test_an_unknown_model_is_answered_with_the_known_ones():

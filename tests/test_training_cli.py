@@ -11,8 +11,9 @@ import pytest
 import torch
 from training_corpus import recipe, write_corpus
 
+import hear_ptsed
 from eval_tasks.small import soundscapes
-from hear_ptsed.checkpoints import describe, open_checkpoint
+from hear_ptsed.checkpoints import describe
 from training import recipe as config
 from training.__main__ import main
 
@@ -85,7 +86,7 @@ def test_pseudo_labels_are_the_mean_logits_of_the_teachers(work, teachers, ensem
     samples, _ = clips.read(3)
     audio = torch.from_numpy(samples / np.float32(32768))[None, :160000]
     with torch.inference_mode():
-        logits = [open_checkpoint(path)(audio).strong[0] for path in teachers]
+        logits = [hear_ptsed.load(checkpoint=path)(audio).strong[0] for path in teachers]
     assert np.abs(stored - torch.stack(logits).mean(0).numpy()).max() < 0.02
 
 
@@ -116,7 +117,10 @@ def test_the_weak_stage_is_scored_by_its_head_on_every_frame(work, weak, capsys)
 def test_a_checkpoint_of_a_run_exports_to_the_same_weights(work, weak):
     path = work / "again.safetensors"
     assert main(["export", str(work / "weak" / "best.ckpt"), str(path)]) == 0
-    one, other = open_checkpoint(weak).state_dict(), open_checkpoint(path).state_dict()
+    one, other = (
+        hear_ptsed.load(checkpoint=weak).state_dict(),
+        hear_ptsed.load(checkpoint=path).state_dict(),
+    )
     assert all(
         torch.equal(value, other[name]) for name, value in one.items() if "strong" not in name
     )

@@ -28,7 +28,6 @@ from training_corpus import (
 lightning = pytest.importorskip("lightning")
 
 import hear_ptsed  # noqa: E402
-from hear_ptsed.checkpoints import open_checkpoint  # noqa: E402
 from hear_ptsed.files import sha256  # noqa: E402
 from hear_ptsed.model import SEDModel  # noqa: E402
 from leaderboards.collect import collect  # noqa: E402
@@ -334,7 +333,7 @@ def test_a_trained_checkpoint_opens_everywhere_and_scores_as_in_training(
     audio = 0.1 * torch.randn(1, 160000)
     answers = []
     for name in ("model.pt", "model.safetensors"):
-        opened = open_checkpoint(undisturbed / name)
+        opened = hear_ptsed.load(checkpoint=undisturbed / name)
         loaded = hear_ptsed.load(
             "frame_mn02",
             checkpoint=str(undisturbed / name),
@@ -345,7 +344,7 @@ def test_a_trained_checkpoint_opens_everywhere_and_scores_as_in_training(
         with torch.no_grad():
             answers += [model(audio).strong for model in (opened, loaded)]
     kept = torch.load(undisturbed / "best.ckpt", weights_only=True)["state_dict"]
-    for key, value in open_checkpoint(undisturbed / "model.pt").state_dict().items():
+    for key, value in hear_ptsed.load(checkpoint=undisturbed / "model.pt").state_dict().items():
         # The averaged weights are what was scored; the weak head was not trained.
         if "weak_head" not in key:
             assert torch.equal(value, kept[f"ema.module.{key}"]), key
@@ -377,7 +376,7 @@ def test_a_plug_in_takes_a_trained_file(lenient):
     from hear_ptsed.plugins import frame_mn06_strong
 
     audio = 0.1 * torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
-    expected = open_checkpoint(lenient / "run" / "model.pt")
+    expected = hear_ptsed.load(checkpoint=lenient / "run" / "model.pt")
     for name in ("model.pt", "model.safetensors"):
         model = frame_mn06_strong.load_model(str(lenient / "run" / name))
         embeddings, _ = frame_mn06_strong.get_timestamp_embeddings(audio, model)

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hear_ptsed import __version__, interrupt
+from hear_ptsed import __version__, interrupt, load
 from hear_ptsed.audio import to_16k
-from hear_ptsed.checkpoints import open_checkpoint
 from hear_ptsed.detect import Options
 from hear_ptsed.errors import few
 from hear_ptsed.files import sha256
@@ -97,7 +96,7 @@ def write_pseudo_labels(
     order of the sources. Their number may change between calls.
 
     Args:
-        checkpoints: files that `hear_ptsed.checkpoints.open_checkpoint` takes.
+        checkpoints: files that `hear_ptsed.load` takes.
         keys: names of the clips wanted, in any form; None for all.
         rank, world: of this process; None: see `process`.
         block: clips per part file: what a killed process has to do again at most.
@@ -123,7 +122,7 @@ def write_pseudo_labels(
         return report
     todo = [b for b in range(writer.n_blocks) if b % world == rank and not writer.part(b).exists()]
     if todo:
-        models = [open_checkpoint(path).fold() for path in checkpoints]
+        models = [load(checkpoint=path).fold() for path in checkpoints]
         names = [str(path) for path in checkpoints]
         ensemble = Ensemble(models, names, precision).to(where)
         _compute(writer, todo, clips, ensemble, batch, workers, show=rank == 0)

@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from hear_ptsed import interrupt
+from hear_ptsed import interrupt, load
 from hear_ptsed.audio import to_16k
-from hear_ptsed.checkpoints import open_checkpoint
 from hear_ptsed.files import atomic, sha256
 from hear_ptsed.grid import WINDOW
 from hear_ptsed.labels import load_labels
@@ -219,7 +218,7 @@ def evaluate(
     """
     if out is not None:  # told now, not when all is computed
         check(Name, checkpoint.name, f"the name of {checkpoint}")
-    net = open_checkpoint(checkpoint, model)
+    net = load(model, checkpoint=checkpoint)
     labels = "weak" if per_frame_of_weak else "strong"
     try:
         classes = list(net.classes_of(labels, str(checkpoint)))

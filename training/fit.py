@@ -19,12 +19,12 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from hear_ptsed import download, interrupt
-from hear_ptsed.checkpoints import load_checkpoint, open_checkpoint, save_checkpoint
+from hear_ptsed import interrupt, load
+from hear_ptsed.checkpoints import download, load_checkpoint, save_checkpoint
 from hear_ptsed.files import atomic, locked, remove_stale, temporary_beside
 from hear_ptsed.frontends.mel import ATSTMel
 from hear_ptsed.model import SEDModel
-from hear_ptsed.registry import build, row
+from hear_ptsed.registry import build
 from training import recipe as config
 from training.data.annotations import Events
 from training.data.batch import Batch, ClipSet
@@ -245,7 +245,6 @@ def start_model(recipe: Recipe, classes: list[str]) -> SEDModel:
     if options.start == "none":
         return model.train()
     if options.start in ("ssl", "weak", "strong"):
-        row(options.name, options.start)
         path = download.find(options.name, options.start)
     else:
         path = recipe.path(options.start)
@@ -342,7 +341,7 @@ def _claim(out: Path, recipe: Recipe, resume: bool) -> Path | None:
 
 
 def _teacher(path: Path, classes: list[str]) -> SEDModel:
-    model = open_checkpoint(path)
+    model = load(checkpoint=path)
     if list(model.classes_of("strong", f"the teacher {path}")) != list(classes):
         raise ValueError(f"the teacher {path} has other classes than this run")
     return model.requires_grad_(False)

@@ -5,18 +5,8 @@ A file is a flat dictionary name -> tensor in the names of the released checkpoi
 repeated renaming matters. Files of this project describe themselves (see `Description`).
 """
 
-from hear_ptsed.checkpoints.asked import open_as_asked
-from hear_ptsed.checkpoints.description import Description, describe
-from hear_ptsed.checkpoints.loading import load_checkpoint, open_checkpoint
-from hear_ptsed.checkpoints.saving import save_checkpoint
-from hear_ptsed.model import Report
+from hear_ptsed.checkpoints.description import describe
+from hear_ptsed.checkpoints.load import load_checkpoint
+from hear_ptsed.checkpoints.save import save_checkpoint
 
-__all__ = [
-    "Description",
-    "Report",
-    "describe",
-    "load_checkpoint",
-    "open_as_asked",
-    "open_checkpoint",
-    "save_checkpoint",
-]
+__all__ = ["describe", "load_checkpoint", "save_checkpoint"]

@@ -1,6 +1,6 @@
 """What a file of this project says about its model. It may come from a stranger: see `check`."""
 
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,15 +29,13 @@ class Description:
     classes: Annotated[tuple[Name, ...], Field(max_length=100_000)] | None = None
 
 
-def read_described(path: Path) -> tuple[dict[str, Any], Description | None]:
-    """The tensors of a file, and its description if it is of this project."""
+def read_described(path: Path) -> tuple[dict[str, Any], Description]:
+    """The tensors of a file, and its description, which is empty if it is of others."""
     tensors, values = tensor_files.read(path)
-    if isinstance(values, dict) and not values:
-        return tensors, None
-    return tensors, checked(values, path)
+    return tensors, check_description(values, path)
 
 
-def checked(values: Any, path: Path) -> Description:
+def check_description(values: Any, path: Path) -> Description:
     """Plain values as a description of the file at `path`, or a ValueError."""
     if isinstance(values, dict):
         if (version := values.get("format", FORMAT)) != FORMAT:
@@ -48,16 +46,10 @@ def checked(values: Any, path: Path) -> Description:
         known = {field.name for field in fields(Description)}
         values = {key: value for key, value in values.items() if key in known}
     description = check(Description, values, f"{path}: its description")
-    refuse_twins(description.classes or (), path)
-    return description
-
-
-def refuse_twins(classes: Sequence[str], path: Path) -> None:
-    seen = set()
-    for name in classes:
-        if name in seen:
+    for name, count in Counter(description.classes or ()).items():
+        if count > 1:
             raise ValueError(f"{path} names the class {shown(name)} twice; names must differ")
-        seen.add(name)
+    return description
 
 
 def describe(path: Path | str) -> dict[str, Any]:
@@ -68,5 +60,5 @@ def describe(path: Path | str) -> dict[str, Any]:
     tensors, values = tensor_files.read(Path(path))
     del tensors
     if values:
-        checked(values, Path(path))
+        check_description(values, Path(path))
     return values

@@ -1,7 +1,9 @@
-"""Names of tensors: freed from what wraps them; and the registered model that they are of."""
+"""Names of tensors, freed from what wraps them; and the registered model that they are of."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.errors import one_line
-from hear_ptsed.registry import MODELS
+from hear_ptsed.registry import find_parts, trainable
 
 # Levels around a backbone: Lightning's, EfficientSED's, DataParallel's, torch.compile's and ours.
 WRAPPERS = ("model.", "net.", "module.", "_orig_mod.", "backbone.")
@@ -22,20 +24,55 @@ RENAMES = {
 }
 HEADS = ("strong_head", "weak_head")
 ABOVE = ("seq_model.", *(f"{head}." for head in HEADS))  # names of the parts above the backbone
+CLAIMED = 2**32  # bytes that tensors may claim beyond those in the file before it is refused
 
 
-def released_name(name: str, backbone: type[Backbone]) -> str:
+@dataclass(frozen=True)
+class Contents:
+    """A file's tensors under released names without prefix, sorted by the part they belong to."""
+
+    backbone: dict[str, Tensor]
+    above: dict[str, Tensor]  # seq_model.*, strong_head.*, weak_head.*
+    dropped: dict[str, str]  # names in the file -> why
+    names: dict[str, str]  # released name without prefix -> name in the file
+
+
+def sort_tensors(tensors: Mapping[str, Any], backbone: type[Backbone], path: Path) -> Contents:
+    """The tensors of the file at `path`; a ValueError where a name is there twice, or sizes lie."""
+    claimed = [
+        value.numel() * value.element_size()
+        for value in tensors.values()
+        if usable(value) and not is_stored(value)
+    ]
+    if sum(claimed) > CLAIMED:
+        raise ValueError(f"{path} holds fewer numbers than the shapes of its tensors need")
+    inside, above, dropped, names = {}, {}, {}, {}
+    for name, value in tensors.items():
+        released = release_name(name, backbone)
+        if not usable(value):
+            dropped[name] = "not a tensor"
+        elif released.startswith(backbone.ignored):
+            dropped[name] = "not part of the network"
+        elif released in names:
+            raise ValueError(f"{path} holds {released} twice: as {names[released]} and as {name}")
+        else:
+            names[released] = name
+            (above if released.startswith(ABOVE) else inside)[released] = value
+    return Contents(inside, above, dropped, names)
+
+
+def release_name(name: str, backbone: type[Backbone]) -> str:
     """A name without what wraps it, in released spelling; applying it again changes nothing."""
     prefixes = sorted({*backbone.prefixes, *WRAPPERS}, key=len, reverse=True)
     while prefix := next((p for p in prefixes if name.startswith(p)), None):
         name = name[len(prefix) :]
-    for theirs, released in RENAMES.items():
-        if name.startswith(theirs):
-            name = released + name[len(theirs) :]
+    for other, released in RENAMES.items():
+        if name.startswith(other):
+            name = released + name[len(other) :]
     return name
 
 
-def converted(
+def convert(
     tensors: dict[str, Tensor], backbone: type[Backbone]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Released tensors as a backbone's state, and that state as released again."""
@@ -46,38 +83,39 @@ def converted(
         raise ValueError(f"its tensors cannot be read ({one_line(error)})") from error
 
 
-def closest(tensors: Mapping[str, Any]) -> str | None:
+def find_closest(tensors: Mapping[str, Any]) -> str | None:
     """The registered model that shares most names and shapes with a file, if nearly all."""
     shares = {}
-    for name in MODELS:
-        backbone, own = signature(name)
-        theirs = {released_name(n, backbone): v for n, v in tensors.items() if usable(v)}
+    for name in trainable():
+        backbone, expected = sign(name)
+        released = {release_name(n, backbone): v for n, v in tensors.items() if usable(v)}
         other = (*ABOVE, *backbone.ignored)
-        theirs = {n: v for n, v in theirs.items() if not n.startswith(other)}
+        released = {n: v for n, v in released.items() if not n.startswith(other)}
         try:
-            got = shapes(converted(theirs, backbone)[1])
+            got = pair_shapes(convert(released, backbone)[1])
         except ValueError:
             got = frozenset()
-        shares[name] = len(own & got) / len(own | got)
+        shares[name] = len(expected & got) / len(expected | got)
     best = max(shares, key=shares.__getitem__)
     return best if shares[best] > 0.9 else None
 
 
-def registered(backbone: Backbone) -> str | None:
+def find_registered(backbone: Backbone) -> str | None:
     """The name of the registered model that has this backbone."""
-    own = type(backbone), shapes(backbone.to_released(backbone.state_dict()))
-    return next((name for name in MODELS if signature(name) == own), None)
+    signature = type(backbone), pair_shapes(backbone.to_released(backbone.state_dict()))
+    return next((name for name in trainable() if sign(name) == signature), None)
 
 
 @cache
-def signature(name: str) -> tuple[type[Backbone], frozenset]:
+def sign(name: str) -> tuple[type[Backbone], frozenset]:
     """Class of a registered backbone and its tensors' names and shapes."""
     with torch.device("meta"):
-        backbone = MODELS[name].backbone()
-    return type(backbone), shapes(backbone.to_released(backbone.state_dict()))
+        backbone = find_parts(name).backbone()
+    return type(backbone), pair_shapes(backbone.to_released(backbone.state_dict()))
 
 
-def shapes(state: Mapping[str, Tensor]) -> frozenset[tuple[str, tuple[int, ...]]]:
+def pair_shapes(state: Mapping[str, Tensor]) -> frozenset[tuple[str, tuple[int, ...]]]:
+    """Names of tensors with their shapes."""
     return frozenset((name, tuple(value.shape)) for name, value in state.items())
 
 
@@ -89,3 +127,8 @@ def usable(value: Any) -> bool:
         and value.device.type == "cpu"
         and not value.is_quantized
     )
+
+
+def is_stored(value: Tensor) -> bool:
+    """Whether there are as many numbers as the shape needs."""
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()

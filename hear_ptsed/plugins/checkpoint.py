@@ -4,7 +4,9 @@ heareval names its folder of embeddings by plug-in and options, not by the file:
 its own --embeddings-dir.
 """
 
-from hear_ptsed.checkpoints import open_checkpoint
+from typing import Any
+
+from hear_ptsed import load
 from hear_ptsed.hear import (  # noqa: F401
     HearModel,
     Options,
@@ -13,14 +15,14 @@ from hear_ptsed.hear import (  # noqa: F401
 )
 
 
-def load_model(model_file_path: str = "", **options) -> HearModel:
+def load_model(model_file_path: str = "", **options: Any) -> HearModel:
     """The backbone of a file, which tells by itself of which model, in evaluation mode.
 
     As with the other plug-ins, embeddings are the backbone's: a sequence model and heads in the
     file take no part.
 
     Args:
-        model_file_path: any file that `open_checkpoint` reads.
+        model_file_path: any file that `hear_ptsed.load` reads.
         options: see Options; not `untrained`.
     """
     chosen = Options(**options)
@@ -28,4 +30,4 @@ def load_model(model_file_path: str = "", **options) -> HearModel:
         raise ValueError("untrained: this plug-in opens a file; use the plug-in of a model instead")
     if not model_file_path:
         raise ValueError("no file: give the path of a checkpoint as model_file_path (--model)")
-    return HearModel(open_checkpoint(model_file_path, backbone_only=True), chosen).eval()
+    return HearModel(load(checkpoint=model_file_path, backbone_only=True), chosen).eval()

@@ -5,10 +5,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from hear_ptsed.checkpoints.description import FORMAT, checked
-from hear_ptsed.checkpoints.names import HEADS, registered
+from hear_ptsed.checkpoints.description import FORMAT, check_description
+from hear_ptsed.checkpoints.names import HEADS, find_registered
 from hear_ptsed.model import SEDModel
-from hear_ptsed.sequence import options_of
 from hear_ptsed.tensor_files import write
 
 
@@ -20,7 +19,10 @@ def save_checkpoint(
 ) -> None:
     """Write a model in the released layout, with a description of itself (see `describe`).
 
+    A folded model is a RuntimeError; other classes or heads than the model's are a ValueError.
+
     Args:
+        path: ends in .pt or .safetensors.
         classes: names of the classes, in order, of the strong head or, if that is not written, of
             the weak one.
         heads: those of the model's heads to write; leave out one that is untrained.
@@ -34,26 +36,27 @@ def save_checkpoint(
         raise ValueError(f"{len(classes)} class names for a head of {n_classes} classes")
     description = {
         "format": FORMAT,
-        "model": registered(model.backbone),
+        "model": find_registered(model.backbone),
         "backbone": type(model.backbone).__name__,
-        "sequence_model": None if model.sequence is None else options_of(model.sequence),
+        "sequence_model": None if model.sequence is None else model.sequence.options,
         "head": type(model.head).__name__ if written else None,
         "classes": None if classes is None else list(classes),
     }
-    checked(description, Path(path))
+    check_description(description, Path(path))
     left_out = tuple(f"{head}." for head in HEADS if head not in written)
-    state = {n: v for n, v in _released(model).items() if not n.startswith(left_out)}
+    state = {n: v for n, v in _release(model).items() if not n.startswith(left_out)}
     write(Path(path), state, description)
 
 
 def refuse_folded(model: SEDModel, verb: str) -> None:
+    """A RuntimeError if the model is folded."""
     if model.folded:
         raise RuntimeError(
             f"cannot {verb} a folded model, its weights were rewritten: build another"
         )
 
 
-def _released(model: SEDModel) -> dict[str, Tensor]:
+def _release(model: SEDModel) -> dict[str, Tensor]:
     """The model's tensors under released names."""
     backbone = model.backbone
     state = {

