@@ -1,4 +1,4 @@
-"""Sequence models between a backbone and its head: frames (B, T, E) -> (B, T, F), F = `out_dim`.
+"""Sequence models between a backbone and its head: frames (B, T, E) -> (B, T, D), D = `out_dim`.
 
 `bigru` and `bilstm` are those of PretrainedSED (github.com/fschmid56/PretrainedSED); `attention`,
 `transformer` and `mamba` appear in its ablation. Attribute names are the keys of the published
@@ -36,6 +36,7 @@ class BiGRU(nn.Module):
         )
 
     def forward(self, frames: Tensor) -> Tensor:
+        """Frames (B, T, E) -> (B, T, 2 dim)."""
         return self.rnn(frames)[0]
 
 
@@ -51,23 +52,25 @@ class BiLSTM(nn.Module):
         self.embedding = nn.Linear(self.out_dim, self.out_dim)
 
     def forward(self, frames: Tensor) -> Tensor:
+        """Frames (B, T, E) -> (B, T, 2 dim)."""
         return self.embedding(self.rnn(frames)[0])
 
 
 class RMSNorm(nn.Module):
-    """Scale to root mean square `gamma`: by the vector's norm, so there is no eps under a root."""
+    """Divides a vector by its root mean square, without an eps under the root, times `gamma`."""
 
     def __init__(self, dim: int):
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
         scaled = F.normalize(x.float(), dim=-1, eps=1e-12) * self.gamma * len(self.gamma) ** 0.5
         return scaled.to(x.dtype)
 
 
 class Rotary(nn.Module):
-    """Rotates the interleaved pairs (2i, 2i + 1) of (B, heads, T, size) by their frame's angle."""
+    """Rotates the pairs (2i, 2i + 1) of a query or key by angles that grow with its frame."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -75,6 +78,7 @@ class Rotary(nn.Module):
         self.register_buffer("freqs", 10000.0 ** (-torch.arange(0, size, 2) / size))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, heads, T, size) -> (B, heads, T, size)."""
         frame = torch.arange(x.shape[2], device=x.device, dtype=torch.float32)
         angle = frame[:, None] * self.freqs.float()  # (T, size / 2)
         cos, sin = angle.cos(), angle.sin()
@@ -95,6 +99,7 @@ class GatedAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(dim, dim, bias=False), nn.Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Frames (B, T, D) -> (B, T, D)."""
         x = self.norm(x)
         q, k, v = self.to_qkv(x).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(
@@ -121,6 +126,7 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Frames (B, T, D) -> (B, T, D)."""
         return self.net(x)
 
 
@@ -132,6 +138,7 @@ class AttentionStack(nn.Module):
         self.layers = nn.ModuleList(GatedAttention(dim, dropout) for _ in range(layers))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Frames (B, T, D) -> (B, T, D)."""
         for attention in self.layers:
             x = x + attention(x)
         return x
@@ -149,6 +156,7 @@ class TransformerStack(nn.Module):
         self.norm = RMSNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Frames (B, T, D) -> (B, T, D)."""
         for attention, feed_forward in self.layers:
             x = x + attention(x)
             x = x + feed_forward(x)
@@ -158,7 +166,7 @@ class TransformerStack(nn.Module):
 def _scan_chunk(
     state: Tensor, rate: Tensor, delta: Tensor, x: Tensor, b: Tensor, c: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Frames of one chunk: their outputs (B, Q, M) and the last state (B, N, M)."""
+    """Scan the Q frames of one chunk: their outputs (B, Q, M) and the last state (B, N, M)."""
     decay = torch.exp(delta[:, :, None] * rate)  # (B, Q, N, M)
     drive = (delta * x)[:, :, None] * b[..., None]
     states = []
@@ -171,8 +179,8 @@ def _scan_chunk(
 def selective_scan(delta: Tensor, x: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """Run h[t] = exp(delta[t] a) h[t-1] + delta[t] b[t] x[t] and read out c[t] h[t], in float32.
 
-    The recurrence runs frame by frame, so it is exact, but only one chunk of states exists at a
-    time: the backward pass computes a chunk's states again from the state before it.
+    The recurrence runs frame by frame and is exact. To save memory only the states of one chunk of
+    frames exist at a time: the backward pass computes them again from the state before the chunk.
 
     Args:
         delta: (B, T, M) step sizes, > 0; x: (B, T, M).
@@ -220,6 +228,7 @@ class Mamba(nn.Module):
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
 
     def forward(self, u: Tensor) -> Tensor:
+        """Frames (B, T, D) -> (B, T, D)."""
         x, z = self.in_proj(u).chunk(2, dim=-1)
         x = self.conv1d(x.transpose(1, 2))[..., : u.shape[1]].transpose(1, 2)  # causal
         x = F.silu(x)
@@ -239,6 +248,7 @@ class MambaLayer(nn.Module):
         self.mixer_reverse = Mamba(dim) if bidirectional else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Frames (B, T, D) -> (B, T, D)."""
         u = self.norm(x.to(self.norm.weight.dtype))  # mixed types would miss the fused norm
         y = self.mixer(u)
         if self.mixer_reverse is not None:
@@ -254,6 +264,7 @@ class MambaStack(nn.Module):
         self.layers = nn.ModuleList(MambaLayer(dim, bidirectional) for _ in range(layers))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Frames (B, T, D) -> (B, T, D)."""
         for layer in self.layers:
             x = layer(x)
         return x
@@ -293,18 +304,16 @@ class SequenceOptions:
 
 
 def build_sequence_model(kind: str, in_dim: int, **options: int | float | None) -> nn.Module:
-    """Build a sequence model (B, T, in_dim) -> (B, T, out_dim) with random weights.
+    """Build a sequence model, frames (B, T, in_dim) -> (B, T, out_dim), with random weights.
 
     Args:
         options: dim, layers, dropout, bidirectional; see SequenceOptions.
     """
     chosen = SequenceOptions(kind=kind, **options)
-    dim, layers, dropout = (
-        default if value is None else value
-        for value, default in zip(
-            (chosen.dim, chosen.layers, chosen.dropout), DEFAULTS[kind], strict=True
-        )
-    )
+    dim, layers, dropout = DEFAULTS[kind]
+    dim = dim if chosen.dim is None else chosen.dim
+    layers = layers if chosen.layers is None else chosen.layers
+    dropout = dropout if chosen.dropout is None else chosen.dropout
     if in_dim < 1:
         raise ValueError(f"in_dim is {in_dim}; it must be at least 1")
     if chosen.bidirectional and kind != "mamba":

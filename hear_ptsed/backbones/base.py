@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 
 class Backbone(nn.Module):
-    """Maps a spectrogram (B, 1, F, T) to frames (B, T', embed_dim).
+    """Maps the spectrogram of 10 s windows, spec (B, 1, F, T), to frames (B, T', D).
 
+    T' = window_frames and D = embed_dim. Only windows of 10 s need to work: SEDModel pads.
     Parameters carry the names of the released checkpoint behind its prefix; `to_released` and
     `from_released` bridge the few places where a tensor is stored differently here.
     """
@@ -24,7 +25,7 @@ class Backbone(nn.Module):
     blocks: nn.ModuleList  # of transformers
     mean = False  # of all blocks' outputs, see take
     embed_dim: int
-    window_frames: int  # T' of a 10 s window
+    window_frames: int
 
     @classmethod
     def from_released(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -49,7 +50,14 @@ class Backbone(nn.Module):
         return self.depth - 1 if top == self.last_norm else 0
 
     def run_blocks(self, x: Tensor, *shared: Any) -> Tensor:
-        """Tokens (B, L, D) -> those that `take` chose, normed, (B, L, D)."""
+        """The normed output of the last block, or after take(layers="mean") the mean of all.
+
+        Args:
+            x: tokens (B, L, D).
+            shared: what every block gets beside its input.
+        Returns:
+            (B, L, D)
+        """
         total = 0.0
         for block in self.blocks:
             x = block(x, *shared)
