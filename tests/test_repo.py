@@ -28,7 +28,7 @@ FLOORS = [  # of the library: a module imports from lower floors, or from its ow
     {"download", "checkpoints"},
     {"hear", "yamnet"},
     {"detect"},
-    {"plot"},
+    {"plot", "formats"},
     {"plugins", "cli"},
 ]
 
