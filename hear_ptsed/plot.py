@@ -150,12 +150,9 @@ def _draw_events(axes: "Axes", detection: Detection, rows: list[str]) -> None:
 
 
 def _label_rows(axes: "Axes", names: list[str]) -> None:
-    axes.set_yticks(np.arange(len(names)) + 0.5, [_shortened(name) for name in names])
+    short = [name if len(name) <= 36 else name[:35].rstrip(", (") + "…" for name in names]
+    axes.set_yticks(np.arange(len(names)) + 0.5, short)
     axes.tick_params(axis="y", length=0)
-
-
-def _shortened(name: str, limit: int = 36) -> str:
-    return name if len(name) <= limit else name[: limit - 1].rstrip(", (") + "…"
 
 
 def _label_time(axes: list["Axes"], duration_s: float) -> None:

@@ -6,6 +6,7 @@ files below `seq_model.`, which is why the last three are sequences of projectio
 """
 
 import math
+from collections.abc import Iterable
 from functools import partial
 from typing import Annotated, Literal
 
@@ -87,7 +88,7 @@ class Rotary(nn.Module):
 
 
 class GatedAttention(nn.Module):
-    """Pre-norm self-attention over all frames; a sigmoid gate per frame scales each head."""
+    """Pre-norm self-attention with residual; a sigmoid gate per frame scales each head."""
 
     def __init__(self, dim: int, dropout: float):
         super().__init__()
@@ -100,19 +101,19 @@ class GatedAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Frames (B, T, D) -> (B, T, D)."""
-        x = self.norm(x)
-        q, k, v = self.to_qkv(x).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        u = self.norm(x)
+        q, k, v = self.to_qkv(u).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(
             self.pos_encoding(q),
             self.pos_encoding(k),
             v,
             dropout_p=self.dropout if self.training else 0.0,
         ).transpose(1, 2)  # (B, T, heads, size)
-        return self.to_out((mixed * self.to_gates(x).sigmoid()[..., None]).flatten(2))
+        return x + self.to_out((mixed * self.to_gates(u).sigmoid()[..., None]).flatten(2))
 
 
 class FeedForward(nn.Module):
-    """Pre-norm two-layer perceptron, four times as wide inside."""
+    """Pre-norm two-layer perceptron with residual, four times as wide inside."""
 
     def __init__(self, dim: int, dropout: float):
         super().__init__()
@@ -127,40 +128,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Frames (B, T, D) -> (B, T, D)."""
-        return self.net(x)
-
-
-class AttentionStack(nn.Module):
-    """Gated attention layers with residuals and no final norm."""
-
-    def __init__(self, dim: int, layers: int, dropout: float):
-        super().__init__()
-        self.layers = nn.ModuleList(GatedAttention(dim, dropout) for _ in range(layers))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Frames (B, T, D) -> (B, T, D)."""
-        for attention in self.layers:
-            x = x + attention(x)
-        return x
-
-
-class TransformerStack(nn.Module):
-    """Gated attention and feed-forward layers with residuals, then a norm."""
-
-    def __init__(self, dim: int, layers: int, dropout: float):
-        super().__init__()
-        self.layers = nn.ModuleList(
-            nn.ModuleList((GatedAttention(dim, dropout), FeedForward(dim, dropout)))
-            for _ in range(layers)
-        )
-        self.norm = RMSNorm(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Frames (B, T, D) -> (B, T, D)."""
-        for attention, feed_forward in self.layers:
-            x = x + attention(x)
-            x = x + feed_forward(x)
-        return self.norm(x)
+        return x + self.net(x)
 
 
 def _scan_chunk(
@@ -256,24 +224,24 @@ class MambaLayer(nn.Module):
         return x + y
 
 
-class MambaStack(nn.Module):
-    """Mamba layers, no final norm."""
+class Stack(nn.Module):
+    """Layers one after the other, then a norm or none."""
 
-    def __init__(self, dim: int, layers: int, bidirectional: bool):
+    def __init__(self, layers: Iterable[nn.Module], norm: nn.Module | None = None):
         super().__init__()
-        self.layers = nn.ModuleList(MambaLayer(dim, bidirectional) for _ in range(layers))
+        self.layers, self.norm = nn.ModuleList(layers), norm or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Frames (B, T, D) -> (B, T, D)."""
         for layer in self.layers:
             x = layer(x)
-        return x
+        return self.norm(x)
 
 
 class Projected(nn.Sequential):
     """Linear layer to the width of the stack (none where the widths agree), then the stack."""
 
-    def __init__(self, in_dim: int, dim: int, stack: nn.Module):
+    def __init__(self, in_dim: int, dim: int, stack: Stack):
         project = nn.Identity() if in_dim == dim else nn.Linear(in_dim, dim)
         super().__init__(project, stack)
         self.out_dim = dim
@@ -308,6 +276,8 @@ def build_sequence_model(kind: str, in_dim: int, **options: int | float | None) 
 
     Args:
         options: dim, layers, dropout, bidirectional; see SequenceOptions.
+    Returns:
+        The model; its `options` are those of this function that give the same tensors.
     """
     chosen = SequenceOptions(kind=kind, **options)
     dim, layers, dropout = DEFAULTS[kind]
@@ -322,28 +292,31 @@ def build_sequence_model(kind: str, in_dim: int, **options: int | float | None) 
     if kind in ("bigru", "bilstm"):
         if dropout and layers == 1:
             raise ValueError(f"dropout of {kind} acts between layers; 1 layer needs dropout 0")
-        return (BiGRU if kind == "bigru" else BiLSTM)(in_dim, dim, layers, dropout)
-    if kind == "mamba":
+        model = (BiGRU if kind == "bigru" else BiLSTM)(in_dim, dim, layers, dropout)
+    elif kind == "mamba":
         if dropout:
             raise ValueError(f"mamba has no dropout; leave out dropout={dropout}")
-        return Projected(in_dim, dim, MambaStack(dim, layers, chosen.bidirectional))
-    if dim % (2 * HEADS):
-        raise ValueError(f"dim of {kind} is {dim}; it must be divisible by {2 * HEADS}")
-    stack = AttentionStack if kind == "attention" else TransformerStack
-    model = Projected(in_dim, dim, stack(dim, layers, dropout))
-    init_linear(model)
+        stack = Stack(MambaLayer(dim, chosen.bidirectional) for _ in range(layers))
+        model = Projected(in_dim, dim, stack)
+    else:
+        if dim % (2 * HEADS):
+            raise ValueError(f"dim of {kind} is {dim}; it must be divisible by {2 * HEADS}")
+        if kind == "attention":
+            stack = Stack(GatedAttention(dim, dropout) for _ in range(layers))
+        else:
+            blocks = (
+                nn.Sequential(GatedAttention(dim, dropout), FeedForward(dim, dropout))
+                for _ in range(layers)
+            )
+            stack = Stack(blocks, RMSNorm(dim))
+        model = Projected(in_dim, dim, stack)
+        init_linear(model)
+    model.options = {"kind": kind, "dim": dim, "layers": layers}
+    if kind == "mamba":
+        model.options["bidirectional"] = chosen.bidirectional
     return model
 
 
 def options_of(sequence: nn.Module) -> dict[str, str | int | bool]:
     """The options of `build_sequence_model` that give this module, dropout aside."""
-    if hasattr(sequence, "rnn"):
-        rnn = sequence.rnn
-        kind = type(sequence).__name__.lower()
-        return {"kind": kind, "dim": rnn.hidden_size, "layers": rnn.num_layers}
-    stack = sequence[1]
-    kind = type(stack).__name__.removesuffix("Stack").lower()
-    options = {"kind": kind, "dim": sequence.out_dim, "layers": len(stack.layers)}
-    if kind == "mamba":
-        options["bidirectional"] = stack.layers[0].mixer_reverse is not None
-    return options
+    return sequence.options

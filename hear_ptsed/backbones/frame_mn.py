@@ -144,7 +144,7 @@ class InvertedResidual(nn.Module):
         self.residual = stride == (1, 1) and n_in == n_out
         layers = [ConvNormAct(n_in, n_mid, 1, act)] if n_mid != n_in else []
         layers.append(ConvNormAct(n_mid, n_mid, kernel, act, stride, groups=n_mid))
-        layers += [ConcurrentGate(n_mid)] if gated else []
+        layers += [Gate(n_mid)] if gated else []
         layers.append(ConvNormAct(n_mid, n_out, 1, None))
         self.block = nn.Sequential(*layers)
 
@@ -153,30 +153,22 @@ class InvertedResidual(nn.Module):
         return x + self.block(x) if self.residual else self.block(x)
 
 
-class ConcurrentGate(nn.Module):
-    """The released key names come from a model that could combine several gates; here is one."""
+class Gate(nn.Module):
+    """Scales every channel by a factor computed from its mean over frequency and the whole clip.
 
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conc_se_layers = nn.ModuleList([SqueezeExcitation(channels)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, F, T) -> (B, C, F, T)."""
-        return self.conc_se_layers[0](x)
-
-
-class SqueezeExcitation(nn.Module):
-    """Scales every channel by a gate computed from its mean over frequency and the whole clip."""
+    The released key names come from a model that could combine several gates; here is one.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
         squeeze = round_channels(channels // 4)
-        self.fc1 = nn.Linear(channels, squeeze)
-        self.fc2 = nn.Linear(squeeze, channels)
+        layers = {"fc1": nn.Linear(channels, squeeze), "fc2": nn.Linear(squeeze, channels)}
+        self.conc_se_layers = nn.ModuleList([nn.ModuleDict(layers)])
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, F, T) -> (B, C, F, T)."""
-        gate = torch.sigmoid(self.fc2(torch.relu(self.fc1(x.mean((2, 3))))))
+        fc1, fc2 = self.conc_se_layers[0].values()
+        gate = torch.sigmoid(fc2(torch.relu(fc1(x.mean((2, 3))))))
         return x * gate[:, :, None, None]
 
 

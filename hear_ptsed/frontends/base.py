@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from hear_ptsed.grid import SPEC_HOP
+
 
 class FrontEnd(nn.Module, ABC):
     """Maps audio (B, S) in [-1, 1] at 16 kHz to a spectrogram (B, 1, F, T), 100 frames per second.
@@ -20,3 +22,26 @@ class FrontEnd(nn.Module, ABC):
     @abstractmethod
     def spectrogram(self, audio: Tensor) -> Tensor:
         """Audio (B, S) -> (B, F, T)."""
+
+
+def power_spectrogram(audio: Tensor, window: Tensor, n_fft: int | None = None) -> Tensor:
+    """Power of centred frames, with the edges of the audio reflected.
+
+    Args:
+        audio: (B, S)
+        window: (W,)
+        n_fft: points of the Fourier transform, W if None.
+    Returns:
+        (B, 1 + n_fft // 2, 1 + S // 160)
+    """
+    stft = torch.stft(
+        audio,
+        n_fft or len(window),
+        SPEC_HOP,
+        len(window),
+        window,
+        center=True,
+        pad_mode="reflect",
+        return_complex=True,
+    )
+    return stft.real.square() + stft.imag.square()  # abs() of complex numbers is slow

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hear_ptsed.frontends.base import FrontEnd
+from hear_ptsed.frontends.base import FrontEnd, power_spectrogram
 from hear_ptsed.grid import FBANK, SAMPLE_RATE, SPEC_HOP
 
 N_FFT = 512
@@ -100,17 +100,7 @@ class PaSSTMel(FrontEnd):
     def spectrogram(self, audio: Tensor) -> Tensor:
         """Audio (B, S) -> (B, 128, 1 + (S - 1) // 160)."""
         audio = audio[:, 1:] - 0.97 * audio[:, :-1]
-        stft = torch.stft(
-            audio,
-            N_FFT,
-            SPEC_HOP,
-            FBANK,
-            self.window,
-            center=True,
-            pad_mode="reflect",
-            return_complex=True,
-        )
-        power = torch.view_as_real(stft).square().sum(-1)  # (B, 257, T)
+        power = power_spectrogram(audio, self.window, N_FFT)  # (B, 257, T)
         bank = self._jittered_bank(audio.device) if self.training else self.bank
         return ((bank @ power).clamp(min=1e-7).log() + 4.5) / self.divisor
 

@@ -7,29 +7,8 @@ import torch
 from torch import Tensor
 from torchaudio.functional import melscale_fbanks
 
-from hear_ptsed.frontends.base import FrontEnd
-from hear_ptsed.grid import SAMPLE_RATE, SPEC_HOP
-
-
-def power_spectrogram(audio: Tensor, window: Tensor) -> Tensor:
-    """Power of centred frames, with the edges of the audio reflected.
-
-    Args:
-        audio: (B, S)
-        window: (W,)
-    Returns:
-        (B, 1 + W // 2, 1 + S // 160)
-    """
-    stft = torch.stft(
-        audio,
-        len(window),
-        SPEC_HOP,
-        window=window,
-        center=True,
-        pad_mode="reflect",
-        return_complex=True,
-    )
-    return stft.real.square() + stft.imag.square()  # abs() of complex numbers is slow
+from hear_ptsed.frontends.base import FrontEnd, power_spectrogram
+from hear_ptsed.grid import SAMPLE_RATE
 
 
 class ATSTMel(FrontEnd):
