@@ -115,7 +115,7 @@ def detect_command(args: argparse.Namespace) -> int:
     readable = [job for job in todo if is_file(args, job[0], failed)]  # before a model is fetched
     if readable:
         run_detector(args, readable, failed)
-    if failed and len(todo) > 1:  # again: what was said on the way may be out of sight
+    if failed and len(todo) > 1:  # again, since the first complaint may be out of sight
         print(f"{len(failed)} of {len(todo)} files failed:", file=sys.stderr)
         print("".join(f"  {line}\n" for line in failed), end="", file=sys.stderr)
     if args.out:

@@ -83,11 +83,9 @@ class BEATs(Backbone):
                 state[f"encoder.pos_conv.0.{new}"] = state.pop(key)
         for key in [k for k in state if ".q_proj." in k]:
             names = [key.replace("q_proj", f"{part}_proj") for part in "qkv"]
-            if len({state[name].shape for name in names if name in state}) == 1 and all(
-                name in state for name in names
-            ):
-                parts = [state.pop(name) for name in names]
-                state[key.replace("q_proj", "qkv")] = torch.cat(parts)
+            parts = [state.get(name) for name in names]
+            if all(part is not None and part.shape == parts[0].shape for part in parts):
+                state[key.replace("q_proj", "qkv")] = torch.cat([state.pop(name) for name in names])
         tables = sorted(
             (int(k.split(".")[2]), k) for k in state if k.endswith(f"self_attn.{TABLE}")
         )
@@ -102,17 +100,18 @@ class BEATs(Backbone):
 
     @classmethod
     def to_released(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Splits q, k, v; every layer gets a copy of the bias table."""
+        depth = sum(key.endswith("grep_a") for key in state)
         released = {}
         for key, value in state.items():
             if ".qkv." in key:
                 for part, chunk in zip("qkv", value.chunk(3), strict=True):
                     released[key.replace("qkv", f"{part}_proj")] = chunk
-            elif key != f"encoder.{TABLE}":
+            elif key == f"encoder.{TABLE}":
+                tables = (f"encoder.layers.{layer}.self_attn.{TABLE}" for layer in range(depth))
+                released |= dict.fromkeys(tables, value)
+            else:
                 released[key] = value
-        depth = sum(key.endswith("grep_a") for key in state)
-        for layer in range(depth if f"encoder.{TABLE}" in state else 0):
-            name = f"encoder.layers.{layer}.self_attn.{TABLE}"
-            released[name] = state[f"encoder.{TABLE}"]
         return released
 
 

@@ -78,9 +78,10 @@ class FPaSST(Backbone):
         return self.run_blocks(x)[:, 2:]
 
     def _tokens(self, x: Tensor) -> Tensor:
-        """Stem output (B, 64, 32, T') -> (B, T', D): the published 128 x 2 kernel as two matrices.
+        """The published convolution over the stem's output, (B, 64, 32, T') -> (B, T', D).
 
-        The kernel sees (64, 32) re-read as (16, 128), and one column of zeros on the right.
+        Its kernel of 128 x 2 sees the 64 x 32 values of a column as 16 x 128, and one column of
+        zeros behind the last. Here it is one matrix for two neighbouring columns.
         """
         x = x.flatten(1, 2).transpose(1, 2)  # (B, T', 2048)
         x = torch.cat([x, F.pad(x[:, 1:], (0, 0, 0, 1))], dim=2)
