@@ -4,23 +4,28 @@ import argparse
 import difflib
 import json
 import os
-import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from hear_ptsed import interrupt, list_models
 from hear_ptsed.errors import complain, printable, run_command
+from hear_ptsed.formats import FORMATS
+from hear_ptsed.options import Parser, add_number, add_number_of
 
 if TYPE_CHECKING:
     from hear_ptsed.detect import Detection
 
 # Importing torch takes seconds: whatever needs it is imported inside the commands.
-FORMATS = ("tsv", "json", "audacity", "labelstudio")
 STAGES = ("ssl", "weak", "strong")
+Probability = Annotated[float, Field(ge=0, le=1)]
+Frames = Annotated[int, Field(ge=1, le=1001)]
+Overlap = Annotated[float, Field(ge=0, le=9.96)]
+Classes = Annotated[int, Field(ge=1, le=100)]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,21 +78,21 @@ def download_command(args: argparse.Namespace) -> int:
 def detect_command(args: argparse.Namespace) -> int:
     if args.plot and args.out is None:
         args.parser.error("--plot needs --out DIR, the folder for the pictures")
-    from hear_ptsed import detect, registry
+    from hear_ptsed import registry
 
     if args.model not in (known := registry.MODELS):
         args.parser.error(f"unknown model {args.model!r}; known: {', '.join(known)}")
-    jobs = plan(args, [detect.FORMATS[args.format][0], *([".png"] if args.plot else [])])
+    jobs = plan(args, [FORMATS[args.format].suffix, *([".png"] if args.plot else [])])
     todo = [
         (file, targets)
         for file, targets in jobs
         if args.force or not targets or not all(map(os.path.exists, targets))
     ]
     failed: list[str] = []
-    there = [job for job in todo if is_there(args, job[0], failed)]  # before a model is fetched
-    if there:
-        run_detector(args, there, failed)
-    if failed and len(todo) > 1:  # again: what was said on the way may be out of sight
+    readable = [job for job in todo if is_file(args, job[0], failed)]  # before a model is fetched
+    if readable:
+        run_detector(args, readable, failed)
+    if failed and len(todo) > 1:  # again, since the first complaint may be out of sight
         print(f"{len(failed)} of {len(todo)} files failed:", file=sys.stderr)
         print("".join(f"  {line}\n" for line in failed), end="", file=sys.stderr)
     if args.out:
@@ -97,8 +102,8 @@ def detect_command(args: argparse.Namespace) -> int:
     return int(len(failed) > 0)
 
 
-def is_there(args: argparse.Namespace, file: Path, failed: list[str]) -> bool:
-    """Whether it is a file; else that is said and noted."""
+def is_file(args: argparse.Namespace, file: Path, failed: list[str]) -> bool:
+    """Whether it is a file; if not, that is complained of and noted in `failed`."""
     from hear_ptsed.audio import check_file, reason
 
     try:
@@ -141,7 +146,7 @@ def output_names(files: list[Path]) -> list[str]:
 def run_detector(
     args: argparse.Namespace, jobs: list[tuple[Path, list[Path]]], failed: list[str]
 ) -> None:
-    """Detect, and write or print; what is said of the files that failed goes to `failed`, too."""
+    """Detect, and write or print; complaints about files go to `failed`, too."""
     from tqdm import tqdm
 
     from hear_ptsed import detect
@@ -153,9 +158,8 @@ def run_detector(
         device=args.device,
     )
     detector = detect.load_detector(args.model, args.stage, args.checkpoint, options)
-    threshold, median = (
-        spread(args, setting, detector.classes) for setting in (args.threshold, args.median)
-    )
+    threshold = by_class(args, args.threshold, args.threshold_of, detector.classes)
+    median = by_class(args, args.median, args.median_of, detector.classes)
     if detector.untrained:
         print(f"{args.model} is untrained: its events mean nothing", file=sys.stderr)
     header = True
@@ -175,12 +179,11 @@ def run_detector(
 
         try:
             with bar:
-                found = detect.detect(file, detector, threshold, median, progress)
-                text = detect.FORMATS[args.format][1](found)
-                write(args, found, text, targets)
+                detection = detect.detect(file, detector, threshold, median, progress)
+                text = FORMATS[args.format].write(detection)
+                write(args, detection, text, targets)
         except Exception as error:
-            said = complain(f"hear-ptsed {args.command}", error, args.debug, str(file))
-            failed.append(said)
+            failed.append(complain(f"hear-ptsed {args.command}", error, args.debug, str(file)))
             continue
         if not targets:
             only_rows = args.format == "tsv" and not header
@@ -188,7 +191,7 @@ def run_detector(
             header = False
 
 
-def write(args: argparse.Namespace, found: "Detection", text: str, targets: list[Path]) -> None:
+def write(args: argparse.Namespace, detection: "Detection", text: str, targets: list[Path]) -> None:
     """Write the files that are not there yet (all with --force)."""
     from hear_ptsed import plot
     from hear_ptsed.files import atomic
@@ -198,53 +201,25 @@ def write(args: argparse.Namespace, found: "Detection", text: str, targets: list
             continue
         with atomic(target) as temporary:
             if target.suffix == ".png":
-                plot.save(found, temporary, args.top)
+                plot.save(detection, temporary, args.top)
             else:
                 # a name that is no UTF-8 is escaped, as on a terminal
                 temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-class Setting:
-    """The argument `0.5`, `CLASS=0.3,OTHER CLASS=0.4` or `0.5,CLASS=0.3`; names may hold commas."""
-
-    def __init__(self, text: str, convert: Callable, default: float):
-        first, _, rest = text.partition(",")
-        self.default, self.by_class = default, {}
-        if "=" not in first and re.match(r"\s*[-+.\d]", first):
-            self.default, text = convert(first), rest
-        while text:
-            part = re.match(r"\s*([^=]+?)\s*=([^,=]+)(?:,|$)", text)
-            if part is None:
-                raise argparse.ArgumentTypeError(
-                    f"{text!r}; give a number, CLASS=number,… or number,CLASS=number,…"
-                )
-            self.by_class[part[1]] = convert(part[2])
-            text = text[part.end() :]
-
-
-def spread(args: argparse.Namespace, setting: Setting, classes: Sequence[str]) -> list:
-    """One value for each class."""
-    for name in setting.by_class:
+def by_class(
+    args: argparse.Namespace, default: float, numbers: dict[str, float], classes: Sequence[str]
+) -> list[float]:
+    """One number for each class: its own, or the default."""
+    for name in numbers:
         if name not in classes:
             near = difflib.get_close_matches(name, classes) or classes[:3]
             args.parser.error(f"unknown class {name!r}; near to it: {'; '.join(near)}")
-    return [setting.by_class.get(name, setting.default) for name in classes]
-
-
-def ranged(convert: type, low: float, high: float, text: str) -> float:
-    """A number within bounds, for argparse."""
-    try:
-        value = convert(text)
-    except ValueError:
-        value = None
-    if value is None or not low <= value <= high:
-        kind = "whole number" if convert is int else "number"
-        raise argparse.ArgumentTypeError(f"{text!r}; give a {kind} from {low} to {high}")
-    return value
+    return [numbers.get(name, default) for name in classes]
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hear-ptsed", description=__doc__)
+    parser = Parser(prog="hear-ptsed", description=__doc__)
     text = "show the traceback of a failure"
     parser.add_argument("--debug", action="store_true", help=text)
     shared = argparse.ArgumentParser(add_help=False)
@@ -285,27 +260,14 @@ def add_detect_arguments(sub: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="write <stem>.tsv etc. there")
     add("--format", choices=FORMATS, default="tsv", help="default: tsv")
     add("--plot", action="store_true", help="draw <stem>.png: spectrogram, scores and events")
-    top = partial(ranged, int, 1, 100)
-    add("--top", type=top, default=12, metavar="N", help="classes in the plot; default: 12")
+    add_number(add, "--top", Classes, 12, "classes in the plot")
     add("--force", action="store_true", help="write again what is there already")
-    for name, convert, default, text in (
-        ("--threshold", partial(ranged, float, 0, 1), 0.5, "events score above it"),
-        ("--median", partial(ranged, int, 1, 1001), 9, "frames (40 ms) of the median filter"),
-    ):
-        add(
-            name,
-            type=partial(Setting, convert=convert, default=default),
-            default=str(default),
-            metavar="N|CLASS=N,…",
-            help=f"{text}; default: {default}",
-        )
-    add(
-        "--overlap",
-        type=partial(ranged, float, 0, 9.96),
-        default=0.0,
-        metavar="S",
-        help="seconds that neighbouring windows of 10 s share; default: 0; 5 is smoothest",
-    )
+    add_number(add, "--threshold", Probability, 0.5, "events score above it")
+    add_number_of(add, "--threshold-of", Probability, "CLASS", "the same for one class")
+    add_number(add, "--median", Frames, 9, "frames (40 ms) of the median filter")
+    add_number_of(add, "--median-of", Frames, "CLASS", "the same for one class")
+    text = "seconds that neighbouring windows of 10 s share, 5 is smoothest"
+    add_number(add, "--overlap", Overlap, 0.0, text)
     add("--device", help="cpu, cuda …; default: a GPU if there is one")
     add("--precision", choices=["float32", "bfloat16"], default="float32")
 

@@ -1,6 +1,5 @@
-"""Sound events of audio files: any rate, channel count and length -> scores -> events -> text."""
+"""Sound events of audio files: any rate, channel count and length -> scores -> events."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from torch import Tensor
 from hear_ptsed import events, hear, load, registry
 from hear_ptsed.audio import read_audio
 from hear_ptsed.checkpoints import download
-from hear_ptsed.errors import printable
 from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.model import SEDModel
 from hear_ptsed.schema import settings
@@ -45,7 +43,7 @@ class Detector:
 
 @dataclass(frozen=True)
 class Detection:
-    """What was found in one file, with what it was found in."""
+    """The events of one file, with what they were made of."""
 
     file: str  # as the caller named it
     duration_s: float
@@ -65,11 +63,11 @@ def detect(
     """Find the events of one file; threshold and median are one for all classes or one for each."""
     audio, duration_s = read_audio(path)
     scores = detector.score(audio, progress)
-    found = events.decode(
+    decoded = events.decode(
         scores, detector.classes, threshold=threshold, median=median, duration_s=duration_s
     )
-    found.sort(key=lambda event: (event.onset_s, event.offset_s))
-    return Detection(str(path), duration_s, detector, found, scores, audio)
+    decoded.sort(key=lambda event: (event.onset_s, event.offset_s))
+    return Detection(str(path), duration_s, detector, decoded, scores, audio)
 
 
 @settings
@@ -146,95 +144,3 @@ def load_detector(
     model = load(name, checkpoint=path)
     classes = model.classes_of("strong", f"{path} ({name})")
     return Detector(name, stage, path.name, classes, Scorer(model, options))
-
-
-def to_tsv(found: Detection) -> str:
-    """A row per event under a header; random weights add a column that says so."""
-    mark = ["untrained"] if found.detector.untrained else []
-    rows = [["filename", "onset", "offset", "event_label", "score", *mark]]
-    for event in found.events:
-        times = [f"{event.onset_s:.3f}", f"{event.offset_s:.3f}"]
-        rows.append([found.file, *times, event.label, f"{event.score:.4f}", *mark])
-    return "".join(_row(row) for row in rows)
-
-
-def _row(cells: Sequence[str]) -> str:
-    """A line of a table that has no quoting and no escapes."""
-    for cell in cells:
-        if set(cell) & set("\t\n\r"):
-            raise ValueError(
-                f"{printable(cell, 200)} holds a tab or line break, which this format cannot "
-                "hold; rename it or use the format json"
-            )
-    return "\t".join(cells) + "\n"
-
-
-def to_json(found: Detection) -> str:
-    """One object: the file, the model, and the events."""
-    content = {
-        "file": found.file,
-        "duration_s": round(found.duration_s, 6),
-        "model": found.detector.model,
-        "stage": found.detector.stage,
-        "checkpoint": found.detector.checkpoint,
-        "untrained": found.detector.untrained,
-        "events": [
-            {
-                "label": event.label,
-                "onset_s": round(event.onset_s, 6),
-                "offset_s": round(event.offset_s, 6),
-                "score": round(event.score, 6),
-            }
-            for event in found.events
-        ],
-    }
-    return _json(content)
-
-
-def to_audacity(found: Detection) -> str:
-    """A label track: File > Import > Labels."""
-    mark = " (untrained)" if found.detector.untrained else ""
-    return "".join(
-        _row([f"{event.onset_s:.6f}", f"{event.offset_s:.6f}", event.label + mark])
-        for event in found.events
-    )
-
-
-def to_labelstudio(found: Detection) -> str:
-    """One task with predictions, for a labelling interface with
-    <Audio name="audio" value="$audio"/> and <Labels name="label" toName="audio">.
-    """
-    regions = [
-        {
-            "id": f"event{i}",
-            "from_name": "label",
-            "to_name": "audio",
-            "type": "labels",
-            "original_length": round(found.duration_s, 6),
-            "value": {
-                "start": round(event.onset_s, 6),
-                "end": round(event.offset_s, 6),
-                "labels": [event.label],
-            },
-            "score": round(event.score, 6),
-        }
-        for i, event in enumerate(found.events)
-    ]
-    prediction = {"model_version": str(found.detector), "result": regions}
-    if regions:
-        prediction["score"] = round(sum(e.score for e in found.events) / len(regions), 6)
-    tasks = [{"data": {"audio": found.file}, "predictions": [prediction]}]
-    return _json(tasks)
-
-
-def _json(content: dict | list) -> str:
-    """In ASCII: names that a terminal or UTF-8 cannot encode stay valid JSON."""
-    return json.dumps(content, indent=1) + "\n"
-
-
-FORMATS = {  # name: (suffix of the file, function)
-    "tsv": (".tsv", to_tsv),
-    "json": (".json", to_json),
-    "audacity": (".txt", to_audacity),
-    "labelstudio": (".labelstudio.json", to_labelstudio),
-}

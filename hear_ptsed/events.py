@@ -1,7 +1,7 @@
-"""Events <-> scores of 40 ms frames: class list, median filter, thresholds, targets."""
+"""Scores of 40 ms frames -> events: median filter and thresholds."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,11 +23,13 @@ class Event(NamedTuple):
 
 
 def median_filter(scores: np.ndarray, sizes: int | Sequence[int]) -> np.ndarray:
-    """Running median over time, edges reflected, an even size reaching further back: as SciPy does.
+    """Running median over time as SciPy's: edges reflected, an even size reaches further back.
 
     Args:
         scores: (T, C).
         sizes: frames, one for all classes or one for each.
+    Returns:
+        (T, C)
     """
     filtered = np.empty_like(scores)
     for c, size in enumerate(np.broadcast_to(sizes, scores.shape[1]).tolist()):
@@ -66,7 +68,7 @@ def decode(
         scores = scores[: n_frames(round(duration_s * SAMPLE_RATE))]
         end_s = duration_s
     threshold = np.broadcast_to(threshold, len(classes))
-    # A median never exceeds the loudest frame: most of the classes need no filter.
+    # The median is at most the highest score: classes that stay below need no filter.
     live = np.flatnonzero((scores > threshold).any(0))
     scores = median_filter(scores[:, live], np.broadcast_to(median, len(classes))[live])
     active = np.pad(scores > threshold[live], ((1, 1), (0, 0)))
@@ -80,20 +82,3 @@ def decode(
             mean = float(scores[start:stop, c].mean(dtype=np.float64))
             events.append(Event(classes[live[c]], float(onset_s), float(offset_s), mean))
     return events
-
-
-def encode(events: Iterable[Event], classes: Sequence[str], frames: int) -> np.ndarray:
-    """Targets (frames, C) float32: the score of an event in every frame that it touches, else 0.
-
-    Parts outside the clip are cut. Of overlapping events of one class the later in the list wins.
-    """
-    columns = {name: c for c, name in enumerate(classes)}
-    targets = np.zeros((frames, len(classes)), np.float32)
-    for event in events:
-        if event.label not in columns:
-            raise ValueError(f"event of class {event.label!r}, which is none of the {len(columns)}")
-        # Rounded first: 35 x 0.04 s lies a hair above frame 35 and would touch one frame more.
-        first = math.floor(round(event.onset_s * FRAMES_PER_SECOND, 6))
-        last = math.ceil(round(event.offset_s * FRAMES_PER_SECOND, 6))
-        targets[max(first, 0) : max(last, 0), columns[event.label]] = event.score
-    return targets

@@ -11,6 +11,10 @@ WINDOW_FRAMES = 250
 WINDOW = WINDOW_FRAMES * FRAME  # samples
 WINDOW_S = WINDOW // SAMPLE_RATE  # 10
 
+SPEC_HOP = FRAME // 4  # samples: spectrograms have 100 frames per second
+FBANK = 400  # samples in a frame of Kaldi's filter banks
+FBANK_FRAMES = (WINDOW - FBANK) // SPEC_HOP + 1  # 998: those that lie wholly in a window
+
 
 def n_frames(n_samples: int) -> int:
     """Frames whose centre lies within the audio; at least one."""

@@ -26,9 +26,10 @@ class LinearHead(nn.Module):
         self.weak_head = nn.Linear(in_dim, n_weak)
 
     def forward(self, frames: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """frames (B, T, F) -> strong logits (B, C, T), weak logits (B, C')."""
+        """Frames (B, T, D) -> strong logits (B, C, T), weak logits (B, C')."""
         strong = None if self.strong_head is None else self.strong_head(frames).transpose(1, 2)
-        return strong, None if self.weak_head is None else self.weak_head(frames.mean(1))
+        weak = None if self.weak_head is None else self.weak_head(frames.mean(1))
+        return strong, weak
 
 
 class AttentionHead(LinearHead):
@@ -41,7 +42,7 @@ class AttentionHead(LinearHead):
         super().__init__(in_dim, n_classes)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """frames (B, T, F) -> strong logits (B, C, T), weak logits (B, C) within +-16.2."""
+        """Frames (B, T, D) -> strong logits (B, C, T), weak logits (B, C) within +-16.2."""
         strong = self.strong_head(frames)
         # float32 under autocast: bfloat16 has no number between 0.996 and 1
         weights = self.weak_head(frames).float().softmax(-1).clamp(1e-7, 1)

@@ -12,21 +12,21 @@ from torchaudio.transforms import MelSpectrogram
 
 from hear_ptsed.detect import Detection
 from hear_ptsed.errors import printable
-from hear_ptsed.grid import FRAMES_PER_SECOND, SAMPLE_RATE
+from hear_ptsed.grid import FRAME, FRAMES_PER_SECOND, SAMPLE_RATE, SPEC_HOP
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
 COLUMNS = 1500  # of a heat map at least, if there are so many frames
-HOP, N_MELS = 160, 128
+N_MELS = 128
 FLOOR_DB = -70, -20  # range of the darkest colour
 TICKS_KHZ = (0.25, 0.5, 1, 2, 4, 8)
 INK, PALE, BAR, WARNING = "#222222", "#767676", "#0072B2", "#D55E00"  # Okabe and Ito's colours
 ROW_INCHES = 0.25
 
 
-def save(found: Detection, path: Path, top: int = 12) -> None:
+def save(detection: Detection, path: Path, top: int = 12) -> None:
     """Draw a PNG, 1500 pixels wide, with the `top` classes: those with events first, by score."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -34,8 +34,8 @@ def save(found: Detection, path: Path, top: int = 12) -> None:
     except ImportError as error:
         raise ImportError(f"a plot needs matplotlib: pip install matplotlib ({error})") from error
 
-    classes = found.detector.classes
-    shown, rows = _choose(found, top)
+    classes = detection.detector.classes
+    shown, rows = _choose(detection, top)
     heights = [2.6, ROW_INCHES * len(shown), ROW_INCHES * max(len(rows), 2)]
 
     figure = Figure(figsize=(15, sum(heights) + 1.5), dpi=100, layout="constrained")
@@ -43,35 +43,44 @@ def save(found: Detection, path: Path, top: int = 12) -> None:
     grid = figure.add_gridspec(3, 2, height_ratios=heights, width_ratios=[1, 0.008])
     top_axes = figure.add_subplot(grid[0, 0])
     axes = [top_axes, *(figure.add_subplot(grid[i, 0], sharex=top_axes) for i in (1, 2))]
-    image = _draw_spectrogram(axes[0], found.audio)
+    image = _draw_spectrogram(axes[0], detection.audio)
     figure.colorbar(image, cax=figure.add_subplot(grid[0, 1]), label="dB")
-    image = _draw_scores(axes[1], found.scores[:, shown], [classes[c] for c in shown])
+    image = _draw_scores(axes[1], detection.scores[:, shown], [classes[c] for c in shown])
     figure.colorbar(image, cax=figure.add_subplot(grid[1, 1]), label="score", ticks=[0, 0.5, 1])
-    _draw_events(axes[2], found, rows)
-    _label_time(axes, found.duration_s)
-    _write_title(axes[0], found)
+    _draw_events(axes[2], detection, rows)
+    _label_time(axes, detection.duration_s)
+    _write_title(axes[0], detection)
     figure.savefig(path, format="png")
 
 
-def _choose(found: Detection, top: int) -> tuple[list[int], list[str]]:
+def _choose(detection: Detection, top: int) -> tuple[list[int], list[str]]:
     """Indices of the classes to show, those with events in front by time; names of the latter."""
-    classes = found.detector.classes
-    onsets = {event.label: event.onset_s for event in reversed(found.events)}
-    peaks = found.scores.max(0)
+    classes = detection.detector.classes
+    onsets = {event.label: event.onset_s for event in reversed(detection.events)}
+    peaks = detection.scores.max(0)
     ranked = sorted(range(len(classes)), key=lambda c: (classes[c] not in onsets, -peaks[c]))
     shown = sorted(ranked[:top], key=lambda c: onsets.get(classes[c], math.inf))
     return shown, [classes[c] for c in shown if classes[c] in onsets]
 
 
 def log_mel(audio: Tensor) -> np.ndarray:
-    """Decibels (128, columns) below the loudest cell; columns of one or more hops, averaged."""
-    hops = max(1, len(audio) // HOP // COLUMNS)  # per column
+    """Mel spectrogram of audio (S,) in decibels below its loudest cell, (128, columns).
+
+    A column is the mean of as many spectrogram frames as leave about 1500 columns.
+    """
+    hops = max(1, len(audio) // SPEC_HOP // COLUMNS)  # per column
+    column = hops * SPEC_HOP  # samples
     mel = MelSpectrogram(
-        SAMPLE_RATE, n_fft=1024, win_length=640, hop_length=HOP, n_mels=N_MELS, pad_mode="constant"
+        SAMPLE_RATE,
+        n_fft=1024,
+        win_length=FRAME,
+        hop_length=SPEC_HOP,
+        n_mels=N_MELS,
+        pad_mode="constant",
     )
     blocks = []
-    for block in audio.split(hops * HOP * 250):  # bounds memory on long audio
-        block = F.pad(block, (0, -len(block) % (hops * HOP)))
+    for block in audio.split(250 * column):  # bounds memory on long audio
+        block = F.pad(block, (0, -len(block) % column))
         blocks.append(mel(block)[:, :-1].unflatten(1, (-1, hops)).mean(2))
     power = torch.cat(blocks, 1)
     return (10 * (power / power.max().clamp(min=1e-12)).clamp(min=1e-12).log10()).numpy()
@@ -119,9 +128,9 @@ def _draw_scores(axes: "Axes", scores: np.ndarray, names: list[str]) -> "AxesIma
     return image
 
 
-def _draw_events(axes: "Axes", found: Detection, rows: list[str]) -> None:
+def _draw_events(axes: "Axes", detection: Detection, rows: list[str]) -> None:
     for row, name in enumerate(rows):
-        bars = [(e.onset_s, e.offset_s - e.onset_s) for e in found.events if e.label == name]
+        bars = [(e.onset_s, e.offset_s - e.onset_s) for e in detection.events if e.label == name]
         # The edge keeps an event visible that is narrower than a pixel.
         axes.broken_barh(bars, (row + 0.18, 0.64), color=BAR, edgecolor=BAR, linewidth=1)
     axes.set_ylim(max(len(rows), 2), 0)
@@ -129,9 +138,9 @@ def _draw_events(axes: "Axes", found: Detection, rows: list[str]) -> None:
     for name in ("top", "right"):
         axes.spines[name].set_visible(False)
     axes.grid(axis="x", color="#dddddd", linewidth=0.7)
-    axes.hlines(np.arange(len(rows)) + 0.5, 0, found.duration_s, color="#eeeeee", zorder=0)
+    axes.hlines(np.arange(len(rows)) + 0.5, 0, detection.duration_s, color="#eeeeee", zorder=0)
     axes.set_axisbelow(True)
-    hidden = len({event.label for event in found.events}) - len(rows)
+    hidden = len({event.label for event in detection.events}) - len(rows)
     if not rows:
         axes.text(0.5, 0.5, "no events", transform=axes.transAxes, ha="center", color=PALE)
     elif hidden:
@@ -141,12 +150,9 @@ def _draw_events(axes: "Axes", found: Detection, rows: list[str]) -> None:
 
 
 def _label_rows(axes: "Axes", names: list[str]) -> None:
-    axes.set_yticks(np.arange(len(names)) + 0.5, [_shortened(name) for name in names])
+    short = [name if len(name) <= 36 else name[:35].rstrip(", (") + "…" for name in names]
+    axes.set_yticks(np.arange(len(names)) + 0.5, short)
     axes.tick_params(axis="y", length=0)
-
-
-def _shortened(name: str, limit: int = 36) -> str:
-    return name if len(name) <= limit else name[: limit - 1].rstrip(", (") + "…"
 
 
 def _label_time(axes: list["Axes"], duration_s: float) -> None:
@@ -162,15 +168,15 @@ def _label_time(axes: list["Axes"], duration_s: float) -> None:
     axes[-1].set_xlabel("time in min:s")
 
 
-def _write_title(axes: "Axes", found: Detection) -> None:
-    name = printable(Path(found.file).name, 100)
-    count = f"{len(found.events)} event{'s' * (len(found.events) != 1)}"
+def _write_title(axes: "Axes", detection: Detection) -> None:
+    name = printable(Path(detection.file).name, 100)
+    count = f"{len(detection.events)} event{'s' * (len(detection.events) != 1)}"
     axes.set_title(
-        f"{name}  ·  {found.detector.name}  ·  {count}",
+        f"{name}  ·  {detection.detector.name}  ·  {count}",
         loc="left",
         fontsize=13,
         color=INK,
         parse_math=False,  # a name may hold $
     )
-    if found.detector.untrained:
+    if detection.detector.untrained:
         axes.set_title("untrained: random weights", loc="right", color=WARNING, weight="bold")

@@ -1,4 +1,4 @@
-"""Sequence models between a backbone and its head: frames (B, T, E) -> (B, T, F), F = `out_dim`.
+"""Sequence models between a backbone and its head: frames (B, T, E) -> (B, T, D), D = `out_dim`.
 
 `bigru` and `bilstm` are those of PretrainedSED (github.com/fschmid56/PretrainedSED); `attention`,
 `transformer` and `mamba` appear in its ablation. Attribute names are the keys of the published
@@ -6,6 +6,7 @@ files below `seq_model.`, which is why the last three are sequences of projectio
 """
 
 import math
+from collections.abc import Iterable
 from functools import partial
 from typing import Annotated, Literal
 
@@ -36,6 +37,7 @@ class BiGRU(nn.Module):
         )
 
     def forward(self, frames: Tensor) -> Tensor:
+        """Frames (B, T, E) -> (B, T, 2 dim)."""
         return self.rnn(frames)[0]
 
 
@@ -51,23 +53,25 @@ class BiLSTM(nn.Module):
         self.embedding = nn.Linear(self.out_dim, self.out_dim)
 
     def forward(self, frames: Tensor) -> Tensor:
+        """Frames (B, T, E) -> (B, T, 2 dim)."""
         return self.embedding(self.rnn(frames)[0])
 
 
 class RMSNorm(nn.Module):
-    """Scale to root mean square `gamma`: by the vector's norm, so there is no eps under a root."""
+    """Divides a vector by its root mean square, without an eps under the root, times `gamma`."""
 
     def __init__(self, dim: int):
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
         scaled = F.normalize(x.float(), dim=-1, eps=1e-12) * self.gamma * len(self.gamma) ** 0.5
         return scaled.to(x.dtype)
 
 
 class Rotary(nn.Module):
-    """Rotates the interleaved pairs (2i, 2i + 1) of (B, heads, T, size) by their frame's angle."""
+    """Rotates the pairs (2i, 2i + 1) of a query or key by angles that grow with its frame."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -75,6 +79,7 @@ class Rotary(nn.Module):
         self.register_buffer("freqs", 10000.0 ** (-torch.arange(0, size, 2) / size))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, heads, T, size) -> (B, heads, T, size)."""
         frame = torch.arange(x.shape[2], device=x.device, dtype=torch.float32)
         angle = frame[:, None] * self.freqs.float()  # (T, size / 2)
         cos, sin = angle.cos(), angle.sin()
@@ -83,7 +88,7 @@ class Rotary(nn.Module):
 
 
 class GatedAttention(nn.Module):
-    """Pre-norm self-attention over all frames; a sigmoid gate per frame scales each head."""
+    """Pre-norm self-attention with residual; a sigmoid gate per frame scales each head."""
 
     def __init__(self, dim: int, dropout: float):
         super().__init__()
@@ -95,19 +100,20 @@ class GatedAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(dim, dim, bias=False), nn.Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(x)
-        q, k, v = self.to_qkv(x).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        """Frames (B, T, D) -> (B, T, D)."""
+        u = self.norm(x)
+        q, k, v = self.to_qkv(u).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(
             self.pos_encoding(q),
             self.pos_encoding(k),
             v,
             dropout_p=self.dropout if self.training else 0.0,
         ).transpose(1, 2)  # (B, T, heads, size)
-        return self.to_out((mixed * self.to_gates(x).sigmoid()[..., None]).flatten(2))
+        return x + self.to_out((mixed * self.to_gates(u).sigmoid()[..., None]).flatten(2))
 
 
 class FeedForward(nn.Module):
-    """Pre-norm two-layer perceptron, four times as wide inside."""
+    """Pre-norm two-layer perceptron with residual, four times as wide inside."""
 
     def __init__(self, dim: int, dropout: float):
         super().__init__()
@@ -121,44 +127,14 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-
-class AttentionStack(nn.Module):
-    """Gated attention layers with residuals and no final norm."""
-
-    def __init__(self, dim: int, layers: int, dropout: float):
-        super().__init__()
-        self.layers = nn.ModuleList(GatedAttention(dim, dropout) for _ in range(layers))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for attention in self.layers:
-            x = x + attention(x)
-        return x
-
-
-class TransformerStack(nn.Module):
-    """Gated attention and feed-forward layers with residuals, then a norm."""
-
-    def __init__(self, dim: int, layers: int, dropout: float):
-        super().__init__()
-        self.layers = nn.ModuleList(
-            nn.ModuleList((GatedAttention(dim, dropout), FeedForward(dim, dropout)))
-            for _ in range(layers)
-        )
-        self.norm = RMSNorm(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for attention, feed_forward in self.layers:
-            x = x + attention(x)
-            x = x + feed_forward(x)
-        return self.norm(x)
+        """Frames (B, T, D) -> (B, T, D)."""
+        return x + self.net(x)
 
 
 def _scan_chunk(
     state: Tensor, rate: Tensor, delta: Tensor, x: Tensor, b: Tensor, c: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Frames of one chunk: their outputs (B, Q, M) and the last state (B, N, M)."""
+    """Scan the Q frames of one chunk: their outputs (B, Q, M) and the last state (B, N, M)."""
     decay = torch.exp(delta[:, :, None] * rate)  # (B, Q, N, M)
     drive = (delta * x)[:, :, None] * b[..., None]
     states = []
@@ -171,8 +147,8 @@ def _scan_chunk(
 def selective_scan(delta: Tensor, x: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """Run h[t] = exp(delta[t] a) h[t-1] + delta[t] b[t] x[t] and read out c[t] h[t], in float32.
 
-    The recurrence runs frame by frame, so it is exact, but only one chunk of states exists at a
-    time: the backward pass computes a chunk's states again from the state before it.
+    The recurrence runs frame by frame and is exact. To save memory only the states of one chunk of
+    frames exist at a time: the backward pass computes them again from the state before the chunk.
 
     Args:
         delta: (B, T, M) step sizes, > 0; x: (B, T, M).
@@ -220,6 +196,7 @@ class Mamba(nn.Module):
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
 
     def forward(self, u: Tensor) -> Tensor:
+        """Frames (B, T, D) -> (B, T, D)."""
         x, z = self.in_proj(u).chunk(2, dim=-1)
         x = self.conv1d(x.transpose(1, 2))[..., : u.shape[1]].transpose(1, 2)  # causal
         x = F.silu(x)
@@ -239,6 +216,7 @@ class MambaLayer(nn.Module):
         self.mixer_reverse = Mamba(dim) if bidirectional else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Frames (B, T, D) -> (B, T, D)."""
         u = self.norm(x.to(self.norm.weight.dtype))  # mixed types would miss the fused norm
         y = self.mixer(u)
         if self.mixer_reverse is not None:
@@ -246,23 +224,24 @@ class MambaLayer(nn.Module):
         return x + y
 
 
-class MambaStack(nn.Module):
-    """Mamba layers, no final norm."""
+class Stack(nn.Module):
+    """Layers one after the other, then a norm or none."""
 
-    def __init__(self, dim: int, layers: int, bidirectional: bool):
+    def __init__(self, layers: Iterable[nn.Module], norm: nn.Module | None = None):
         super().__init__()
-        self.layers = nn.ModuleList(MambaLayer(dim, bidirectional) for _ in range(layers))
+        self.layers, self.norm = nn.ModuleList(layers), norm or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Frames (B, T, D) -> (B, T, D)."""
         for layer in self.layers:
             x = layer(x)
-        return x
+        return self.norm(x)
 
 
 class Projected(nn.Sequential):
     """Linear layer to the width of the stack (none where the widths agree), then the stack."""
 
-    def __init__(self, in_dim: int, dim: int, stack: nn.Module):
+    def __init__(self, in_dim: int, dim: int, stack: Stack):
         project = nn.Identity() if in_dim == dim else nn.Linear(in_dim, dim)
         super().__init__(project, stack)
         self.out_dim = dim
@@ -293,7 +272,7 @@ class SequenceOptions:
 
 
 def build_sequence_model(kind: str, in_dim: int, **options: int | float | None) -> nn.Module:
-    """Build a sequence model (B, T, in_dim) -> (B, T, out_dim) with random weights.
+    """Build a sequence model, frames (B, T, in_dim) -> (B, T, out_dim), with random weights.
 
     Args:
         options: dim, layers, dropout, bidirectional; see SequenceOptions.
@@ -301,12 +280,10 @@ def build_sequence_model(kind: str, in_dim: int, **options: int | float | None) 
         The model; its `options` are those of this function that give the same tensors.
     """
     chosen = SequenceOptions(kind=kind, **options)
-    dim, layers, dropout = (
-        default if value is None else value
-        for value, default in zip(
-            (chosen.dim, chosen.layers, chosen.dropout), DEFAULTS[kind], strict=True
-        )
-    )
+    dim, layers, dropout = DEFAULTS[kind]
+    dim = dim if chosen.dim is None else chosen.dim
+    layers = layers if chosen.layers is None else chosen.layers
+    dropout = dropout if chosen.dropout is None else chosen.dropout
     if in_dim < 1:
         raise ValueError(f"in_dim is {in_dim}; it must be at least 1")
     if chosen.bidirectional and kind != "mamba":
@@ -319,12 +296,20 @@ def build_sequence_model(kind: str, in_dim: int, **options: int | float | None) 
     elif kind == "mamba":
         if dropout:
             raise ValueError(f"mamba has no dropout; leave out dropout={dropout}")
-        model = Projected(in_dim, dim, MambaStack(dim, layers, chosen.bidirectional))
+        stack = Stack(MambaLayer(dim, chosen.bidirectional) for _ in range(layers))
+        model = Projected(in_dim, dim, stack)
     else:
         if dim % (2 * HEADS):
             raise ValueError(f"dim of {kind} is {dim}; it must be divisible by {2 * HEADS}")
-        stack = AttentionStack if kind == "attention" else TransformerStack
-        model = Projected(in_dim, dim, stack(dim, layers, dropout))
+        if kind == "attention":
+            stack = Stack(GatedAttention(dim, dropout) for _ in range(layers))
+        else:
+            blocks = (
+                nn.Sequential(GatedAttention(dim, dropout), FeedForward(dim, dropout))
+                for _ in range(layers)
+            )
+            stack = Stack(blocks, RMSNorm(dim))
+        model = Projected(in_dim, dim, stack)
         init_linear(model)
     model.options = {"kind": kind, "dim": dim, "layers": layers}
     if kind == "mamba":

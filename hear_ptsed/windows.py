@@ -6,23 +6,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hear_ptsed.grid import FRAME, SAMPLE_RATE, WINDOW, WINDOW_FRAMES, n_frames
+from hear_ptsed.errors import few
+from hear_ptsed.grid import FRAME, SAMPLE_RATE, WINDOW, WINDOW_FRAMES, WINDOW_S, n_frames
 
 # Sample values. Louder audio can overflow inside a front-end; 16-bit integers as floats do not.
 LOUDEST = 1e9
 
 
 def check_audio(audio: Tensor) -> None:
-    """Refuse what is not (B, S) of finite floating-point samples, in one line with the remedy."""
+    """Refuse audio that is not (B, S) of finite floating-point samples.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: its shape, type or samples; the message says what to do.
+    """
     if not isinstance(audio, Tensor):
         raise TypeError(
             f"audio is a {type(audio).__name__}; expected a tensor (clips, samples) of floats in "
             "[-1, 1]: convert with torch.as_tensor(samples, dtype=torch.float32)[None]"
         )
     if audio.ndim != 2 or audio.numel() == 0:
-        one = ": give one clip as audio[None]" if audio.ndim == 1 and audio.numel() else ""
+        remedy = ": give one clip as audio[None]" if audio.ndim == 1 and audio.numel() else ""
         raise ValueError(
-            f"audio of shape {tuple(audio.shape)}; expected (clips, samples), not empty{one}"
+            f"audio of shape {tuple(audio.shape)}; expected (clips, samples), not empty{remedy}"
         )
     if audio.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         raise ValueError(
@@ -37,11 +43,8 @@ def check_audio(audio: Tensor) -> None:
 def _refuse_samples(audio: Tensor) -> None:
     finite = torch.isfinite(audio).all(1)
     if not finite.all():
-        clips = (~finite).nonzero()[:, 0].tolist()
-        more = f" and {len(clips) - 8} more" if len(clips) > 8 else ""
-        raise ValueError(
-            f"NaN or infinite samples in clip {', '.join(map(str, clips[:8]))}{more}; repair them"
-        )
+        clips = [str(clip) for clip in (~finite).nonzero()[:, 0].tolist()]
+        raise ValueError(f"NaN or infinite samples in clip {few(clips, 8)}; repair them")
     raise ValueError(
         f"samples reach {audio.abs().max().item():.3g}; expected [-1, 1]: scale the audio"
     )
@@ -53,8 +56,8 @@ def over_windows(
     """Run a model of 10 s windows over clips of any length.
 
     Windows follow each other from the start, the last one zero-padded. With an overlap the last
-    window of a longer clip ends with the clip, and frames are averaged with weights that fall to
-    zero at the borders of a window, so that nothing jumps there.
+    window of a longer clip ends with the clip, and a frame is the mean of the windows that hold
+    it, weighted by its distance to their borders, so that nothing jumps there.
 
     Args:
         audio: (B, S) at 16 kHz.
@@ -65,17 +68,17 @@ def over_windows(
         (B, n_frames(S), D)
     """
     total = n_frames(audio.shape[1])
+    last = max(total - WINDOW_FRAMES, 0)  # start of the window that ends with the clip
     hop = WINDOW_FRAMES - round(overlap_s * SAMPLE_RATE / FRAME)
     if not 0 <= overlap_s or hop < 1:
-        raise ValueError(f"overlap {overlap_s} s; allowed is 0 up to, not including, 10 s")
-    starts = list(range(0, max(total - WINDOW_FRAMES, 0) + hop, hop))
+        raise ValueError(f"overlap {overlap_s} s; allowed is 0 up to, not including, {WINDOW_S} s")
     exact = {"dtype": torch.float32, "device": audio.device}
     weight = torch.ones(WINDOW_FRAMES, **exact)
+    starts = list(range(0, total, hop))
     if overlap_s:
-        starts = [min(start, max(total - WINDOW_FRAMES, 0)) for start in starts]
+        starts = [*range(0, last, hop), last]
         ramp = torch.arange(1, WINDOW_FRAMES + 1, **exact)
         weight = torch.minimum(ramp, ramp.flip(0))
-    starts = [start for start in dict.fromkeys(starts) if start < total]
     norm = torch.zeros(total, **exact)
     for start in starts:
         norm[start : start + WINDOW_FRAMES] += weight[: total - start]

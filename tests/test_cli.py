@@ -15,6 +15,7 @@ from matplotlib.image import imread
 from hear_ptsed import cli, detect, registry
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.detect import Detector
+from hear_ptsed.formats import FORMATS
 from hear_ptsed.grid import FRAME, n_frames
 from hear_ptsed.plot import BAR, WARNING
 
@@ -87,7 +88,7 @@ def test_several_files_on_stdout_have_one_header(with_ear, tmp_path, capsys):
 
 def test_the_four_formats_tell_the_same(with_ear, tmp_path):
     path = tone(tmp_path / "a.wav", 44100)
-    for name in cli.FORMATS:
+    for name in FORMATS:
         assert detect_ear(path, "--out", tmp_path / "out", "--format", name) == 0
     out = tmp_path / "out"
     rows = read_tsv((out / "a.tsv").read_text())
@@ -113,10 +114,6 @@ def test_the_four_formats_tell_the_same(with_ear, tmp_path):
     )
     values = [region["value"] for region in prediction["result"]]
     assert [(v["labels"][0], v["start"], v["end"]) for v in values] == expected
-
-
-def test_the_formats_of_the_command_are_those_of_the_library():
-    assert cli.FORMATS == tuple(detect.FORMATS)
 
 
 def halved(path: Path) -> Path:
@@ -199,12 +196,17 @@ def test_inputs_with_one_stem_do_not_overwrite_each_other(with_ear, tmp_path):
 
 def test_thresholds_and_filters_by_class_take_names_with_commas(with_ear, tmp_path, capsys):
     path = tone(tmp_path / "a.wav")
-    labels = {}
-    for value in ("1,Sound=0.1", "Tone, whistle=1,Sound=0.1", "Tone, whistle=0.1,Sound=1", "1"):
-        assert detect_ear(path, "--threshold", value) == 0
-        labels[value] = [row["event_label"] for row in read_tsv(capsys.readouterr().out)]
-    assert list(labels.values()) == [["Sound"], ["Sound"], ["Tone, whistle"], []]
-    assert detect_ear(path, "--median", "1,Sound=101") == 0
+    whistle, sound = ("--threshold-of", "Tone, whistle"), ("--threshold-of", "Sound")
+    for options, labels in (
+        (["--threshold", 1, *sound, 0.1], ["Sound"]),
+        ([*whistle, 1, *sound, 0.1], ["Sound"]),
+        ([*whistle, 0.1, *sound, 1], ["Tone, whistle"]),
+        ([*sound, 0.1, *sound, 1, *whistle, 0.1], ["Tone, whistle"]),  # the last one counts
+        (["--threshold", 1], []),
+    ):
+        assert detect_ear(path, *options) == 0
+        assert [row["event_label"] for row in read_tsv(capsys.readouterr().out)] == labels
+    assert detect_ear(path, "--median", 1, "--median-of", "Sound", 101) == 0
     assert [row["event_label"] for row in read_tsv(capsys.readouterr().out)] == ["Tone, whistle"]
 
 
@@ -215,10 +217,17 @@ def test_thresholds_and_filters_by_class_take_names_with_commas(with_ear, tmp_pa
         (["detect", "a.wav"], "--model"),
         (["detect", "a.wav", "--model", "resnet"], "unknown model 'resnet'; known: atst_frame"),
         (["detect", "a.wav", "--model", "beats", "--plot"], "--out"),
-        (["detect", "a.wav", "--model", "beats", "--overlap", "10"], "from 0 to 9.96"),
-        (["detect", "a.wav", "--model", "beats", "--threshold", "1.5"], "from 0 to 1"),
-        (["detect", "a.wav", "--model", "beats", "--threshold", "Speech"], "CLASS=number"),
-        (["detect", "a.wav", "--model", "beats", "--median", "0"], "from 1 to 1001"),
+        (["detect", "a.wav", "--model", "beats", "--overlap", "10"], "0 <= N <= 9.96"),
+        (["detect", "a.wav", "--model", "beats", "--threshold", "1.5"], "0 <= N <= 1"),
+        (["detect", "a.wav", "--model", "beats", "--threshold", "Speech"], "0 <= N <= 1"),
+        (["detect", "a.wav", "--model", "beats", "--median", "0"], "1 <= N <= 1001"),
+        (["detect", "a.wav", "--model", "beats", "--median", "2.5"], "1 <= N <= 1001"),
+        (["detect", "a.wav", "--model", "beats", "--top", "0"], "1 <= N <= 100"),
+        (
+            ["detect", "a.wav", "--model", "beats", "--threshold-of", "Sound", "nan"],
+            "--threshold-of: 'nan'; give 0 <= N <= 1",
+        ),
+        (["detect", "a.wav", "--model", "beats", "--median-of", "Sound"], "2 arguments"),
         (
             ["detect", "a.wav", "--model", "beats", "--untrained", "--checkpoint", "b"],
             "not allowed",
@@ -238,7 +247,7 @@ def test_wrong_usage_exits_2_and_says_what_is_allowed(capsys, arguments, message
 
 def test_an_unknown_class_is_answered_with_near_ones(with_ear, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        detect_ear(tone(tmp_path / "a.wav"), "--threshold", "Tone whistle=0.2")
+        detect_ear(tone(tmp_path / "a.wav"), "--threshold-of", "Tone whistle", 0.2)
     assert stop.value.code == 2
     assert "unknown class 'Tone whistle'; near to it: Tone, whistle" in capsys.readouterr().err
 
@@ -344,7 +353,7 @@ def test_a_clip_of_20_ms_works_and_every_output_says_untrained(tmp_path, capsys)
     soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(320), 16000)
     command = ["detect", path, "--model", "frame_mn06", "--untrained", "--threshold", 0.1]
     out = tmp_path / "out"
-    for name in cli.FORMATS:
+    for name in FORMATS:
         assert run(*command, "--out", out, "--format", name) == 0
         assert "untrained" in capsys.readouterr().err
     assert len(list(out.iterdir())) == 4

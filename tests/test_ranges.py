@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import pytest
 
 import eval_tasks.__main__
+import hear_ptsed.cli
 import training.__main__
 from eval_tasks import recipe as downstream
 from eval_tasks.recipe import recipe
@@ -17,7 +18,11 @@ from eval_tasks.sweep import Sweep
 from eval_tasks.tasks import TASKS
 from training.recipe import Recipe, load
 
-COMMANDS = {"training": training.__main__, "eval_tasks": eval_tasks.__main__}
+COMMANDS = {
+    "hear_ptsed": hear_ptsed.cli,
+    "training": training.__main__,
+    "eval_tasks": eval_tasks.__main__,
+}
 
 
 def numbers(kind: Any, place: str = "", limits: tuple = ()) -> list[tuple[str, type, dict]]:
@@ -140,6 +145,7 @@ def test_a_sweep_of_more_runs_than_anybody_wants_is_refused(tmp_path, capsys):
 
 
 OPTIONS = {
+    "detect": ["detect", "a.wav", "--model", "beats"],
     "evaluate": ["evaluate", "x.pt", "--audio", "a"],
     "pseudo-label": ["pseudo-label", "x.pt", "--audio", "a", "--out", "o"],
     "pack": ["pack", "--audio", "a", "--out", "o"],

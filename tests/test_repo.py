@@ -17,8 +17,8 @@ PACKAGES = {  # package: the packages of ours that it may import
 LIBRARY_NEEDS = {"torch", "torchaudio", "numpy", "pydantic", "soundfile", "soxr", "tqdm"}
 FLOORS = [  # of the library: a module imports from lower floors, or from its own package
     {"interrupt", "files", "labels", "grid"},
-    {"errors", "windows"},
-    {"schema", "audio"},
+    {"errors"},
+    {"schema", "audio", "windows"},
     {"options"},
     {"wheels", "tensor_files", "events"},
     {"frontends", "backbones"},
@@ -29,7 +29,7 @@ FLOORS = [  # of the library: a module imports from lower floors, or from its ow
     {"checkpoints"},
     {"hear"},
     {"detect"},
-    {"plot"},
+    {"plot", "formats"},
     {"plugins", "cli"},
 ]
 

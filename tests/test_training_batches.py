@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import Tensor
 from training_parts import (
-    CLASSES,
     Memory,
     audio_by_hand,
     batch_of,
@@ -15,7 +14,7 @@ from training_parts import (
     source,
 )
 
-from hear_ptsed.events import Event, encode, median_filter
+from hear_ptsed.events import median_filter
 from training.data.batch import frames_of
 from training.evaluate import median, windows
 from training.targets import clip_targets, frame_targets
@@ -47,16 +46,24 @@ def test_an_event_is_active_in_every_frame_that_it_touches(seconds, frames):
     assert clip_targets(events, 2, 4).nonzero().tolist() == [[1, 2]]
 
 
-def test_targets_of_random_events_equal_the_library_encoder():
+@pytest.mark.parametrize(
+    "time", [lambda k: k * 0.04, lambda k: k / 25, lambda k: float(f"{k}e-2") * 4]
+)
+def test_each_of_the_251_grid_points_is_exact_however_it_was_computed(time):
+    times = np.array([time(k) for k in range(251)])
+    assert [frames.tolist() for frames in frames_of(times, times)] == [list(range(251))] * 2
+
+
+def test_targets_of_random_events_are_those_of_whole_hundredths_of_a_second():
     rng = np.random.default_rng(0)
     rows, labels = rng.integers(6, size=300), rng.integers(5, size=300)
     times = np.sort(np.round(rng.uniform(-1, 11, (300, 2)), 2), 1)
     target = frame_targets(as_events(rows, labels, times), 6, 5).numpy()
-    for row in range(6):
-        events = [
-            Event(CLASSES[c], *t) for r, c, t in zip(rows, labels, times, strict=True) if r == row
-        ]
-        np.testing.assert_array_equal(target[row].T, encode(events, CLASSES, 250))
+    expected = np.zeros((6, 5, 250))
+    start = 4 * np.arange(250)  # of the frames
+    for row, label, (onset, offset) in zip(rows, labels, np.round(100 * times), strict=True):
+        expected[row, label] += (onset < start + 4) & (offset > start)
+    np.testing.assert_array_equal(target, expected > 0)
     present = clip_targets(as_events(rows, labels, times), 7, 5).numpy()
     assert {tuple(x) for x in np.argwhere(present)} == set(zip(rows, labels, strict=True))
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.backbones.layers import blocks, init_linear, patches
+from hear_ptsed.grid import FBANK_FRAMES
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class ASiTConfig:
     heads: int = 12
     patch: int = 16  # mel bins x spectrogram frames
     n_mels: int = 128
-    grid_columns: int = 37  # time steps of the position table
+    table_columns: int = 37  # time steps of the position table
     drop: float = 0.0  # dropout, and drop-path of the last block
 
 
@@ -29,16 +30,18 @@ class ASiT(Backbone):
     """Class token, then 8 tokens (low to high frequency) per 160 ms: 497 for 10 s."""
 
     prefixes = ("model.", "model.asit.", "asit.")
-    # Heads of upstream training and fine-tuning files.
+    ignored = ("head.", "fc.", "head_cls.", "head_recons.")  # of upstream files
     cpu_batch = 2
-    ignored = ("head.", "fc.", "head_cls.", "head_recons.")
 
     def __init__(self, cfg: ASiTConfig = ASiTConfig()):
         super().__init__()
-        self.patch, self.columns, self.rows = cfg.patch, cfg.grid_columns, cfg.n_mels // cfg.patch
-        self.embed_dim, self.window_frames = cfg.dim, 1 + 62 * self.rows
+        self.rows, self.columns = cfg.n_mels // cfg.patch, FBANK_FRAMES // cfg.patch
+        self.table_columns = cfg.table_columns
+        self.embed_dim, self.window_frames = cfg.dim, 1 + self.rows * self.columns
         self.cls_token = nn.Parameter(torch.zeros(1, 1, cfg.dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.columns * self.rows, cfg.dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.rows * cfg.table_columns, cfg.dim))
+        self.folded_positions: Tensor | None
+        self.register_buffer("folded_positions", None, persistent=False)
         self.patch_embed = nn.ModuleDict(
             {"proj": nn.Conv2d(1, cfg.dim, cfg.patch, stride=cfg.patch)}
         )
@@ -50,20 +53,24 @@ class ASiT(Backbone):
         nn.init.normal_(self.pos_embed, std=0.02)
 
     def forward(self, spec: Tensor) -> Tensor:
+        """Spec (B, 1, 128, 998) -> frames (B, 497, D)."""
         x = patches(spec.transpose(2, 3), self.patch_embed["proj"])  # (B, T', 8, D)
         x = x.flatten(1, 2)  # (B, T' * 8, D), frequency fastest
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        return self.run_blocks(self.drop(x + self.positions(spec.shape[-1])))
+        positions = self.positions() if self.folded_positions is None else self.folded_positions
+        return self.run_blocks(self.drop(x + positions))
 
-    def positions(self, n_frames: int) -> Tensor:
-        """Position table for a spectrogram of `n_frames` frames, (1, 1 + T' * 8, D).
+    def positions(self) -> Tensor:
+        """The position table resized to 10 s, (1, 497, D).
 
-        The published weak and strong weights were trained with the table read as 8 x 37 although
-        it was learned as 37 x 8; only at exactly 592 frames is it used as stored.
+        It was learned as 37 x 8 (time by frequency), but the published weak and strong weights
+        were trained with it read as 8 x 37.
         """
-        columns = n_frames // self.patch
-        if n_frames == self.columns * self.patch:
-            return self.pos_embed
-        grid = self.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (self.rows, self.columns))
-        grid = F.interpolate(grid, (columns, self.rows), mode="bicubic", align_corners=False)
-        return torch.cat([self.pos_embed[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
+        table = self.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (self.rows, self.table_columns))
+        size = (self.columns, self.rows)
+        table = F.interpolate(table, size, mode="bicubic", align_corners=False)
+        return torch.cat([self.pos_embed[:, :1], table.flatten(2).transpose(1, 2)], dim=1)
+
+    def fold(self) -> None:
+        """Keep the resized position table."""
+        self.folded_positions = self.positions().detach()

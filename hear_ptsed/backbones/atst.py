@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.backbones.layers import blocks, init_linear
+from hear_ptsed.grid import WINDOW_FRAMES
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,11 @@ class ATSTFrameConfig:
     heads: int = 12
     n_mels: int = 64
     patch: int = 4  # spectrogram frames of one token
-    max_tokens: int = 250
     drop: float = 0.0  # dropout, and drop-path of the last block
 
 
 class ATSTFrame(Backbone):
-    """Tokens of 4 spectrogram frames x 64 mel bands, 25 per second; at most 10 s."""
+    """Tokens of 4 spectrogram frames x 64 mel bands, 25 per second."""
 
     prefixes = ("model.atst.", "atst.", "teacher.encoder.", "encoder.encoder.")
     # All but the first are the rest of upstream training files.
@@ -35,9 +35,10 @@ class ATSTFrame(Backbone):
 
     def __init__(self, cfg: ATSTFrameConfig = ATSTFrameConfig()):
         super().__init__()
-        self.patch, self.embed_dim, self.window_frames = cfg.patch, cfg.dim, cfg.max_tokens
+        self.patch, self.embed_dim, self.window_frames = cfg.patch, cfg.dim, WINDOW_FRAMES
         self.mask_embed = nn.Parameter(torch.zeros(1, 1, cfg.dim))  # of SSL training, unused here
-        self.pos_embed = nn.Parameter(torch.zeros(1, cfg.max_tokens + 1, cfg.dim))
+        # Row 0 is a leftover of a class token.
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.window_frames, cfg.dim))
         self.patch_embed = nn.ModuleDict(
             {"patch_embed": nn.Linear(cfg.n_mels * cfg.patch, cfg.dim)}
         )
@@ -54,14 +55,7 @@ class ATSTFrame(Backbone):
         return {re.sub(r"^norm\.", "norm_frame.", key): value for key, value in state.items()}
 
     def forward(self, spec: Tensor) -> Tensor:
-        n_tokens = spec.shape[-1] // self.patch
-        if n_tokens > self.window_frames:
-            raise ValueError(
-                f"{spec.shape[-1]} spectrogram frames; ATST-Frame takes at most "
-                f"{self.patch * (self.window_frames + 1) - 1} (10 s): cut the audio into windows"
-            )
-        x = spec[:, 0, :, : n_tokens * self.patch]  # (B, F, T)
-        x = x.unflatten(-1, (n_tokens, self.patch)).transpose(1, 2).flatten(2)  # (B, T', F * 4)
-        x = self.patch_embed["patch_embed"](x)
-        # Row 0 of the table is a leftover of a class token.
-        return self.run_blocks(self.drop(x + self.pos_embed[:, 1 : n_tokens + 1]))
+        """Spec (B, 1, 64, 1001) -> frames (B, 250, D); the last spectrogram frame is not used."""
+        x = spec[:, 0].unfold(-1, self.patch, self.patch)  # (B, F, T', 4)
+        x = self.patch_embed["patch_embed"](x.transpose(1, 2).flatten(2))  # (B, T', D)
+        return self.run_blocks(self.drop(x + self.pos_embed[:, 1:]))

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 
 class Backbone(nn.Module):
-    """Maps a spectrogram (B, 1, F, T) to frames (B, T', embed_dim).
+    """Maps the spectrogram of 10 s windows, spec (B, 1, F, T), to frames (B, T', D).
 
+    T' = window_frames and D = embed_dim. Only windows of 10 s need to work: SEDModel pads.
     Parameters carry the names of the released checkpoint behind its prefix; `to_released` and
     `from_released` bridge the few places where a tensor is stored differently here.
     """
@@ -24,7 +25,7 @@ class Backbone(nn.Module):
     blocks: nn.ModuleList  # of transformers
     mean = False  # of all blocks' outputs, see take
     embed_dim: int
-    window_frames: int  # T' of a 10 s window
+    window_frames: int
 
     @classmethod
     def from_released(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -42,14 +43,21 @@ class Backbone(nn.Module):
         return len(self.blocks)
 
     def depth_of(self, name: str) -> int:
-        """Block that a parameter trains with: what comes before the blocks -> 0, norm -> last."""
+        """The block that a parameter trains with: 0 for the stem, the last for the last norm."""
         top, *rest = name.split(".")
         if top == "blocks":
             return int(rest[0])
         return self.depth - 1 if top == self.last_norm else 0
 
     def run_blocks(self, x: Tensor, *shared: Any) -> Tensor:
-        """Tokens (B, L, D) -> those that `take` chose, normed, (B, L, D)."""
+        """The normed output of the last block, or after take(layers="mean") the mean of all.
+
+        Args:
+            x: tokens (B, L, D).
+            shared: what every block gets beside its input.
+        Returns:
+            (B, L, D)
+        """
         total = 0.0
         for block in self.blocks:
             x = block(x, *shared)
@@ -79,11 +87,11 @@ class Backbone(nn.Module):
             final_norm: False removes the norm behind the blocks; BEATs, whose blocks end in norms
                 of their own, has none to remove and refuses.
         """
-        given = {"layer": layer is not None, "layers": layers is not None}
-        given["drop_layers"] = drop_layers != 0
-        if sum(given.values()) > 1:
-            names = " and ".join(name for name, is_given in given.items() if is_given)
-            raise ValueError(f"{names} exclude each other: give one of them")
+        choices = {"layer": layer is not None, "layers": layers is not None}
+        choices["drop_layers"] = drop_layers != 0
+        chosen = [name for name, is_chosen in choices.items() if is_chosen]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} exclude each other: give one of them")
         if layers not in (None, "mean"):
             raise ValueError(f"layers {layers!r}; allowed is 'mean'")
         if layer is not None and (type(layer) is not int or not 1 <= layer <= self.depth):
@@ -96,7 +104,7 @@ class Backbone(nn.Module):
             raise ValueError(
                 f"{type(self).__name__} has no norm behind its blocks: leave out final_norm"
             )
-        if any(given.values()):
+        if chosen:
             self.mean = layers is not None
         del self.blocks[self.depth - drop_layers if layer is None else layer :]
         if not final_norm:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.backbones.layers import patches, split_heads
+from hear_ptsed.grid import FBANK_FRAMES
 
 log = logging.getLogger(__name__)
 TABLE = "relative_attention_bias.weight"
@@ -46,7 +47,7 @@ class BEATs(Backbone):
     def __init__(self, cfg: BEATsConfig = BEATsConfig()):
         super().__init__()
         self.embed_dim = cfg.dim
-        self.window_frames = 998 // cfg.patch * (cfg.n_mels // cfg.patch)
+        self.window_frames = FBANK_FRAMES // cfg.patch * (cfg.n_mels // cfg.patch)
         self.patch_embedding = nn.Conv2d(1, cfg.patch_dim, cfg.patch, cfg.patch, bias=False)
         self.layer_norm = nn.LayerNorm(cfg.patch_dim)
         self.post_extract_proj = nn.Linear(cfg.patch_dim, cfg.dim)
@@ -54,6 +55,7 @@ class BEATs(Backbone):
         self.drop = nn.Dropout(cfg.drop)
 
     def forward(self, spec: Tensor) -> Tensor:
+        """Spec (B, 1, 128, 998) -> frames (B, 496, D)."""
         x = patches(spec.transpose(2, 3), self.patch_embedding)  # (B, T', 8, 512)
         x = x.flatten(1, 2)  # (B, T' * 8, 512), frequency fastest
         x, bias = self.encoder(self.drop(self.post_extract_proj(self.layer_norm(x))))
@@ -81,11 +83,9 @@ class BEATs(Backbone):
                 state[f"encoder.pos_conv.0.{new}"] = state.pop(key)
         for key in [k for k in state if ".q_proj." in k]:
             names = [key.replace("q_proj", f"{part}_proj") for part in "qkv"]
-            if len({state[name].shape for name in names if name in state}) == 1 and all(
-                name in state for name in names
-            ):
-                parts = [state.pop(name) for name in names]
-                state[key.replace("q_proj", "qkv")] = torch.cat(parts)
+            parts = [state.get(name) for name in names]
+            if all(part is not None and part.shape == parts[0].shape for part in parts):
+                state[key.replace("q_proj", "qkv")] = torch.cat([state.pop(name) for name in names])
         tables = sorted(
             (int(k.split(".")[2]), k) for k in state if k.endswith(f"self_attn.{TABLE}")
         )
@@ -100,24 +100,23 @@ class BEATs(Backbone):
 
     @classmethod
     def to_released(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Splits q, k, v; every layer gets a copy of the bias table."""
+        depth = sum(key.endswith("grep_a") for key in state)
         released = {}
         for key, value in state.items():
             if ".qkv." in key:
                 for part, chunk in zip("qkv", value.chunk(3), strict=True):
                     released[key.replace("qkv", f"{part}_proj")] = chunk
-            elif key != f"encoder.{TABLE}":
+            elif key == f"encoder.{TABLE}":
+                tables = (f"encoder.layers.{layer}.self_attn.{TABLE}" for layer in range(depth))
+                released |= dict.fromkeys(tables, value)
+            else:
                 released[key] = value
-        depth = sum(key.endswith("grep_a") for key in state)
-        for layer in range(depth if f"encoder.{TABLE}" in state else 0):
-            name = f"encoder.layers.{layer}.self_attn.{TABLE}"
-            released[name] = state[f"encoder.{TABLE}"]
         return released
 
 
 class Encoder(nn.Module):
-    """Holds the layers and gives what goes into them: tokens with their convolutional position
-    embedding (B, L, D), and the bias (H, L, L) that all layers share.
-    """
+    """Holds the layers and prepares their input. Here H is the number of heads."""
 
     def __init__(self, cfg: BEATsConfig):
         super().__init__()
@@ -132,11 +131,10 @@ class Encoder(nn.Module):
         self._init_weights(cfg.depth)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, L, D) -> tokens with positions (B, L, D), bias (H, L, L) for all layers."""
         x = x + F.gelu(self.pos_conv[0](x.transpose(1, 2))).transpose(1, 2)
         x = self.drop(self.layer_norm(x))
-        bias = self.folded_bias
-        if bias is None or bias.shape[-1] != x.shape[1]:
-            bias = self.bias(x.shape[1])
+        bias = self.bias(x.shape[1]) if self.folded_bias is None else self.folded_bias
         if torch.is_autocast_enabled(x.device.type):  # once, not in every layer
             bias = bias.to(torch.get_autocast_dtype(x.device.type))
         return x, bias
@@ -149,6 +147,7 @@ class Encoder(nn.Module):
         return by_distance.T[:, index - index[:, None] + n - 1].contiguous()
 
     def fold(self, n: int) -> None:
+        """Keep what depends on `n`, the number of tokens, alone."""
         self.folded_bias = self.bias(n).detach()
         self.pos_conv[0].fold(n)
 
@@ -166,7 +165,7 @@ class Encoder(nn.Module):
 
 
 class PositionConv(nn.Module):
-    """Grouped convolution over the tokens, weight-normalised per kernel tap; (B, D, L) -> same.
+    """Grouped convolution over the tokens, weight-normalised per kernel tap.
 
     Folded, it multiplies spectra instead, which takes a fifth of the time.
     """
@@ -181,37 +180,36 @@ class PositionConv(nn.Module):
         self.weight_g.data = self.weight_v.data.norm(dim=(0, 1), keepdim=True)
         self.spectrum: Tensor | None
         self.register_buffer("spectrum", None, persistent=False)
-        self.folded_length = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] == self.folded_length:
+        """Tokens (B, D, L) -> (B, D, L)."""
+        if self.spectrum is not None:
             return self._by_spectrum(x)
         pad = self.weight_v.shape[-1] // 2
         return F.conv1d(x, self._kernel(), self.bias, padding=pad, groups=self.groups)[..., :-1]
 
-    def fold(self, length: int) -> None:
-        self.folded_length = length
-        spectrum = torch.fft.rfft(self._kernel().detach().flip(2), self._fft_size())
+    def fold(self, n: int) -> None:
+        """Turn the kernel into its spectrum, of a size that holds the convolution of `n` tokens."""
+        size = -(-(n + self.weight_v.shape[-1] - 1) // 128) * 128
+        spectrum = torch.fft.rfft(self._kernel().detach().flip(2), size)
         spectrum = spectrum.unflatten(0, (self.groups, -1))  # (G, out, in, frequency)
         self.spectrum = spectrum.permute(3, 0, 2, 1).contiguous()
 
     def _by_spectrum(self, x: Tensor) -> Tensor:
-        n, kernel = self._fft_size(), self.weight_v.shape[-1]
-        x = torch.fft.rfft(x.float(), n).unflatten(1, (self.groups, -1))  # (B, G, in, frequency)
-        x = (x.permute(3, 1, 0, 2) @ self.spectrum).permute(2, 1, 3, 0).flatten(1, 2)
+        size, kernel = 2 * (len(self.spectrum) - 1), self.weight_v.shape[-1]
+        spectrum = torch.fft.rfft(x.float(), size)
+        spectrum = spectrum.unflatten(1, (self.groups, -1)).permute(3, 1, 0, 2)  # (freq, G, B, in)
+        spectrum = (spectrum @ self.spectrum).permute(2, 1, 3, 0).flatten(1, 2)  # (B, D, freq)
         first = kernel - 1 - kernel // 2
-        return torch.fft.irfft(x, n)[..., first : first + self.folded_length] + self.bias[:, None]
-
-    def _fft_size(self) -> int:
-        """A multiple of 128 that holds the whole convolution."""
-        return -(-(self.folded_length + self.weight_v.shape[-1] - 1) // 128) * 128
+        convolved = torch.fft.irfft(spectrum, size)[..., first : first + x.shape[-1]]
+        return convolved + self.bias[:, None]
 
     def _kernel(self) -> Tensor:
         return self.weight_g * self.weight_v / self.weight_v.norm(dim=(0, 1), keepdim=True)
 
 
 class Layer(nn.Module):
-    """Post-norm layer with DeepNorm scaling of the residual, (B, L, D) -> (B, L, D)."""
+    """Post-norm layer with DeepNorm scaling of the residual."""
 
     def __init__(self, cfg: BEATsConfig):
         super().__init__()
@@ -224,6 +222,7 @@ class Layer(nn.Module):
         self.drop = nn.Dropout(cfg.drop)
 
     def forward(self, x: Tensor, bias: Tensor, layer_drop: float) -> Tensor:
+        """Tokens (B, L, D), bias (H, L, L) -> (B, L, D); skipped in training at that rate."""
         if self.training and torch.rand(()) < layer_drop:
             return x
         x = torch.add(self.drop(self.self_attn(x, bias)), x, alpha=self.alpha)
@@ -244,6 +243,7 @@ class GatedAttention(nn.Module):
         self.grep_a = nn.Parameter(torch.ones(1, heads, 1, 1))
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Tokens (B, L, D), bias (H, L, L) -> (B, L, D)."""
         q, k, v = split_heads(self.qkv(x), self.heads)
         drop = self.drop if self.training else 0.0
         mask = self._gate(q).to(bias.dtype) * bias  # (B, H, L, L)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.backbones.layers import blocks, init_linear
+from hear_ptsed.grid import WINDOW_FRAMES
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,10 @@ class FPaSSTConfig:
     dim: int = 768
     depth: int = 12
     heads: int = 12
-    max_tokens: int = 250
 
 
 class FPaSST(Backbone):
-    """Four spectrogram frames of 10 ms give one token, centred on its 40 ms; at most 10 s."""
+    """Four spectrogram frames of 10 ms give one token, centred on its 40 ms."""
 
     prefixes = ("model.", "model.fpasst.", "fpasst.")
     ignored = ("head.", "head_dist.")  # ImageNet classifiers
@@ -32,12 +32,12 @@ class FPaSST(Backbone):
 
     def __init__(self, cfg: FPaSSTConfig = FPaSSTConfig()):
         super().__init__()
-        self.embed_dim, self.window_frames = cfg.dim, cfg.max_tokens
+        self.embed_dim, self.window_frames = cfg.dim, WINDOW_FRAMES
         self.cls_token = nn.Parameter(torch.zeros(1, 1, cfg.dim))
         self.dist_token = nn.Parameter(torch.zeros(1, 1, cfg.dim))
         self.new_pos_embed = nn.Parameter(torch.zeros(1, 2, cfg.dim))
         self.freq_new_pos_embed = nn.Parameter(torch.zeros(1, cfg.dim, 1, 1))
-        self.time_new_pos_embed = nn.Parameter(torch.zeros(1, cfg.dim, 1, cfg.max_tokens))
+        self.time_new_pos_embed = nn.Parameter(torch.zeros(1, cfg.dim, 1, WINDOW_FRAMES))
         self.conv_in_1 = nn.Conv2d(1, 16, 3, stride=2, padding=1)
         self.conv_in_2 = nn.Conv2d(16, 32, 3, padding=1)
         self.conv_in_3 = nn.Conv2d(32, 64, 3, stride=2, padding=1)
@@ -59,7 +59,7 @@ class FPaSST(Backbone):
         state["new_pos_embed"] = table[:, :2]
         side = math.isqrt(table.shape[1] - 2)
         grid = table[:, 2:].float().transpose(1, 2).unflatten(2, (side, side))
-        time = F.interpolate(grid, (1, 250), mode="bicubic", align_corners=False)
+        time = F.interpolate(grid, (1, WINDOW_FRAMES), mode="bicubic", align_corners=False)
         state["time_new_pos_embed"] = time
         state["freq_new_pos_embed"] = time.mean(3, keepdim=True)
         tiled = kernel[:, torch.arange(16) % 3] * (3 / 16)  # RGB in turn, the sum stays the same
@@ -67,34 +67,24 @@ class FPaSST(Backbone):
         return state
 
     def forward(self, spec: Tensor) -> Tensor:
+        """Spec (B, 1, 128, 1000) -> frames (B, 250, D)."""
         x = spec
         for conv in (self.conv_in_1, self.conv_in_2, self.conv_in_3):
             x = F.gelu(conv(x))
-        x = self._tokens(x)  # (B, T', D)
-        n_tokens = x.shape[1]
-        if n_tokens > self.window_frames:
-            raise ValueError(
-                f"{spec.shape[-1]} spectrogram frames; fPaSST takes at most "
-                f"{4 * self.window_frames} (10 s): cut the audio into windows"
-            )
-        positions = self.time_new_pos_embed + self.freq_new_pos_embed
-        x = x + positions[0, :, 0, self._offset(n_tokens) :][:, :n_tokens].T
+        positions = self.time_new_pos_embed + self.freq_new_pos_embed  # (1, D, 1, T')
+        x = self._tokens(x) + positions[0, :, 0].T  # (B, T', D)
         special = torch.cat([self.cls_token, self.dist_token], dim=1) + self.new_pos_embed
         x = torch.cat([special.expand(len(x), -1, -1), x], dim=1)
         return self.run_blocks(x)[:, 2:]
 
     def _tokens(self, x: Tensor) -> Tensor:
-        """Stem output (B, 64, 32, T') -> (B, T', D): the published 128 x 2 kernel as two matrices.
+        """The published convolution over the stem's output, (B, 64, 32, T') -> (B, T', D).
 
-        The kernel sees (64, 32) re-read as (16, 128), and one column of zeros on the right.
+        Its kernel of 128 x 2 sees the 64 x 32 values of a column as 16 x 128, and one column of
+        zeros behind the last. Here it is one matrix for two neighbouring columns.
         """
         x = x.flatten(1, 2).transpose(1, 2)  # (B, T', 2048)
         x = torch.cat([x, F.pad(x[:, 1:], (0, 0, 0, 1))], dim=2)
         proj = self.patch_embed["proj"]
         weight = proj.weight.flatten(1, 2).permute(0, 2, 1).flatten(1)  # (D, 2 * 2048)
         return F.linear(x, weight, proj.bias)
-
-    def _offset(self, n_tokens: int) -> int:
-        """First row of the position table: 0, but random for short clips in training."""
-        spare = self.window_frames - n_tokens
-        return int(torch.randint(spare + 1, ())) if self.training and spare > 0 else 0

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hear_ptsed.backbones.base import Backbone
+from hear_ptsed.grid import WINDOW_FRAMES
 
 # Kernel; channels inside; channels out; gate or not; activation; stride over frequency and time.
 BLOCKS = (
@@ -39,14 +40,14 @@ class FrameMNConfig:
 
 
 class FrameMN(Backbone):
-    """Convolutions and clip-wide gates; any length, 4 spectrogram frames give one embedding."""
+    """Convolutions and clip-wide gates; 4 spectrogram frames give one embedding."""
 
     prefixes = ("model.frame_mn.", "frame_mn.", "fmn.")
     bfloat16 = False
 
     def __init__(self, cfg: FrameMNConfig = FrameMNConfig()):
         super().__init__()
-        self.n_mels, self.window_frames = cfg.n_mels, 250
+        self.n_mels, self.window_frames = cfg.n_mels, WINDOW_FRAMES
         channels = round_channels(16 * cfg.width)
         layers: list[nn.Module] = [ConvNormAct(1, channels, 3, nn.Hardswish, stride=(2, 2))]
         for kernel, expanded, out, gated, act, stride in BLOCKS:
@@ -68,6 +69,7 @@ class FrameMN(Backbone):
                 nn.init.zeros_(module.bias)
 
     def forward(self, spec: Tensor) -> Tensor:
+        """Spec (B, 1, 128, 1000) -> frames (B, 250, D)."""
         if spec.shape[2] != self.n_mels:
             raise ValueError(f"{spec.shape[2]} mel bands; frame_mn takes {self.n_mels}")
         return self.features(spec).squeeze(2).transpose(1, 2)  # from (B, D, 1, T')
@@ -142,36 +144,31 @@ class InvertedResidual(nn.Module):
         self.residual = stride == (1, 1) and n_in == n_out
         layers = [ConvNormAct(n_in, n_mid, 1, act)] if n_mid != n_in else []
         layers.append(ConvNormAct(n_mid, n_mid, kernel, act, stride, groups=n_mid))
-        layers += [ConcurrentGate(n_mid)] if gated else []
+        layers += [Gate(n_mid)] if gated else []
         layers.append(ConvNormAct(n_mid, n_out, 1, None))
         self.block = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, n_in, F, T) -> (B, n_out, F', T'), F and T divided by the strides."""
         return x + self.block(x) if self.residual else self.block(x)
 
 
-class ConcurrentGate(nn.Module):
-    """The released key names come from a model that could combine several gates; here is one."""
+class Gate(nn.Module):
+    """Scales every channel by a factor computed from its mean over frequency and the whole clip.
 
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conc_se_layers = nn.ModuleList([SqueezeExcitation(channels)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conc_se_layers[0](x)
-
-
-class SqueezeExcitation(nn.Module):
-    """Scales every channel by a gate computed from its mean over frequency and the whole clip."""
+    The released key names come from a model that could combine several gates; here is one.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
         squeeze = round_channels(channels // 4)
-        self.fc1 = nn.Linear(channels, squeeze)
-        self.fc2 = nn.Linear(squeeze, channels)
+        layers = {"fc1": nn.Linear(channels, squeeze), "fc2": nn.Linear(squeeze, channels)}
+        self.conc_se_layers = nn.ModuleList([nn.ModuleDict(layers)])
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = torch.sigmoid(self.fc2(torch.relu(self.fc1(x.mean((2, 3))))))
+        """(B, C, F, T) -> (B, C, F, T)."""
+        fc1, fc2 = self.conc_se_layers[0].values()
+        gate = torch.sigmoid(fc2(torch.relu(fc1(x.mean((2, 3))))))
         return x * gate[:, :, None, None]
 
 

@@ -16,6 +16,7 @@ class Attention(nn.Module):
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, L, D) -> (B, L, D)."""
         q, k, v = split_heads(self.qkv(x), self.heads)
         x = F.scaled_dot_product_attention(q, k, v)  # (B, H, L, D/H)
         return self.drop(self.proj(x.transpose(1, 2).flatten(2)))
@@ -31,11 +32,12 @@ class Mlp(nn.Module):
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, L, D) -> (B, L, D)."""
         return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block (B, L, D) -> (B, L, D), LayerNorm eps 1e-6, MLP ratio 4."""
+    """Pre-norm transformer block, LayerNorm eps 1e-6, MLP ratio 4."""
 
     def __init__(
         self,
@@ -53,18 +55,20 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Tokens (B, L, D) -> (B, L, D)."""
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class DropPath(nn.Module):
-    """Drops a residual branch of some clips in training and scales up the others to its mean."""
+    """In training sets a residual branch to zero for random clips; the mean stays the same."""
 
     def __init__(self, rate: float):
         super().__init__()
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
+        """Branch (B, L, D) -> (B, L, D)."""
         if not self.training or self.rate == 0.0:
             return x
         keep = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.rate
@@ -83,17 +87,21 @@ def blocks(
 def patches(x: Tensor, proj: nn.Conv2d) -> Tensor:
     """A convolution of non-overlapping patches as one matrix product, several times as fast.
 
-    (B, 1, H, W) -> (B, H // p, W // p, D); incomplete patches at the ends are dropped.
+    Args:
+        x: (B, 1, H, W); incomplete patches at the ends are dropped.
+        proj: the convolution, with a kernel of (h, w).
+    Returns:
+        (B, H // h, W // w, D)
     """
     height, width = proj.kernel_size
     rows, columns = x.shape[2] // height, x.shape[3] // width
     x = x[:, 0, : rows * height, : columns * width].unflatten(2, (columns, width))
-    x = x.unflatten(1, (rows, height)).transpose(2, 3).flatten(3)  # (B, rows, columns, p * p)
+    x = x.unflatten(1, (rows, height)).transpose(2, 3).flatten(3)  # (B, rows, columns, h * w)
     return F.linear(x, proj.weight.flatten(1), proj.bias)
 
 
 def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, L, 3 D) -> q, k, v of (B, heads, L, D / heads)."""
+    """Split qkv (B, L, 3 D) into q, k, v of (B, heads, L, D / heads)."""
     return qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.backbones.layers import blocks, init_linear, patches
+from hear_ptsed.grid import SPEC_HOP, WINDOW
 
 log = logging.getLogger(__name__)
 NORM_STATS = (-7.1, 4.2)  # mean and deviation of the log-mel values
@@ -25,19 +25,17 @@ class M2DConfig:
     heads: int = 12
     patch: int = 16  # mel bins x spectrogram frames
     n_mels: int = 80
-    max_frames: int = 1001  # spectrogram frames
 
 
 class M2D(Backbone):
-    """One embedding of 5 x 768 per 160 ms; at most 10 s."""
+    """One embedding of 5 x 768 per 160 ms."""
 
     prefixes = ("model.m2d.backbone.", "m2d.", "ar.runtime.backbone.")
     ignored = ("to_spec.", "ar.", "head.")  # the last two: projections and heads of upstream files
 
     def __init__(self, cfg: M2DConfig = M2DConfig()):
         super().__init__()
-        self.patch, self.max_frames = cfg.patch, cfg.max_frames
-        self.rows, self.window_frames = cfg.n_mels // cfg.patch, cfg.max_frames // cfg.patch
+        self.rows, self.window_frames = cfg.n_mels // cfg.patch, WINDOW // SPEC_HOP // cfg.patch
         self.embed_dim = self.rows * cfg.dim
         self.cls_token = nn.Parameter(torch.zeros(1, 1, cfg.dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.rows * self.window_frames, cfg.dim))
@@ -65,20 +63,8 @@ class M2D(Backbone):
         return state
 
     def forward(self, spec: Tensor) -> Tensor:
-        n_frames = spec.shape[-1]
-        if n_frames > self.max_frames:
-            raise ValueError(
-                f"{n_frames} spectrogram frames; M2D takes at most {self.max_frames} (10 s): "
-                "cut the audio into windows"
-            )
-        if n_frames < self.max_frames:  # shorter clips keep their last, incomplete patch
-            spec = F.pad(spec, (0, -n_frames % self.patch))
-        x = patches(spec, self.patch_embed["proj"])[:, :, : self.window_frames]  # (B, 5, T', D)
-        n_time = x.shape[2]
-        x = x.flatten(1, 2)  # (B, 5 * T', D), time fastest
-        grid = self.pos_embed[:, 1:].unflatten(1, (self.rows, self.window_frames))
-        x = x + grid[:, :, :n_time].flatten(1, 2)
-        cls_token = self.cls_token + self.pos_embed[:, :1]
-        x = torch.cat([cls_token.expand(len(x), -1, -1), x], dim=1)
-        x = self.run_blocks(x)[:, 1:].unflatten(1, (self.rows, n_time))
+        """Spec (B, 1, 80, 1001) -> frames (B, 62, 5 * 768)."""
+        x = patches(spec, self.patch_embed["proj"]).flatten(1, 2)  # (B, 5 * T', D), time fastest
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.pos_embed
+        x = self.run_blocks(x)[:, 1:].unflatten(1, (self.rows, self.window_frames))
         return x.transpose(1, 2).flatten(2)  # (B, T', 5 * D)

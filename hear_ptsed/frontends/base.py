@@ -4,7 +4,8 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from hear_ptsed.grid import SPEC_HOP
 
 
 class FrontEnd(nn.Module, ABC):
@@ -13,13 +14,34 @@ class FrontEnd(nn.Module, ABC):
     Computes in float32 also under autocast, each clip by itself. Constants are not stored.
     """
 
-    min_samples: int = 2800  # zero-padded to this length, which gives every backbone one frame
-
     def forward(self, audio: Tensor) -> Tensor:
+        """Audio (B, S) -> spec (B, 1, F, T)."""
         with torch.autocast(audio.device.type, enabled=False):
-            audio = F.pad(audio.float(), (0, max(0, self.min_samples - audio.shape[-1])))
-            return self.spectrogram(audio).unsqueeze(1)
+            return self.spectrogram(audio.float()).unsqueeze(1)
 
     @abstractmethod
     def spectrogram(self, audio: Tensor) -> Tensor:
-        """(B, S) -> (B, F, T)."""
+        """Audio (B, S) -> (B, F, T)."""
+
+
+def power_spectrogram(audio: Tensor, window: Tensor, n_fft: int | None = None) -> Tensor:
+    """Power of centred frames, with the edges of the audio reflected.
+
+    Args:
+        audio: (B, S)
+        window: (W,)
+        n_fft: points of the Fourier transform, W if None.
+    Returns:
+        (B, 1 + n_fft // 2, 1 + S // 160)
+    """
+    stft = torch.stft(
+        audio,
+        n_fft or len(window),
+        SPEC_HOP,
+        len(window),
+        window,
+        center=True,
+        pad_mode="reflect",
+        return_complex=True,
+    )
+    return stft.real.square() + stft.imag.square()  # abs() of complex numbers is slow

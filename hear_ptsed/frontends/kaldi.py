@@ -10,15 +10,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hear_ptsed.frontends.base import FrontEnd
+from hear_ptsed.frontends.base import FrontEnd, power_spectrogram
+from hear_ptsed.grid import FBANK, SAMPLE_RATE, SPEC_HOP
 
-SAMPLE_RATE, N_FFT, WINDOW, HOP = 16000, 512, 400, 160  # samples
+N_FFT = 512
 
 
 def mel_bank(
     low: float, high: float, n_mels: int = 128, device: torch.device | None = None
 ) -> Tensor:
-    """Triangles in the mel domain with peak 1, (n_mels, 257); the Nyquist bin has weight 0."""
+    """Triangles in the mel domain with peak 1, (n_mels, 257); the Nyquist bin has weight 0.
+
+    Args:
+        low, high: edges of the first and the last triangle in Hz.
+    """
 
     def mel(hz: float) -> float:
         return 1127.0 * math.log(1.0 + hz / 700.0)
@@ -33,10 +38,10 @@ def mel_bank(
 
 
 class KaldiFbank(FrontEnd):
-    """Log energies of 128 mel bands, 20-8000 Hz, of frames of 25 ms that fit completely (F = 128).
+    """Log energies of 128 mel bands, 20-8000 Hz, of frames of 25 ms that fit completely.
 
     Args:
-        window: of length 400.
+        window: (400,)
         mean, divisor: normalisation of the log energies.
         scale: applied to the audio, which Kaldi expects as 16-bit integers.
         centre_clip: subtract the mean of the whole clip.
@@ -56,10 +61,11 @@ class KaldiFbank(FrontEnd):
         self.register_buffer("bank", mel_bank(20.0, 8000.0), persistent=False)
 
     def spectrogram(self, audio: Tensor) -> Tensor:
+        """Audio (B, S) -> (B, 128, 1 + (S - 400) // 160)."""
         audio = audio * self.scale
         if self.centre_clip:  # in float64: a float32 mean depends on the number of threads
             audio = audio - audio.mean(-1, keepdim=True, dtype=torch.float64).float()
-        frames = audio.unfold(-1, WINDOW, HOP)  # (B, T, 400)
+        frames = audio.unfold(-1, FBANK, SPEC_HOP)  # (B, T, 400)
         frames = frames - frames.mean(-1, keepdim=True)
         before = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
         frames = (frames - 0.97 * before) * self.window
@@ -69,17 +75,17 @@ class KaldiFbank(FrontEnd):
 
 
 def beats_fbank() -> KaldiFbank:
-    window = torch.hann_window(WINDOW, periodic=False).pow(0.85)  # Kaldi's "povey"
+    window = torch.hann_window(FBANK, periodic=False).pow(0.85)  # Kaldi's "povey"
     return KaldiFbank(window, mean=15.41663, divisor=2 * 6.55582, scale=2.0**15)
 
 
 def asit_fbank() -> KaldiFbank:
-    window = torch.hann_window(WINDOW, periodic=False)
+    window = torch.hann_window(FBANK, periodic=False)
     return KaldiFbank(window, mean=-4.2677393, divisor=2 * 4.5689974, centre_clip=True)
 
 
 class PaSSTMel(FrontEnd):
-    """Log-mel of fPaSST and frame_mn (F = 128), T = 1 + (S - 1) // 160.
+    """Log-mel of fPaSST and frame_mn.
 
     In training the band edges are drawn anew for every call, from PyTorch's global generator.
     """
@@ -87,26 +93,17 @@ class PaSSTMel(FrontEnd):
     def __init__(self, periodic: bool):
         super().__init__()
         self.divisor = 5.0  # of the log energies
-        window = torch.hann_window(WINDOW, periodic=periodic)
+        window = torch.hann_window(FBANK, periodic=periodic)
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("bank", mel_bank(0.0, 7000.0), persistent=False)
 
     def spectrogram(self, audio: Tensor) -> Tensor:
+        """Audio (B, S) -> (B, 128, 1 + (S - 1) // 160)."""
         audio = audio[:, 1:] - 0.97 * audio[:, :-1]
-        stft = torch.stft(
-            audio,
-            N_FFT,
-            HOP,
-            WINDOW,
-            self.window,
-            center=True,
-            pad_mode="reflect",
-            return_complex=True,
-        )
-        power = torch.view_as_real(stft).square().sum(-1)  # (B, 257, T)
+        power = power_spectrogram(audio, self.window, N_FFT)  # (B, 257, T)
         bank = self._jittered_bank(audio.device) if self.training else self.bank
         return ((bank @ power).clamp(min=1e-7).log() + 4.5) / self.divisor
 
     def _jittered_bank(self, device: torch.device) -> Tensor:
-        low, less = int(torch.randint(10, ())), int(torch.randint(2000, ()))
-        return mel_bank(low, 8000 - less, device=device)
+        low, high = int(torch.randint(10, ())), 8000 - int(torch.randint(2000, ()))
+        return mel_bank(low, high, device=device)

@@ -7,41 +7,27 @@ import torch
 from torch import Tensor
 from torchaudio.functional import melscale_fbanks
 
-from hear_ptsed.frontends.base import FrontEnd
-
-HOP = 160  # samples
-
-
-def power_spectrogram(audio: Tensor, window: Tensor) -> Tensor:
-    """Centred frames of the window's length with reflected edges: (B, S) -> (B, bins, T)."""
-    stft = torch.stft(
-        audio,
-        len(window),
-        HOP,
-        window=window,
-        center=True,
-        pad_mode="reflect",
-        return_complex=True,
-    )
-    return stft.real.square() + stft.imag.square()  # abs() of complex numbers is slow
+from hear_ptsed.frontends.base import FrontEnd, power_spectrogram
+from hear_ptsed.grid import SAMPLE_RATE
 
 
 class ATSTMel(FrontEnd):
-    """Decibels of 64 HTK mel bands, 60-7800 Hz, down to 80 dB below the maximum (F = 64).
+    """Decibels of 64 HTK mel bands, 60-7800 Hz, down to 80 dB below the maximum.
 
     Args:
-        floor: whose maximum: of each "clip", or of the "batch" as in the published front-end,
-            where the same clip depends on its neighbours; alone both agree.
+        floor: whose maximum that is: the "clip"'s, or the "batch"'s as in the published front-end,
+            where a clip depends on its neighbours. For a clip alone both agree.
     """
 
     def __init__(self, floor: Literal["clip", "batch"] = "clip"):
         super().__init__()
         self.floor = floor
-        bank = melscale_fbanks(513, 60.0, 7800.0, 64, 16000, norm=None, mel_scale="htk")
+        bank = melscale_fbanks(513, 60.0, 7800.0, 64, SAMPLE_RATE, norm=None, mel_scale="htk")
         self.register_buffer("window", torch.hann_window(1024), persistent=False)
         self.register_buffer("bank", bank, persistent=False)  # (513, 64)
 
     def spectrogram(self, audio: Tensor) -> Tensor:
+        """Audio (B, S) -> (B, 64, 1 + S // 160)."""
         power = power_spectrogram(audio, self.window)
         decibel = 10.0 * (power.transpose(1, 2) @ self.bank).clamp(min=1e-10).log10()
         over = (1, 2) if self.floor == "clip" else (0, 1, 2)
@@ -51,7 +37,7 @@ class ATSTMel(FrontEnd):
 
 
 class M2DMel(FrontEnd):
-    """Natural logarithm of 80 Slaney mel bands, 50-8000 Hz (F = 80).
+    """Natural logarithm of 80 Slaney mel bands, 50-8000 Hz.
 
     Mean and deviation are fixed: the published model ignores the pair stored in its checkpoints.
     """
@@ -64,12 +50,17 @@ class M2DMel(FrontEnd):
         self.register_buffer("bank", slaney_bank(50.0, 8000.0, 80, 400), persistent=False)
 
     def spectrogram(self, audio: Tensor) -> Tensor:
+        """Audio (B, S) -> (B, 80, 1 + S // 160)."""
         energy = self.bank @ power_spectrogram(audio, self.window)
         return ((energy + torch.finfo(torch.float32).eps).log() + 7.1) / 4.2
 
 
 def slaney_bank(low: float, high: float, n_mels: int, n_fft: int) -> Tensor:
-    """Triangles linear in Hz with equal area on the Slaney scale, (n_mels, n_fft // 2 + 1)."""
+    """Triangles linear in Hz with equal area on the Slaney scale, (n_mels, n_fft // 2 + 1).
+
+    Args:
+        low, high: edges of the first and the last triangle in Hz.
+    """
     bend, per_octave = 1000.0, math.log(6.4) / 27.0  # linear below 1 kHz, logarithmic above
 
     def mel(hz: float) -> float:
@@ -77,7 +68,7 @@ def slaney_bank(low: float, high: float, n_mels: int, n_fft: int) -> Tensor:
 
     mels = torch.linspace(mel(low), mel(high), n_mels + 2, dtype=torch.float64)
     points = torch.where(mels < 15, mels * 200 / 3, bend * ((mels - 15) * per_octave).exp())
-    hz = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * 16000 / n_fft
+    hz = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / n_fft
     left, centre, right = points[:-2, None], points[1:-1, None], points[2:, None]
     triangles = torch.minimum((hz - left) / (centre - left), (right - hz) / (right - centre))
     return (triangles.clamp(min=0.0) * 2.0 / (right - left)).float()
