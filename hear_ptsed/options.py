@@ -1,12 +1,17 @@
 """The commands' options: wrong usage is one line, and numbers have a range that help shows."""
 
 import argparse
+import dataclasses
+import difflib
+import json
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hear_ptsed.errors import LINE, printable, shown
-from hear_ptsed.schema import admitted, from_text
+from hear_ptsed.schema import about, admitted, bare_type, from_text
+
+WORDS = {bool: "BOOL", int: "INT", float: "NUMBER", str: "TEXT", Literal: "CHOICE", tuple: "LIST"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,6 +35,56 @@ def add_number(
     told = [text, admitted(kind, "N"), *([] if default is None else [f"default {default}"])]
     help_text = "; ".join(told).replace("%", "%%")
     add(flag, type=partial(_number, kind), default=default, metavar="N", help=help_text)
+
+
+def add_fields(parser: argparse.ArgumentParser, kind: type) -> None:
+    """Add an option --SECTION.FIELD for every field of a class whose fields are `settings`.
+
+    What is given stands in the namespace as text, under SECTION.FIELD; see `given_fields`.
+    """
+    for section in dataclasses.fields(kind):
+        group = parser.add_argument_group(section.name, section.default_factory.__doc__)
+        hints = get_type_hints(section.default_factory, include_extras=True)
+        for field in dataclasses.fields(section.default_factory):
+            group.add_argument(
+                f"--{section.name}.{field.name}",
+                default=argparse.SUPPRESS,
+                metavar=_word(hints[field.name]),
+                help=_help(hints[field.name], field.default),
+            )
+
+
+def given_fields(args: argparse.Namespace) -> list[str]:
+    """Options of `add_fields` that were given, each as "section.field=text"."""
+    return [f"{name}={text}" for name, text in vars(args).items() if "." in name]
+
+
+def unknown_option(option: str, kind: type) -> str:
+    """What is said of an option that is not of the class given to `add_fields`."""
+    names = [
+        f"--{section.name}.{field.name}"
+        for section in dataclasses.fields(kind)
+        for field in dataclasses.fields(section.default_factory)
+    ]
+    near = difflib.get_close_matches(option.partition("=")[0], names)
+    return f"unknown {shown(option)}" + (f"; similar: {', '.join(near)}" if near else "")
+
+
+def _word(kind: Any) -> str:
+    bare = bare_type(kind)
+    return WORDS[get_origin(bare) or bare]
+
+
+def _help(kind: Any, default: Any) -> str:
+    """What a field is, and in brackets what it takes and its default."""
+    texts = [about(kind)]
+    for item in filter(dataclasses.is_dataclass, map(bare_type, get_args(bare_type(kind)))):
+        hints = get_type_hints(item, include_extras=True)
+        texts.append("each has " + ", ".join(f"{n} ({about(hint)})" for n, hint in hints.items()))
+    takes = "true, false" if bare_type(kind) is bool else admitted(kind, _word(kind))
+    shown_default = default if isinstance(default, str) else json.dumps(default)
+    texts[-1] += f" ({'; '.join(filter(None, (takes, f'default {shown_default}')))})"
+    return "; ".join(texts).replace("%", "%%")
 
 
 def _number(kind: Any, text: str) -> float:
