@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -59,15 +59,19 @@ def given_fields(args: argparse.Namespace) -> list[str]:
     return [f"{name}={text}" for name, text in vars(args).items() if "." in name]
 
 
-def unknown_option(option: str, kind: type) -> str:
-    """What is said of an option that is not of the class given to `add_fields`."""
-    names = [
+def field_options(kind: type) -> list[str]:
+    """The options that `add_fields` adds."""
+    return [
         f"--{section.name}.{field.name}"
         for section in dataclasses.fields(kind)
         for field in dataclasses.fields(section.default_factory)
     ]
-    near = difflib.get_close_matches(option.partition("=")[0], names)
-    return f"unknown {shown(option)}" + (f"; similar: {', '.join(near)}" if near else "")
+
+
+def unknown_option(option: str, known: Sequence[str]) -> str:
+    """What is said of an option that is none of the known ones."""
+    similar = difflib.get_close_matches(option.partition("=")[0], known)
+    return f"unknown {shown(option)}" + (f"; similar: {', '.join(similar)}" if similar else "")
 
 
 def _word(kind: Any) -> str:

@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hear_ptsed.errors import few, printable, run_command
-from hear_ptsed.options import Parser, add_fields, add_number, given_fields, unknown_option
+from hear_ptsed.options import (
+    Parser,
+    add_fields,
+    add_number,
+    field_options,
+    given_fields,
+    unknown_option,
+)
 from training.recipe import (
     Batch,
     Data,
@@ -244,7 +251,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     if rest:
-        parser.error(unknown_option(rest[0], Recipe))
+        known = field_options(Recipe) if args.command == "fit" else []
+        parser.error(unknown_option(rest[0], known))
     again = "the same command goes on" + " with --resume" * (args.command == "fit")
     return run_command(f"training {args.command}", lambda: args.run(args), args.debug, again)
 

@@ -55,17 +55,13 @@ class Model:
     dim: int = setting(2048, "of the sequence model: units per direction, or width", ge=1, le=8192)
     layers: int = setting(2, "of the sequence model", ge=1, le=32)
     head: Literal["linear", "attention"] = setting("linear", "what makes scores of classes")
-    head_prior: Probability | None = setting(
-        None, "probability that new heads begin with; null: about 0.5"
-    )
+    head_prior: Probability | None = setting(None, "that new heads begin with; null: about 0.5")
     compile: bool = setting(False, "torch.compile the backbone")
     batch_norm_momentum: Share | None = setting(
-        None, "of batch-norm statistics; null: the model's own (frame_mn 0.01, for long runs)"
+        None, "of its statistics; null: the model's own (frame_mn 0.01, for thousands of steps)"
     )
     decibel_floor: Literal["clip", "batch"] = setting(
-        "clip",
-        "of atst_frame: 80 dB below the loudest part of a clip, or of the whole batch, as "
-        "published",
+        "clip", "of atst_frame: 80 dB below the loudest part of it; batch: as published"
     )
 
 
@@ -74,9 +70,7 @@ class Source:
     """Clips and their annotation."""
 
     audio: str = setting(..., "HDF5 file, Hugging Face directory, folder of audio files or shards")
-    events: str | None = setting(
-        None, "annotation file; null: what the audio source itself carries"
-    )
+    events: str | None = setting(None, "annotation file; null: what the audio itself carries")
     classes: str | None = setting(None, "file of the classes annotated here; null: all of them")
 
 
@@ -93,23 +87,14 @@ class Data:
         "audioset_strong (447), events (those of the training events), or a file: a name per "
         "line, or a CSV with a column display_name (AudioSet's class_labels_indices.csv)",
     )
-    names: str | None = setting(
-        None, "file of AudioSet ids and names, for annotation beyond the 447"
-    )
-    max_unreadable: Decay = setting(
-        0.01, "share of the clips that may be undecodable before a run stops"
-    )
+    names: str | None = setting(None, "file of AudioSet ids and names, for annotation beyond 447")
+    max_unreadable: Decay = setting(0.01, "share of undecodable clips above which a run stops")
     workers: Workers = setting(8, "loader processes per device")
-    label_times: Literal["exact", "float32"] = setting(
-        "exact", "times of events; float32: as published, rounded to it"
-    )
+    label_times: Literal["exact", "float32"] = setting("exact", "of events; float32: as published")
     zero_length: Literal["drop", "keep"] = setting(
-        "drop",
-        "events of no length in an annotation file; keep: as published, one frame if off the grid",
+        "drop", "events without length in a file; keep: as published, one frame if off the grid"
     )
-    channels: Literal["mean", "first"] = setting(
-        "mean", "what is heard of several; first: as published"
-    )
+    channels: Literal["mean", "first"] = setting("mean", "heard of several; first: as published")
 
 
 @settings
@@ -117,16 +102,9 @@ class Sampling:
     """Which clips make an epoch."""
 
     balanced: bool = setting(True, "clips of rare classes more often")
-    replacement: bool = setting(
-        True, "false: as published, which hardly balances (spec: clip order only)"
-    )
+    replacement: bool = setting(True, "false: as published, hardly balanced: a clip order only")
     epoch_clips: Count = setting(100_000, "clips of an epoch; never more than there are")
-    offset: Number = setting(
-        30.0,
-        "frames added to each class's count, so that the rarest do not dominate",
-        ge=0,
-        le=1_000_000_000,
-    )
+    offset: Number = setting(30.0, "frames added to each class's count", ge=0, le=10**9)
 
 
 @settings
@@ -135,37 +113,25 @@ class Augment:
 
     wavmix_p: Share = setting(0.8, "probability per clip to be mixed with another")
     wavmix_partner: Literal["dataset", "batch"] = setting(
-        "dataset", "where the other is from; batch: no second clip is read"
+        "dataset", "batch: no second clip is read"
     )
-    wavmix_mean: Literal["all", "mixed"] = setting(
-        "all", "whose mean is removed; mixed: as published"
-    )
-    frame_shift: Share = setting(
-        0.125, "standard deviation of the circular shift, share of the clip"
-    )
+    wavmix_mean: Literal["all", "mixed"] = setting("all", "lose their mean; mixed: as published")
+    frame_shift: Share = setting(0.125, "standard deviation of the circular shift, share of a clip")
     mixup_p: Share = setting(0.3, "probability per batch, as all that follow")
     mixup_alpha: Alpha = setting(0.2, "of Beta(alpha, alpha)")
     mixup_share: Literal["folded", "whole"] = setting(
-        "folded",
-        "of the clip itself: folded to at least a half, or whole, as EfficientSED's published "
-        "students",
+        "folded", "of a clip itself: at least a half; whole: 0 to 1, as EfficientSED's students"
     )
     mixstyle_p: Share = setting(0.3, "probability per batch")
     mixstyle_alpha: Alpha = setting(0.4, "of Beta(alpha, alpha)")
     time_mask: Share = setting(0.0, "largest masked share of the clip: 0, or 0.052 to 1")
     time_mask_pseudo: bool = setting(True, "mask pseudo labels too; false: as published")
-    time_mask_end: bool = setting(
-        True, "it may reach the clip's end; false: as published, one frame less"
-    )
+    time_mask_end: bool = setting(True, "up to the clip's end; false: as published, a frame less")
     filter_p: Share = setting(0.8, "probability per batch")
     filter_db: Number = setting(6.0, "largest gain or loss, in dB", ge=0, le=40)
-    filter_mode: Literal["log", "reference"] = setting(
-        "log", "a gain in dB, or the published scaling"
-    )
+    filter_mode: Literal["log", "reference"] = setting("log", "a gain in dB, or as published")
     warp_p: Share = setting(0.8, "probability per batch")
-    warp_min: Number = setting(
-        0.6, "smallest share of the mel bands that is stretched to all", ge=0.05, le=1
-    )
+    warp_min: Number = setting(0.6, "smallest share of mel bands stretched to all", ge=0.05, le=1)
 
     def __post_init__(self):
         if 0 < self.time_mask < 0.052:
@@ -180,9 +146,7 @@ class Distill:
     """Soft targets, from files of pseudo labels or from teachers on the same device."""
 
     weight: Share = setting(0.0, "share of the soft target in the blended one")
-    pseudo_labels: tuple[str, ...] = setting(
-        (), "files, relative to data.root; clips without use hard labels"
-    )
+    pseudo_labels: tuple[str, ...] = setting((), "files in data.root; other clips use hard labels")
     teachers: tuple[str, ...] = setting((), "checkpoints that hear every batch")
 
     def __post_init__(self):
@@ -204,7 +168,7 @@ class Optim:
     lr_end: Number = setting(2e-7, "of the linear schedule", ge=0, le=10)
     weight_decay: Number = setting(0.0, "of matrices", ge=0, le=10)
     vector_decay: Number = setting(
-        0.0, "of biases and norms under adamw; published: 0.01, downstream 0.001", ge=0, le=10
+        0.0, "of biases, norms under adamw; published 0.01, downstream 0.001", ge=0, le=10
     )
     betas: tuple[Decay, Decay] = setting((0.9, 0.999), "of adam and adamw")
     momentum: Decay = setting(0.9, "of sgd")
@@ -214,30 +178,17 @@ class Optim:
         "4,000), however short the run, as the public code; its exp has none: warmup_steps 0",
     )
     gamma: Number = setting(0.999996, "factor per step, of the exp schedule", gt=0, le=1)
-    warmup_steps: int = setting(5000, "optimiser steps", ge=0, le=1_000_000_000)
-    layer_decay: Number = setting(
-        1.0, "the learning rate's factor per block, from the top", gt=0, le=1
-    )
-    layer_decay_from: Literal[0, 1] = setting(
-        1, "its power for the top block; 0: EfficientSED's students"
-    )
-    clip_norm: Number = setting(
-        0.0, "largest norm of the gradient; 0: no clipping", ge=0, le=1_000_000_000
-    )
-    epochs: Number = setting(
-        30.0, "how long, in epochs of sampling.epoch_clips clips", ge=1e-9, le=1_000_000
-    )
+    warmup_steps: int = setting(5000, "optimiser steps", ge=0, le=10**9)
+    layer_decay: Number = setting(1.0, "rate's factor per block, from the top", gt=0, le=1)
+    layer_decay_from: Literal[0, 1] = setting(1, "its power at the top; 0: EfficientSED's students")
+    clip_norm: Number = setting(0.0, "largest norm of gradients; 0: no clipping", ge=0, le=10**9)
+    epochs: Number = setting(30.0, "of sampling.epoch_clips clips", ge=1e-9, le=1_000_000)
     batch: Batch = setting(256, "clips of 10 s per optimiser step, over all devices")
-    accumulate: Batch = setting(1, "parts of a batch that go through the network one after another")
-    part_batches: bool = setting(
-        False,
-        "epochs end with a smaller batch of what is left, as published; false: they are one stream",
-    )
-    ema: Decay = setting(
-        0.0, "decay of the averaged weights that are scored and exported; 0: no averaging"
-    )
+    accumulate: Batch = setting(1, "parts of a batch that pass the network one after another")
+    part_batches: bool = setting(False, "an epoch ends with a smaller batch, as published")
+    ema: Decay = setting(0.0, "decay of averaged weights, scored and exported; 0: no averaging")
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = setting(
-        "auto", "of the computation; auto: bf16-mixed on a GPU"
+        "auto", "auto: bf16-mixed on a GPU"
     )
 
     def __post_init__(self):
@@ -251,23 +202,14 @@ class Optim:
 class Evaluation:
     """Scoring of the evaluation clips."""
 
-    every_epochs: Number = setting(
-        5.0,
-        "epochs between evaluations; the last step is followed by one anyway",
-        gt=0,
-        le=1_000_000,
-    )
+    every_epochs: Number = setting(5.0, "epochs; also after the last step", gt=0, le=1_000_000)
     batch: Batch = setting(64, "clips per device")
     median: Frames = setting(9, "median filter of the scores, in frames of 40 ms")
-    bootstrap: Resamples = setting(
-        0, "resamples for 95 % intervals of the scores after the last step"
-    )
+    bootstrap: Resamples = setting(0, "resamples for 95 % intervals after the last step")
     durations: Literal["heard", "whole"] = setting(
-        "heard", "of clips over 10 s, for PSDS1 and pAUROC: what is heard, or whole, as published"
+        "heard", "of clips over 10 s, for PSDS1 and pAUROC; whole: as published"
     )
-    loss_mean: Literal["clips", "batches"] = setting(
-        "clips", "what the mean loss is over; batches: as published"
-    )
+    loss_mean: Literal["clips", "batches"] = setting("clips", "over these; batches: as published")
 
 
 @settings
@@ -280,12 +222,10 @@ class Run:
     devices: int = setting(1, "per node", ge=1, le=64)
     nodes: int = setting(1, "machines", ge=1, le=10_000)
     loggers: tuple[Literal["tensorboard", "csv", "wandb"], ...] = setting(
-        ("tensorboard", "csv"), "of losses and scores"
+        ("tensorboard", "csv"), "of losses, scores"
     )
     log_every_steps: Count = setting(50, "optimiser steps between losses that are logged")
-    save_every_steps: Count = setting(
-        500, "optimiser steps between checkpoints, beside those of evaluations"
-    )
+    save_every_steps: Count = setting(500, "optimiser steps; evaluations make checkpoints, too")
     progress: bool = setting(True, "show a progress bar")
 
 
