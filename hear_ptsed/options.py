@@ -37,35 +37,31 @@ def add_number(
     add(flag, type=partial(_number, kind), default=default, metavar="N", help=help_text)
 
 
-def add_fields(parser: argparse.ArgumentParser, kind: type) -> None:
+def add_fields(parser: argparse.ArgumentParser, kind: type) -> list[str]:
     """Add an option --SECTION.FIELD for every field of a class whose fields are `settings`.
 
     What is given stands in the namespace as text, under SECTION.FIELD; see `given_fields`.
+
+    Returns:
+        The options.
     """
+    added = []
     for section in dataclasses.fields(kind):
         group = parser.add_argument_group(section.name, section.default_factory.__doc__)
         hints = get_type_hints(section.default_factory, include_extras=True)
         for field in dataclasses.fields(section.default_factory):
+            hint = hints[field.name]
+            added.append(f"--{section.name}.{field.name}")
+            help_text = _help(hint, field.default)
             group.add_argument(
-                f"--{section.name}.{field.name}",
-                default=argparse.SUPPRESS,
-                metavar=_word(hints[field.name]),
-                help=_help(hints[field.name], field.default),
+                added[-1], default=argparse.SUPPRESS, metavar=_word(hint), help=help_text
             )
+    return added
 
 
 def given_fields(args: argparse.Namespace) -> list[str]:
     """Options of `add_fields` that were given, each as "section.field=text"."""
     return [f"{name}={text}" for name, text in vars(args).items() if "." in name]
-
-
-def field_options(kind: type) -> list[str]:
-    """The options that `add_fields` adds."""
-    return [
-        f"--{section.name}.{field.name}"
-        for section in dataclasses.fields(kind)
-        for field in dataclasses.fields(section.default_factory)
-    ]
 
 
 def unknown_option(option: str, known: Sequence[str]) -> str:

@@ -7,14 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hear_ptsed.errors import few, printable, run_command
-from hear_ptsed.options import (
-    Parser,
-    add_fields,
-    add_number,
-    field_options,
-    given_fields,
-    unknown_option,
-)
+from hear_ptsed.options import Parser, add_fields, add_number, given_fields, unknown_option
 from training.recipe import (
     Batch,
     Data,
@@ -167,8 +160,7 @@ def _add_fit(commands: argparse._SubParsersAction) -> None:
     )
     sub.add_argument("--resume", action="store_true", help="go on from run.out/last.ckpt, if any")
     sub.add_argument("--print", action="store_true", help="print the complete recipe, no training")
-    add_fields(sub, Recipe)
-    sub.set_defaults(run=fit)
+    sub.set_defaults(run=fit, fields=add_fields(sub, Recipe))
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
@@ -251,8 +243,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     if rest:
-        known = field_options(Recipe) if args.command == "fit" else []
-        parser.error(unknown_option(rest[0], known))
+        parser.error(unknown_option(rest[0], getattr(args, "fields", ())))
     again = "the same command goes on" + " with --resume" * (args.command == "fit")
     return run_command(f"training {args.command}", lambda: args.run(args), args.debug, again)
 

@@ -4,7 +4,6 @@ The files in `recipes/` are the kinds of runs, such as `student`. Several recipe
 later wins; a recipe can itself begin with `extends: other.yaml`.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field
+from pydantic_core import to_jsonable_python
 
 from hear_ptsed.errors import shown
 from hear_ptsed.schema import (
@@ -260,29 +260,27 @@ def load(recipes: Sequence[Path | str], options: Sequence[str] = ()) -> Recipe:
         options: values are yaml, "model.sequence_model=null", "data.eval=[{audio: eval.hdf}]";
             where a field is a text, all that follows "=" is its value.
     """
-    merged: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for recipe in recipes:
-        _merge(merged, _read(_file_of(recipe)))
-    return check(Recipe, override(Recipe, merged, options), "recipe")
+        values = _merge(values, _read(_file_of(recipe)))
+    return check(Recipe, override(Recipe, values, options), "recipe")
 
 
 def override(kind: Any, values: dict[str, Any], options: Sequence[str]) -> dict[str, Any]:
     """Sections of a recipe of some kind with options such as "optim.lr=1e-4" in them."""
-    merged: dict[str, Any] = {}
-    _merge(merged, values)
     for option in options:
         name, separator, text = option.partition("=")
         if not separator or name.count(".") != 1:
             raise ValueError(f"{shown(option)}: expected section.field=value")
         section, field_name = name.split(".")
         value = plain_value(type_at(kind, (section, field_name)), text, shown(option))
-        _merge(merged, {section: {field_name: value}})
-    return merged
+        values = _merge(values, {section: {field_name: value}})
+    return values
 
 
 def as_dict(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Every value of a recipe, in plain types."""
-    return _plain(dataclasses.asdict(recipe))
+    return to_jsonable_python(recipe)
 
 
 def explain(recipe: Recipe) -> str:
@@ -300,12 +298,6 @@ def explain(recipe: Recipe) -> str:
 def from_dict(values: Any, where: str = "recipe") -> Recipe:
     """The recipe that `as_dict` wrote; fields that it did not know yet have their defaults."""
     return check(Recipe, values, where)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _file_of(recipe: Path | str) -> Path:
@@ -334,14 +326,13 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
         return values
     if not isinstance(base, str):
         raise ValueError(f"{path}: extends is {shown(base)}; expected the path of a recipe")
-    merged = _read(path.parent / base, (*below, path.resolve()))
-    _merge(merged, values)
-    return merged
+    return _merge(_read(path.parent / base, (*below, path.resolve())), values)
 
 
-def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
-    for section, fields in values.items():
-        if isinstance(fields, dict) and isinstance(into.get(section), dict):
-            into[section] = into[section] | fields
-        else:
-            into[section] = fields
+def _merge(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """The fields of both; those of `more` win."""
+    both = dict(values)
+    for section, fields in more.items():
+        dicts = isinstance(fields, dict) and isinstance(both.get(section), dict)
+        both[section] = both[section] | fields if dicts else fields
+    return both
