@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hear_ptsed.errors import LINE, printable, shown
-from hear_ptsed.schema import about, admitted, bare_type, from_text
+from hear_ptsed.schema import admitted, describe, from_text, strip_type
 
 WORDS = {bool: "BOOL", int: "INT", float: "NUMBER", str: "TEXT", Literal: "CHOICE", tuple: "LIST"}
 
@@ -40,7 +40,7 @@ def add_number(
 def add_fields(parser: argparse.ArgumentParser, kind: type) -> list[str]:
     """Add an option --SECTION.FIELD for every field of a class whose fields are `settings`.
 
-    What is given stands in the namespace as text, under SECTION.FIELD; see `given_fields`.
+    What is given stands in the namespace as text, under SECTION.FIELD; see `list_given`.
 
     Returns:
         The options.
@@ -52,36 +52,36 @@ def add_fields(parser: argparse.ArgumentParser, kind: type) -> list[str]:
         for field in dataclasses.fields(section.default_factory):
             hint = hints[field.name]
             added.append(f"--{section.name}.{field.name}")
-            help_text = _help(hint, field.default)
+            help_text = _describe_option(hint, field.default)
             group.add_argument(
-                added[-1], default=argparse.SUPPRESS, metavar=_word(hint), help=help_text
+                added[-1], default=argparse.SUPPRESS, metavar=_name_type(hint), help=help_text
             )
     return added
 
 
-def given_fields(args: argparse.Namespace) -> list[str]:
+def list_given(args: argparse.Namespace) -> list[str]:
     """Options of `add_fields` that were given, each as "section.field=text"."""
     return [f"{name}={text}" for name, text in vars(args).items() if "." in name]
 
 
-def unknown_option(option: str, known: Sequence[str]) -> str:
+def describe_unknown(option: str, known: Sequence[str]) -> str:
     """What is said of an option that is none of the known ones."""
     similar = difflib.get_close_matches(option.partition("=")[0], known)
     return f"unknown {shown(option)}" + (f"; similar: {', '.join(similar)}" if similar else "")
 
 
-def _word(kind: Any) -> str:
-    bare = bare_type(kind)
+def _name_type(kind: Any) -> str:
+    bare = strip_type(kind)
     return WORDS[get_origin(bare) or bare]
 
 
-def _help(kind: Any, default: Any) -> str:
+def _describe_option(kind: Any, default: Any) -> str:
     """What a field is, and in brackets what it takes and its default."""
-    texts = [about(kind)]
-    for item in filter(dataclasses.is_dataclass, map(bare_type, get_args(bare_type(kind)))):
-        hints = get_type_hints(item, include_extras=True)
-        texts.append("each has " + ", ".join(f"{n} ({about(hint)})" for n, hint in hints.items()))
-    takes = "true, false" if bare_type(kind) is bool else admitted(kind, _word(kind))
+    texts = [describe(kind)]
+    for item in filter(dataclasses.is_dataclass, map(strip_type, get_args(strip_type(kind)))):
+        parts = get_type_hints(item, include_extras=True).items()
+        texts.append("each has " + ", ".join(f"{name} ({describe(part)})" for name, part in parts))
+    takes = "true, false" if strip_type(kind) is bool else admitted(kind, _name_type(kind))
     shown_default = default if isinstance(default, str) else json.dumps(default)
     texts[-1] += f" ({'; '.join(filter(None, (takes, f'default {shown_default}')))})"
     return "; ".join(texts).replace("%", "%%")

@@ -132,7 +132,8 @@ def settings(
     if cls is None:
         return functools.partial(settings, config=config, where=where)
     for name, value in list(vars(cls).items()):
-        if isinstance(value, FieldInfo):  # as a part of the type it is found by all readers below
+        # As a part of the type it is found by all readers below.
+        if isinstance(value, FieldInfo) and value.default_factory is None:
             cls.__annotations__[name] = Annotated[cls.__annotations__[name], value]
             delattr(cls, name) if value.is_required() else setattr(cls, name, value.default)
     made = pydantic.dataclasses.dataclass(frozen=True, config=config)(cls)
@@ -214,21 +215,21 @@ def admitted(kind: Any, name: str = "x") -> str:
     return f"{inside} or null" if inside and types.NoneType in arguments else inside
 
 
-def plain_value(kind: Any, text: str, where: str) -> Any:
+def read_option(kind: Any, text: str, where: str) -> Any:
     """The plain value of an option's text: of a field for text the text itself, else yaml."""
     whole = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    if bare_type(kind) is str and (text != "null" or types.NoneType not in get_args(whole)):
+    if strip_type(kind) is str and (text != "null" or types.NoneType not in get_args(whole)):
         return text
     return read_yaml(text, where)
 
 
-def about(kind: Any) -> str:
+def describe(kind: Any) -> str:
     """What `setting` said of a field with this type; empty if it did not."""
     details = kind.__metadata__ if get_origin(kind) is Annotated else ()
     return next((d.description for d in details if getattr(d, "description", None)), "")
 
 
-def bare_type(kind: Any) -> Any:
+def strip_type(kind: Any) -> Any:
     """A type without its ranges and without null."""
     while get_origin(kind) in (Annotated, Union, types.UnionType):
         kind = get_args(kind)[0]
@@ -276,16 +277,16 @@ def _fault(kind: Any, fault: dict[str, Any], where: str) -> str:
     elif fault["type"] == "tuple_type":
         allowed = "it must be a list"
     about = ": ".join(filter(None, (where, place)))
-    limits = admitted(type_at(kind, fault["loc"]))
+    limits = admitted(find_type(kind, fault["loc"]))
     if "than" in fault["type"] and limits.count("<") == 2:  # the message tells one of both
         allowed += f" ({limits})"
     return f"{about} is {shown(fault['input'])}; {allowed[0].lower()}{allowed[1:]}"
 
 
-def type_at(kind: Any, place: tuple[int | str, ...]) -> Any:
+def find_type(kind: Any, place: tuple[int | str, ...]) -> Any:
     """The annotation of a place within `kind`; None where that is not known."""
     for key in place:
-        kind = bare_type(kind)
+        kind = strip_type(kind)
         inside = get_args(kind)
         if isinstance(key, str) and isinstance(kind, type) and not inside:
             kind = get_type_hints(kind, include_extras=True).get(key)
@@ -306,7 +307,7 @@ def _place(keys: tuple[int | str, ...]) -> str:
 
 def _fields(kind: Any, place: tuple[int | str, ...]) -> list[str]:
     """Names of the fields of the class that stands at a place within `kind`."""
-    return list(getattr(bare_type(type_at(kind, place)), "__pydantic_fields__", ()))
+    return list(getattr(strip_type(find_type(kind, place)), "__pydantic_fields__", ()))
 
 
 def read_json(text: str, undefined: bool = False) -> Any:

@@ -11,10 +11,10 @@ import pytest
 from conftest import GOLDEN
 
 import training
-from hear_ptsed.options import given_fields
+from hear_ptsed.options import list_given
 from hear_ptsed.registry import MODELS
 from training.__main__ import build_parser, main
-from training.recipe import Recipe, Source, as_dict, from_dict, kinds, load
+from training.recipe import Recipe, Source, as_dict, from_dict, list_kinds, load
 
 CODE = Path(training.__file__).parent
 RECIPES = CODE / "recipes"
@@ -48,7 +48,7 @@ def recipe_of(command: str) -> Recipe:
     words = shlex.split(command)
     assert words[:4] == ["python", "-m", "training", "fit"]
     args = build_parser().parse_args(words[3:])
-    return load(args.recipe, given_fields(args))
+    return load(args.recipe, list_given(args))
 
 
 def sequence_of(row: dict) -> tuple[str | None, int, int]:
@@ -62,7 +62,7 @@ def sequence_of(row: dict) -> tuple[str | None, int, int]:
     return SEQUENCES[kind], int(dim), int(layers)
 
 
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("kind", list_kinds())
 def test_every_kind_loads_alone_and_behind_it_the_published_behaviour(kind):
     assert load([kind]) == load([RECIPES / f"{kind}.yaml"])
     load([kind, "as_published"])
@@ -345,7 +345,7 @@ def test_an_unknown_option_is_told_in_one_line_with_those_like_it(capsys, word, 
 def test_the_last_of_an_option_and_its_short_form_counts():
     for words, root in ((["--data=a", "--data.root=b"], "b"), (["--data.root=b", "--data=a"], "a")):
         args = build_parser().parse_args(["fit", "teacher", *words])
-        assert load(args.recipe, given_fields(args)).data.root == root
+        assert load(args.recipe, list_given(args)).data.root == root
 
 
 def test_an_unknown_kind_is_refused_with_those_there_are():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hear_ptsed.errors import few, printable, run_command
-from hear_ptsed.options import Parser, add_fields, add_number, given_fields, unknown_option
+from hear_ptsed.options import Parser, add_fields, add_number, describe_unknown, list_given
 from training.recipe import (
     Batch,
     Data,
@@ -17,7 +17,7 @@ from training.recipe import (
     Resamples,
     Workers,
     explain,
-    kinds,
+    list_kinds,
     load,
 )
 
@@ -35,7 +35,7 @@ The run's folder is run.out; its model.pt is what hear_ptsed.load and the plug-i
 
 
 def fit(args: argparse.Namespace) -> None:
-    recipe = load(args.recipe, given_fields(args))
+    recipe = load(args.recipe, list_given(args))
     if args.print:
         print(explain(recipe), end="")
         return
@@ -149,7 +149,7 @@ def _add_fit(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    known = f"a kind ({', '.join(kinds())}), or the path of a yaml file"
+    known = f"a kind ({', '.join(list_kinds())}), or the path of a yaml file"
     sub.add_argument("recipe", nargs="+", metavar="RECIPE", help=known)
     sub.add_argument(
         "--data",
@@ -243,7 +243,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     if rest:
-        parser.error(unknown_option(rest[0], getattr(args, "fields", ())))
+        parser.error(describe_unknown(rest[0], getattr(args, "fields", ())))
     again = "the same command goes on" + " with --resume" * (args.command == "fit")
     return run_command(f"training {args.command}", lambda: args.run(args), args.debug, again)
 

@@ -18,11 +18,11 @@ from hear_ptsed.schema import (
     Number,
     admitted,
     check,
-    plain_value,
+    find_type,
+    read_option,
     read_yaml_file,
     setting,
     settings,
-    type_at,
 )
 
 RECIPES = Path(__file__).with_name("recipes")
@@ -247,7 +247,7 @@ class Recipe:
         return Path(self.data.root).expanduser() / Path(relative).expanduser()
 
 
-def kinds() -> list[str]:
+def list_kinds() -> list[str]:
     """Names of the recipes that come with this package."""
     return sorted(file.stem for file in RECIPES.glob("*.yaml"))
 
@@ -262,7 +262,7 @@ def load(recipes: Sequence[Path | str], options: Sequence[str] = ()) -> Recipe:
     """
     values: dict[str, Any] = {}
     for recipe in recipes:
-        values = _merge(values, _read(_file_of(recipe)))
+        values = _merge(values, _read(_find_file(recipe)))
     return check(Recipe, override(Recipe, values, options), "recipe")
 
 
@@ -273,7 +273,7 @@ def override(kind: Any, values: dict[str, Any], options: Sequence[str]) -> dict[
         if not separator or name.count(".") != 1:
             raise ValueError(f"{shown(option)}: expected section.field=value")
         section, field_name = name.split(".")
-        value = plain_value(type_at(kind, (section, field_name)), text, shown(option))
+        value = read_option(find_type(kind, (section, field_name)), text, shown(option))
         values = _merge(values, {section: {field_name: value}})
     return values
 
@@ -290,7 +290,7 @@ def explain(recipe: Recipe) -> str:
         text.append(f"{section}:")
         for key, value in values.items():
             first, *more = yaml.safe_dump({key: value}, width=1_000_000).splitlines()
-            limits = admitted(type_at(Recipe, (section, key)), key)
+            limits = admitted(find_type(Recipe, (section, key)), key)
             text += [f"  {first}" + (f"  # {limits}" if limits else ""), *(f"  {m}" for m in more)]
     return "\n".join([*text, ""])
 
@@ -300,14 +300,15 @@ def from_dict(values: Any, where: str = "recipe") -> Recipe:
     return check(Recipe, values, where)
 
 
-def _file_of(recipe: Path | str) -> Path:
+def _find_file(recipe: Path | str) -> Path:
     """The file of a kind, or the path itself."""
     path = Path(recipe)
     if path.suffix or len(path.parts) > 1:
         return path
-    if str(recipe) not in kinds():
+    kinds = list_kinds()
+    if str(recipe) not in kinds:
         raise FileNotFoundError(
-            f"{shown(str(recipe))} is no kind of recipe; give one of {', '.join(kinds())}, or the "
+            f"{shown(str(recipe))} is no kind of recipe; give one of {', '.join(kinds)}, or the "
             "path of a .yaml file"
         )
     return RECIPES / f"{recipe}.yaml"
