@@ -24,6 +24,7 @@ from training.data.coverage import Coverage
 from training.data.pack import COVERAGE
 from training.evaluate import evaluate
 
+RECIPES = Path(__file__).with_name("recipes") / "demo"
 TEACHERS = ("teacher_a", "teacher_b")
 STAGES = {  # row of the table: what was trained
     "scratch": "random weights",
@@ -99,8 +100,8 @@ def demo(out: Path, *, quick: bool = False, seed: int = 0, corpus: Path | None =
 
 
 def _fit(work: Path, name: str, recipe: str, settings: Sequence[str]) -> None:
-    options = [f"--{setting}" for setting in (*settings, f"run.out={name}")]
-    command = ["fit", f"demo_{recipe}", "--data", ".", "--resume", *options]
+    options = [f"--set={setting}" for setting in (*settings, f"run.out={name}")]
+    command = ["fit", str(RECIPES / f"{recipe}.yaml"), "--data", ".", "--resume", *options]
     _run(work, f"train {name}", command, done=f"{name}/model.safetensors")
 
 
