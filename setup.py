@@ -67,7 +67,7 @@ setup(
     packages=find_packages(include=["hear_ptsed*", "training*", "eval_tasks*", "leaderboards*"]),
     package_data={
         "hear_ptsed": ["labels/*.csv"],
-        "training": ["recipes/*.yaml", "recipes/*/*.yaml"],
+        "training": ["published.csv", "recipes/*.yaml"],
         "leaderboards": ["published/*.csv", "published/*.md", "templates/*", "static/*"],
     },
     install_requires=[

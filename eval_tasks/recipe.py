@@ -8,7 +8,7 @@ from pydantic import Field
 
 from eval_tasks.base import Task, TaskData
 from hear_ptsed.schema import Number, check, settings
-from training.recipe import Alpha, Augment, Optim, Probability, Share, overridden
+from training.recipe import Alpha, Augment, Optim, Probability, Share, override
 
 Batch = Annotated[int, Field(ge=0, le=65536)]  # clips; 0: none
 
@@ -159,7 +159,7 @@ def recipe(
     merged: dict[str, Any] = {}
     for values in parts:
         merged = {key: merged.get(key, {}) | values.get(key, {}) for key in merged | values}
-    return check(Recipe, overridden(merged, settings), "recipe")
+    return check(Recipe, override(Recipe, merged, settings), "recipe")
 
 
 def check_setup(

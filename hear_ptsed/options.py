@@ -1,12 +1,17 @@
 """The commands' options: wrong usage is one line, and numbers have a range that help shows."""
 
 import argparse
+import dataclasses
+import difflib
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hear_ptsed.errors import LINE, printable, shown
-from hear_ptsed.schema import admitted, from_text
+from hear_ptsed.schema import admitted, describe, from_text, strip_type
+
+WORDS = {bool: "BOOL", int: "INT", float: "NUMBER", str: "TEXT", Literal: "CHOICE", tuple: "LIST"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,6 +63,56 @@ class _NumberOf(argparse.Action):
         except argparse.ArgumentTypeError as error:
             raise argparse.ArgumentError(self, str(error)) from None
         setattr(namespace, self.dest, getattr(namespace, self.dest) | {name: number})
+
+
+def add_fields(parser: argparse.ArgumentParser, kind: type) -> list[str]:
+    """Add an option --SECTION.FIELD for every field of a class whose fields are `settings`.
+
+    What is given stands in the namespace as text, under SECTION.FIELD; see `list_given`.
+
+    Returns:
+        The options.
+    """
+    added = []
+    for section in dataclasses.fields(kind):
+        group = parser.add_argument_group(section.name, section.default_factory.__doc__)
+        hints = get_type_hints(section.default_factory, include_extras=True)
+        for field in dataclasses.fields(section.default_factory):
+            hint = hints[field.name]
+            added.append(f"--{section.name}.{field.name}")
+            help_text = _describe_option(hint, field.default)
+            group.add_argument(
+                added[-1], default=argparse.SUPPRESS, metavar=_name_type(hint), help=help_text
+            )
+    return added
+
+
+def list_given(args: argparse.Namespace) -> list[str]:
+    """Options of `add_fields` that were given, each as "section.field=text"."""
+    return [f"{name}={text}" for name, text in vars(args).items() if "." in name]
+
+
+def describe_unknown(option: str, known: Sequence[str]) -> str:
+    """What is said of an option that is none of the known ones."""
+    similar = difflib.get_close_matches(option.partition("=")[0], known)
+    return f"unknown {shown(option)}" + (f"; similar: {', '.join(similar)}" if similar else "")
+
+
+def _name_type(kind: Any) -> str:
+    bare = strip_type(kind)
+    return WORDS[get_origin(bare) or bare]
+
+
+def _describe_option(kind: Any, default: Any) -> str:
+    """What a field is, and in brackets what it takes and its default."""
+    texts = [describe(kind)]
+    for item in filter(dataclasses.is_dataclass, map(strip_type, get_args(strip_type(kind)))):
+        parts = get_type_hints(item, include_extras=True).items()
+        texts.append("each has " + ", ".join(f"{name} ({describe(part)})" for name, part in parts))
+    takes = "true, false" if strip_type(kind) is bool else admitted(kind, _name_type(kind))
+    shown_default = default if isinstance(default, str) else json.dumps(default)
+    texts[-1] += f" ({'; '.join(filter(None, (takes, f'default {shown_default}')))})"
+    return "; ".join(texts).replace("%", "%%")
 
 
 def _number(kind: Any, text: str) -> float:

@@ -1,12 +1,14 @@
 """What comes from outside is checked once, against types with ranges; an error is one line.
 
-A class of options is a dataclass under `settings`, its ranges are pydantic's:
+A class of options is a dataclass under `settings`, its ranges are pydantic's; what a field is and
+its range stand in one place, from which checks, messages and the commands' help come:
 
     @settings
     class Window:
-        overlap_s: Annotated[float, Field(ge=0, lt=10)] = 0.0
+        overlap_s: float = setting(0.0, "heard twice, in seconds", ge=0, lt=10)
 """
 
+import dataclasses
 import functools
 import json
 import math
@@ -32,10 +34,12 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     ConfigDict,
+    Field,
     StringConstraints,
     TypeAdapter,
     ValidationError,
 )
+from pydantic.fields import FieldInfo
 
 from hear_ptsed.errors import few, printable, shown
 
@@ -105,7 +109,17 @@ Name = Annotated[str, StringConstraints(max_length=NAME), AfterValidator(_name)]
 Sha256 = Annotated[str, AfterValidator(_digits)]
 
 
-@dataclass_transform(frozen_default=True)
+def setting(default: Any, about: str, **limits: float) -> Any:
+    """A field of a class under `settings`: its default, what it is with its unit, and its range.
+
+    Args:
+        default: ... where the field must be given.
+        limits: ge, gt, le, lt, as in pydantic's Field.
+    """
+    return Field(default, description=about, **limits)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(setting, dataclasses.field))
 def settings(
     cls: type[T] | None = None, *, config: ConfigDict = STRICT, where: str = ""
 ) -> type[T]:
@@ -117,6 +131,11 @@ def settings(
     """
     if cls is None:
         return functools.partial(settings, config=config, where=where)
+    for name, value in list(vars(cls).items()):
+        # As a part of the type it is found by all readers below.
+        if isinstance(value, FieldInfo) and value.default_factory is None:
+            cls.__annotations__[name] = Annotated[cls.__annotations__[name], value]
+            delattr(cls, name) if value.is_required() else setattr(cls, name, value.default)
     made = pydantic.dataclasses.dataclass(frozen=True, config=config)(cls)
     validate = made.__init__
 
@@ -196,6 +215,27 @@ def admitted(kind: Any, name: str = "x") -> str:
     return f"{inside} or null" if inside and types.NoneType in arguments else inside
 
 
+def read_option(kind: Any, text: str, where: str) -> Any:
+    """The plain value of an option's text: of a field for text the text itself, else yaml."""
+    whole = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if strip_type(kind) is str and (text != "null" or types.NoneType not in get_args(whole)):
+        return text
+    return read_yaml(text, where)
+
+
+def describe(kind: Any) -> str:
+    """What `setting` said of a field with this type; empty if it did not."""
+    details = kind.__metadata__ if get_origin(kind) is Annotated else ()
+    return next((d.description for d in details if getattr(d, "description", None)), "")
+
+
+def strip_type(kind: Any) -> Any:
+    """A type without its ranges and without null."""
+    while get_origin(kind) in (Annotated, Union, types.UnionType):
+        kind = get_args(kind)[0]
+    return kind
+
+
 def problems(kind: type[T], text: str | bytes, where: str = "") -> list[str]:
     """All that is wrong in JSON text for a `kind`, a line each."""
     try:
@@ -237,17 +277,16 @@ def _fault(kind: Any, fault: dict[str, Any], where: str) -> str:
     elif fault["type"] == "tuple_type":
         allowed = "it must be a list"
     about = ": ".join(filter(None, (where, place)))
-    limits = admitted(_type_at(kind, fault["loc"]))
+    limits = admitted(find_type(kind, fault["loc"]))
     if "than" in fault["type"] and limits.count("<") == 2:  # the message tells one of both
         allowed += f" ({limits})"
     return f"{about} is {shown(fault['input'])}; {allowed[0].lower()}{allowed[1:]}"
 
 
-def _type_at(kind: Any, place: tuple[int | str, ...]) -> Any:
+def find_type(kind: Any, place: tuple[int | str, ...]) -> Any:
     """The annotation of a place within `kind`; None where that is not known."""
     for key in place:
-        while get_origin(kind) in (Annotated, Union, types.UnionType):
-            kind = get_args(kind)[0]
+        kind = strip_type(kind)
         inside = get_args(kind)
         if isinstance(key, str) and isinstance(kind, type) and not inside:
             kind = get_type_hints(kind, include_extras=True).get(key)
@@ -268,10 +307,7 @@ def _place(keys: tuple[int | str, ...]) -> str:
 
 def _fields(kind: Any, place: tuple[int | str, ...]) -> list[str]:
     """Names of the fields of the class that stands at a place within `kind`."""
-    kind = _type_at(kind, place)
-    while get_origin(kind) in (Annotated, Union, types.UnionType):
-        kind = get_args(kind)[0]
-    return list(getattr(kind, "__pydantic_fields__", ()))
+    return list(getattr(strip_type(find_type(kind, place)), "__pydantic_fields__", ()))
 
 
 def read_json(text: str, undefined: bool = False) -> Any:

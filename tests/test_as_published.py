@@ -186,13 +186,12 @@ def test_every_field_of_a_published_recipe_changes_what_a_run_does(folder, name)
 
 def test_a_published_row_has_the_published_optimiser_and_its_recipe_behind_it_the_old_behaviour():
     for name in ("teacher", "student"):
-        row = RECIPES / "atst_frame" / f"{name}.yaml"
-        new, old = load([row]), load([row, ALL])
+        new, old = load([name]), load([name, "as_published"])
         assert new.optim.name == old.optim.name == "adam"  # which decays nothing
         assert old.optim.weight_decay == 0
         for path, value in told(ALL).items():
             section, key = path.split(".")
             assert getattr(getattr(old, section), key) == value != getattr(new, section)
-    small = load([RECIPES / "frame_mn06" / "student.yaml", SMALL_STUDENTS])
+    small = load(["student_small", "as_published_small"])
     assert (small.augment.mixup_share, small.optim.layer_decay_from) == ("whole", 0)
     assert (small.optim.layer_decay, small.optim.schedule) == (0.9, "published")

@@ -89,7 +89,7 @@ def test_a_value_outside_is_refused_by_fit_with_its_name_and_the_range(
     name, _, item = place.partition("[")
     for value in beyond(kind, limits):
         text = f"[{value}, {value}]" if item else str(value)
-        command = ["fit", str(tmp_path / "recipe.yaml"), "--print", f"--set={name}={text}"]
+        command = ["fit", str(tmp_path / "recipe.yaml"), "--print", f"--{name}={text}"]
         line = refused(capsys, stop(training.__main__.main, command))
         assert f"{place} is " in line and str(value) in line
         for limit in limits.values():
@@ -204,6 +204,30 @@ def test_help_tells_the_range_of_every_number(capsys, package, command, flag):
     assert " N <" in told[:150], told[:150]
 
 
+FIELDS = [(name, part.default_factory) for name, part in Recipe.__dataclass_fields__.items()]
+WORDS = {"INT": int, "NUMBER": float, "TEXT": str, "BOOL": bool}
+
+
+@pytest.mark.parametrize(("section", "cls"), FIELDS, ids=[name for name, _ in FIELDS])
+def test_help_of_fit_tells_type_meaning_range_and_default_of_every_field(capsys, section, cls):
+    with pytest.raises(SystemExit):
+        training.__main__.main(["fit", "--help"])
+    text = " ".join(capsys.readouterr().out.split()).partition(" model: ")[2]
+    ranges = {place: limits for place, _, limits in TRAINING}
+    for field in fields(cls):
+        name = f"{section}.{field.name}"
+        word, said = text.partition(f" --{name} ")[2].split(" --")[0].split(" ", 1)
+        value = getattr(cls(), field.name)
+        default = value if isinstance(value, str) else json.dumps(value)
+        meaning = said.partition(f"default {default})")[0].rpartition(" (")[0]
+        assert len(meaning) > 4, f"{name}: {said}"
+        assert word in {*WORDS, "CHOICE", "LIST"}, name
+        if word in WORDS and value is not None:
+            assert type(value) is WORDS[word], name
+        for limit in ranges.get(name, {}).values():
+            assert str(limit) in said and f"< {word} <" in said.replace("=", ""), said
+
+
 def test_what_print_shows_is_a_recipe_with_its_ranges(tmp_path, capsys):
     file = tmp_path / "printed.yaml"
     file.write_text("model: {start: 'a: # b'}\ndata: {train: [{audio: x}, {audio: y}]}\n")
@@ -224,7 +248,7 @@ def test_a_run_too_short_for_one_step_is_refused(tmp_path, capsys):
     settings += ["optim.epochs=1e-9", "optim.warmup_steps=0", "run.accelerator=cpu"]
     settings += ["data.workers=0", f"run.out={tmp_path / 'run'}"]
     (tmp_path / "recipe.yaml").write_text("")
-    words = [word for setting in settings for word in ("--set", setting)]
+    words = [f"--{setting}" for setting in settings]
     assert training.__main__.main(["fit", str(tmp_path / "recipe.yaml"), *words]) == 1
     assert "no step would be made; give optim.epochs" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "run" / "model.pt").exists()

@@ -1,36 +1,29 @@
 """Recipes: what they say about the published rows, and what is refused in them."""
 
 import ast
+import csv
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 from conftest import GOLDEN
 
 import training
+from hear_ptsed.options import list_given
 from hear_ptsed.registry import MODELS
-from training.recipe import Recipe, Source, as_dict, from_dict, load
+from training.__main__ import build_parser, main
+from training.recipe import Recipe, Source, as_dict, from_dict, list_kinds, load
 
 CODE = Path(training.__file__).parent
 RECIPES = CODE / "recipes"
-FILES = sorted(RECIPES.rglob("*.yaml"))
+FILES = sorted(RECIPES.glob("*.yaml"))
 ROWS = json.loads((GOLDEN / "published_rows.json").read_text())
 SECTIONS = {one.name: one.default_factory for one in dataclasses.fields(Recipe)}
 
 NAMES = {"ATST-F": "atst_frame", "BEATs": "beats", "fPaSST": "fpasst", "M2D": "m2d", "ASiT": "asit"}
 SEQUENCES = {"RNN": "bigru", "TF": "transformer", "ATT": "attention", "MAMBA": "mamba"}
-SETTINGS = {
-    ("students", "full"): "student",
-    ("students", "no_kd"): "without_kd",
-    ("students", "no_rnn_in_teachers"): "without_rnn",
-    ("students", "no_step2"): "without_step2",
-    ("teachers", "full"): "teacher",
-    ("teachers", "no_rnn"): "without_kd",  # one run, printed in both tables
-    ("teachers", "no_step2"): "teacher_without_step2",
-    ("low_complexity", "full"): "student",
-    ("sequence_models", "none"): "without_kd",  # and in the third
-}
 MIXING = {"wavmix_p": 0.5, "mixup_p": 0.3, "frame_shift": 0.125}
 ALL_ON = {"mixstyle_p": 0.3, "filter_p": 0.8, "warp_p": 0.8, "time_mask": 0.0}
 AUGMENT = {
@@ -39,13 +32,23 @@ AUGMENT = {
 }
 
 
-def recipe_of(row: dict) -> Path:
-    name = NAMES.get(row["model"], row["model"])
-    setting = SETTINGS.get((row["table"], row["setting"]))
-    if setting:
-        return RECIPES / name / f"{setting}.yaml"
-    kind, layers, dim = row["setting"].replace(" dim=", ":").split(":")
-    return RECIPES / "sequence_models" / f"{SEQUENCES[kind]}{layers}_{dim}.yaml"
+with (CODE / "published.csv").open(encoding="utf-8") as file:
+    PUBLISHED = list(csv.DictReader(file))
+
+
+def row_of(row: dict) -> tuple[str, str, str]:
+    return row["table"], row["model"], row["setting"]
+
+
+COMMANDS = {row_of(row): row["command"] for row in PUBLISHED}
+
+
+def recipe_of(command: str) -> Recipe:
+    """What a command of published.csv would train."""
+    words = shlex.split(command)
+    assert words[:4] == ["python", "-m", "training", "fit"]
+    args = build_parser().parse_args(words[3:])
+    return load(args.recipe, list_given(args))
 
 
 def sequence_of(row: dict) -> tuple[str | None, int, int]:
@@ -59,35 +62,40 @@ def sequence_of(row: dict) -> tuple[str | None, int, int]:
     return SEQUENCES[kind], int(dim), int(layers)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(RECIPES)))
-def test_every_recipe_loads_and_names_a_model_and_a_start_that_exist(path):
-    recipe = load([path])
+@pytest.mark.parametrize("kind", list_kinds())
+def test_every_kind_loads_alone_and_behind_it_the_published_behaviour(kind):
+    assert load([kind]) == load([RECIPES / f"{kind}.yaml"])
+    load([kind, "as_published"])
+
+
+@pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: "-".join(row_of(row)))
+def test_a_published_command_is_a_recipe_of_a_model_and_a_start_that_exist(row):
+    recipe = recipe_of(row["command"])
+    assert recipe.data.root == "DIR" and row["source"]
     assert recipe.model.name in MODELS
     if recipe.model.start in ("ssl", "weak", "strong"):
         assert recipe.model.start in MODELS[recipe.model.name].checkpoints
-    load([path, RECIPES / "as_published.yaml"])
 
 
-def test_the_published_rows_are_those_of_the_three_tables():
+def test_the_published_rows_are_those_of_the_three_tables_and_step_two():
     tables = [row["table"] for row in ROWS]
     counts = {table: tables.count(table) for table in set(tables)}
     expected = {"students": 20, "teachers": 15, "sequence_models": 41, "low_complexity": 2}
     assert counts == expected
-    used = {recipe_of(row) for row in ROWS}
-    assert len(used) == 20 + 10 + 40 + 2  # three tables share the row without sequence model
+    assert len(COMMANDS) == len(PUBLISHED) == 78 + 5
+    assert {row_of(row) for row in ROWS} == {k for k in COMMANDS if k[0] != "step_2"}
+    # three tables share the row without sequence model
+    assert len({COMMANDS[row_of(row)] for row in ROWS}) == 20 + 10 + 40 + 2
 
 
 @pytest.mark.parametrize(
     "row", ROWS, ids=lambda row: "-".join(str(row[key]) for key in ("table", "model", "setting"))
 )
-def test_a_published_row_has_its_recipe(row):
-    path = recipe_of(row)
-    text = path.read_text()
-    stated = text.splitlines()[0].split("PSDS1 ")[1].split()[0].removesuffix(".")
-    assert float(stated) == row["value"]
-    assert f"python -m training fit training/recipes/{path.relative_to(RECIPES)} --data" in text
-    recipe = load([path])
-    distilled = path.stem in ("student", "without_rnn", "without_step2")
+def test_a_published_row_has_its_command(row):
+    (published,) = (one for one in PUBLISHED if row_of(one) == row_of(row))
+    assert float(published["psds1_percent"]) == row["value"]
+    recipe = recipe_of(published["command"])
+    distilled = row["table"] in ("students", "low_complexity") and row["setting"] != "no_kd"
     kind, dim, layers = sequence_of(row)
     model = recipe.model
     assert model.name == NAMES.get(row["model"], row["model"])
@@ -113,27 +121,26 @@ def test_a_published_row_has_its_recipe(row):
 
 
 def test_students_learn_from_the_ensemble_of_their_row():
-    for name in NAMES.values():
+    for model in NAMES:
         files = [
-            load([RECIPES / name / f"{row}.yaml"]).distill.pseudo_labels
-            for row in ("student", "without_rnn", "without_step2")
+            recipe_of(COMMANDS["students", model, setting]).distill.pseudo_labels
+            for setting in ("full", "no_rnn_in_teachers", "no_step2")
         ]
         expected = ["ensemble.h5", "ensemble_without_rnn.h5", "ensemble_without_step2.h5"]
         assert [file for (file,) in files] == expected
 
 
-@pytest.mark.parametrize("name", NAMES.values())
-def test_step_two_learns_clip_labels_from_self_supervised_weights(name):
-    recipe = load([RECIPES / name / "weak.yaml"])
-    assert (recipe.model.name, recipe.model.start) == (name, "ssl")
+@pytest.mark.parametrize("model", NAMES)
+def test_step_two_learns_clip_labels_from_self_supervised_weights(model):
+    recipe = recipe_of(COMMANDS["step_2", model, "AudioSet Weak"])
+    assert (recipe.model.name, recipe.model.start) == (NAMES[model], "ssl")
     assert (recipe.data.labels, recipe.data.classes) == ("weak", "class_labels_indices.csv")
     assert recipe.model.sequence_model is None
     assert recipe.distill.weight == 0
 
 
 def test_the_old_behaviour_comes_with_one_more_recipe_and_not_without():
-    new = load([RECIPES / "atst_frame" / "teacher.yaml"])
-    old = load([RECIPES / "atst_frame" / "teacher.yaml", RECIPES / "as_published.yaml"])
+    new, old = load(["teacher"]), load(["teacher", "as_published"])
     assert (new.sampling.replacement, old.sampling.replacement) == (True, False)
     assert (new.optim.schedule, old.optim.schedule) == ("cosine", "published")
     assert (new.augment.filter_mode, old.augment.filter_mode) == ("log", "reference")
@@ -146,12 +153,10 @@ def test_the_old_behaviour_comes_with_one_more_recipe_and_not_without():
 
 
 def reads() -> set[tuple[str, str]]:
-    """(name before the dot, attribute) of all that the code outside config.py reads."""
+    """(name before the dot, attribute) of all that the code outside recipe.py reads."""
     found = set()
-    for path in CODE.glob("*.py"):
-        for node in ast.walk(
-            ast.parse(path.read_text()) if path.name != "config.py" else ast.Pass()
-        ):
+    for path in {*CODE.rglob("*.py")} - {CODE / "recipe.py"}:
+        for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 base = node.value
                 name = getattr(base, "attr", getattr(base, "id", None))
@@ -198,7 +203,7 @@ def test_later_recipes_and_settings_win_key_by_key(tmp_path):
     assert load([write(tmp_path / "empty.yaml", "# nothing\n")]) == Recipe() == load([])
 
 
-def test_settings_are_yaml():
+def test_texts_are_taken_as_they_stand_and_all_else_is_yaml():
     recipe = load(
         [],
         [
@@ -209,6 +214,9 @@ def test_settings_are_yaml():
             "run.loggers=[]",
             "model.compile=true",
             "optim.weight_decay=1",
+            "run.out=2024-01-01 # [a: b]",
+            "data.root=",
+            "data.names=null",
         ],
     )
     assert recipe.optim.lr == 1e-4
@@ -219,9 +227,12 @@ def test_settings_are_yaml():
     assert recipe.model.compile is True
     assert recipe.optim.weight_decay == 1.0
     assert isinstance(recipe.optim.weight_decay, float)
+    assert (recipe.run.out, recipe.data.root) == ("2024-01-01 # [a: b]", "")
+    assert recipe.data.names is None
+    assert load([], ["data.names=12"]).data.names == "12"
 
 
-@pytest.mark.parametrize("path", [FILES[0], FILES[-1], RECIPES / "demo/student.yaml"])
+@pytest.mark.parametrize("path", [FILES[0], FILES[-1], RECIPES / "demo_student.yaml"])
 def test_a_recipe_survives_json_and_back(path):
     recipe = load([path])
     values = json.loads(json.dumps(as_dict(recipe)))
@@ -299,10 +310,10 @@ def test_a_bad_recipe_is_refused_in_one_line(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("optim.lr", "--set 'optim.lr': expected section.key=value"),
-        ("lr=1", "--set 'lr=1': expected section.key=value"),
-        ("a.b.c=1", "--set 'a.b.c=1': expected section.key=value"),
-        ("optim.lr=[1", r"--set 'optim.lr=\[1': "),
+        ("optim.lr", "'optim.lr': expected section.field=value"),
+        ("lr=1", "'lr=1': expected section.field=value"),
+        ("a.b.c=1", "'a.b.c=1': expected section.field=value"),
+        ("optim.lr=[1", r"'optim.lr=\[1': not yaml"),
         ("optim.rate=1", "recipe has the unknown optim.rate; known: name, lr"),
         ("optimizer.lr=1", "recipe has the unknown optimizer; known: model, data"),
         ("optim.lr=fast", "optim.lr is 'fast'; it must be a valid number"),
@@ -312,6 +323,34 @@ def test_a_bad_setting_is_refused_in_one_line(setting, message):
     with pytest.raises(ValueError, match=message) as caught:
         load([], [setting])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("--optim.lrr=1", "unknown '--optim.lrr=1'; similar: --optim.lr"),
+        ("--set=optim.lr=1", "unknown '--set=optim.lr=1'"),
+        ("--optim", "unknown '--optim'"),  # no abbreviations: --optim.name is to stay so
+        ("--optim.lr", "argument --optim.lr: expected one argument"),
+    ],
+)
+def test_an_unknown_option_is_told_in_one_line_with_those_like_it(capsys, word, message):
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "teacher", word])
+    line = capsys.readouterr().err.strip()
+    assert end.value.code == 2 and len(line.splitlines()) == 1
+    assert message in line and line.endswith("--help lists the options")
+
+
+def test_the_last_of_an_option_and_its_short_form_counts():
+    for words, root in ((["--data=a", "--data.root=b"], "b"), (["--data.root=b", "--data=a"], "a")):
+        args = build_parser().parse_args(["fit", "teacher", *words])
+        assert load(args.recipe, list_given(args)).data.root == root
+
+
+def test_an_unknown_kind_is_refused_with_those_there_are():
+    with pytest.raises(FileNotFoundError, match="'pupil' is no kind of recipe; .*student, .*yaml"):
+        load(["pupil"])
 
 
 def test_missing_recipes_and_circles_are_refused(tmp_path):

@@ -222,7 +222,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_which_resumes_at_a_lower_rate(
     corpus, halfway, tmp_path, settings, message
 ):
     before = sha256(halfway / "last.ckpt")
-    options = [word for setting in ["optim.lr=10", *settings] for word in ("--set", setting)]
+    options = [f"--{setting}" for setting in ["optim.lr=10", *settings]]
     command = fit(corpus, tmp_path, "--resume", *options, before=explode)
     assert_refused(command, message, "resume with a lower optim.lr")
     assert "resumed with another optim.lr: 0.001 then, 10.0 now" in command.text
@@ -230,7 +230,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_which_resumes_at_a_lower_rate(
     state = torch.load(halfway / "last.ckpt", weights_only=True)["state_dict"]
     assert all(tensor.isfinite().all() for tensor in state.values())
     if not settings:
-        command = fit(corpus, tmp_path, "--resume", "--set", "optim.lr=1e-4")
+        command = fit(corpus, tmp_path, "--resume", "--optim.lr", "1e-4")
         assert command.code == 0, command.text
         saved = torch.load(halfway / "last.ckpt", weights_only=True)
         assert saved["global_step"] == 6
@@ -251,7 +251,7 @@ def test_a_folder_with_a_run_is_refused_without_resume_or_for_another_recipe(
         ("optim.batch=2", "optim.batch: 4 then, 2 now"),
         ("run.seed=5", "run.seed: 0 then, 5 now"),
     ):
-        command = fit(corpus, tmp_path, "--resume", "--set", setting)
+        command = fit(corpus, tmp_path, "--resume", f"--{setting}")
         assert_refused(command, "is of another run", told, "use another run.out")
     assert sha256(halfway / "last.ckpt") == before
 

@@ -128,7 +128,7 @@ def test_a_damaged_state_is_told_with_the_way_to_go_on(run, tmp_path, capsys, mo
     monkeypatch.chdir(tmp_path)
     damage(run / "last.ckpt")
     before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
-    assert main(["fit", str(run / "recipe.yaml"), "--resume", f"--set=run.out={run}"]) == 1
+    assert main(["fit", str(run / "recipe.yaml"), "--resume", f"--run.out={run}"]) == 1
     line = capsys.readouterr().err.strip()
     assert len(line.splitlines()) == 1 and DAMAGE[damage] in line
     way = (
@@ -152,7 +152,7 @@ def test_the_way_to_go_on_is_one(run, corpus, tmp_path):
 def test_without_a_whole_best_one_the_run_begins_again(run, capsys):
     for name in ("last.ckpt", "best.ckpt"):
         cut(run / name)
-    assert main(["fit", str(run / "recipe.yaml"), "--resume", f"--set=run.out={run}"]) == 1
+    assert main(["fit", str(run / "recipe.yaml"), "--resume", f"--run.out={run}"]) == 1
     line = capsys.readouterr().err.strip()
     assert line.endswith("remove it, and best.ckpt if there is one, to begin again")
 
@@ -194,7 +194,7 @@ def test_fields_that_an_older_recipe_lacks_have_their_defaults(run, corpus, tmp_
     content = torch.load(run / "last.ckpt", weights_only=True)
     del content["recipe"]["augment"]["warp_min"], content["recipe"]["evaluation"]["bootstrap"]
     torch.save(content, run / "last.ckpt")
-    command = fit(corpus, tmp_path, "--resume", "--set", "augment.warp_min=0.5")
+    command = fit(corpus, tmp_path, "--resume", "--augment.warp_min=0.5")
     assert command.code == 1
     assert "is of another run (augment.warp_min: 0.6 then, 0.5 now)" in command.last_line
     assert fit(corpus, tmp_path, "--resume").code == 0

@@ -7,25 +7,37 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hear_ptsed.errors import few, printable, run_command
-from hear_ptsed.options import Parser, add_number
-from training.recipe import Batch, Decay, Frames, Resamples, Workers
+from hear_ptsed.options import Parser, add_fields, add_number, describe_unknown, list_given
+from training.recipe import (
+    Batch,
+    Data,
+    Decay,
+    Frames,
+    Recipe,
+    Resamples,
+    Workers,
+    explain,
+    list_kinds,
+    load,
+)
 
-RECIPES = """\
-A recipe is a yaml of differences from the defaults (`--print` shows all values, and behind
-them what is allowed). Several recipes can be given; the later wins. On several GPUs:
---set run.devices=8, started plainly or by torchrun --nproc-per-node 8 -m training fit …; on
-several nodes also --set run.nodes=N, under torchrun or Slurm's srun.
+NOTES = """\
+Several recipes can be given, then options; the later wins. A recipe is a kind, or a yaml of one's
+own with differences from the defaults below. Beside the kinds, published.csv has the command of
+every published row.
+
+TEXT is taken as it stands, all else is yaml: a LIST is '[a, b]' or '[{audio: train.hdf}]'; null is
+none, where a field takes it.
+
+On several GPUs: --run.devices 8, started plainly or by torchrun --nproc-per-node 8 -m training
+fit …; on several nodes also --run.nodes N, under torchrun or Slurm's srun.
 The run's folder is run.out; its model.pt is what hear_ptsed.load and the plug-ins take."""
 
 
 def fit(args: argparse.Namespace) -> None:
-    from training import recipe as config
-
-    # Quoted, since a setting is yaml and a folder may be called 2024.
-    root = [f"data.root={json.dumps(args.data)}"] if args.data else []
-    recipe = config.load(args.recipe, [*root, *args.set])
+    recipe = load(args.recipe, list_given(args))
     if args.print:
-        print(config.explained(recipe), end="")
+        print(explain(recipe), end="")
         return
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -59,7 +71,7 @@ def evaluate(args: argparse.Namespace) -> int:
     reasons: dict[str, str] = {}
     for part in result["coverage"]:
         reasons |= part["unreadable"]
-    return _told(reasons, sum(part["used"] for part in result["coverage"]))
+    return _exit_code(reasons, sum(part["used"] for part in result["coverage"]))
 
 
 def pseudo_label(args: argparse.Namespace) -> int:
@@ -78,13 +90,11 @@ def pseudo_label(args: argparse.Namespace) -> int:
         precision=args.precision,
     )
     print(json.dumps(report, indent=1))
-    return _told(report["unreadable"], report["found"])
+    return _exit_code(report["unreadable"], report["found"])
 
 
-def _told(unreadable: Mapping[str, str], clips: int) -> int:
+def _exit_code(unreadable: Mapping[str, str], clips: int) -> int:
     """The exit code of a job that went on past unreadable clips: 1 for more than is tolerated."""
-    from training.recipe import Data
-
     if len(unreadable) <= Data().max_unreadable * clips:
         return 0
     named = [printable(f"{name} ({reason})", 300) for name, reason in unreadable.items()]
@@ -125,23 +135,38 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m training", description=__doc__)
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_fit, _add_evaluate, _add_pseudo_label, _add_pack, _add_export):
+        add(commands)
+    return parser
 
+
+def _add_fit(commands: argparse._SubParsersAction) -> None:
     sub = commands.add_parser(
         "fit",
         help="train",
-        description=RECIPES,
+        usage="%(prog)s RECIPE... [--data DIR] [--SECTION.FIELD VALUE ...] [--resume] [--print]",
+        description=NOTES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    sub.add_argument("recipe", nargs="+", type=Path, metavar="RECIPE")
-    sub.add_argument("--data", metavar="DIR", help="data.root: where relative paths start")
-    sub.add_argument("--set", action="append", default=[], metavar="section.key=value")
+    known = f"a kind ({', '.join(list_kinds())}), or the path of a yaml file"
+    sub.add_argument("recipe", nargs="+", metavar="RECIPE", help=known)
+    sub.add_argument(
+        "--data",
+        dest="data.root",
+        default=argparse.SUPPRESS,
+        metavar="DIR",
+        help="short for --data.root",
+    )
     sub.add_argument("--resume", action="store_true", help="go on from run.out/last.ckpt, if any")
     sub.add_argument("--print", action="store_true", help="print the complete recipe, no training")
-    sub.set_defaults(run=fit)
+    sub.set_defaults(run=fit, fields=add_fields(sub, Recipe))
 
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     sub = commands.add_parser("evaluate", help="PSDS1, segment pAUROC and mAP of a checkpoint")
     sub.add_argument("checkpoint", type=Path)
-    _audio(sub)
+    _add_audio(sub)
     sub.add_argument("--model", help="for released files: its name, if it cannot be told")
     sub.add_argument("--weak", action="store_true", help="score the weak head, applied per frame")
     sub.add_argument(
@@ -160,10 +185,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_number(sub.add_argument, "--bootstrap", Resamples, 0, "resamples for 95 % intervals")
     add_number(sub.add_argument, "--workers", Workers, 2, "loader processes")
-    _device(sub, batch=32)
+    _add_device(sub, batch=32)
     sub.add_argument("--out", type=Path, metavar="FILE", help="write all of the result as JSON")
     sub.set_defaults(run=evaluate)
 
+
+def _add_pseudo_label(commands: argparse._SubParsersAction) -> None:
     sub = commands.add_parser(
         "pseudo-label",
         help="ensemble pseudo labels: the mean of the checkpoints' logits, as an HDF5 file",
@@ -171,29 +198,31 @@ def build_parser() -> argparse.ArgumentParser:
         "the same command goes on.",
     )
     sub.add_argument("checkpoint", type=Path, nargs="+")
-    _audio(sub)
+    _add_audio(sub)
     sub.add_argument("--out", type=Path, required=True, metavar="FILE")
     sub.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
-    _device(sub, batch=32)
+    _add_device(sub, batch=32)
     sub.set_defaults(run=pseudo_label)
 
+
+def _add_pack(commands: argparse._SubParsersAction) -> None:
     sub = commands.add_parser("pack", help="16 kHz shards that load at no cost")
-    _audio(sub)
+    _add_audio(sub)
     sub.add_argument("--out", type=Path, required=True, metavar="DIR")
     sub.add_argument("--all", action="store_true", help="also clips without events")
     add_number(sub.add_argument, "--workers", Workers, 2, "processes")
     add_number(sub.add_argument, "--max-unreadable", Decay, 0.01, "share of the clips")
     sub.set_defaults(run=pack)
 
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
     sub = commands.add_parser("export", help="weights of a run's .ckpt as .pt or .safetensors")
     sub.add_argument("checkpoint", type=Path)
     sub.add_argument("out", type=Path)
     sub.set_defaults(run=export)
 
-    return parser
 
-
-def _audio(sub: argparse.ArgumentParser) -> None:
+def _add_audio(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--audio", nargs="+", required=True, help="HDF5 files, HF directories, folders, shards"
     )
@@ -201,7 +230,7 @@ def _audio(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--names", metavar="FILE", help="AudioSet ids and names beyond the 447")
 
 
-def _device(sub: argparse.ArgumentParser, batch: int) -> None:
+def _add_device(sub: argparse.ArgumentParser, batch: int) -> None:
     sub.add_argument("--device", help="cpu, cuda …; default: a GPU if there is one")
     add_number(sub.add_argument, "--batch", Batch, batch, "windows of 10 s")
 
@@ -211,7 +240,10 @@ def main(argv: list[str] | None = None) -> int:
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("training").setLevel(logging.INFO)
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest:
+        parser.error(describe_unknown(rest[0], getattr(args, "fields", ())))
     again = "the same command goes on" + " with --resume" * (args.command == "fit")
     return run_command(f"training {args.command}", lambda: args.run(args), args.debug, again)
 

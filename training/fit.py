@@ -209,7 +209,7 @@ def open_data(
     if not recipe.data.train:
         raise ValueError(
             "the recipe names no data to train on; give data.train, such as "
-            "--set 'data.train=[{audio: train.hdf, events: train.tsv}]'"
+            "--data.train '[{audio: train.hdf, events: train.tsv}]'"
         )
     opened = Opened.of(recipe.data.train, recipe, unknown="error")
     classes = class_names(recipe, opened.events)

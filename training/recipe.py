@@ -1,19 +1,31 @@
 """Recipes: yaml files of differences from the defaults below, read strictly.
 
-Several recipes can be given, the later wins; a recipe can itself begin with `extends: other.yaml`.
+The files in `recipes/` are the kinds of runs, such as `student`. Several recipes can be given, the
+later wins; a recipe can itself begin with `extends: other.yaml`.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field
+from pydantic_core import to_jsonable_python
 
 from hear_ptsed.errors import shown
-from hear_ptsed.schema import Number, admitted, check, read_yaml, read_yaml_file, settings
+from hear_ptsed.schema import (
+    Number,
+    admitted,
+    check,
+    find_type,
+    read_option,
+    read_yaml_file,
+    setting,
+    settings,
+)
+
+RECIPES = Path(__file__).with_name("recipes")
 
 # Ranges of numbers: checks, messages, `--print` and the commands' options come from these lines.
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
@@ -33,84 +45,93 @@ Probability = Annotated[Number, Field(gt=0, lt=1)]
 class Model:
     """The network and where its weights start."""
 
-    name: str = "atst_frame"  # see `hear-ptsed list`
-    start: str = "weak"  # none (random), ssl, weak, strong (released files), or a checkpoint's path
-    sequence_model: Literal["bigru", "bilstm", "attention", "transformer", "mamba"] | None = None
-    # of the sequence model: units per direction, or width
-    dim: Annotated[int, Field(ge=1, le=8192)] = 2048
-    layers: Annotated[int, Field(ge=1, le=32)] = 2  # of the sequence model
-    head: Literal["linear", "attention"] = "linear"
-    head_prior: Probability | None = None  # probability that new heads begin with; null: about 0.5
-    compile: bool = False  # torch.compile the backbone
-    # of batch-norm statistics; null: the model's own (frame_mn 0.01, for thousands of steps)
-    batch_norm_momentum: Share | None = None
-    # of atst_frame: 80 dB below the loudest part of a clip, or of the whole batch, as published
-    decibel_floor: Literal["clip", "batch"] = "clip"
+    name: str = setting("atst_frame", "a model of `hear-ptsed list`")
+    start: str = setting(
+        "weak", "none (random), ssl, weak, strong (released files), or the path of a checkpoint"
+    )
+    sequence_model: Literal["bigru", "bilstm", "attention", "transformer", "mamba"] | None = (
+        setting(None, "between backbone and head")
+    )
+    dim: int = setting(2048, "of the sequence model: units per direction, or width", ge=1, le=8192)
+    layers: int = setting(2, "of the sequence model", ge=1, le=32)
+    head: Literal["linear", "attention"] = setting("linear", "what makes scores of classes")
+    head_prior: Probability | None = setting(None, "that new heads begin with; null: about 0.5")
+    compile: bool = setting(False, "torch.compile the backbone")
+    batch_norm_momentum: Share | None = setting(
+        None, "of its statistics; null: the model's own (frame_mn 0.01, for thousands of steps)"
+    )
+    decibel_floor: Literal["clip", "batch"] = setting(
+        "clip", "of atst_frame: 80 dB below the loudest part of it; batch: as published"
+    )
 
 
 @settings
 class Source:
     """Clips and their annotation."""
 
-    audio: str  # HDF5 file, Hugging Face directory, folder of audio files, or of packed shards
-    events: str | None = None  # annotation file; None: what the audio source itself carries
-    classes: str | None = None  # file of the classes annotated here; None: all of them
+    audio: str = setting(..., "HDF5 file, Hugging Face directory, folder of audio files or shards")
+    events: str | None = setting(None, "annotation file; null: what the audio itself carries")
+    classes: str | None = setting(None, "file of the classes annotated here; null: all of them")
 
 
 @settings
 class Data:
     """What is learned from, and what is scored; paths are relative to `root`."""
 
-    root: str = "."
-    train: tuple[Source, ...] = ()
-    eval: tuple[Source, ...] = ()
-    labels: Literal["strong", "weak"] = "strong"  # events per frame, or classes per clip
-    # audioset_strong (447), events (those of the training events), or a file: one name per line, or
-    # a CSV with a column display_name (AudioSet's class_labels_indices.csv)
-    classes: str = "audioset_strong"
-    names: str | None = None  # file of AudioSet ids and names, for annotation beyond the 447
-    max_unreadable: Decay = 0.01  # share of the clips that may be undecodable before a run stops
-    workers: Workers = 8  # loader processes per device
-    label_times: Literal["exact", "float32"] = "exact"  # float32: as published, rounded to it
-    # events of no length in an annotation file; keep: as published, one frame if off the grid
-    zero_length: Literal["drop", "keep"] = "drop"
-    channels: Literal["mean", "first"] = "mean"  # what is heard of several; first: as published
+    root: str = setting(".", "folder where relative paths start")
+    train: tuple[Source, ...] = setting((), "what is learned from")
+    eval: tuple[Source, ...] = setting((), "what is scored; none: nothing")
+    labels: Literal["strong", "weak"] = setting("strong", "events per frame, or classes per clip")
+    classes: str = setting(
+        "audioset_strong",
+        "audioset_strong (447), events (those of the training events), or a file: a name per "
+        "line, or a CSV with a column display_name (AudioSet's class_labels_indices.csv)",
+    )
+    names: str | None = setting(None, "file of AudioSet ids and names, for annotation beyond 447")
+    max_unreadable: Decay = setting(0.01, "share of undecodable clips above which a run stops")
+    workers: Workers = setting(8, "loader processes per device")
+    label_times: Literal["exact", "float32"] = setting("exact", "of events; float32: as published")
+    zero_length: Literal["drop", "keep"] = setting(
+        "drop", "events without length in a file; keep: as published, one frame if off the grid"
+    )
+    channels: Literal["mean", "first"] = setting("mean", "heard of several; first: as published")
 
 
 @settings
 class Sampling:
     """Which clips make an epoch."""
 
-    balanced: bool = True  # clips of rare classes more often
-    replacement: bool = True  # False: as published, which hardly balances (spec: clip order only)
-    epoch_clips: Count = 100_000  # clips of an epoch; never more than there are
-    # frames added to each class's count, so the rarest do not dominate
-    offset: Annotated[Number, Field(ge=0, le=1_000_000_000)] = 30.0
+    balanced: bool = setting(True, "clips of rare classes more often")
+    replacement: bool = setting(True, "false: as published, hardly balanced: a clip order only")
+    epoch_clips: Count = setting(100_000, "clips of an epoch; never more than there are")
+    offset: Number = setting(30.0, "frames added to each class's count", ge=0, le=10**9)
 
 
 @settings
 class Augment:
     """Augmentations in the order of their use; a probability or range of 0 switches one off."""
 
-    wavmix_p: Share = 0.8  # per clip
-    wavmix_partner: Literal["dataset", "batch"] = "dataset"  # batch: no second clip is read
-    wavmix_mean: Literal["all", "mixed"] = "all"  # whose mean is removed; mixed: as published
-    frame_shift: Share = 0.125  # standard deviation of the circular shift, share of the clip
-    mixup_p: Share = 0.3  # per batch, as all that follow
-    mixup_alpha: Alpha = 0.2
-    # of the clip itself: folded to at least a half, or whole, as EfficientSED's published students
-    mixup_share: Literal["folded", "whole"] = "folded"
-    mixstyle_p: Share = 0.3
-    mixstyle_alpha: Alpha = 0.4
-    time_mask: Share = 0.0  # largest masked share of the clip
-    time_mask_pseudo: bool = True  # mask pseudo labels too; False: as published
-    time_mask_end: bool = True  # it may reach the clip's end; False: as published, one frame less
-    filter_p: Share = 0.8
-    filter_db: Annotated[Number, Field(ge=0, le=40)] = 6.0
-    filter_mode: Literal["log", "reference"] = "log"  # a gain in dB, or the published scaling
-    warp_p: Share = 0.8
-    # smallest share of the mel bands that is stretched to all
-    warp_min: Annotated[Number, Field(ge=0.05, le=1)] = 0.6
+    wavmix_p: Share = setting(0.8, "probability per clip to be mixed with another")
+    wavmix_partner: Literal["dataset", "batch"] = setting(
+        "dataset", "batch: no second clip is read"
+    )
+    wavmix_mean: Literal["all", "mixed"] = setting("all", "lose their mean; mixed: as published")
+    frame_shift: Share = setting(0.125, "standard deviation of the circular shift, share of a clip")
+    mixup_p: Share = setting(0.3, "probability per batch, as all that follow")
+    mixup_alpha: Alpha = setting(0.2, "of Beta(alpha, alpha)")
+    mixup_share: Literal["folded", "whole"] = setting(
+        "folded", "of a clip itself: at least a half; whole: 0 to 1, as EfficientSED's students"
+    )
+    mixstyle_p: Share = setting(0.3, "probability per batch")
+    mixstyle_alpha: Alpha = setting(0.4, "of Beta(alpha, alpha)")
+    time_mask: Share = setting(0.0, "largest masked share of the clip: 0, or 0.052 to 1")
+    time_mask_pseudo: bool = setting(True, "mask pseudo labels too; false: as published")
+    time_mask_end: bool = setting(True, "up to the clip's end; false: as published, a frame less")
+    filter_p: Share = setting(0.8, "probability per batch")
+    filter_db: Number = setting(6.0, "largest gain or loss, in dB", ge=0, le=40)
+    filter_mode: Literal["log", "reference"] = setting("log", "a gain in dB, or as published")
+    warp_p: Share = setting(0.8, "probability per batch")
+    warp_min: Number = setting(0.6, "smallest share of mel bands stretched to all", ge=0.05, le=1)
 
     def __post_init__(self):
         if 0 < self.time_mask < 0.052:
@@ -124,9 +145,9 @@ class Augment:
 class Distill:
     """Soft targets, from files of pseudo labels or from teachers on the same device."""
 
-    weight: Share = 0.0  # share of the soft target in the blended one
-    pseudo_labels: tuple[str, ...] = ()  # relative to data.root; clips without use hard labels
-    teachers: tuple[str, ...] = ()  # checkpoints that hear every batch
+    weight: Share = setting(0.0, "share of the soft target in the blended one")
+    pseudo_labels: tuple[str, ...] = setting((), "files in data.root; other clips use hard labels")
+    teachers: tuple[str, ...] = setting((), "checkpoints that hear every batch")
 
     def __post_init__(self):
         if (self.weight > 0) != bool(self.pseudo_labels or self.teachers):
@@ -142,31 +163,33 @@ class Distill:
 class Optim:
     """The optimiser, its schedule, and how long it runs."""
 
-    name: Literal["adam", "adamw", "sgd"] = "adamw"
-    lr: Rate = 7e-5
-    lr_end: Annotated[Number, Field(ge=0, le=10)] = 2e-7  # of the linear schedule
-    weight_decay: Annotated[Number, Field(ge=0, le=10)] = 0.0  # of matrices
-    # of biases and norms under adamw; published: 0.01, downstream 0.001
-    vector_decay: Annotated[Number, Field(ge=0, le=10)] = 0.0
-    betas: tuple[Decay, Decay] = (0.9, 0.999)
-    momentum: Decay = 0.9  # of sgd
-    # published: cosine behind 20,000 steps of warm-up (downstream 4,000), however short the run, as
-    # the public code; its exp has none: warmup_steps 0
-    schedule: Literal["cosine", "linear", "exp", "constant", "ramp", "published"] = "cosine"
-    gamma: Annotated[Number, Field(gt=0, le=1)] = 0.999996  # per step, of the exp schedule
-    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000_000)] = 5000  # optimiser steps
-    # the learning rate's factor per block, from the top
-    layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
-    layer_decay_from: Literal[0, 1] = 1  # its power for the top block; 0: EfficientSED's students
-    # of the gradient; 0: no clipping
-    clip_norm: Annotated[Number, Field(ge=0, le=1_000_000_000)] = 0.0
-    epochs: Annotated[Number, Field(ge=1e-9, le=1_000_000)] = 30.0  # of sampling.epoch_clips clips
-    batch: Batch = 256  # clips per optimiser step, over all devices
-    accumulate: Batch = 1  # parts of a batch that go through the network one after another
-    # epochs end with a smaller batch of what is left, as published; false: they are one stream
-    part_batches: bool = False
-    ema: Decay = 0.0  # decay of the averaged weights that are scored and exported; 0: no averaging
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: bf16 on a GPU
+    name: Literal["adam", "adamw", "sgd"] = setting("adamw", "the optimiser")
+    lr: Rate = setting(7e-5, "learning rate, the highest of its schedule")
+    lr_end: Number = setting(2e-7, "of the linear schedule", ge=0, le=10)
+    weight_decay: Number = setting(0.0, "of matrices", ge=0, le=10)
+    vector_decay: Number = setting(
+        0.0, "of biases, norms under adamw; published 0.01, downstream 0.001", ge=0, le=10
+    )
+    betas: tuple[Decay, Decay] = setting((0.9, 0.999), "of adam and adamw")
+    momentum: Decay = setting(0.9, "of sgd")
+    schedule: Literal["cosine", "linear", "exp", "constant", "ramp", "published"] = setting(
+        "cosine",
+        "of the learning rate; published: cosine behind 20,000 steps of warm-up (downstream "
+        "4,000), however short the run, as the public code; its exp has none: warmup_steps 0",
+    )
+    gamma: Number = setting(0.999996, "factor per step, of the exp schedule", gt=0, le=1)
+    warmup_steps: int = setting(5000, "optimiser steps", ge=0, le=10**9)
+    layer_decay: Number = setting(1.0, "rate's factor per block, from the top", gt=0, le=1)
+    layer_decay_from: Literal[0, 1] = setting(1, "its power at the top; 0: EfficientSED's students")
+    clip_norm: Number = setting(0.0, "largest norm of gradients; 0: no clipping", ge=0, le=10**9)
+    epochs: Number = setting(30.0, "of sampling.epoch_clips clips", ge=1e-9, le=1_000_000)
+    batch: Batch = setting(256, "clips of 10 s per optimiser step, over all devices")
+    accumulate: Batch = setting(1, "parts of a batch that pass the network one after another")
+    part_batches: bool = setting(False, "an epoch ends with a smaller batch, as published")
+    ema: Decay = setting(0.0, "decay of averaged weights, scored and exported; 0: no averaging")
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = setting(
+        "auto", "auto: bf16-mixed on a GPU"
+    )
 
     def __post_init__(self):
         if self.batch % self.accumulate:
@@ -179,29 +202,31 @@ class Optim:
 class Evaluation:
     """Scoring of the evaluation clips."""
 
-    every_epochs: Annotated[Number, Field(gt=0, le=1_000_000)] = 5.0  # and after the last step
-    batch: Batch = 64  # clips per device
-    median: Frames = 9  # frames of 40 ms
-    bootstrap: Resamples = 0  # resamples for 95 % intervals of the scores after the last step
-    # of clips over 10 s, for PSDS1 and pAUROC: what is heard, or whole, as published
-    durations: Literal["heard", "whole"] = "heard"
-    loss_mean: Literal["clips", "batches"] = "clips"  # over these; batches: as published
+    every_epochs: Number = setting(5.0, "epochs; also after the last step", gt=0, le=1_000_000)
+    batch: Batch = setting(64, "clips per device")
+    median: Frames = setting(9, "median filter of the scores, in frames of 40 ms")
+    bootstrap: Resamples = setting(0, "resamples for 95 % intervals after the last step")
+    durations: Literal["heard", "whole"] = setting(
+        "heard", "of clips over 10 s, for PSDS1 and pAUROC; whole: as published"
+    )
+    loss_mean: Literal["clips", "batches"] = setting("clips", "over these; batches: as published")
 
 
 @settings
 class Run:
     """Where and on what a run happens; none of it changes what is learned, but the seed."""
 
-    out: str = "runs"  # folder of this run
-    seed: Seed = 0
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: Annotated[int, Field(ge=1, le=64)] = 1  # per node
-    nodes: Annotated[int, Field(ge=1, le=10_000)] = 1
-    loggers: tuple[Literal["tensorboard", "csv", "wandb"], ...] = ("tensorboard", "csv")
-    log_every_steps: Count = 50
-    # optimiser steps between checkpoints, beside those of evaluations
-    save_every_steps: Count = 500
-    progress: bool = True
+    out: str = setting("runs", "folder of this run")
+    seed: Seed = setting(0, "of all that is drawn")
+    accelerator: Literal["auto", "cpu", "gpu"] = setting("auto", "auto: a GPU if there is one")
+    devices: int = setting(1, "per node", ge=1, le=64)
+    nodes: int = setting(1, "machines", ge=1, le=10_000)
+    loggers: tuple[Literal["tensorboard", "csv", "wandb"], ...] = setting(
+        ("tensorboard", "csv"), "of losses, scores"
+    )
+    log_every_steps: Count = setting(50, "optimiser steps between losses that are logged")
+    save_every_steps: Count = setting(500, "optimiser steps; evaluations make checkpoints, too")
+    progress: bool = setting(True, "show a progress bar")
 
 
 @settings
@@ -222,45 +247,50 @@ class Recipe:
         return Path(self.data.root).expanduser() / Path(relative).expanduser()
 
 
-def load(recipes: Sequence[Path | str], settings: Sequence[str] = ()) -> Recipe:
-    """Recipes in order, then settings such as "optim.lr=1e-4"; later values win.
+def list_kinds() -> list[str]:
+    """Names of the recipes that come with this package."""
+    return sorted(file.stem for file in RECIPES.glob("*.yaml"))
 
-    Settings are yaml: `model.sequence_model=null`, `data.eval=[{audio: eval.hdf}]`.
+
+def load(recipes: Sequence[Path | str], options: Sequence[str] = ()) -> Recipe:
+    """Recipes in order, then options such as "optim.lr=1e-4"; later values win.
+
+    Args:
+        recipes: kinds, such as "student", or paths of yaml files.
+        options: values are yaml, "model.sequence_model=null", "data.eval=[{audio: eval.hdf}]";
+            where a field is a text, all that follows "=" is its value.
     """
-    merged: dict[str, Any] = {}
-    for path in recipes:
-        _merge(merged, _read(Path(path)))
-    return check(Recipe, overridden(merged, settings), "recipe")
+    values: dict[str, Any] = {}
+    for recipe in recipes:
+        values = _merge(values, _read(_find_file(recipe)))
+    return check(Recipe, override(Recipe, values, options), "recipe")
 
 
-def overridden(values: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """Sections of values with settings such as "optim.lr=1e-4" in them."""
-    merged: dict[str, Any] = {}
-    _merge(merged, values)
-    for setting in settings:
-        name, separator, text = setting.partition("=")
-        where = f"--set {shown(setting)}"
+def override(kind: Any, values: dict[str, Any], options: Sequence[str]) -> dict[str, Any]:
+    """Sections of a recipe of some kind with options such as "optim.lr=1e-4" in them."""
+    for option in options:
+        name, separator, text = option.partition("=")
         if not separator or name.count(".") != 1:
-            raise ValueError(f"{where}: expected section.key=value")
-        section, key = name.split(".")
-        _merge(merged, {section: {key: read_yaml(text, where)}})
-    return merged
+            raise ValueError(f"{shown(option)}: expected section.field=value")
+        section, field_name = name.split(".")
+        value = read_option(find_type(kind, (section, field_name)), text, shown(option))
+        values = _merge(values, {section: {field_name: value}})
+    return values
 
 
 def as_dict(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Every value of a recipe, in plain types."""
-    return _plain(dataclasses.asdict(recipe))
+    return to_jsonable_python(recipe)
 
 
-def explained(recipe: Recipe) -> str:
+def explain(recipe: Recipe) -> str:
     """A recipe as yaml, with the allowed values behind each that has limits."""
     text = []
     for section, values in as_dict(recipe).items():
-        kinds = get_type_hints(type(getattr(recipe, section)), include_extras=True)
         text.append(f"{section}:")
         for key, value in values.items():
             first, *more = yaml.safe_dump({key: value}, width=1_000_000).splitlines()
-            limits = admitted(kinds[key], key)
+            limits = admitted(find_type(Recipe, (section, key)), key)
             text += [f"  {first}" + (f"  # {limits}" if limits else ""), *(f"  {m}" for m in more)]
     return "\n".join([*text, ""])
 
@@ -270,10 +300,18 @@ def from_dict(values: Any, where: str = "recipe") -> Recipe:
     return check(Recipe, values, where)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+def _find_file(recipe: Path | str) -> Path:
+    """The file of a kind, or the path itself."""
+    path = Path(recipe)
+    if path.suffix or len(path.parts) > 1:
+        return path
+    kinds = list_kinds()
+    if str(recipe) not in kinds:
+        raise FileNotFoundError(
+            f"{shown(str(recipe))} is no kind of recipe; give one of {', '.join(kinds)}, or the "
+            "path of a .yaml file"
+        )
+    return RECIPES / f"{recipe}.yaml"
 
 
 def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -289,14 +327,13 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
         return values
     if not isinstance(base, str):
         raise ValueError(f"{path}: extends is {shown(base)}; expected the path of a recipe")
-    merged = _read(path.parent / base, (*below, path.resolve()))
-    _merge(merged, values)
-    return merged
+    return _merge(_read(path.parent / base, (*below, path.resolve())), values)
 
 
-def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
-    for section, fields in values.items():
-        if isinstance(fields, dict) and isinstance(into.get(section), dict):
-            into[section] = into[section] | fields
-        else:
-            into[section] = fields
+def _merge(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """The fields of both; those of `more` win."""
+    both = dict(values)
+    for section, fields in more.items():
+        dicts = isinstance(fields, dict) and isinstance(both.get(section), dict)
+        both[section] = both[section] | fields if dicts else fields
+    return both
