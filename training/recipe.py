@@ -76,6 +76,10 @@ class Data:
     zero_length: Literal["drop", "keep"] = "drop"
     channels: Literal["mean", "first"] = "mean"  # what is heard of several; first: as published
 
+    def path(self, relative: str) -> Path:
+        """A path of the recipe, seen from `root`."""
+        return Path(self.root).expanduser() / Path(relative).expanduser()
+
 
 @settings
 class Sampling:
@@ -216,10 +220,6 @@ class Recipe:
     optim: Optim = field(default_factory=Optim)
     evaluation: Evaluation = field(default_factory=Evaluation)
     run: Run = field(default_factory=Run)
-
-    def path(self, relative: str) -> Path:
-        """A path of the recipe, seen from data.root."""
-        return Path(self.data.root).expanduser() / Path(relative).expanduser()
 
 
 def load(recipes: Sequence[Path | str], settings: Sequence[str] = ()) -> Recipe:
