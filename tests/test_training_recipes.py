@@ -231,8 +231,8 @@ def test_a_recipe_survives_json_and_back(path):
 
 def test_paths_are_seen_from_the_root(tmp_path):
     recipe = load([], [f"data.root={tmp_path}"])
-    assert recipe.path("a/b.h5") == tmp_path / "a/b.h5"
-    assert recipe.path("/c.h5") == Path("/c.h5")
+    assert recipe.data.path("a/b.h5") == tmp_path / "a/b.h5"
+    assert recipe.data.path("/c.h5") == Path("/c.h5")
 
 
 # What is refused, in one line that names the key and what is allowed
