@@ -120,13 +120,13 @@ def steps(recipe: Recipe) -> list[torch.Tensor]:
 
 def precision(recipe: Recipe) -> str:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    return make_trainer(recipe, module_of(recipe), Keep(Path(recipe.run.out), 1, {})).precision
+    return make_trainer(recipe, module_of(recipe), Keep(Path(recipe.run.out), 1, {}, [])).precision
 
 
 def scores(recipe: Recipe) -> list[torch.Tensor]:
     """Of the untrained network."""
     module = module_of(recipe)
-    trainer = make_trainer(recipe, module, Keep(Path(recipe.run.out), 1, {}))
+    trainer = make_trainer(recipe, module, Keep(Path(recipe.run.out), 1, {}, []))
     trainer.validate(module, verbose=False)
     return [torch.tensor([module.result["pauroc"], module.result["loss"]])]
 

@@ -82,6 +82,12 @@ def test_inside_the_library_nothing_imports_upwards():
                 assert same or floor[below[1]] < floor[parts[0]], f"{path.name} imports {name}"
 
 
+def test_only_the_run_itself_knows_a_whole_recipe():
+    knows = {"__main__.py", "fit.py", "states.py", "recipe.py"}
+    for path in sources("training"):
+        assert path.name in knows or "training.recipe.Recipe" not in imports(path), path
+
+
 def test_files_stay_readable_in_one_sitting():
     for package in PACKAGES:
         for path in sources(package):

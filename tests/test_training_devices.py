@@ -61,7 +61,7 @@ def train_small(words: list[str]) -> int:
 
     module.training_step = noted
     out = Path(options.run.out)
-    trainer = make_trainer(options, module, Keep(out, 100, {}))
+    trainer = make_trainer(options, module, Keep(out, 100, {}, []))
     trainer.fit(module)
     Path(f"{notes}{trainer.global_rank}").write_text(json.dumps(heard))
     return 0

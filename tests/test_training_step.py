@@ -274,7 +274,7 @@ def run(tmp_path: Path, model: str, steps: int = 2, watch=None, **optim) -> tupl
     module = training(small(model), train, **sections)
     freeze_unused(module.model, FrameLabels())
     before = {key: value.clone() for key, value in module.model.state_dict().items()}
-    trainer = make_trainer(from_dict(sections), module, Keep(tmp_path, 10**9, {}))
+    trainer = make_trainer(from_dict(sections), module, Keep(tmp_path, 10**9, {}, []))
     trainer.callbacks += [watch] if watch else []
     trainer.fit(module)
     assert trainer.global_step == steps

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from hear_ptsed import interrupt
 from hear_ptsed.files import atomic, temporary_beside
 from training.data.batch import Batch
+from training.data.coverage import Coverage
 from training.metrics import as_json
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -22,10 +23,13 @@ class Keep(Callback):
     Args:
         every_steps: optimiser steps between checkpoints.
         facts: what a checkpoint holds beside the state, to make a model of it again.
+        coverage: the reports of all annotations, which the module fills.
     """
 
-    def __init__(self, out: Path, every_steps: int, facts: dict[str, Any]):
-        self.out, self.every_steps, self.facts = out, every_steps, facts
+    def __init__(
+        self, out: Path, every_steps: int, facts: dict[str, Any], coverage: Sequence[Coverage]
+    ):
+        self.out, self.every_steps, self.facts, self.coverage = out, every_steps, facts, coverage
         self.best = -1.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -63,7 +67,7 @@ class Keep(Callback):
         try:
             trainer.save_checkpoint(temporary)
             if trainer.is_global_zero:
-                self.write_coverage(module)
+                self.write_coverage()
                 for name in results:
                     with atomic(self.out / f"{name}.json") as file:
                         file.write_text(as_json(module.result) + "\n", encoding="utf-8")
@@ -80,9 +84,9 @@ class Keep(Callback):
         finally:
             temporary.unlink(missing_ok=True)
 
-    def write_coverage(self, module) -> None:
-        """The reports of all annotations, coverage-0.json and so on."""
-        for i, report in enumerate(module.coverage):
+    def write_coverage(self) -> None:
+        """The reports, as coverage-0.json and so on."""
+        for i, report in enumerate(self.coverage):
             report.write(self.out / f"coverage-{i}.json")
 
 

@@ -28,6 +28,7 @@ from hear_ptsed.registry import build, row
 from training import recipe as config
 from training.callbacks import BEST, LAST, Interruptible, Keep
 from training.data.batch import ClipSet
+from training.data.coverage import Coverage
 from training.data.pseudo_labels import open_pseudo_labels
 from training.data.sampling import Plan, TrainPicks
 from training.data.sources import class_names, open_sources
@@ -72,22 +73,23 @@ def _is_first_process() -> bool:
 def _fit(recipe: Recipe, out: Path, resume: bool) -> Path:
     checkpoint = _checkpoint_to_resume(out, recipe, resume)
     clips, scores = open_data(recipe)
+    coverage = [*clips.coverage, *([] if scores is None else scores.clips.coverage)]
+    _log_coverage(coverage)
     torch.set_float32_matmul_precision("high")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     model = start_model(recipe, clips.classes)
     unused = freeze_unused(model, LABELS[recipe.data.labels])
     teachers = [_teacher(recipe.data.path(path), clips.classes) for path in recipe.distill.teachers]
     module = make_module(recipe, model, clips, scores, teachers)
-    _log_coverage(module)
     log_once("not trained, the loss never reaches it: %s", ", ".join(unused) or "nothing")
     if recipe.model.compile:
         model.backbone.compile()
     facts = {"recipe": config.as_dict(recipe), "classes": clips.classes}
-    keep = Keep(out, recipe.run.save_every_steps, facts)
+    keep = Keep(out, recipe.run.save_every_steps, facts, coverage)
     trainer = make_trainer(recipe, module, keep)
     if trainer.is_global_zero:
         _write_recipe(out, recipe)
-        keep.write_coverage(module)
+        keep.write_coverage()
     try:
         with interrupt.deferred(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*(does not have many workers|LeafSpec).*")
@@ -100,7 +102,7 @@ def _fit(recipe: Recipe, out: Path, resume: bool) -> Path:
     if scores is None:
         module.refuse_bad()
         keep.save(trainer, module)
-    _log_coverage(module)
+    _log_coverage(coverage)
     if scores is not None:
         log_once("best %s: %.4f, more in %s", scores.primary, keep.best, out / "best.json")
     if trainer.is_global_zero:
@@ -261,8 +263,8 @@ def export(checkpoint: Path, path: Path) -> None:
     save_checkpoint(model, path, classes, heads)
 
 
-def _log_coverage(module: Training) -> None:
-    log_once("%s", "\n".join(report.text() for report in module.coverage))
+def _log_coverage(coverage: Sequence[Coverage]) -> None:
+    log_once("%s", "\n".join(report.text() for report in coverage))
 
 
 def _checkpoint_to_resume(out: Path, recipe: Recipe, resume: bool) -> Path | None:

@@ -83,14 +83,14 @@ def evaluate(
     return Result(
         **{name: float(values[0]) for name, values in means.items()},
         per_class={
-            name: {"psds1": float(p), "pauroc": float(u), "ap": float(a), "events": len(own.row)}
-            for name, own, (p, u, a) in zip(problem.names, problem.events, columns, strict=True)
+            name: {"psds1": float(p), "pauroc": float(u), "ap": float(a), "events": len(spans.row)}
+            for name, spans, (p, u, a) in zip(problem.names, problem.events, columns, strict=True)
         },
         ci95={name: _interval(values[1:]) for name, values in means.items()} if bootstrap else {},
         clips=len(problem.rows),
         clips_without_events=len(clips) - len(problem.rows),
         classes=len(problem.names),
-        events=sum(len(own.row) for own in problem.events),
+        events=sum(len(events.row) for events in problem.events),
         convention=_convention(bootstrap, seed, problem),
     )
 
@@ -319,7 +319,7 @@ def _score_class(problem: _Problem, k: int) -> _ClassPart:
     lowest = psds.lowest_score(top[~has_event], weights[:, ~has_event], problem.seconds / 3600)
     points = psds.change_points(x, events, lowest)
     return _ClassPart(
-        [psds.counts_of(points, own) for own in weights],
+        [psds.counts_of(points, weight) for weight in weights],
         weights[:, events.row].sum(1),
         psds.segment_pauroc(x, events, problem.durations_s, weights),
         psds.average_precision(top, has_event, weights),

@@ -14,7 +14,6 @@ from hear_ptsed.model import SEDModel
 from training import optim
 from training.augment import augment, mix_partners, per_db
 from training.data.batch import Batch, ClipSet, loader, windows
-from training.data.coverage import Coverage
 from training.data.sampling import AUGMENT, MODEL, Picks, Plan, TrainPicks, torch_seed
 from training.guards import FiniteGuard, UnreadableGuard
 from training.labels import Labels
@@ -76,11 +75,6 @@ class Training(lightning.LightningModule):
         self.missed: dict[str, str] = {}  # evaluation clips that could not be read, last time
         self.result: dict[str, Any] = {}
         self.started = (0.0, 0)  # time in s and step of this process's first step
-
-    @property
-    def coverage(self) -> list[Coverage]:
-        """The reports of all annotations, of training first."""
-        return self.clips.coverage + ([] if self.scores is None else self.scores.clips.coverage)
 
     @property
     def scored_model(self) -> SEDModel:

@@ -39,9 +39,9 @@ def frame_targets(events: Tensor, rows: int, classes: int) -> Tensor:
     steps = torch.zeros(
         rows * classes * (WINDOW_FRAMES + 1), dtype=torch.int16, device=events.device
     )
-    one = torch.ones_like(base, dtype=torch.int16)
-    steps.index_add_(0, base + first, one)
-    steps.index_add_(0, base + end, -one)
+    up = torch.ones_like(base, dtype=torch.int16)
+    steps.index_add_(0, base + first, up)
+    steps.index_add_(0, base + end, -up)
     steps = steps.view(rows, classes, WINDOW_FRAMES + 1)
     return (steps.cumsum(-1, dtype=torch.int16)[..., :-1] > 0).float()
 
