@@ -95,7 +95,7 @@ def wavmix(
     mean = audio.mean(-1, keepdim=True)
     if remove_mean == "mixed":
         mean = mean * mixed[:, None]
-    return audio - mean, targets.mixed(partner_targets, share)
+    return audio - mean, targets.mix(partner_targets, share)
 
 
 def frame_shift(
@@ -134,7 +134,7 @@ def mixup(
     partner = _permutation(spec, generator)
     share = _partner_share(spec, alpha, generator, share)
     partners = targets.map(lambda target: target[partner])
-    return blend(spec, spec[partner], share), targets.mixed(partners, share)
+    return blend(spec, spec[partner], share), targets.mix(partners, share)
 
 
 def mixstyle(spec: Tensor, generator: Generator, p: float, alpha: float = 0.4) -> Tensor:

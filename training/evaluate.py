@@ -65,7 +65,7 @@ def score(model: SEDModel, scores: Scores, options: Scoring) -> dict[str, str]:
             unreadable |= dict(batch["unreadable"])
             batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
             with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=device != "cpu"):
-                scored = scores.of_batch(model, batch)
+                scored = scores.score_batch(model, batch)
             scores.add(*scored)
             bar.update(len(batch["clip"]))
     return unreadable

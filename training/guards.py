@@ -12,10 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class FiniteGuard:
-    """Remembers the first micro step whose loss was NaN or infinite, without waiting for the GPU.
-
-    The device's own memory holds the number until somebody asks `first_bad`.
-    """
+    """Remembers the first micro step with a loss that is NaN or infinite; no wait for the GPU."""
 
     def __init__(self):
         self.first: Tensor | None = None  # on the device of the losses; -1 for none

@@ -1,6 +1,7 @@
 """What a model learns from and is scored by: labels of every frame, or of whole clips.
 
-Both classes have one contract: each method of one has its like in the other.
+Both classes have one contract; what FrameLabels says of a method holds for both, with C logits per
+clip, (B, C), instead of (B, C, 250).
 """
 
 import math
@@ -24,8 +25,8 @@ class FrameLabels:
     of_clips = False  # stored labels of whole clips do not teach it, and are not scored
     convention = {"scores": "float16 logits"}
 
-    def prepared(self, events: Events) -> Events:
-        """Of an annotation, as it is taught: overlapping events of one class are one."""
+    def prepare(self, events: Events) -> Events:
+        """An annotation as it is taught: overlapping events of one class are one."""
         return merged(events)
 
     def targets(self, batch: Batch, annotated: Tensor, pseudo_column: Tensor) -> Targets:
@@ -59,8 +60,9 @@ class FrameLabels:
 
         Those of clips are NaN without a weak head.
         """
-        output = model(audio)
-        return output.strong.float(), _or_nan(output.weak, output.strong).float()
+        strong, weak, _ = model(audio)
+        weak = torch.full_like(strong[..., 0], math.nan) if weak is None else weak
+        return strong.float(), weak.float()
 
     def clip_losses(self, strong: Tensor, _weak: Tensor, events: Tensor) -> Tensor:
         """(B,) mean cross-entropy of each clip, from `scored_logits` and the batch's events."""
@@ -70,7 +72,7 @@ class FrameLabels:
 
 
 class ClipLabels:
-    """Classes that occur in a clip, wherever, answered by the weak head."""
+    """Classes that occur in a clip, wherever, answered by the weak head; events as they stand."""
 
     head = "weak"
     of_clips = True
@@ -79,35 +81,26 @@ class ClipLabels:
         "map": "of clip logits, mean over classes that occur",
     }
 
-    def prepared(self, events: Events) -> Events:
-        """Of an annotation, as it is taught: as it stands."""
+    def prepare(self, events: Events) -> Events:
         return events
 
     def targets(self, batch: Batch, annotated: Tensor, _pseudo_column: Tensor) -> Targets:
-        """Of a batch of R rows and C classes; annotated (R, C) bool."""
         weak = clip_targets(batch["events"], *annotated.shape)
         return Targets(None, weak, None, annotated.float())
 
     def answer(self, output: Output) -> Tensor:
-        """The logits (B, C) that the loss reads."""
         return output.weak
 
     def loss(self, output: Output, targets: Targets, _soft_share: float) -> Tensor:
-        """Mean binary cross-entropy."""
         return _cross_entropy(output.weak, targets.weak, targets.known)
 
     def scored_logits(self, model: SEDModel, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """Of audio (B, 160000): logits per frame (B, C, 250) and per clip (B, C), float32.
-
-        A model of clip labels has no trained strong head: its weak head, which reads the mean
-        frame, is applied to each frame.
-        """
+        """There is no trained strong head: the weak one, for the mean frame, reads each frame."""
         output = model(audio)
         strong = model.head.weak_head(output.frames).transpose(1, 2)
-        return strong.float(), _or_nan(output.weak, strong).float()
+        return strong.float(), output.weak.float()
 
     def clip_losses(self, _strong: Tensor, weak: Tensor, events: Tensor) -> Tensor:
-        """(B,) mean cross-entropy of each clip, from `scored_logits` and the batch's events."""
         target = clip_targets(events, *weak.shape)
         return F.binary_cross_entropy_with_logits(weak, target, reduction="none").mean(1)
 
@@ -123,8 +116,3 @@ def _cross_entropy(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
     """
     weight = (known > KNOWN).float()
     return F.binary_cross_entropy_with_logits(logits.float(), target, weight=weight)
-
-
-def _or_nan(weak: Tensor | None, strong: Tensor) -> Tensor:
-    """Clip logits (B, C), NaN where a model has no head for them."""
-    return torch.full_like(strong[..., 0], math.nan) if weak is None else weak

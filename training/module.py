@@ -186,7 +186,7 @@ class Training(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, _index: int) -> None:
         self.missed |= dict(batch["unreadable"])
-        gathered = self.all_gather(self.scores.of_batch(self.scored_model, batch))
+        gathered = self.all_gather(self.scores.score_batch(self.scored_model, batch))
         if self.trainer.is_global_zero:
             if self.trainer.world_size > 1:
                 gathered = tuple(part.flatten(0, 1) for part in gathered)

@@ -74,7 +74,7 @@ class Scores:
         """The metric to choose a checkpoint by."""
         return "psds1_macro" if self.scored else "map"
 
-    def of_batch(self, model: SEDModel, batch: Batch) -> tuple[Tensor, ...]:
+    def score_batch(self, model: SEDModel, batch: Batch) -> tuple[Tensor, ...]:
         """What `add` takes, each (B, ...), computed on the model's device."""
         strong, weak = self.labels.scored_logits(model, windows(batch))
         target = clip_targets(batch["events"], *weak.shape)
@@ -98,15 +98,12 @@ class Scores:
         target: Tensor,
         loss: Tensor,
     ) -> None:
-        """Take over a batch.
+        """Take over a batch of clips `rows`, those that are `ok` (readable).
 
         Args:
-            rows: (B,) clip numbers.
-            ok: (B,) bool, whether they are readable; others are left out.
-            seconds: (B,) durations.
+            rows, ok, seconds, loss: (B,)
             strong: (B, scored classes, 250), see `filtered`.
-            weak, target: (B, C) logits of the clips, and which classes they have.
-            loss: (B,)
+            weak, target: (B, C)
         """
         ok = ok.cpu()
         rows = rows.cpu()[ok].numpy()

@@ -21,7 +21,7 @@ class Targets(NamedTuple):
         """The same change of everything that is taught."""
         return Targets(*(None if tensor is None else change(tensor) for tensor in self))
 
-    def mixed(self, partners: "Targets", share: Tensor) -> "Targets":
+    def mix(self, partners: "Targets", share: Tensor) -> "Targets":
         """(1 - share) of these targets and `share` (B,) of the partners'; both teach the same."""
         pairs = zip(self, partners, strict=True)
         return Targets(*(None if a is None else blend(a, b, share).clamp(0, 1) for a, b in pairs))

@@ -26,7 +26,7 @@ class Events:
     """Sound events of many clips as columns, sorted by clip, then label, then onset.
 
     As annotations are read, `clips` are those with an event in order of appearance, and `labels`
-    the classes that occur, sorted by code point; see `restricted` for other orders of both.
+    the classes that occur, sorted by code point; see `restrict` for other orders of both.
     """
 
     clips: list[str]  # keys, see clip_key
@@ -77,7 +77,7 @@ class Events:
         labels = [self.labels[i] for i in self.label[kept]]
         return Events.from_columns(clips, labels, self.onset_s[kept], self.offset_s[kept])
 
-    def restricted(self, rows: np.ndarray, classes: Sequence[str]) -> "Events":
+    def restrict(self, rows: np.ndarray, classes: Sequence[str]) -> "Events":
         """Clips `rows` (n,), in this order, with their events of these classes, also in order.
 
         A clip stays if none of its events does. Within a clip the events keep their order.
@@ -101,13 +101,7 @@ class Events:
 
 
 def ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Numbers first[i], first[i] + 1, ..., `counts[i]` of them, for one i after the other.
-
-    Args:
-        first, counts: (N,) integers.
-    Returns:
-        (sum of counts,) int64.
-    """
+    """first[i], first[i] + 1, ..., counts[i] numbers for each i: (N,), (N,) -> (sum of counts,)."""
     begins = np.cumsum(counts) - counts  # of each range in the answer
     return np.arange(counts.sum()) + np.repeat(first - begins, counts)
 
@@ -209,7 +203,7 @@ def joined(parts: Sequence[Events]) -> Events:
     )
 
 
-def stacked(parts: Sequence[Events]) -> Events:
+def stack(parts: Sequence[Events]) -> Events:
     """The clips of several tables one after another; all of them have the same labels."""
     counts = np.concatenate([np.diff(part.first) for part in parts])
     return Events(

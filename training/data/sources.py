@@ -16,7 +16,7 @@ from training.data.annotations import (
     merged,
     read_events,
     read_names,
-    stacked,
+    stack,
 )
 from training.data.batch import ClipSet
 from training.data.clips import Clips, open_clips
@@ -73,7 +73,7 @@ class OpenSources:
 
     def clip_set(self, classes: list[str], pseudo: PseudoLabels | None = None) -> ClipSet:
         """The clips that have events, first source first; a clip in several counts once."""
-        annotations = [self.labels.prepared(events) for events in self.annotations]
+        annotations = [self.labels.prepare(events) for events in self.annotations]
         place: dict[str, tuple[int, int]] = {}
         parts = []
         for s, source in enumerate(self.sources):
@@ -83,7 +83,7 @@ class OpenSources:
                 if key in row_of and key not in place:
                     place[key] = (s, i)
                     rows.append(row_of[key])
-            parts.append(events.restricted(np.array(rows, np.int64), classes))
+            parts.append(events.restrict(np.array(rows, np.int64), classes))
         if not place:
             raise ValueError(
                 f"none of the clips of {self.sources[0].clips.path} is in the annotation"
@@ -92,7 +92,7 @@ class OpenSources:
         return ClipSet(
             [source.clips for source in self.sources],
             np.array(list(place.values()), np.int32),
-            stacked(parts),
+            stack(parts),
             np.stack(covered),
             np.array([source.annotation for source in self.sources]),
             self.coverage(classes),
