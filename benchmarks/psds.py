@@ -1,6 +1,6 @@
 """Time and memory of PSDS1, pAUROC and mAP at the size of AudioSet Strong, beside sed_scores_eval.
 
-    python benchmarks/psds.py --jobs 2
+    python benchmarks/psds.py
 
 Prints Markdown. Scores are made up: smooth noise, raised at the events and in confused classes.
 """
@@ -166,7 +166,6 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=16996)
     parser.add_argument("--classes", type=int, default=407)
     parser.add_argument("--plain", type=int, default=300, help="clips for the comparison")
-    parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     clips = [f"Y{i:05}" for i in range(options.clips)]
@@ -178,11 +177,11 @@ def main() -> None:
 
     before, start, cpu = resident(), time.perf_counter(), sum(os.times()[:4])
     with peak() as highest:
-        result = evaluate(scores, clips, classes, events, seconds, jobs=options.jobs)
+        result = evaluate(scores, clips, classes, events, seconds)
     took, cpu = time.perf_counter() - start, sum(os.times()[:4]) - cpu
     print(
         f"\n{len(clips)} clips, {len(classes)} classes, {FRAMES} frames, {len(events)} events "
-        f"({scores.nbytes / 1e9:.1f} GB of scores), {options.jobs} jobs: {took:.1f} s "
+        f"({scores.nbytes / 1e9:.1f} GB of scores): {took:.1f} s "
         f"({cpu:.1f} s of CPU, load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores), "
         f"{1000 * took / len(clips):.2f} ms per clip; {before:.1f} GB before, at most "
         f"{highest[0]:.1f} GB.\npsds1 {result.psds1:.4f}, psds1_macro {result.psds1_macro:.4f}, "

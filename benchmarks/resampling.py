@@ -22,7 +22,8 @@ from torchaudio.functional import resample
 import hear_ptsed
 from hear_ptsed.audio import resampled, to_16k
 from training.data.clips import open_clips
-from training.evaluate import evaluate
+from training.evaluate import Scoring, evaluate
+from training.recipe import Source
 
 BEST = {"lowpass_filter_width": 64, "rolloff": 0.9475937167399596, "beta": 14.769656459379492}
 SECONDS, ROUNDS = 10, 7
@@ -122,8 +123,9 @@ def main() -> None:
                 for name, (audio, rate) in zip(source.names, clips, strict=True):
                     path = (folder / name).with_suffix(".wav")
                     soundfile.write(path, kernel(audio, rate).numpy(), 16000, subtype="PCM_16")
-            sources = [{"audio": str(folder), "events": str(args.corpus / "eval.tsv")}]
-            result = evaluate(args.checkpoint, sources, workers=0, device="cpu", progress=False)
+            source = Source(audio=str(folder), events=str(args.corpus / "eval.tsv"))
+            how = Scoring(workers=0, device="cpu", progress=False)
+            result = evaluate(args.checkpoint, [source], how)
             scores = (result[metric] for metric in ("psds1_macro", "pauroc", "map"))
             print(f"| {way} | " + " | ".join(f"{100 * score:.2f}" for score in scores) + " |")
 

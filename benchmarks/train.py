@@ -26,7 +26,9 @@ from training.data.batch import ClipSet, loader
 from training.data.clips import open_clips
 from training.data.pack import pack
 from training.data.sampling import Plan, TrainPicks
-from training.module import Training
+from training.data.sources import AnnotatedClips, OpenSources
+from training.fit import make_module
+from training.labels import FrameLabels
 from training.optim import freeze_unused
 from training.recipe import Data, Optim, Recipe
 
@@ -64,14 +66,8 @@ def shards(folder: Path) -> ClipSet:
     )
     pack([open_clips(folder / "wav")], events, folder / "shards", workers=1)
     clips = open_clips(folder / "shards")
-    found = clips.events()
-    to_class = np.array([labels.index(name) for name in found.labels], np.int32)
-    place = np.stack([np.zeros(CLIPS), [clips.keys.index(k) for k in found.clips]], 1)
-    columns = to_class[found.label], found.onset_s, found.offset_s
-    annotated = np.ones((1, len(labels)), bool)
-    return ClipSet(
-        labels, [clips], place.astype(np.int32), found.clips, found.first, *columns, annotated
-    )
+    source = AnnotatedClips(clips, annotation=0)
+    return OpenSources([clips.events()], [source], FrameLabels()).clip_set(labels)
 
 
 def train_rate(
@@ -80,8 +76,8 @@ def train_rate(
     """Clips per second, FLOP per clip, and GB of memory of training one model."""
     recipe = Recipe(optim=Optim(batch=batch, epochs=1000.0, warmup_steps=10), data=Data(workers=0))
     model = build(name).train()
-    freeze_unused(model, "strong")
-    module = Training(recipe, model, clips).to(device)
+    freeze_unused(model, FrameLabels())
+    module = make_module(recipe, model, clips).to(device)
     if compiled:
         model.backbone.compile()
     picks = TrainPicks(module.plan, None, False, 0, recipe.augment.wavmix_p)

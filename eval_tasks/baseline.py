@@ -31,8 +31,9 @@ from eval_tasks.recipe import OFF, Recipe
 from hear_ptsed.events import median_filter
 from hear_ptsed.grid import SAMPLE_RATE, WINDOW_FRAMES
 from training import optim
-from training.augment import Targets, mixup
+from training.augment import mixup
 from training.data.sampling import AUGMENT, MODEL, ORDER, Plan, TrainPicks, steps_in, torch_seed
+from training.targets import Targets
 
 CONSISTENCY = 2.0  # weight of the mean teacher's loss behind the ramp
 WEAK_SHARE, WEAK_SEED = 0.9, 42  # of the weak clips to train on; the others validate

@@ -29,10 +29,12 @@ from hear_ptsed.grid import SAMPLE_RATE, WINDOW_FRAMES, n_frames
 from hear_ptsed.model import SEDModel
 from hear_ptsed.windows import over_windows
 from training import optim
-from training.augment import Targets, augment, per_db, wavmix
+from training.augment import augment, mix_partners, per_db
 from training.data.sampling import AUGMENT, Plan, TrainPicks, generator, torch_seed
+from training.labels import ClipLabels, FrameLabels
 from training.optim import freeze_unused
 from training.recipe import Augment
+from training.targets import Targets
 
 WEAK = 100  # stream of random numbers beside those of training.data.sampling
 SURE = 0.999  # share of a frame that must be known for it to count
@@ -116,7 +118,7 @@ def network(
         for layer in net.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.momentum = fit.batch_norm_momentum
-    freeze_unused(net, "weak" if attention else "strong")
+    freeze_unused(net, ClipLabels() if attention else FrameLabels())
     return net.train()
 
 
@@ -250,21 +252,8 @@ class FineTuning:
         else:
             targets = Targets(None, labels)
         if self.options.wavmix_p:
-            size = len(partner)
-            own, others = (
-                Targets(*(None if t is None else t[chosen] for t in targets))
-                for chosen in (slice(size), partner)
-            )
-            audio, targets = wavmix(
-                audio[:size],
-                own,
-                audio[partner],
-                others,
-                partner != torch.arange(size, device=self.device),
-                draw,
-                self.options.wavmix_mean,
-                self.recipe.fit.wavmix_alpha,
-            )
+            mean, alpha = self.options.wavmix_mean, self.recipe.fit.wavmix_alpha
+            audio, targets = mix_partners(audio, targets, partner, draw, mean, alpha)
         spec = self.model.frontend(audio)
         return augment(spec, targets, self.options, draw, self.per_db)
 

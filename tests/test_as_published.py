@@ -15,8 +15,9 @@ from training_parts import random_batch, seeded
 import training
 from hear_ptsed.registry import MODELS
 from training.augment import augment
+from training.callbacks import Keep
 from training.data.sampling import Picks, TrainPicks
-from training.fit import Keep, make_trainer, open_data, start_model
+from training.fit import make_module, make_trainer, open_data, start_model
 from training.module import Training
 from training.recipe import Recipe, load
 
@@ -65,8 +66,8 @@ def recipe_of(folder: Path, *settings: str) -> Recipe:
 
 
 def module_of(recipe: Recipe) -> Training:
-    train, evaluation, events, _ = open_data(recipe)
-    return Training(recipe, start_model(recipe, train.classes), train, evaluation, events)
+    train, scores = open_data(recipe)
+    return make_module(recipe, start_model(recipe, train.classes), train, scores)
 
 
 def batch_of(recipe: Recipe) -> dict:
@@ -120,13 +121,13 @@ def steps(recipe: Recipe) -> list[torch.Tensor]:
 
 def precision(recipe: Recipe) -> str:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    return make_trainer(recipe, module_of(recipe), Keep(Path(recipe.run.out), 1, [])).precision
+    return make_trainer(recipe, module_of(recipe), Keep(Path(recipe.run.out), 1, {}, [])).precision
 
 
 def scores(recipe: Recipe) -> list[torch.Tensor]:
     """Of the untrained network."""
     module = module_of(recipe)
-    trainer = make_trainer(recipe, module, Keep(Path(recipe.run.out), 1, []))
+    trainer = make_trainer(recipe, module, Keep(Path(recipe.run.out), 1, {}, []))
     trainer.validate(module, verbose=False)
     return [torch.tensor([module.result["pauroc"], module.result["loss"]])]
 

@@ -21,6 +21,7 @@ from hear_ptsed.heads import HEADS
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import MODELS, trainable
 from training.data.sampling import MODEL, torch_seed
+from training.labels import ClipLabels, FrameLabels
 from training.optim import freeze_unused
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -56,7 +57,7 @@ def problem_of(data, net: SEDModel, recipe: Recipe) -> FineTuning:
 def net_of(name: str, head: str) -> SEDModel:
     net = network(name)
     net.head = HEADS[head](net.backbone.embed_dim, len(CLASSES))
-    freeze_unused(net, "weak" if head == "attention" else "strong")
+    freeze_unused(net, ClipLabels() if head == "attention" else FrameLabels())
     return net.train()
 
 

@@ -94,6 +94,12 @@ def test_only_the_registry_and_a_models_own_files_name_it():
         assert not texts & MODELS.keys(), path
 
 
+def test_only_the_run_itself_knows_a_whole_recipe():
+    knows = {"__main__.py", "fit.py", "states.py", "recipe.py"}
+    for path in sources("training"):
+        assert path.name in knows or "training.recipe.Recipe" not in imports(path), path
+
+
 def test_files_stay_readable_in_one_sitting():
     for package in PACKAGES:
         for path in sources(package):

@@ -15,8 +15,8 @@ from training_parts import (
 )
 
 from hear_ptsed.events import median_filter
-from training.data.batch import frames_of
-from training.evaluate import median, windows
+from training.data.batch import frames_of, windows
+from training.scores import median
 from training.targets import clip_targets, frame_targets
 
 ROWS = [  # seconds, active frames
@@ -92,7 +92,8 @@ def test_a_crop_of_a_long_clip_moves_sound_and_labels_together(tmp_path):
         starts.add(int(loud.nonzero()[0]))
     assert len(starts) > 3
     assert loud[-1]  # the last crop reaches the clip's end
-    train.pseudo = pseudo_file(tmp_path / "p.h5", random_logits(["x0"]))
+    pseudo = pseudo_file(tmp_path / "p.h5", random_logits(["x0"]))
+    train = clip_set(*train.sources, events=[("x0", "b", *ms) for ms in beeps], pseudo=pseudo)
     with_pseudo = batch_of(train, crops=[0.999])  # pseudo labels are of the first 10 s
     np.testing.assert_array_equal(with_pseudo["audio"][0].numpy(), audio[: 10 * rate])
 

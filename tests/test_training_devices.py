@@ -19,8 +19,9 @@ from hear_ptsed.heads import LinearHead  # noqa: E402
 from hear_ptsed.model import SEDModel  # noqa: E402
 from hear_ptsed.registry import MODELS  # noqa: E402
 from training import recipe as config  # noqa: E402
-from training.fit import Keep, make_trainer, open_data  # noqa: E402
-from training.module import Training
+from training.callbacks import Keep  # noqa: E402
+from training.fit import make_module, make_trainer, open_data  # noqa: E402
+from training.labels import FrameLabels  # noqa: E402
 from training.optim import freeze_unused  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -45,13 +46,13 @@ def train_small(words: list[str]) -> int:
     """Train a small transformer, which has no batch norm, and write down which clips it heard."""
     file, notes = map(Path, words)
     options = config.load([file])
-    train, evaluation, events, coverage = open_data(options)
+    train, scores = open_data(options)
     torch.manual_seed(0)
     backbone = SMALL["atst_frame"]()
     head = LinearHead(backbone.embed_dim, len(CLASSES))
     model = SEDModel(MODELS["atst_frame"].frontend(), backbone, head=head).train()
-    freeze_unused(model, "strong")
-    module = Training(options, model, train, evaluation, events)
+    freeze_unused(model, FrameLabels())
+    module = make_module(options, model, train, scores)
     heard, step = [], module.training_step
 
     def noted(batch, batch_idx):
@@ -60,7 +61,7 @@ def train_small(words: list[str]) -> int:
 
     module.training_step = noted
     out = Path(options.run.out)
-    trainer = make_trainer(options, module, Keep(out, 100, coverage))
+    trainer = make_trainer(options, module, Keep(out, 100, {}, []))
     trainer.fit(module)
     Path(f"{notes}{trainer.global_rank}").write_text(json.dumps(heard))
     return 0

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 
 from training import psds
 from training.data.annotations import Events
-from training.metrics import clip_average_precision, evaluate, paired_bootstrap
+from training.metrics import clip_average_precision, evaluate
 
 CLOSE = {"rtol": 0, "atol": 1e-9}
 
@@ -185,14 +185,6 @@ def test_clips_whose_scores_are_shuffled_in_order_score_the_same(corpus):
         np.testing.assert_allclose(list(again.values()), list(own.values()), **CLOSE)
 
 
-def test_several_jobs_give_the_same_as_one(corpus, monkeypatch):
-    scores, *rest = corpus
-    one = evaluate(scores, *rest, bootstrap=3)
-    assert evaluate(scores, *rest, bootstrap=3, jobs=2) == one
-    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)  # threads
-    assert evaluate(scores, *rest, bootstrap=3, jobs=2) == one
-
-
 def test_touching_and_overlapping_events_count_as_one(corpus):
     scores, clips, classes, *_ = corpus
     several = [1.0, 2.0, 2.5], [2.0, 3.0, 2.7]
@@ -322,17 +314,6 @@ def test_intervals_hold_the_value_and_narrow_with_more_clips(corpus):
     assert large.ci95 != evaluate(*with_events(corpus, 110, 400), bootstrap=100, seed=1).ci95
 
 
-def test_a_paired_difference_is_narrower_than_the_intervals_apart(corpus):
-    scores, *rest = with_events(corpus, 110, 300)
-    worse = scores + np.random.default_rng(0).normal(size=scores.shape)
-    difference, low, high = paired_bootstrap(scores, worse, *rest, bootstrap=50)
-    a, b = (evaluate(s, *rest, bootstrap=50) for s in (scores, worse))
-    np.testing.assert_allclose(difference, a.psds1_macro - b.psds1_macro, **CLOSE)
-    assert 0 < low < difference < high
-    assert high - low < sum(np.diff(r.ci95["psds1_macro"])[0] for r in (a, b))
-    assert paired_bootstrap(scores, scores, *rest, bootstrap=5) == (0, 0, 0)
-
-
 def test_a_result_says_how_it_came_about_and_goes_into_json(corpus):
     scores, *rest = with_events(corpus, 110, 150)
     told = json.loads(json.dumps(evaluate(scores, *rest, bootstrap=2).to_dict()))
@@ -380,7 +361,6 @@ def event(onset, offset):
         ({"events": event(1.0, np.inf)}, "from 1.0 to inf s"),
         ({"events": event(np.nan, 2.0)}, "from nan to 2.0 s"),
         ({"bootstrap": -1}, "bootstrap must be 0"),
-        ({"jobs": 0}, "jobs must be at least 1"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(corpus, changes, message):
@@ -390,9 +370,8 @@ def test_bad_input_is_refused_in_one_line(corpus, changes, message):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_scores_that_are_not_finite_are_refused_with_clip_and_class(corpus, value, jobs):
+def test_scores_that_are_not_finite_are_refused_with_clip_and_class(corpus, value):
     scores = corpus[0][:4].astype(np.float16)
     scores[2, 4, 100] = value
     with pytest.raises(ValueError, match="clip 'Y002' has a score that is not finite in class 'cl"):
-        evaluate(**changed(corpus, scores=scores), jobs=jobs)
+        evaluate(**changed(corpus, scores=scores))

@@ -176,9 +176,9 @@ def test_every_field_of_a_recipe_is_read(section):
         for name in fields
         if not any((base, name) in READS for base in (section, "options", "o"))
     ]
-    if section == "data":  # Recipe.path adds the root
+    if section == "data":  # Data.path adds the root
         unread.remove("root")
-        assert ("recipe", "path") in READS
+        assert ("data", "path") in READS
     assert unread == []
     assert any(section in pair for pair in READS)
 
@@ -242,8 +242,8 @@ def test_a_recipe_survives_json_and_back(path):
 
 def test_paths_are_seen_from_the_root(tmp_path):
     recipe = load([], [f"data.root={tmp_path}"])
-    assert recipe.path("a/b.h5") == tmp_path / "a/b.h5"
-    assert recipe.path("/c.h5") == Path("/c.h5")
+    assert recipe.data.path("a/b.h5") == tmp_path / "a/b.h5"
+    assert recipe.data.path("/c.h5") == Path("/c.h5")
 
 
 # What is refused, in one line that names the key and what is allowed

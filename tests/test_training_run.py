@@ -31,8 +31,8 @@ import hear_ptsed  # noqa: E402
 from hear_ptsed.files import sha256  # noqa: E402
 from hear_ptsed.model import SEDModel  # noqa: E402
 from leaderboards.collect import collect  # noqa: E402
+from training.callbacks import Keep  # noqa: E402
 from training.data.coverage import Coverage  # noqa: E402
-from training.fit import Keep  # noqa: E402
 from training.module import Training  # noqa: E402
 
 # All that draws random numbers or keeps a state from step to step.
@@ -120,9 +120,9 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_as_an_undisturbed_one(
         (KillAt(Training, "training_step", 3), 2, [2]),
         (KillAt(Training, "training_step", 1), 2, []),
         (KillAt(Training, "training_step", 3), 3, []),
-        (KillAt(Keep, "rate", 1), 3, [4]),
+        (KillAt(Keep, "save_scored", 1), 3, [4]),
         (KillAt(Training, "training_step", 5), 5, [4]),
-        (KillAt(Keep, "rate", 1), 5, [6]),
+        (KillAt(Keep, "save_scored", 1), 5, [6]),
         (KillAt(SEDModel, "load_state_dict", 2), 6, [6]),  # between the two exported files
     ]
     for i, (kill, saved, evaluated) in enumerate(kills):
@@ -202,40 +202,58 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on_afterwards(
 
 def explode() -> None:
     """Learning rates beyond what a recipe may ask for: sure to end in weights that overflow."""
-    from training import optim
+    original = Training.optimizer_step
 
-    original = optim.schedule
-    optim.schedule = lambda *arguments: 1e29 * original(*arguments)
+    def exploded(module, epoch, batch, optimizer, *arguments, **keywords):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e30
+        original(module, epoch, batch, optimizer, *arguments, **keywords)
+
+    Training.optimizer_step = exploded
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("sections", "message"),
     [
-        ([], "a weight after micro step 3 is not finite (clips Yt000"),
+        ({}, "a weight after micro step 3 is not finite (clips Yt000"),
         (
-            ["run.log_every_steps=99", "run.save_every_steps=99", "evaluation.every_epochs=3"],
+            {
+                "run": {"log_every_steps": 99, "save_every_steps": 99},
+                "evaluation": {"every_epochs": 3},
+            },
             "the loss of micro step 4 is not finite (clips Yt000",
         ),
     ],
 )
-def test_a_loss_that_is_not_finite_stops_the_run_which_resumes_at_a_lower_rate(
-    corpus, halfway, tmp_path, settings, message
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint_from_before(
+    corpus, halfway, tmp_path, sections, message
 ):
     before = sha256(halfway / "last.ckpt")
-    options = [f"--{setting}" for setting in ["optim.lr=10", *settings]]
-    command = fit(corpus, tmp_path, "--resume", *options, before=explode)
-    assert_refused(command, message, "resume with a lower optim.lr")
-    assert "resumed with another optim.lr: 0.001 then, 10.0 now" in command.text
+    command = fit(corpus, tmp_path, "--resume", before=explode, **sections)
+    assert_refused(command, message, "start a new run from it", "with a lower optim.lr")
     assert sha256(halfway / "last.ckpt") == before
     state = torch.load(halfway / "last.ckpt", weights_only=True)["state_dict"]
     assert all(tensor.isfinite().all() for tensor in state.values())
-    if not settings:
-        command = fit(corpus, tmp_path, "--resume", "--optim.lr", "1e-4")
-        assert command.code == 0, command.text
-        saved = torch.load(halfway / "last.ckpt", weights_only=True)
-        assert saved["global_step"] == 6
-        rates = [group["initial_lr"] for group in saved["optimizer_states"][0]["param_groups"]]
-        assert rates == [1e-4] * len(rates)
+
+
+def test_another_rate_is_refused_on_the_way_and_begins_a_new_run_from_the_checkpoint(
+    corpus, halfway, tmp_path
+):
+    lower = {"optim": {"lr": 1e-4, "warmup_steps": 1, "epochs": 1, "batch": 4}}
+    command = fit(corpus, tmp_path, "--resume", **lower)
+    assert_refused(command, "is of another run (optim.lr: 0.001 then, 0.0001 now; optim.epochs")
+    words = command.last_line.partition("python -m training ")[2].partition(",")[0].split()
+    assert words == ["export", str(halfway / "last.ckpt"), "FILE.pt"]
+    weights = tmp_path / "FILE.pt"
+    exported = start(*words[:2], weights, log=tmp_path / "log").wait()
+    assert exported.code == 0, exported.text
+    (tmp_path / "new").mkdir()
+    begins = {"model": {"name": "frame_mn02", "start": str(weights)}}
+    command = fit(corpus, tmp_path / "new", **lower, **begins)
+    assert command.code == 0, command.text
+    rates = torch.load(tmp_path / "new" / "run" / "last.ckpt", weights_only=True)
+    rates = [group["initial_lr"] for group in rates["optimizer_states"][0]["param_groups"]]
+    assert rates == [1e-4] * len(rates)
 
 
 # Other bad input

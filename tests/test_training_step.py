@@ -23,10 +23,13 @@ from training_parts import (
 )
 
 from hear_ptsed.model import SEDModel
+from training.callbacks import Keep
 from training.data.sampling import AUGMENT, MODEL, torch_seed
-from training.fit import Keep, make_trainer
+from training.fit import make_trainer
+from training.labels import LABELS, FrameLabels
 from training.module import Training
 from training.optim import freeze_unused
+from training.recipe import from_dict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -121,8 +124,8 @@ def assert_same_step(module: Training, batch: dict, expected: Tensor) -> None:
 def test_loss_and_gradients_equal_their_definition(name, weight, tmp_path):
     memory = source(32000 if weight else 16000, n=2)
     events, logits = table(memory.keys), random_logits(memory.keys)
-    train = clip_set(memory, events=events)
-    train.pseudo = pseudo_file(tmp_path / "p.h5", logits) if weight else None
+    pseudo = pseudo_file(tmp_path / "p.h5", logits) if weight else None
+    train = clip_set(memory, events=events, pseudo=pseudo)
     module = training(network(name), train, weight=weight)
     batch = batch_of(train)
     z = strong_by_hand(module.model, audio_by_hand(memory))
@@ -160,9 +163,9 @@ def test_clip_labels_teach_the_mean_frame(name):
 def test_clips_and_classes_without_pseudo_labels_learn_from_hard_labels(tmp_path):
     memory = source(n=3)
     events = table(memory.keys)
-    train = clip_set(memory, events=events)
     logits = random_logits(["x0", "x2"], classes=3)
-    train.pseudo = pseudo_file(tmp_path / "p.h5", logits, ["d", "b", "unknown here"])
+    pseudo = pseudo_file(tmp_path / "p.h5", logits, ["d", "b", "unknown here"])
+    train = clip_set(memory, events=events, pseudo=pseudo)
     module = training(network("atst_frame"), train, weight=0.9)
     hard = labels_by_hand(events, memory.keys)
     soft = hard.clone()
@@ -228,7 +231,7 @@ def test_unreadable_clips_teach_nothing_and_too_many_stop_the_run():
     losses = bce(strong_by_hand(module.model, audio), labels_by_hand(events, memory.keys))
     losses[1] = 0
     assert_same_step(module, batch_of(train), losses.mean())
-    assert module.unreadable == {"x1": "x1: cut off"}
+    assert module.unreadable.reasons == {"x1": "x1: cut off"}
     strict = training(network("atst_frame"), train, data={"max_unreadable": 0.3})
     with pytest.raises(RuntimeError, match="1 of 3 clips are unreadable.*0.3 allows.*x1: cut off"):
         strict.training_step(batch_of(train), 0)
@@ -252,8 +255,8 @@ def test_online_teachers_equal_their_pseudo_labels_in_a_file(tmp_path):
     expected = 0.9 * bce(z, soft).mean() + 0.1 * bce(z, hard).mean()
     assert_same_step(online, batch_of(train), expected)
     assert soft.std() > 0.1
-    stored = clip_set(memory, events=events)
-    stored.pseudo = pseudo_file(tmp_path / "p.h5", dict(zip(memory.keys, logits, strict=True)))
+    pseudo = pseudo_file(tmp_path / "p.h5", dict(zip(memory.keys, logits, strict=True)))
+    stored = clip_set(memory, events=events, pseudo=pseudo)
     offline = training(network("atst_frame"), stored, weight=0.9)
     targets = offline.inputs(batch_of(stored), torch.Generator())[1]
     torch.testing.assert_close(targets.soft.double(), soft, rtol=0, atol=1e-3)  # float16 logits
@@ -267,10 +270,11 @@ def run(tmp_path: Path, model: str, steps: int = 2, watch=None, **optim) -> tupl
     train = clip_set(memory, events=table(memory.keys))
     options = {"name": "sgd", "lr": 0.1, "schedule": "constant", "epochs": steps, "batch": 4}
     settings = {"accelerator": "cpu", "loggers": [], "progress": False}
-    module = training(small(model), train, optim=options | optim, data={"workers": 0}, run=settings)
-    freeze_unused(module.model, "strong")
+    sections = {"optim": options | optim, "data": {"workers": 0}, "run": settings}
+    module = training(small(model), train, **sections)
+    freeze_unused(module.model, FrameLabels())
     before = {key: value.clone() for key, value in module.model.state_dict().items()}
-    trainer = make_trainer(module.recipe, module, Keep(tmp_path, 10**9, []))
+    trainer = make_trainer(from_dict(sections), module, Keep(tmp_path, 10**9, {}, []))
     trainer.callbacks += [watch] if watch else []
     trainer.fit(module)
     assert trainer.global_step == steps
@@ -334,7 +338,7 @@ def test_exactly_the_parameters_without_a_gradient_are_frozen(name, labels):
     train = clip_set(memory, events=table(memory.keys), labels=labels)
     module = training(network(name), train, data={"labels": labels})
     found = gradients(module.model, module.training_step(batch_of(train), 0))
-    assert freeze_unused(module.model, labels) == [n for n, g in found.items() if g is None]
+    assert freeze_unused(module.model, LABELS[labels]) == [n for n, g in found.items() if g is None]
     assert module.model.training
     frozen = [n for n, p in module.model.named_parameters() if not p.requires_grad]
     assert frozen == [n for n, g in found.items() if g is None]

@@ -12,15 +12,17 @@ from torch import Tensor
 from hear_ptsed.heads import LinearHead
 from hear_ptsed.model import SEDModel
 from hear_ptsed.sequence import build_sequence_model
-from training.augment import Targets
 from training.data.annotations import Events
 from training.data.batch import ClipSet
 from training.data.clips import Clips, Unreadable
 from training.data.pseudo_labels import PseudoLabels
 from training.data.sampling import Picks
-from training.data.sources import Opened
+from training.data.sources import AnnotatedClips, OpenSources
+from training.fit import make_module
+from training.labels import LABELS
 from training.module import Training
 from training.recipe import from_dict
+from training.targets import Targets
 
 CLASSES = ["a", "b", "c", "d", "e"]
 OFF = dict.fromkeys(("wavmix_p", "frame_shift", "mixup_p", "mixstyle_p", "filter_p", "warp_p"), 0)
@@ -64,11 +66,16 @@ def table(keys, seed: int = 0, classes=CLASSES) -> list[tuple[str, str, int, int
     return rows
 
 
-def clip_set(*sources: Clips, events, annotated=None, labels: str = "strong") -> ClipSet:
+def clip_set(
+    *sources: Clips, events, annotated=None, labels: str = "strong", pseudo=None
+) -> ClipSet:
     columns = list(zip(*events, strict=True))
     read = Events.from_columns(*map(list, columns[:2]), *(np.array(c) / 1000 for c in columns[2:]))
     annotated = annotated or [None] * len(sources)
-    return Opened(list(sources), [read] * len(sources), annotated).clip_set(CLASSES, labels)
+    opened = [
+        AnnotatedClips(clips, 0, known) for clips, known in zip(sources, annotated, strict=True)
+    ]
+    return OpenSources([read], opened, LABELS[labels]).clip_set(CLASSES, pseudo)
 
 
 def network(name: str, sequence: bool = False) -> SEDModel:
@@ -88,7 +95,7 @@ def training(model: SEDModel, train: ClipSet, teachers=(), weight=0.0, **section
     values = {"augment": OFF, "distill": {"weight": weight} | given}
     values["optim"] = {"warmup_steps": 0, "batch": len(train)} | sections.pop("optim", {})
     values["augment"] = OFF | sections.pop("augment", {})
-    return Training(from_dict(values | sections), model, train, teachers=teachers).train()
+    return make_module(from_dict(values | sections), model, train, teachers=teachers).train()
 
 
 def batch_of(clips: ClipSet, rows=None, partner=None, crops=None) -> dict:

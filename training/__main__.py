@@ -48,21 +48,25 @@ def fit(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    from training.evaluate import evaluate
+    from training.evaluate import Scoring, evaluate
     from training.metrics import as_json
+    from training.recipe import Source
 
+    options = Scoring(
+        args.weak,
+        args.median,
+        args.durations,
+        args.bootstrap,
+        args.batch,
+        args.workers,
+        args.device,
+    )
     result = evaluate(
         args.checkpoint,
-        [{"audio": audio, "events": args.events} for audio in args.audio],
+        [Source(audio=audio, events=args.events) for audio in args.audio],
+        options,
         names=args.names,
         model=args.model,
-        size=args.median,
-        durations=args.durations,
-        batch=args.batch,
-        workers=args.workers,
-        device=args.device,
-        bootstrap=args.bootstrap,
-        per_frame_of_weak=args.weak,
         out=args.out,
         task=args.task,
     )

@@ -8,7 +8,7 @@ and nothing waits for the device. "Folded" weights leave the greater share to th
 
 import copy
 import math
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal
 
 import torch
 from scipy.special import betaincinv
@@ -16,42 +16,16 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from hear_ptsed.grid import WINDOW_FRAMES
+from training.recipe import Augment
+from training.targets import Targets, blend
 
 MASK_LEAST = 0.05  # shortest time mask, as a share of the clip
 BANDS = (3, 5)  # fewest and most bands of a random filter
 BAND_LEAST = 6  # mel bins of its narrowest band
 
 
-class Targets(NamedTuple):
-    """What the model shall answer, in [0, 1]."""
-
-    strong: Tensor | None  # (B, C, 250), labels per 40 ms
-    weak: Tensor | None = None  # (B, C), labels per clip
-    soft: Tensor | None = None  # (B, C, 250), pseudo-label probabilities
-    known: Tensor | None = None  # (B, C), 1 where a class is annotated, less mixed with unknown
-
-
-class Options(Protocol):
-    """What `augment` reads; 0 switches an augmentation off."""
-
-    frame_shift: float
-    mixup_p: float
-    mixup_alpha: float
-    mixup_share: Literal["folded", "whole"]
-    mixstyle_p: float
-    mixstyle_alpha: float
-    time_mask: float
-    time_mask_pseudo: bool
-    time_mask_end: bool
-    filter_p: float
-    filter_db: float
-    filter_mode: Literal["log", "reference"]
-    warp_p: float
-    warp_min: float
-
-
 def augment(
-    spec: Tensor, targets: Targets, options: Options, generator: Generator, per_db: float
+    spec: Tensor, targets: Targets, options: Augment, generator: Generator, per_db: float
 ) -> tuple[Tensor, Targets]:
     """All augmentations of spectrograms, in the published order.
 
@@ -66,6 +40,35 @@ def augment(
     spec, targets = time_mask(spec, targets, generator, *masked)
     spec = filter_augment(spec, generator, o.filter_p, per_db, o.filter_db, o.filter_mode)
     return freq_warp(spec, generator, o.warp_p, o.warp_min), targets
+
+
+def mix_partners(
+    audio: Tensor,
+    targets: Targets,
+    partner: Tensor,
+    generator: Generator,
+    remove_mean: Literal["all", "mixed"] = "all",
+    alpha: float = 2.0,
+) -> tuple[Tensor, Targets]:
+    """`wavmix` within a batch: B clips, of R rows with the partners behind them.
+
+    Args:
+        audio, targets: of the R rows.
+        partner: (B,) row that is mixed into each clip; its own: none.
+    Returns:
+        audio (B, S) and targets of the B clips.
+    """
+    n = len(partner)
+    return wavmix(
+        audio[:n],
+        targets.map(lambda target: target[:n]),
+        audio[partner],
+        targets.map(lambda target: target[partner]),
+        partner != torch.arange(n, device=partner.device),
+        generator,
+        remove_mean,
+        alpha,
+    )
 
 
 def wavmix(
@@ -88,11 +91,11 @@ def wavmix(
     mixed = _onto(mixed, audio)
     share = torch.where(mixed, _partner_share(audio, alpha, generator), 0.0)
     # Removing the mean once, from the mixture, is the same as before and after mixing.
-    audio = _blend(audio, partner_audio, share)
+    audio = blend(audio, partner_audio, share)
     mean = audio.mean(-1, keepdim=True)
     if remove_mean == "mixed":
         mean = mean * mixed[:, None]
-    return audio - mean, _blend_targets(targets, partner_targets, share)
+    return audio - mean, targets.mix(partner_targets, share)
 
 
 def frame_shift(
@@ -130,8 +133,8 @@ def mixup(
         return spec, targets
     partner = _permutation(spec, generator)
     share = _partner_share(spec, alpha, generator, share)
-    others = Targets(*(None if t is None else t[partner] for t in targets))
-    return _blend(spec, spec[partner], share), _blend_targets(targets, others, share)
+    partners = targets.map(lambda target: target[partner])
+    return blend(spec, spec[partner], share), targets.mix(partners, share)
 
 
 def mixstyle(spec: Tensor, generator: Generator, p: float, alpha: float = 0.4) -> Tensor:
@@ -142,8 +145,8 @@ def mixstyle(spec: Tensor, generator: Generator, p: float, alpha: float = 0.4) -
     share = _partner_share(spec, alpha, generator)
     mean = spec.mean(-1, keepdim=True)
     deviation = (spec.var(-1, keepdim=True) + 1e-6).sqrt()
-    new_mean = _blend(mean, mean[partner], share)
-    new_deviation = _blend(deviation, deviation[partner], share)
+    new_mean = blend(mean, mean[partner], share)
+    new_deviation = blend(deviation, deviation[partner], share)
     return (spec - mean) * (new_deviation / deviation) + new_mean
 
 
@@ -275,20 +278,6 @@ def _partner_share(
     uniform = torch.rand(len(like), dtype=torch.float64, generator=generator).numpy()
     x = betaincinv(alpha, alpha, uniform / 2 if kind == "folded" else uniform)
     return _onto(torch.from_numpy(x).float(), like)
-
-
-def _blend(x: Tensor, partner: Tensor, share: Tensor) -> Tensor:
-    """(1 - share) of each x and `share` (B,) of its partner; x itself where that is 0."""
-    return x.lerp(partner, share.to(x.dtype).view(-1, *[1] * (x.ndim - 1)))
-
-
-def _blend_targets(targets: Targets, partners: Targets, share: Tensor) -> Targets:
-    return Targets(
-        *(
-            None if own is None else _blend(own, other, share).clamp(0, 1)
-            for own, other in zip(targets, partners, strict=True)
-        )
-    )
 
 
 def _roll(x: Tensor, shift: Tensor) -> Tensor:

@@ -1,149 +1,56 @@
-"""A run from its recipe to an exported checkpoint: `python -m training fit`."""
+"""A run from its recipe to an exported checkpoint: `python -m training fit`.
+
+All else in this package takes sections of a recipe or what is made of them.
+"""
 
 import logging
 import math
 import os
-import shutil
-import time
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
 import yaml
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from hear_ptsed import interrupt, load
 from hear_ptsed.checkpoints import download, load_checkpoint, save_checkpoint
-from hear_ptsed.files import atomic, locked, remove_stale, temporary_beside
+from hear_ptsed.files import atomic, locked, remove_stale
 from hear_ptsed.frontends.mel import ATSTMel
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import build
 from training import recipe as config
-from training.data.annotations import Events
-from training.data.batch import Batch, ClipSet
+from training.callbacks import BEST, LAST, Interruptible, Keep
+from training.data.batch import ClipSet
 from training.data.coverage import Coverage
 from training.data.pseudo_labels import open_pseudo_labels
-from training.data.sources import Opened, class_names
-from training.metrics import as_json
+from training.data.sampling import Plan, TrainPicks
+from training.data.sources import class_names, open_sources
+from training.labels import LABELS
 from training.module import Training
 from training.optim import freeze_unused
 from training.recipe import Recipe
+from training.scores import Scores
 from training.states import read_state, state_to_resume
 
 log = logging.getLogger(__name__)
-LAST, BEST = "last.ckpt", "best.ckpt"
-# What may differ between a run and its resumption without making it another run.
-FREE = ("run", "evaluation", "data.workers", "data.root", "data.max_unreadable")
-# What may be changed on the way, with a warning.
-STEERED = (
-    *("optim.lr", "optim.lr_end", "optim.schedule", "optim.gamma", "optim.warmup_steps"),
-    *("optim.epochs", "optim.weight_decay", "optim.betas", "optim.momentum"),
-    *("optim.clip_norm", "optim.precision"),
-)
-
-
-class Keep(Callback):
-    """Writes last.ckpt and best.ckpt whole or not at all, and the results beside them."""
-
-    def __init__(self, out: Path, every: int, coverage: list[Coverage]):
-        self.out, self.every, self.coverage = out, every, coverage
-        self.best = -1.0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best = state["best"]
-
-    def on_train_batch_end(self, trainer, module, _output: Any, batch: Batch, _index: int) -> None:
-        done = batch["step"] + 1
-        due = done % (self.every * module.plan.accumulate) == 0
-        # An evaluation at this step saves after it.
-        if due and (module.evaluation is None or done % trainer.val_check_batch):
-            module.refuse_bad()
-            self.save(trainer, module)
-
-    def on_validation_end(self, trainer, module) -> None:
-        if trainer.state.fn == "fit":
-            self.rate(trainer, module)
-
-    def rate(self, trainer, module) -> None:
-        """Save after an evaluation, and keep it as the best one if it is."""
-        value = module.result[module.target_metric]
-        better = value > self.best
-        self.best = max(self.best, value)
-        self.save(trainer, module, ["last"] + ["best"] * better)
-
-    def save(self, trainer, module, results: Sequence[str] = ()) -> None:
-        """Write last.ckpt, before it what belongs to an evaluation and to the best one."""
-        module.share_unreadable()
-        temporary = temporary_beside(self.out / LAST)
-        try:
-            trainer.save_checkpoint(temporary)
-            if trainer.is_global_zero:
-                _write_coverage(self.out, self.coverage, module)
-                for name in results:
-                    _write_json(self.out / f"{name}.json", module.result)
-                if "best" in results:
-                    with atomic(self.out / BEST) as best:
-                        _link(temporary, best)
-                # Killed any earlier, the run comes here again when it is resumed.
-                temporary.replace(self.out / LAST)
-        except OSError as error:
-            raise OSError(
-                f"cannot write {self.out / LAST}: {error.strerror or error}; the checkpoint from "
-                "before is still there: make room and resume"
-            ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-class Interruptible(Callback):
-    """Lets Ctrl-C end a run between two batches."""
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        interrupt.safe_point()
-
-    def on_validation_batch_end(self, *_: Any) -> None:
-        interrupt.safe_point()
-
-
-class Bar(TQDMProgressBar):
-    """Lightning's progress bar with clips per second."""
-
-    def __init__(self, batch: int):
-        super().__init__(refresh_rate=10)
-        self.batch, self.start = batch, (0.0, 0)
-
-    def on_train_start(self, trainer, module) -> None:
-        super().on_train_start(trainer, module)
-        self.start = (time.monotonic(), trainer.global_step)
-
-    def get_metrics(self, trainer, module) -> dict[str, Any]:
-        since, step = self.start
-        rate = (trainer.global_step - step) * self.batch / max(time.monotonic() - since, 1e-3)
-        return {
-            **{k: v for k, v in super().get_metrics(trainer, module).items() if k != "v_num"},
-            "clips/s": round(rate, 1),
-        }
-
-    def on_train_epoch_start(self, trainer, *arguments: Any) -> None:
-        super().on_train_epoch_start(trainer, *arguments)
-        self.train_progress_bar.set_description("Training")
+log_once = rank_zero_only(log.info)
+# Sections and fields that may differ between a run and its resumption, all but run.seed.
+FREE_TO_CHANGE = ("run", "evaluation", "data.workers", "data.root", "data.max_unreadable")
+HEADS = ("strong_head", "weak_head")
 
 
 def fit(recipe: Recipe, resume: bool = False) -> Path:
     """Train, and write the chosen weights as `model.pt` and `model.safetensors`.
 
-    The run's folder also gets recipe.yaml, coverage.json, last.ckpt and best.ckpt (all of the
-    state), last.json and best.json (scores), and the logs.
+    The run's folder also gets recipe.yaml, coverage-0.json and so on (one for each annotation),
+    last.ckpt and best.ckpt (all of the state), last.json and best.json (scores), and the logs.
 
     A second run in the same folder is refused while this one lasts.
 
@@ -153,75 +60,122 @@ def fit(recipe: Recipe, resume: bool = False) -> Path:
         Path of model.pt.
     """
     out = Path(recipe.run.out).expanduser()
-    with locked(out) if _is_first() else nullcontext():
+    with locked(out) if _is_first_process() else nullcontext():
         return _fit(recipe, out, resume)
 
 
-def _is_first() -> bool:
+def _is_first_process() -> bool:
     """Whether this is the first process of a run: of torchrun, Slurm or Lightning, or alone."""
     ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
     return next((int(os.environ[name]) for name in ranks if name in os.environ), 0) == 0
 
 
 def _fit(recipe: Recipe, out: Path, resume: bool) -> Path:
-    checkpoint = _claim(out, recipe, resume)
-    train, evaluation, events, coverage = open_data(recipe)
-    _say("\n".join(report.text() for report in coverage))
+    checkpoint = _checkpoint_to_resume(out, recipe, resume)
+    clips, scores = open_data(recipe)
+    coverage = [*clips.coverage, *([] if scores is None else scores.clips.coverage)]
+    _log_coverage(coverage)
     torch.set_float32_matmul_precision("high")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    model = start_model(recipe, train.classes)
-    unused = freeze_unused(model, recipe.data.labels)
-    _say(f"not trained, the loss never reaches it: {', '.join(unused) or 'nothing'}")
-    teachers = [_teacher(recipe.path(path), train.classes) for path in recipe.distill.teachers]
-    module = Training(recipe, model, train, evaluation, events, teachers)
+    model = start_model(recipe, clips.classes)
+    unused = freeze_unused(model, LABELS[recipe.data.labels])
+    teachers = [_teacher(recipe.data.path(path), clips.classes) for path in recipe.distill.teachers]
+    module = make_module(recipe, model, clips, scores, teachers)
+    log_once("not trained, the loss never reaches it: %s", ", ".join(unused) or "nothing")
     if recipe.model.compile:
         model.backbone.compile()
-    keep = Keep(out, recipe.run.save_every_steps, coverage)
+    facts = {"recipe": config.as_dict(recipe), "classes": clips.classes}
+    keep = Keep(out, recipe.run.save_every_steps, facts, coverage)
     trainer = make_trainer(recipe, module, keep)
     if trainer.is_global_zero:
         _write_recipe(out, recipe)
-        _write_coverage(out, coverage, module)
+        keep.write_coverage()
     try:
         with interrupt.deferred(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*(does not have many workers|LeafSpec).*")
             trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
-            if evaluation is not None and module.result.get("step") != trainer.global_step:
+            if scores is not None and module.result.get("step") != trainer.global_step:
                 trainer.validate(module, verbose=False)
-                keep.rate(trainer, module)
+                keep.save_scored(trainer, module)
     except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM
         raise KeyboardInterrupt from None
-    if evaluation is None:
+    if scores is None:
         module.refuse_bad()
         keep.save(trainer, module)
-    _say("\n".join(report.text() for report in coverage))
-    if evaluation is not None:
-        _say(f"best {module.target_metric}: {keep.best:.4f}, more in {out / 'best.json'}")
+    _log_coverage(coverage)
+    if scores is not None:
+        log_once("best %s: %.4f, more in %s", scores.primary, keep.best, out / "best.json")
     if trainer.is_global_zero:
-        export(out / (LAST if evaluation is None else BEST), out / "model.pt")
-        export(out / (LAST if evaluation is None else BEST), out / "model.safetensors")
+        for name in ("model.pt", "model.safetensors"):
+            export(out / (LAST if scores is None else BEST), out / name)
     return out / "model.pt"
 
 
-def open_data(
-    recipe: Recipe,
-) -> tuple[ClipSet, ClipSet | None, Events | None, list[Coverage]]:
-    """Clips to train on, clips to score, merged events of the latter, coverage of both."""
-    if not recipe.data.train:
+def open_data(recipe: Recipe) -> tuple[ClipSet, Scores | None]:
+    """Clips to train on, and what collects the scores of those to evaluate, if there are any."""
+    data, options = recipe.data, recipe.evaluation
+    if not data.train:
         raise ValueError(
             "the recipe names no data to train on; give data.train, such as "
             "--data.train '[{audio: train.hdf, events: train.tsv}]'"
         )
-    opened = Opened.of(recipe.data.train, recipe, unknown="error")
-    classes = class_names(recipe, opened.events)
-    train = opened.clip_set(classes, recipe.data.labels)
+    labels, pseudo = LABELS[data.labels], None
+    opened = open_sources(data.train, data, labels, unknown="error")
+    classes = class_names(data, opened.annotations)
     if recipe.distill.pseudo_labels:
-        train.pseudo = open_pseudo_labels([recipe.path(p) for p in recipe.distill.pseudo_labels])
-    coverage = opened.coverage(classes)
-    if not recipe.data.eval:
-        return train, None, None, coverage
-    scored = Opened.of(recipe.data.eval, recipe, unknown="keep")
-    evaluation = scored.clip_set(classes, recipe.data.labels)
-    return train, evaluation, scored.joined(), coverage + scored.coverage(classes)
+        pseudo = open_pseudo_labels([data.path(path) for path in recipe.distill.pseudo_labels])
+    train = opened.clip_set(classes, pseudo)
+    if not data.eval:
+        return train, None
+    opened = open_sources(data.eval, data, labels, unknown="keep")
+    scores = Scores(
+        opened.clip_set(classes),
+        opened.merged_events(),
+        labels,
+        options.median,
+        options.durations,
+        options.batch,
+        options.bootstrap,
+        options.loss_mean,
+    )
+    return train, scores
+
+
+def make_module(
+    recipe: Recipe,
+    model: SEDModel,
+    clips: ClipSet,
+    scores: Scores | None = None,
+    teachers: Sequence[SEDModel] = (),
+) -> Training:
+    """The run of a recipe, from a model and opened data."""
+    optim, sampling, augment = recipe.optim, recipe.sampling, recipe.augment
+    epoch_clips = min(sampling.epoch_clips, len(clips))
+    sizes = optim.epochs, optim.batch, optim.accumulate, optim.part_batches
+    plan = Plan(len(clips), epoch_clips, *sizes)
+    return Training(
+        model,
+        clips,
+        plan,
+        partial(
+            TrainPicks,
+            plan,
+            clips.weights(sampling.offset) if sampling.balanced else None,
+            sampling.replacement,
+            recipe.run.seed,
+            augment.wavmix_p,
+            augment.wavmix_partner,
+        ),
+        LABELS[recipe.data.labels],
+        optim,
+        augment,
+        seed=recipe.run.seed,
+        soft_share=recipe.distill.weight,
+        teachers=teachers,
+        max_unreadable=recipe.data.max_unreadable,
+        workers=recipe.data.workers,
+        scores=scores,
+    )
 
 
 def start_model(recipe: Recipe, classes: list[str]) -> SEDModel:
@@ -247,7 +201,7 @@ def start_model(recipe: Recipe, classes: list[str]) -> SEDModel:
     if options.start in ("ssl", "weak", "strong"):
         path = download.find(options.name, options.start)
     else:
-        path = recipe.path(options.start)
+        path = recipe.data.path(options.start)
     load_checkpoint(model, path)
     return model.train()
 
@@ -288,7 +242,7 @@ def make_trainer(recipe: Recipe, module: Training, keep: Keep) -> lightning.Trai
         enable_progress_bar=options.progress,
         log_every_n_steps=options.log_every_steps,
         logger=[_logger(name, Path(options.out), options) for name in options.loggers] or False,
-        callbacks=[keep, Interruptible(), *([Bar(recipe.optim.batch)] if options.progress else [])],
+        callbacks=[keep, Interruptible()],
     )
 
 
@@ -302,42 +256,47 @@ def export(checkpoint: Path, path: Path) -> None:
     model.load_state_dict(
         {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
     )
-    head = "weak_head" if recipe.data.labels == "weak" else "strong_head"
     # The attention head's weak output goes through both.
-    heads = ("strong_head", "weak_head") if recipe.model.head == "attention" else (head,)
+    attention = recipe.model.head == "attention"
+    heads = HEADS if attention else (f"{LABELS[recipe.data.labels].head}_head",)
     save_checkpoint(model, path, classes, heads)
 
 
-@rank_zero_only
-def _say(text: str) -> None:
-    log.info(text)
+def _log_coverage(coverage: Sequence[Coverage]) -> None:
+    log_once("%s", "\n".join(report.text() for report in coverage))
 
 
-def _claim(out: Path, recipe: Recipe, resume: bool) -> Path | None:
-    """The checkpoint to go on from; refuses a folder that holds another run."""
+def _checkpoint_to_resume(out: Path, recipe: Recipe, resume: bool) -> Path | None:
+    """The checkpoint to go on from, if any; refuses a folder that holds another run."""
     last = out / LAST
-    if _is_first():
+    if _is_first_process():
         remove_stale(out, alone=True)
     if not last.exists():
         return None
-    if not resume and _is_first():
+    if not resume and _is_first_process():
         raise FileExistsError(f"{last} is there: give --resume to go on, or another run.out")
-    then = config.as_dict(state_to_resume(last, out / BEST)[1])
-    now = config.as_dict(recipe)
-    changed = [
-        f"{section}.{key}: {then[section].get(key)} then, {value} now"
-        for section in now
-        for key, value in now[section].items()
-        if not {section, f"{section}.{key}"} & set(FREE) and then[section].get(key) != value
-    ]
-    if then["run"]["seed"] != recipe.run.seed:
-        changed.append(f"run.seed: {then['run']['seed']} then, {recipe.run.seed} now")
-    steering = [c for c in changed if c.partition(":")[0] not in STEERED]
-    if steering:
-        raise ValueError(f"{last} is of another run ({'; '.join(steering)}); use another run.out")
-    for change in changed:
-        log.warning("resumed with another %s", change)
+    if changes := _changes(state_to_resume(last, out / BEST)[1], recipe):
+        raise ValueError(
+            f"{last} is of another run ({'; '.join(changes)}); use another run.out, where a new "
+            f"run may start from these weights: python -m training export {last} FILE.pt, then "
+            "model.start=FILE.pt"
+        )
     return last
+
+
+def _changes(then: Recipe, now: Recipe) -> list[str]:
+    """What makes `now` another run than `then`, with both values."""
+    old, new = config.as_dict(then), config.as_dict(now)
+    return [
+        f"{section}.{key}: {old[section][key]} then, {value} now"
+        for section, fields in new.items()
+        for key, value in fields.items()
+        if old[section][key] != value and not _is_free(section, f"{section}.{key}")
+    ]
+
+
+def _is_free(section: str, field: str) -> bool:
+    return field != "run.seed" and (section in FREE_TO_CHANGE or field in FREE_TO_CHANGE)
 
 
 def _teacher(path: Path, classes: list[str]) -> SEDModel:
@@ -368,27 +327,3 @@ def _write_recipe(out: Path, recipe: Recipe) -> None:
     with atomic(out / "recipe.yaml") as temporary:
         text = yaml.safe_dump(config.as_dict(recipe), sort_keys=False)
         temporary.write_text(text, encoding="utf-8")
-
-
-def _write_coverage(out: Path, coverage: list[Coverage], module: Training) -> None:
-    """Store the reports with the clips that turned out to be unreadable so far."""
-    for clips, reasons in ((module.clips, module.unreadable), (module.evaluation, module.missed)):
-        if reasons:
-            source = dict(zip(clips.keys, clips.place[:, 0], strict=True))
-            for report in coverage:
-                there = [str(one.path) in report.sources for one in clips.sources]
-                report.add_unreadable({k: why for k, why in reasons.items() if there[source[k]]})
-    for i, report in enumerate(coverage):
-        report.write(out / f"coverage-{i}.json")
-
-
-def _write_json(path: Path, content: dict) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(as_json(content) + "\n", encoding="utf-8")
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copy2(source, target)

@@ -2,15 +2,12 @@
 
 import json
 import math
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.metadata import version
 
 import numpy as np
-import torch
 
 from training import psds
 from training.data.annotations import Events, merged
@@ -62,7 +59,6 @@ def evaluate(
     *,
     bootstrap: int = 0,
     seed: int = 0,
-    jobs: int = 1,
 ) -> Result:
     """Score the classes that occur in `events` on the clips that have events of them.
 
@@ -74,10 +70,9 @@ def evaluate(
         events: of any clips and classes.
         durations_s: (N,) of the audio without padding.
         bootstrap: resamples of the clips for the intervals; 0 for none.
-        jobs: processes; threads where CUDA is in use, which does not survive a fork.
     """
     problem = _problem(scores, clips, classes, events, durations_s, bootstrap, seed)
-    measured = _measure(problem, jobs)
+    measured = _measure(problem)
     means = {
         "psds1": measured.psds1,
         "psds1_macro": _means(measured.psds1_of),
@@ -88,39 +83,16 @@ def evaluate(
     return Result(
         **{name: float(values[0]) for name, values in means.items()},
         per_class={
-            name: {"psds1": float(p), "pauroc": float(u), "ap": float(a), "events": len(own.row)}
-            for name, own, (p, u, a) in zip(problem.names, problem.events, columns, strict=True)
+            name: {"psds1": float(p), "pauroc": float(u), "ap": float(a), "events": len(spans.row)}
+            for name, spans, (p, u, a) in zip(problem.names, problem.events, columns, strict=True)
         },
         ci95={name: _interval(values[1:]) for name, values in means.items()} if bootstrap else {},
         clips=len(problem.rows),
         clips_without_events=len(clips) - len(problem.rows),
         classes=len(problem.names),
-        events=sum(len(own.row) for own in problem.events),
+        events=sum(len(events.row) for events in problem.events),
         convention=_convention(bootstrap, seed, problem),
     )
-
-
-def paired_bootstrap(
-    scores_a: np.ndarray,
-    scores_b: np.ndarray,
-    clips: Sequence[str],
-    classes: Sequence[str],
-    events: Events,
-    durations_s: np.ndarray,
-    *,
-    bootstrap: int = 200,
-    seed: int = 0,
-    jobs: int = 1,
-) -> tuple[float, float, float]:
-    """psds1_macro of a less that of b, and its 95 % interval over the same resampled clips."""
-    if bootstrap < 1:
-        raise ValueError(f"bootstrap must be at least 1 for an interval, got {bootstrap}")
-    problems = (
-        _problem(scores, clips, classes, events, durations_s, bootstrap, seed)
-        for scores in (scores_a, scores_b)
-    )
-    a, b = (_means(_measure(problem, jobs).psds1_of) for problem in problems)
-    return float(a[0] - b[0]), *_interval(a[1:] - b[1:])
 
 
 def clip_average_precision(
@@ -302,9 +274,9 @@ def _check_events(events: Events) -> None:
         )
 
 
-def _measure(problem: _Problem, jobs: int) -> _Measured:
-    parts = _map(problem, jobs)
+def _measure(problem: _Problem) -> _Measured:
     n_sets, n_classes = len(problem.weights), len(problem.names)
+    parts = [_score_class(problem, k) for k in range(n_classes)]
     measured = _Measured(
         np.full(n_sets, np.nan),
         np.full((n_sets, n_classes), np.nan),
@@ -347,7 +319,7 @@ def _score_class(problem: _Problem, k: int) -> _ClassPart:
     lowest = psds.lowest_score(top[~has_event], weights[:, ~has_event], problem.seconds / 3600)
     points = psds.change_points(x, events, lowest)
     return _ClassPart(
-        [psds.counts_of(points, own) for own in weights],
+        [psds.counts_of(points, weight) for weight in weights],
         weights[:, events.row].sum(1),
         psds.segment_pauroc(x, events, problem.durations_s, weights),
         psds.average_precision(top, has_event, weights),
@@ -365,29 +337,3 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
     values = values[~np.isnan(values)]
     low, high = np.percentile(values, CI) if len(values) else (np.nan, np.nan)
     return float(low), float(high)
-
-
-_adopted: _Problem  # of a worker process: inherited by the fork, the scores are never copied
-
-
-def _adopt(problem: _Problem) -> None:
-    global _adopted
-    _adopted = problem
-
-
-def _score_adopted(k: int) -> _ClassPart:
-    return _score_class(_adopted, k)
-
-
-def _map(problem: _Problem, jobs: int) -> list[_ClassPart]:
-    if jobs < 1:
-        raise ValueError(f"jobs must be at least 1, got {jobs}")
-    todo = range(len(problem.names))
-    if jobs == 1:
-        return [_score_class(problem, k) for k in todo]
-    if "fork" not in multiprocessing.get_all_start_methods() or torch.cuda.is_initialized():
-        with ThreadPoolExecutor(jobs) as pool:
-            return list(pool.map(partial(_score_class, problem), todo))
-    fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(jobs, fork, initializer=_adopt, initargs=(problem,)) as pool:
-        return list(pool.map(_score_adopted, todo))

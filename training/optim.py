@@ -1,36 +1,24 @@
-"""Parameter groups, optimizer and learning-rate schedule."""
+"""Parameter groups, optimizer and learning-rate schedule.
+
+The options are a recipe's section `optim`; recipes of downstream tasks have the same one.
+"""
 
 import math
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import torch
 
 from hear_ptsed.grid import WINDOW
 from hear_ptsed.model import SEDModel
+from training.labels import Labels
+from training.recipe import Optim
 
 SCHEDULES = ("cosine", "linear", "exp", "constant", "ramp", "published")
 # Steps of warm-up that the public scripts set, whatever their option says.
 AUDIOSET_WARMUP, DOWNSTREAM_WARMUP = 20_000, 4_000
 
 
-class Options(Protocol):
-    """What these functions read."""
-
-    name: Literal["adam", "adamw", "sgd"]
-    lr: float
-    lr_end: float
-    weight_decay: float
-    vector_decay: float
-    betas: tuple[float, float]
-    momentum: float
-    schedule: Literal["cosine", "linear", "exp", "constant", "ramp", "published"]
-    gamma: float
-    warmup_steps: int
-    layer_decay: float
-    layer_decay_from: int
-
-
-def groups(model: SEDModel, optim: Options) -> list[dict[str, Any]]:
+def groups(model: SEDModel, optim: Optim) -> list[dict[str, Any]]:
     """Trainable parameters by learning rate and weight decay, each in exactly one group.
 
     Depths of the backbone learn at lr * layer_decay ** k with k = layer_decay_from, ... from its
@@ -73,7 +61,7 @@ def groups(model: SEDModel, optim: Options) -> list[dict[str, Any]]:
     ]
 
 
-def optimizer(groups: list[dict[str, Any]], optim: Options) -> torch.optim.Optimizer:
+def optimizer(groups: list[dict[str, Any]], optim: Optim) -> torch.optim.Optimizer:
     """The optimizer over such groups, in its fused form on GPUs."""
     fused = all(p.is_cuda for group in groups for p in group["params"]) or None
     if optim.name == "sgd":
@@ -90,9 +78,7 @@ def optimizer(groups: list[dict[str, Any]], optim: Options) -> torch.optim.Optim
     return torch.optim.Adam(groups, betas=tuple(optim.betas), fused=fused)
 
 
-def schedule(
-    step: int, total: int, optim: Options, published_warmup: int = AUDIOSET_WARMUP
-) -> float:
+def schedule(step: int, total: int, optim: Optim, published_warmup: int = AUDIOSET_WARMUP) -> float:
     """Factor on the learning rates at an optimizer step, 0 <= step <= total.
 
     After a linear warm-up from 0: "cosine" falls to 0 and "linear" to lr_end at the last step,
@@ -122,21 +108,21 @@ def schedule(
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def freeze_unused(model: SEDModel, labels: str) -> list[str]:
+def freeze_unused(model: SEDModel, labels: Labels) -> list[str]:
     """Exclude the parameters that the loss never reaches; several devices could not agree on them.
 
     Returns:
         Their names: the other head, and what a backbone needs for self-supervised training only.
     """
-    was = model.training
+    in_training = model.training
     model.eval()
     with torch.enable_grad():
         output = model(torch.zeros(1, WINDOW, device=next(model.parameters()).device))
-        (output.weak if labels == "weak" else output.strong).sum().backward()
+        labels.answer(output).sum().backward()
     unused = [name for name, p in model.named_parameters() if p.grad is None]
     for name, parameter in model.named_parameters():
         parameter.grad = None
         if name in unused:
             parameter.requires_grad_(False)
-    model.train(was)
+    model.train(in_training)
     return unused

@@ -96,6 +96,10 @@ class Data:
     )
     channels: Literal["mean", "first"] = setting("mean", "heard of several; first: as published")
 
+    def path(self, relative: str) -> Path:
+        """A path of the recipe, seen from `root`."""
+        return Path(self.root).expanduser() / Path(relative).expanduser()
+
 
 @settings
 class Sampling:
@@ -241,10 +245,6 @@ class Recipe:
     optim: Optim = field(default_factory=Optim)
     evaluation: Evaluation = field(default_factory=Evaluation)
     run: Run = field(default_factory=Run)
-
-    def path(self, relative: str) -> Path:
-        """A path of the recipe, seen from data.root."""
-        return Path(self.data.root).expanduser() / Path(relative).expanduser()
 
 
 def list_kinds() -> list[str]:

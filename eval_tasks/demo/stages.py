@@ -22,7 +22,8 @@ from hear_ptsed.files import atomic
 from hear_ptsed.registry import build
 from training.data.coverage import Coverage
 from training.data.pack import COVERAGE
-from training.evaluate import evaluate
+from training.evaluate import Scoring, evaluate
+from training.recipe import Source
 
 RECIPES = Path(__file__).with_name("recipes") / "demo"
 TEACHERS = ("teacher_a", "teacher_b")
@@ -111,11 +112,8 @@ def _score(work: Path, name: str, corpus: Path) -> dict:
     if not done.exists():
         evaluate(
             work / name / "model.pt",
-            [{"audio": str(work / "eval")}],
-            per_frame_of_weak=name == "weak",
-            bootstrap=200,
-            workers=0,
-            progress=False,
+            [Source(audio=str(work / "eval"))],
+            Scoring(per_frame_of_weak=name == "weak", bootstrap=200, workers=0, progress=False),
             out=done,
         )
     result = json.loads(done.read_text(encoding="utf-8"))

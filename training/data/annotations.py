@@ -1,12 +1,9 @@
 """Strong labels: sound events of many clips, from annotation files to columns."""
 
-import csv
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hear_ptsed.errors import printable, shown
+from hear_ptsed.labels import name_by_mid
 from training.data.tables import read_rows
 
 log = logging.getLogger(__name__)
@@ -25,10 +23,14 @@ GENERIC = ("filename", "onset", "offset", "event_label")
 
 @dataclass(frozen=True)
 class Events:
-    """Sound events of many clips as columns, sorted by clip, then label, then onset."""
+    """Sound events of many clips as columns, sorted by clip, then label, then onset.
 
-    clips: list[str]  # keys (see clip_key), one per clip with an event, in order of appearance
-    labels: list[str]  # names of the classes that occur, sorted by code point
+    As annotations are read, `clips` are those with an event in order of appearance, and `labels`
+    the classes that occur, sorted by code point; see `restrict` for other orders of both.
+    """
+
+    clips: list[str]  # keys, see clip_key
+    labels: list[str]  # names of classes
     first: np.ndarray  # (N + 1,) int64: events of clip i are first[i]:first[i + 1]
     label: np.ndarray  # (E,) int32, into `labels`
     onset_s: np.ndarray  # (E,) float64, relative to the clip
@@ -55,10 +57,10 @@ class Events:
         keys: dict[str, int] = {}
         key_of_name = [keys.setdefault(clip_key(name), len(keys)) for name in names]
         clip_code = np.asarray(key_of_name, dtype=np.int64)[code]
-        label_code, found = pd.factorize(np.asarray(label, dtype=object))
-        labels = sorted(found)
+        label_code, distinct = pd.factorize(np.asarray(label, dtype=object))
+        labels = sorted(distinct)
         rank = {name: i for i, name in enumerate(labels)}
-        label_code = np.asarray([rank[name] for name in found], dtype=np.int32)[label_code]
+        label_code = np.asarray([rank[name] for name in distinct], dtype=np.int32)[label_code]
         onset_s = np.asarray(onset_s, dtype=np.float64)
         offset_s = np.asarray(offset_s, dtype=np.float64)
         order = np.lexsort((offset_s, onset_s, label_code, clip_code))
@@ -68,12 +70,40 @@ class Events:
 
     def with_length(self) -> "Events":
         """Without events that end where they begin."""
-        some = self.offset_s > self.onset_s
-        if some.all():
+        kept = self.offset_s > self.onset_s
+        if kept.all():
             return self
-        clips = [self.clips[i] for i in self.clip[some]]
-        labels = [self.labels[i] for i in self.label[some]]
-        return Events.from_columns(clips, labels, self.onset_s[some], self.offset_s[some])
+        clips = [self.clips[i] for i in self.clip[kept]]
+        labels = [self.labels[i] for i in self.label[kept]]
+        return Events.from_columns(clips, labels, self.onset_s[kept], self.offset_s[kept])
+
+    def restrict(self, rows: np.ndarray, classes: Sequence[str]) -> "Events":
+        """Clips `rows` (n,), in this order, with their events of these classes, also in order.
+
+        A clip stays if none of its events does. Within a clip the events keep their order.
+        """
+        column = {name: c for c, name in enumerate(classes)}
+        to_class = np.array([column.get(name, -1) for name in self.labels], np.int32)
+        counts = np.diff(self.first)[rows]
+        chosen = ranges(self.first[rows], counts)
+        label = to_class[self.label[chosen]]
+        kept = label >= 0
+        clip = np.repeat(np.arange(len(rows)), counts)[kept]
+        ends = np.cumsum(np.bincount(clip, minlength=len(rows)))
+        return Events(
+            [self.clips[i] for i in rows],
+            list(classes),
+            np.concatenate([[0], ends]).astype(np.int64),
+            label[kept],
+            self.onset_s[chosen][kept],
+            self.offset_s[chosen][kept],
+        )
+
+
+def ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """first[i], first[i] + 1, ..., counts[i] numbers for each i: (N,), (N,) -> (sum of counts,)."""
+    begins = np.cumsum(counts) - counts  # of each range in the answer
+    return np.arange(counts.sum()) + np.repeat(first - begins, counts)
 
 
 def clip_key(name: str) -> str:
@@ -81,14 +111,6 @@ def clip_key(name: str) -> str:
     name = name.rsplit("/", 1)[-1]
     stem, dot, suffix = name.rpartition(".")
     return stem if dot and stem and suffix.lower() in AUDIO_SUFFIXES else name
-
-
-@cache
-def strong_names() -> dict[str, str]:
-    """The 447 classes of AudioSet Strong: machine identifier (mid) to name."""
-    file = resources.files("hear_ptsed") / "labels" / "audioset_strong.csv"
-    with file.open(encoding="utf-8") as lines:
-        return {row["mid"]: row["name"] for row in csv.DictReader(lines)}
 
 
 def read_names(path: Path | str) -> dict[str, str]:
@@ -151,11 +173,11 @@ def read_events(
     clip, label = columns["filename"], columns["event_label"]
     if official:
         clip = _segment_keys(clip, where)
-        label = _named(label, strong_names() if names is None else names, unknown, where)
-    some = (offset_s > onset_s) | (zero_length == "keep")
-    if not some.all():
-        log.warning("%s: %d events of zero length left out", path, np.count_nonzero(~some))
-    return Events.from_columns(clip[some], label[some], onset_s[some], offset_s[some])
+        label = _named(label, name_by_mid() if names is None else names, unknown, where)
+    kept = (offset_s > onset_s) | (zero_length == "keep")
+    if not kept.all():
+        log.warning("%s: %d events of zero length left out", path, np.count_nonzero(~kept))
+    return Events.from_columns(clip[kept], label[kept], onset_s[kept], offset_s[kept])
 
 
 def check_times(onset_s: np.ndarray, offset_s: np.ndarray, where: Callable[[int], str]) -> None:
@@ -181,14 +203,26 @@ def joined(parts: Sequence[Events]) -> Events:
     )
 
 
+def stack(parts: Sequence[Events]) -> Events:
+    """The clips of several tables one after another; all of them have the same labels."""
+    counts = np.concatenate([np.diff(part.first) for part in parts])
+    return Events(
+        [key for part in parts for key in part.clips],
+        parts[0].labels,
+        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("label", "onset_s", "offset_s")
+        ),
+    )
+
+
 def merged(events: Events) -> Events:
     """Overlapping and touching events of one class in one clip joined to one."""
     group = events.clip * len(events.labels) + events.label
-    # The latest offset so far within a group, through ranks so that no digit of it is lost.
-    times, rank = np.unique(events.offset_s, return_inverse=True)
-    reach = times[np.maximum.accumulate(group * len(times) + rank) % max(1, len(times))]
+    latest_s = pd.Series(events.offset_s).groupby(group).cummax().to_numpy()  # end so far
     begins = np.ones(len(events), dtype=bool)
-    begins[1:] = (group[1:] != group[:-1]) | (events.onset_s[1:] > reach[:-1])
+    begins[1:] = (group[1:] != group[:-1]) | (events.onset_s[1:] > latest_s[:-1])
     ends = np.roll(begins, -1)  # an event ends where the next begins; the first always begins
     first = np.concatenate([[0], np.cumsum(begins)])[events.first]
     return Events(
@@ -197,7 +231,7 @@ def merged(events: Events) -> Events:
         first.astype(np.int64),
         events.label[begins],
         events.onset_s[begins],
-        reach[ends],
+        latest_s[ends],
     )
 
 
@@ -247,8 +281,8 @@ def _number(text: str) -> float:
 def _named(
     mids: np.ndarray, names: Mapping[str, str], unknown: str, where: Callable[[int], str]
 ) -> np.ndarray:
-    code, found = pd.factorize(mids)
-    strange = np.asarray([mid not in names for mid in found], dtype=bool)
+    code, distinct = pd.factorize(mids)
+    strange = np.asarray([mid not in names for mid in distinct], dtype=bool)
     if unknown == "error" and strange.any():
         i = int(strange[code].argmax())
         others = np.count_nonzero(strange) - 1
@@ -257,13 +291,13 @@ def _named(
             f"{where(i)}: no name for {mids[i]}{more} ({np.count_nonzero(strange[code])} events); "
             "give the class list that has it, or keep unknown mids as classes of their own"
         )
-    return np.asarray([names.get(mid, mid) for mid in found], dtype=object)[code]
+    return np.asarray([names.get(mid, mid) for mid in distinct], dtype=object)[code]
 
 
 def _segment_keys(segments: np.ndarray, where: Callable[[int], str]) -> np.ndarray:
-    code, found = pd.factorize(segments)
+    code, distinct = pd.factorize(segments)
     keys: dict[str, str] = {}
-    for i, segment in enumerate(found):
+    for i, segment in enumerate(distinct):
         video, _, start_ms = segment.rpartition("_")
         other = keys.setdefault("Y" + video, segment)
         if not video or not start_ms.isdecimal():

@@ -1,53 +1,79 @@
-"""Clips and labels of a recipe, and the batches that leave the loader.
+"""Clips with their events, and the batches that leave the loader.
 
 A batch holds 16-bit audio at its stored rate and lists of events; everything dearer (resampling,
-labels per frame, mixing) happens on the device, see module.py.
+labels per frame, mixing) happens on the device, see `windows` and training/targets.py.
 """
 
-import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hear_ptsed.audio import to_16k
-from hear_ptsed.grid import FRAMES_PER_SECOND, SAMPLE_RATE, WINDOW_FRAMES, WINDOW_S
+from hear_ptsed.grid import FRAMES_PER_SECOND, SAMPLE_RATE, WINDOW, WINDOW_FRAMES, WINDOW_S
+from training.data.annotations import Events, ranges
 from training.data.clips import Clips, Unreadable, to_int16
+from training.data.coverage import Coverage
 from training.data.pseudo_labels import PseudoLabels
 from training.data.sampling import Picks, balanced_weights
 
-log = logging.getLogger(__name__)
 Batch = dict[str, Any]
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class ClipSet(Dataset):
     """Clips in a fixed order with their events; indexed by Picks, it answers with a batch."""
 
-    classes: list[str]
     sources: list[Clips]
     place: np.ndarray  # (N, 2) int32: source, clip in it
-    keys: list[str]
-    first: np.ndarray  # (N + 1,) int64, events of each clip
-    label: np.ndarray  # (E,) int32, into classes
-    onset_s: np.ndarray  # (E,)
-    offset_s: np.ndarray  # (E,)
+    events: Events  # of the N clips, in their order, restricted to the classes of the head
     annotated: np.ndarray  # (sources, C) bool: which classes a source's annotation covers
+    annotation: np.ndarray  # (sources,) which annotation each has, as a number of its report
+    coverage: list[Coverage]  # the report of each annotation
     pseudo: PseudoLabels | None = None
     times: str = "exact"  # see Data.label_times
 
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def keys(self) -> list[str]:
+        return self.events.clips
+
+    @property
+    def classes(self) -> list[str]:
+        return self.events.labels
+
+    @property
+    def pseudo_column(self) -> np.ndarray:
+        """(C,) int64: column of each class in the pseudo labels, -1 for one that they lack."""
+        names = [] if self.pseudo is None else self.pseudo.classes
+        column = {name: c for c, name in enumerate(names)}
+        return np.array([column.get(name, -1) for name in self.classes], np.int64)
+
     def weights(self, offset: float) -> np.ndarray:
-        """Sampling weights that balance the classes."""
-        clip = np.repeat(np.arange(len(self)), np.diff(self.first))
-        start, end = frames_of(self.onset_s, self.offset_s, self.times)
-        frames = new_frames(clip * len(self.classes) + self.label, start, end)
-        return balanced_weights(clip, self.label, frames, len(self), offset)
+        """(N,) sampling weights that balance the classes.
+
+        Args:
+            offset: see `balanced_weights`.
+        """
+        clip, label = self.events.clip, self.events.label
+        start, end = frames_of(self.events.onset_s, self.events.offset_s, self.times)
+        frames = new_frames(clip * len(self.classes) + label, start, end)
+        return balanced_weights(clip, label, frames, len(self), offset)
+
+    def report_unreadable(self, reasons: Mapping[str, str]) -> None:
+        """Enter clips that turned out to be unreadable in the reports of their annotations."""
+        if not reasons:
+            return
+        annotation = dict(zip(self.keys, self.annotation[self.place[:, 0]], strict=True))
+        for key, reason in reasons.items():
+            self.coverage[annotation[key]].add_unreadable({key: reason})
 
     def __getitem__(self, picks: Picks) -> Batch:
         """Shapes: R rows, S = 10 s of samples, E events.
@@ -58,18 +84,13 @@ class ClipSet(Dataset):
             (R,); partner (B,); step; events (E, 4): row, class, first frame, end frame; with pseudo
             labels also pseudo (R, C', 250) float16 logits and has_pseudo (R,).
         """
-        rows = len(picks.clips)
         batch: Batch = {"step": picks.step, "unreadable": []}
-        found = np.full(rows, -1)
+        has_pseudo = np.zeros(len(picks.clips), bool)
         if self.pseudo is not None:
-            wanted = [self.pseudo.find(self.keys[i]) for i in picks.clips]
-            found = np.array([-1 if at is None else at for at in wanted])
-            logits = np.zeros((rows, self.pseudo.n_classes, WINDOW_FRAMES), np.float16)
-            for row in np.flatnonzero(found >= 0):
-                logits[row] = self.pseudo.read(int(found[row]))
-            batch |= {"pseudo": torch.from_numpy(logits), "has_pseudo": _tensor(found >= 0)}
+            logits, has_pseudo = self._pseudo_logits(self.pseudo, picks.clips)
+            batch |= {"pseudo": torch.from_numpy(logits), "has_pseudo": _tensor(has_pseudo)}
         # Pseudo labels describe the first 10 s of a clip.
-        audio, rate, start_s, seconds = self._audio(picks, found < 0, batch["unreadable"])
+        audio, rate, start_s, seconds = self._audio(picks, ~has_pseudo, batch["unreadable"])
         bad = {key for key, _ in batch["unreadable"]}
         ok = np.array([self.keys[i] not in bad for i in picks.clips])
         return batch | {
@@ -83,6 +104,17 @@ class ClipSet(Dataset):
             "partner": _tensor(picks.partner.astype(np.int64)),
             "events": _tensor(self._events(picks.clips, start_s)),
         }
+
+    def _pseudo_logits(
+        self, pseudo: PseudoLabels, clips: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(R, C', 250) float16, 0 for clips without pseudo labels; (R,) bool, which have some."""
+        logits = np.zeros((len(clips), pseudo.n_classes, WINDOW_FRAMES), np.float16)
+        has_pseudo = np.zeros(len(clips), bool)
+        for row, clip in enumerate(clips):
+            if (stored := pseudo.find(self.keys[clip])) is not None:
+                logits[row], has_pseudo[row] = pseudo.read(stored), True
+        return logits, has_pseudo
 
     def _audio(
         self, picks: Picks, may_crop: np.ndarray, unreadable: list
@@ -108,24 +140,30 @@ class ClipSet(Dataset):
         mixed = len(set(rates)) > 1
         rate = SAMPLE_RATE if mixed or not rates else rates[0]
         audio = np.zeros((len(picks.clips), round(WINDOW_S * rate)), np.int16)
-        for row, samples, own in cuts:
-            if own != rate:
-                samples = to_16k(torch.from_numpy(samples / np.float32(32768)), own)
+        for row, samples, clip_rate in cuts:
+            if clip_rate != rate:
+                samples = to_16k(torch.from_numpy(samples / np.float32(32768)), clip_rate)
                 samples = to_int16(samples.numpy())
             audio[row, : min(len(samples), audio.shape[1])] = samples[: audio.shape[1]]
         return audio, rate, start_s, seconds
 
     def _events(self, clips: np.ndarray, start_s: np.ndarray) -> np.ndarray:
-        counts = self.first[clips + 1] - self.first[clips]
+        """(E, 4) int64 of a batch: row, class, first frame, end frame."""
+        events = self.events
+        counts = events.first[clips + 1] - events.first[clips]
         rows = np.repeat(np.arange(len(clips)), counts)
-        which = np.arange(counts.sum()) + np.repeat(
-            self.first[clips] - np.cumsum(counts) + counts, counts
-        )
-        shift = start_s[rows]
-        onset_s, offset_s = self.onset_s[which] - shift, self.offset_s[which] - shift
+        chosen = ranges(events.first[clips], counts)
+        onset_s, offset_s = (x[chosen] - start_s[rows] for x in (events.onset_s, events.offset_s))
         start, end = frames_of(onset_s, offset_s, self.times)
         heard = start < end
-        return np.stack([rows, self.label[which], start, end], 1)[heard].astype(np.int64)
+        return np.stack([rows, events.label[chosen], start, end], 1)[heard].astype(np.int64)
+
+
+def windows(batch: Batch) -> Tensor:
+    """The audio of a batch as (R, 160000) float32 in [-1, 1] at 16 kHz, on its device."""
+    audio = batch["audio"].float() / 32768
+    audio = to_16k(audio, batch["rate"])
+    return F.pad(audio, (0, max(0, WINDOW - audio.shape[1])))[:, :WINDOW]
 
 
 def frames_of(

@@ -4,27 +4,40 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from hear_ptsed.grid import WINDOW_S
 from hear_ptsed.labels import load_labels
-from training.data.annotations import Events, joined, merged, read_events, read_names
+from training.data.annotations import (
+    Events,
+    joined,
+    merged,
+    read_events,
+    read_names,
+    stack,
+)
 from training.data.batch import ClipSet
 from training.data.clips import Clips, open_clips
 from training.data.coverage import Coverage, coverage
+from training.data.pseudo_labels import PseudoLabels
 from training.data.tables import read_lines, read_records
-from training.recipe import Recipe, Source
+from training.labels import Labels
+from training.recipe import Data, Source
 
 
-def class_names(recipe: Recipe, train: Sequence[Events]) -> list[str]:
-    """The classes of the head, in its order."""
-    choice = recipe.data.classes
-    if choice == "audioset_strong":
+def class_names(data: Data, train: Sequence[Events]) -> list[str]:
+    """The classes of the head, in its order.
+
+    Args:
+        train: the annotations that are learned from.
+    """
+    if data.classes == "audioset_strong":
         return load_labels()
-    if choice == "events":
+    if data.classes == "events":
         return sorted({name for events in train for name in events.labels})
-    return names_in(recipe.path(choice))
+    return names_in(data.path(data.classes))
 
 
 def names_in(path: Path) -> list[str]:
@@ -41,124 +54,126 @@ def names_in(path: Path) -> list[str]:
     return names
 
 
-@dataclass(frozen=True)
-class Opened:
-    """The sources of one part of a recipe (train or eval), opened."""
+class AnnotatedClips(NamedTuple):
+    """A source, opened."""
 
-    clips: list[Clips]
-    events: list[Events]  # of each source
-    annotated: list[list[str] | None]
+    clips: Clips
+    annotation: int  # in the list of OpenSources
+    classes: list[str] | None = None  # that its annotation covers; None: all
+
+
+@dataclass(frozen=True)
+class OpenSources:
+    """The sources of one part of a recipe (train or eval), and their annotations, each once."""
+
+    annotations: list[Events]
+    sources: list[AnnotatedClips]
+    labels: Labels
     times: str = "exact"  # see Data.label_times
 
-    @classmethod
-    def of(cls, sources: Sequence[Source], recipe: Recipe, unknown: str) -> "Opened":
-        """Open the sources; `unknown` says what to do about labels without a name."""
-        names = None if recipe.data.names is None else read_names(recipe.path(recipe.data.names))
-        clips, events, annotated = [], [], []
-        files: dict[str, Events] = {}
-        for source in sources:
-            opened = open_clips(recipe.path(source.audio))
-            opened.channels = recipe.data.channels
-            if source.events is not None:
-                path = recipe.path(source.events)
-                if source.events not in files:
-                    files[source.events] = read_events(
-                        path, names=names, unknown=unknown, zero_length=recipe.data.zero_length
-                    )
-                found = files[source.events]
-            else:
-                found = opened.events()
-            if found is None and recipe.data.labels == "weak":
-                found = _stored_labels(opened, recipe)
-            if found is None:
-                raise ValueError(
-                    f"{source.audio} carries no events; name an annotation file: {{audio: "
-                    f"{source.audio}, events: FILE}}"
-                )
-            clips.append(opened)
-            events.append(found)
-            file = source.classes
-            annotated.append(None if file is None else names_in(recipe.path(file)))
-        return cls(clips, events, annotated, recipe.data.label_times)
-
-    def clip_set(self, classes: list[str], labels: str) -> ClipSet:
+    def clip_set(self, classes: list[str], pseudo: PseudoLabels | None = None) -> ClipSet:
         """The clips that have events, first source first; a clip in several counts once."""
-        column = {name: c for c, name in enumerate(classes)}
-        place, keys, firsts, parts = [], [], [], []
-        seen: set[str] = set()
-        for s, (clips, events) in enumerate(zip(self.clips, self.events, strict=True)):
-            if labels == "strong":
-                events = merged(events)
-            row = {key: i for i, key in enumerate(events.clips)}
-            to_class = np.array([column.get(name, -1) for name in events.labels], np.int32)
-            for i, key in enumerate(clips.keys):
-                at = row.get(key)
-                if at is None or key in seen:
-                    continue
-                seen.add(key)
-                span = slice(events.first[at], events.first[at + 1])
-                label = to_class[events.label[span]]
-                known = label >= 0
-                place.append((s, i))
-                keys.append(key)
-                firsts.append(int(known.sum()))
-                parts.append(
-                    (label[known], events.onset_s[span][known], events.offset_s[span][known])
-                )
-        if not keys:
-            raise ValueError(f"none of the clips of {self.clips[0].path} is in the annotation")
-        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-        covered = [np.isin(classes, classes if a is None else a) for a in self.annotated]
+        annotations = [self.labels.prepare(events) for events in self.annotations]
+        place: dict[str, tuple[int, int]] = {}
+        parts = []
+        for s, source in enumerate(self.sources):
+            events = annotations[source.annotation]
+            row_of, rows = {key: row for row, key in enumerate(events.clips)}, []
+            for i, key in enumerate(source.clips.keys):
+                if key in row_of and key not in place:
+                    place[key] = (s, i)
+                    rows.append(row_of[key])
+            parts.append(events.restrict(np.array(rows, np.int64), classes))
+        if not place:
+            raise ValueError(
+                f"none of the clips of {self.sources[0].clips.path} is in the annotation"
+            )
+        covered = [np.isin(classes, source.classes or classes) for source in self.sources]
         return ClipSet(
-            classes,
-            self.clips,
-            np.array(place, np.int32),
-            keys,
-            np.concatenate([[0], np.cumsum(firsts)]).astype(np.int64),
-            *columns,
+            [source.clips for source in self.sources],
+            np.array(list(place.values()), np.int32),
+            stack(parts),
             np.stack(covered),
-            times=self.times,
+            np.array([source.annotation for source in self.sources]),
+            self.coverage(classes),
+            pseudo,
+            self.times,
         )
 
-    def joined(self) -> Events:
-        """The events of all sources with a length, overlapping ones of a class merged."""
-        once = {id(events): events.with_length() for events in self.events}
-        return merged(joined(list(once.values())))
+    def merged_events(self) -> Events:
+        """The events of all annotations with a length, overlapping ones of a class merged."""
+        return merged(joined([events.with_length() for events in self.annotations]))
 
     def coverage(self, classes: list[str]) -> list[Coverage]:
         """What is there of what each annotation names."""
-        groups: dict[int, tuple[list[Clips], Events]] = {}
-        for clips, events in zip(self.clips, self.events, strict=True):
-            groups.setdefault(id(events), ([], events))[0].append(clips)
-        return [coverage(clips, events, classes) for clips, events in groups.values()]
+        return [
+            coverage([s.clips for s in self.sources if s.annotation == a], events, classes)
+            for a, events in enumerate(self.annotations)
+        ]
 
 
-def _stored_labels(clips: Clips, recipe: Recipe) -> Events | None:
-    """Clip labels stored beside the audio, as events of the whole clip."""
-    stored = clips.clip_labels()
-    if stored is None:
-        return None
-    if recipe.data.classes in ("audioset_strong", "events"):
+def open_sources(
+    sources: Sequence[Source], data: Data, labels: Labels, unknown: Literal["error", "keep"]
+) -> OpenSources:
+    """Open the sources of one part of a recipe.
+
+    Args:
+        sources: `data.train` or `data.eval`.
+        data: how they are read.
+        unknown: what becomes of mids without a name, see read_events.
+    """
+    names = None if data.names is None else read_names(data.path(data.names))
+    annotations: list[Events] = []
+    of_file: dict[str, int] = {}  # annotation file -> its number
+    opened = []
+    for source in sources:
+        clips = open_clips(data.path(source.audio))
+        clips.channels = data.channels
+        annotation = len(annotations)
+        if source.events is None:
+            annotations.append(_stored_events(clips, source, data, labels))
+        elif source.events in of_file:
+            annotation = of_file[source.events]
+        else:
+            of_file[source.events] = annotation
+            path, kept = data.path(source.events), data.zero_length
+            annotations.append(read_events(path, names=names, unknown=unknown, zero_length=kept))
+        classes = None if source.classes is None else names_in(data.path(source.classes))
+        opened.append(AnnotatedClips(clips, annotation, classes))
+    return OpenSources(annotations, opened, labels, data.label_times)
+
+
+def _stored_events(clips: Clips, source: Source, data: Data, labels: Labels) -> Events:
+    """What an audio source itself holds."""
+    events = clips.events()
+    if events is None and labels.of_clips and (stored := clips.clip_labels()) is not None:
+        return _whole_clip_events(clips, stored, data)
+    if events is None:
         raise ValueError(
-            f"{clips.path} stores {stored.shape[1]} classes per clip; name them: data.classes: FILE"
+            f"{source.audio} carries no events; name an annotation file: {{audio: "
+            f"{source.audio}, events: FILE}}"
         )
-    names = names_in(recipe.path(recipe.data.classes))
-    if len(names) != stored.shape[1]:
+    return events
+
+
+def _whole_clip_events(clips: Clips, stored: np.ndarray, data: Data) -> Events:
+    """Clip labels (N, n) stored beside the audio, as events of the whole clip."""
+    n = stored.shape[1]
+    if data.classes in ("audioset_strong", "events"):
+        raise ValueError(f"{clips.path} stores {n} classes per clip; name them: data.classes: FILE")
+    names = names_in(data.path(data.classes))
+    if len(names) != n:
         raise ValueError(
-            f"{clips.path} stores {stored.shape[1]} classes per clip, {recipe.data.classes} names "
-            f"{len(names)}"
+            f"{clips.path} stores {n} classes per clip, {data.classes} names {len(names)}"
         )
     order = np.argsort(names)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
     rows, label = np.nonzero(stored[:, order])
     first = np.concatenate([[0], np.cumsum(stored.astype(bool).sum(1))])
-    onset, offset = np.zeros(len(rows)), np.full(len(rows), float(WINDOW_S))
     return Events(
         list(clips.keys),
         sorted(names),
         first.astype(np.int64),
         label.astype(np.int32),
-        onset,
-        offset,
+        np.zeros(len(rows)),
+        np.full(len(rows), float(WINDOW_S)),
     )
