@@ -18,7 +18,7 @@ LIBRARY_NEEDS = {"torch", "torchaudio", "numpy", "pydantic", "soundfile", "soxr"
 FLOORS = [  # of the library: a module imports from lower floors, or from its own package
     {"interrupt", "files", "labels", "grid"},
     {"errors", "windows"},
-    {"schema", "audio"},
+    {"schema", "audio", "parts"},
     {"options"},
     {"wheels", "tf_checkpoint", "tensor_files", "events"},
     {"frontends", "backbones"},

@@ -117,7 +117,7 @@ def test_ctrl_c_leaves_only_whole_shards(tmp_path, many, undisturbed, monkeypatc
             if len(done) == 2:
                 signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("training.pack.tqdm", Bar)
+    monkeypatch.setattr("training.data.pack.tqdm", Bar)
     # A shell's background jobs begin with SIGINT ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -168,14 +168,16 @@ def test_too_many_unreadable_clips_stop_packing(tmp_path, many, undisturbed):
 def test_a_folder_of_something_else_is_refused(tmp_path, sources, events):
     out = tmp_path / "out"
     pack([sources["hdf5"]], events, out)
-    with pytest.raises(ValueError, match="out was packed with other sources; choose"):
+    with pytest.raises(
+        FileExistsError, match=r"out was made with sources .* \(asked: .*\); delete"
+    ):
         pack([sources["folder"]], events, out)
-    with pytest.raises(ValueError, match="other clips_per_shard"):
+    with pytest.raises(FileExistsError, match=r"clips_per_shard 2000 \(asked: 1\)"):
         pack([sources["hdf5"]], events, out, clips_per_shard=1)
-    with pytest.raises(ValueError, match="other events"):
+    with pytest.raises(FileExistsError, match=r"events \w+ \(asked: None\)"):
         pack([sources["hdf5"]], None, out)
     write_folder(tmp_path / "audio", {"a.wav": b"x"})
-    with pytest.raises(ValueError, match="not empty and not a folder of shards"):
+    with pytest.raises(FileExistsError, match="audio was not made here, or by an older version"):
         pack([sources["hdf5"]], events, tmp_path / "audio")
     with pytest.raises(ValueError, match="lies inside the source"):
         pack([open_clips(tmp_path / "audio")], None, tmp_path / "audio" / "packed")
@@ -219,7 +221,8 @@ def test_a_full_disk_leaves_no_half_written_shard(tmp_path, many, undisturbed, w
 def test_the_manifest_holds_checksums_and_settings(tmp_path, sources, events):
     pack([sources["folder"]], events, tmp_path, clips_per_shard=3)
     manifest = json.loads((tmp_path / "shards.json").read_text())
-    assert (manifest["rate"], manifest["clips_per_shard"], manifest["clips"]) == (16_000, 3, 4)
+    settings = manifest["settings"]
+    assert (manifest["rate"], settings["clips_per_shard"], settings["clips"]) == (16_000, 3, 4)
     sums = checksums(tmp_path)
     assert {s["file"]: s["sha256"] for s in manifest["shards"]} == {
         name: value for name, value in sums.items() if name.endswith(".i16")

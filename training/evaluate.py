@@ -17,7 +17,7 @@ from tqdm import tqdm
 from hear_ptsed import interrupt
 from hear_ptsed.audio import to_16k
 from hear_ptsed.checkpoints import open_checkpoint
-from hear_ptsed.files import atomic, sha256
+from hear_ptsed.files import null_for_nan, sha256, write_json
 from hear_ptsed.grid import WINDOW
 from hear_ptsed.labels import load_labels
 from hear_ptsed.model import SEDModel
@@ -267,8 +267,7 @@ def evaluate(
     convention = result.get("convention", {})
     result["software"] = {k: convention.pop(k) for k in ("sed_scores_eval",) if k in convention}
     if out is not None:
-        with atomic(out) as temporary:
-            temporary.write_text(metrics.as_json(result) + "\n", encoding="utf-8")
+        write_json(out, null_for_nan(result))
     return result
 
 

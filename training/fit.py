@@ -21,7 +21,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from hear_ptsed import download, interrupt
 from hear_ptsed.checkpoints import load_checkpoint, open_checkpoint, save_checkpoint
-from hear_ptsed.files import atomic, locked, remove_stale, temporary_beside
+from hear_ptsed.files import (
+    atomic,
+    locked,
+    null_for_nan,
+    remove_stale,
+    temporary_beside,
+    write_json,
+)
 from hear_ptsed.frontends.mel import ATSTMel
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import build, row
@@ -31,7 +38,6 @@ from training.data.batch import Batch, ClipSet
 from training.data.coverage import Coverage
 from training.data.pseudo_labels import open_pseudo_labels
 from training.data.sources import Opened, class_names
-from training.metrics import as_json
 from training.module import Training
 from training.optim import freeze_unused
 from training.recipe import Recipe
@@ -90,7 +96,7 @@ class Keep(Callback):
             if trainer.is_global_zero:
                 _write_coverage(self.out, self.coverage, module)
                 for name in results:
-                    _write_json(self.out / f"{name}.json", module.result)
+                    write_json(self.out / f"{name}.json", null_for_nan(module.result))
                 if "best" in results:
                     with atomic(self.out / BEST) as best:
                         _link(temporary, best)
@@ -381,11 +387,6 @@ def _write_coverage(out: Path, coverage: list[Coverage], module: Training) -> No
                 report.add_unreadable({k: why for k, why in reasons.items() if there[source[k]]})
     for i, report in enumerate(coverage):
         report.write(out / f"coverage-{i}.json")
-
-
-def _write_json(path: Path, content: dict) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(as_json(content) + "\n", encoding="utf-8")
 
 
 def _link(source: Path, target: Path) -> None:

@@ -27,12 +27,13 @@ from tqdm import tqdm
 
 from eval_tasks.sounds import scene
 from eval_tasks.sounds.audioset import PARTS, audioset_bank
-from eval_tasks.sounds.provenance import packages, same_settings, versions, write_json
+from eval_tasks.sounds.provenance import packages, versions
 from eval_tasks.sounds.sound import RATE
 from eval_tasks.sounds.sources import Bank, member_sha256
 from eval_tasks.sounds.synthetic import synthetic_audioset_bank
 from hear_ptsed import interrupt
-from hear_ptsed.files import atomic, locked
+from hear_ptsed.files import atomic, locked, write_json
+from hear_ptsed.parts import read_settings, require_settings
 
 FORMAT = 1  # raise when a change renders other audio from the same settings
 MP3_RATE = 32000  # Hz, as in the published files
@@ -91,7 +92,7 @@ def prepare(
         "format": FORMAT,
     }
     if out.exists():
-        same_settings(out, settings, "delete it")
+        require_settings(out, read_settings(out), settings)
         logging.getLogger(__name__).info("%s is there already and is kept", out)
         return out
     bank = synthetic_audioset_bank() if synthetic else audioset_bank()
