@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from hear_ptsed.errors import few, one_line
-from hear_ptsed.files import atomic
+from hear_ptsed.files import temporary_beside
 from hear_ptsed.grid import WINDOW_FRAMES
 from hear_ptsed.labels import load_labels
 from hear_ptsed.parts import Parts, require_settings
@@ -188,9 +188,7 @@ class Writer:
             }
             if not left:
                 # Two that finish at once make the same file twice.
-                with atomic(self.out) as path:
-                    self._make(path, facts, report)
-                self.parts.remove()
+                self._make(temporary_beside(self.parts.folder / "whole.h5"), facts, report)
         except FileNotFoundError:
             if not self.out.exists():  # else another process has just made the file
                 raise
@@ -217,6 +215,8 @@ class Writer:
                 if end > row:
                     data[row:end] = self._load(b)
                 row = end
+        path.replace(self.out)
+        self.parts.remove()
 
     def _load(self, b: int) -> np.ndarray:
         file = self.parts.files[b]
