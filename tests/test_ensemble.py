@@ -1,10 +1,6 @@
 """Ensembles of checkpoints, and the making of files of pseudo labels."""
 
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import h5py
@@ -226,50 +222,6 @@ def test_processes_find_their_rank(monkeypatch):
     for name, value in (("RANK", 2), ("WORLD_SIZE", 3), ("LOCAL_RANK", 2)):
         monkeypatch.setenv(name, str(value))
     assert process() == (2, 3, 2)
-
-
-SCRIPT = """
-import sys
-import torch
-from pathlib import Path
-from training.data.clips import open_clips
-from training.ensemble import Options, write_pseudo_labels
-torch.set_num_threads(1)
-*models, clips, out = map(Path, sys.argv[1:])
-options = Options(device="cpu", batch=1)
-write_pseudo_labels(models, [open_clips(clips)], out, options=options, block=1)
-"""
-
-
-def test_a_killed_run_is_completed_to_the_same_file(checkpoints, tmp_path):
-    clips, out, parts = tmp_path / "clips", tmp_path / "p.h5", tmp_path / ".p.h5.parts"
-    clips.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(40):
-        soundfile.write(clips / f"{i:02d}.wav", 0.2 * rng.standard_normal(16000), 16000)
-    command = [sys.executable, "-c", SCRIPT, *map(str, (*checkpoints, clips, out))]
-    run = subprocess.Popen(command, cwd=ROOT)
-    deadline = time.monotonic() + 120
-    while len(list(parts.glob("[0-9]*.npy"))) < 4 and time.monotonic() < deadline:
-        assert run.poll() is None
-        time.sleep(0.005)
-    run.send_signal(signal.SIGKILL)
-    assert run.wait() == -signal.SIGKILL and not out.exists()
-    done = {path.name for path in parts.glob("[0-9]*.npy")}
-    assert 4 <= len(done) < 40
-    # what a process leaves that is killed while it writes
-    (parts / ".77-000003.npy").write_bytes(b"PK")
-    (parts / "whole-0.h5").write_bytes(b"\x89HDF")
-    arguments = checkpoints, [open_clips(clips)]
-    options = {"device": "cpu", "block": 1, "batch": 1}
-    kept = {name: (parts / name).stat().st_mtime_ns for name in done}
-    report = write_pseudo_labels(*arguments, out, rank=0, world=2, **options)
-    assert report["parts_left"] == sum(f"{b:06d}.npy" not in done for b in range(1, 40, 2))
-    assert kept == {name: (parts / name).stat().st_mtime_ns for name in done}
-    write_pseudo_labels(*arguments, out, **options)
-    write_pseudo_labels(*arguments, tmp_path / "undisturbed.h5", **options)
-    assert content(out) == content(tmp_path / "undisturbed.h5")
-    assert inside(tmp_path) == ["clips", "p.h5", "undisturbed.h5"]
 
 
 def test_parts_and_files_of_other_settings_are_refused(checkpoints, folder, tmp_path, monkeypatch):

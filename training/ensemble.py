@@ -1,15 +1,14 @@
 """Pseudo labels from an ensemble: `python -m training pseudo-label`, on any number of processes."""
 
 import os
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, SequentialSampler
 from tqdm import tqdm
 
 from hear_ptsed import __version__, interrupt
@@ -19,9 +18,10 @@ from hear_ptsed.errors import few
 from hear_ptsed.files import sha256
 from hear_ptsed.grid import WINDOW_FRAMES, WINDOW_S
 from hear_ptsed.model import SEDModel
-from training.data.batch import Batch, loader
+from training.data.batch import Batch
 from training.data.clips import Clips, Place, Unreadable
 from training.data.pseudo_labels import Writer, canonical
+from training.data.reading import read_ahead
 from training.evaluate import windows
 
 DEFAULTS = Options(batch=32)
@@ -122,8 +122,12 @@ def write_pseudo_labels(
         models = [open_checkpoint(path).fold() for path in checkpoints]
         names = [str(path) for path in checkpoints]
         ensemble = Ensemble(models, names, options.precision).to(device)
-        audio = FirstWindows(clips, [place for b in todo for place in writer.blocks[b]])
-        _write_blocks(writer, todo, audio, ensemble, options.batch, workers, show=rank == 0)
+        places = [place for b in todo for place in writer.blocks[b]]
+        bar = tqdm(total=len(places), unit=" clips", disable=None if rank == 0 else True)
+        with bar, closing(read_ahead(clips, places, _first_window, workers)) as audio:
+            for b in interrupt.between(todo):
+                _write_block(writer, b, audio, ensemble, options.batch)
+                bar.update(len(writer.blocks[b]))
     return writer.merge()
 
 
@@ -166,62 +170,34 @@ def _places(clips: Sequence[Clips], keys: Collection[str] | None) -> tuple[list[
     return places, sorted(wanted[form] for form in wanted if form not in place_of)
 
 
-@dataclass(frozen=True)
-class FirstWindows(Dataset):
-    """The first 10 s of clips, one by one, because each may have another rate."""
-
-    clips: Sequence[Clips]
-    places: Sequence[Place]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, i: int) -> Batch:
-        """audio (1, 10 s) int16 and its `rate` in Hz, or why it is `unreadable`."""
-        place = self.places[i]
-        try:
-            samples, rate = self.clips[place.source].read(place.index)
-        except Unreadable as error:
-            return {"unreadable": error.reason}
-        audio = np.zeros((1, WINDOW_S * rate), np.int16)
-        samples = samples[: audio.shape[1]]
-        audio[0, : len(samples)] = samples
-        return {"audio": torch.from_numpy(audio), "rate": rate}
+def _first_window(samples: np.ndarray, rate: int) -> Batch:
+    """The first 10 s of a clip as a batch of one, because each clip may have another rate."""
+    audio = np.zeros((1, WINDOW_S * rate), np.int16)
+    samples = samples[: audio.shape[1]]
+    audio[0, : len(samples)] = samples
+    return {"audio": torch.from_numpy(audio), "rate": rate}
 
 
-def _write_blocks(
-    writer: Writer,
-    numbers: Sequence[int],
-    audio: FirstWindows,
-    ensemble: Ensemble,
-    batch: int,
-    workers: int,
-    show: bool,
+def _write_block(
+    writer: Writer, b: int, audio: Iterator[Batch | Unreadable], ensemble: Ensemble, batch: int
 ) -> None:
-    """Write the parts of some blocks, whose clips `audio` has one after the other."""
-    device = next(ensemble.parameters()).device
-    workers = min(workers, os.cpu_count() or 1)
-    clips = iter(loader(audio, SequentialSampler(audio), workers, device.type == "cuda"))
-    with tqdm(total=len(audio), unit=" clips", disable=None if show else True) as bar:
-        for b in interrupt.between(numbers):
-            keys, readable, unreadable = [], [], {}
-            for place in writer.blocks[b]:
-                clip = next(clips)
-                if "unreadable" in clip:
-                    unreadable[place.key] = clip["unreadable"]
-                else:
-                    keys.append(place.key)
-                    readable.append(clip)
-            logits = np.zeros((len(keys), len(ensemble.classes), WINDOW_FRAMES), np.float16)
-            for first in range(0, len(keys), batch):
-                rows = slice(first, first + batch)
-                logits[rows] = _logits(ensemble, readable[rows], device)
-            writer.write(b, keys, logits, ensemble.classes, unreadable)
-            bar.update(len(writer.blocks[b]))
+    """Write the part of a block, whose clips come next in `audio`."""
+    keys, readable, unreadable = [], [], {}
+    for place, clip in zip(writer.blocks[b], audio, strict=False):  # which has more behind them
+        if isinstance(clip, Unreadable):
+            unreadable[place.key] = clip.reason
+        else:
+            keys.append(place.key)
+            readable.append(clip)
+    logits = np.zeros((len(keys), len(ensemble.classes), WINDOW_FRAMES), np.float16)
+    for first in range(0, len(keys), batch):
+        logits[first : first + batch] = _logits(ensemble, readable[first : first + batch])
+    writer.write(b, keys, logits, ensemble.classes, unreadable)
 
 
 @torch.inference_mode()
-def _logits(ensemble: Ensemble, clips: Sequence[Batch], device: torch.device) -> np.ndarray:
-    """(B, C, 250) float16 of clips that FirstWindows gave."""
+def _logits(ensemble: Ensemble, clips: Sequence[Batch]) -> np.ndarray:
+    """(B, C, 250) float16 of the windows of B clips."""
+    device = next(ensemble.parameters()).device
     audio = [windows(clip | {"audio": clip["audio"].to(device)}) for clip in clips]
     return ensemble(torch.cat(audio)).half().cpu().numpy()

@@ -5,18 +5,16 @@ clips, reasons of unreadable ones, checksum: what a resumed run relies on), inde
 positions, events, clip labels), shards.json (settings and checksums) and coverage.json.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
-import signal
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from multiprocessing import connection, get_context, parent_process
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from hear_ptsed import interrupt
@@ -27,46 +25,10 @@ from hear_ptsed.parts import Parts
 from training.data.annotations import Events, joined
 from training.data.clips import INDEX, MANIFEST, Clips, Place, Unreadable, to_int16
 from training.data.coverage import Coverage, coverage
+from training.data.reading import read_ahead
 
 log = logging.getLogger(__name__)
 COVERAGE = "coverage.json"
-
-
-@dataclass(frozen=True)
-class Packing:
-    """Clips of some sources on their way into shards."""
-
-    sources: Sequence[Clips]
-    events: Events | None
-    places: list[Place]
-    clips_per_shard: int
-    parts: Parts
-
-    @property
-    def out(self) -> Path:
-        return self.parts.folder
-
-    def shard(self, number: int) -> list[Place]:
-        first = number * self.clips_per_shard
-        return self.places[first : first + self.clips_per_shard]
-
-    def write(self, number: int) -> None:
-        """Decode the clips of a shard and write it."""
-        lengths: list[int] = []  # samples; -1: unreadable
-        unreadable: dict[str, str] = {}
-        facts = {"lengths": lengths, "unreadable": unreadable}
-        with self.parts.write(number, facts) as path, path.open("wb") as stream:
-            for place in interrupt.between(self.shard(number)):
-                if parent_process() is not None and not parent_process().is_alive():
-                    raise RuntimeError("the process that packs was killed")
-                try:
-                    audio = _resampled(*self.sources[place.source].read(place.index))
-                except Unreadable as error:
-                    unreadable[place.key] = error.reason
-                    lengths.append(-1)
-                else:
-                    stream.write(audio.astype("<i2", copy=False).data)
-                    lengths.append(len(audio))
 
 
 def pack(
@@ -106,14 +68,13 @@ def pack(
     }
     shards = [f"shard-{number:05d}.i16" for number in range(-(-len(places) // clips_per_shard))]
     parts = Parts(out, settings, shards, MANIFEST)
-    packing = Packing(sources, events, places, clips_per_shard, parts)
     with locked(out):
         remove_stale(out, alone=True)
         parts.claim()
         report = coverage(sources, events)
         report.used = len(places)
-        _write_shards(packing, report, workers, max_unreadable, progress)
-        _finish(packing, report)
+        _write_shards(parts, sources, places, report, workers, max_unreadable, progress)
+        _finish(parts, sources, places, events, report)
     return report
 
 
@@ -138,126 +99,78 @@ def _places(sources: Sequence[Clips], events: Events | None, all_clips: bool) ->
 
 
 def _write_shards(
-    packing: Packing, report: Coverage, workers: int, max_unreadable: float, progress: bool
+    parts: Parts,
+    sources: Sequence[Clips],
+    places: Sequence[Place],
+    report: Coverage,
+    workers: int,
+    max_unreadable: float,
+    progress: bool,
 ) -> None:
     """Write the shards that are missing or damaged, and stop at too many unreadable clips."""
-    parts = packing.parts
-    missing = {number for number in range(len(parts.files)) if not parts.check(number)}
-    with tqdm(total=len(packing.places), unit="clip", desc="pack", disable=not progress) as bar:
-
-        def note(number: int) -> None:
-            bar.update(len(packing.shard(number)))
+    size = parts.settings["clips_per_shard"]
+    shards = [places[first : first + size] for first in range(0, len(places), size)]
+    missing = [number for number in range(len(shards)) if not parts.check(number)]
+    if len(missing) < len(shards):
+        kept = len(shards) - len(missing)
+        log.info("%s: %d of %d shards are kept", parts.folder, kept, len(shards))
+    needed = [place for number in missing for place in shards[number]]
+    bar = tqdm(total=len(places), unit="clip", desc="pack", disable=not progress)
+    with bar, closing(read_ahead(sources, needed, _at_16k, workers)) as audio:
+        for number, shard in enumerate(shards):
+            if number in missing:
+                _write_shard(parts, number, shard, audio)
+            bar.update(len(shard))
             report.add_unreadable(parts.facts(number)["unreadable"])
             try:
                 report.check(max_unreadable)
             except RuntimeError:
-                report.write(packing.out / COVERAGE)
+                report.write(parts.folder / COVERAGE)
                 raise
 
-        if kept := [number for number in range(len(parts.files)) if number not in missing]:
-            log.info("%s: %d of %d shards are kept", packing.out, len(kept), len(parts.files))
-        for number in kept:
-            note(number)
-        if min(workers, len(missing)) > 1:
-            _write_in_processes(packing, sorted(missing), workers, note)
-        else:
-            _write_here(packing, sorted(missing), note)
 
-
-def _write_here(packing: Packing, numbers: Sequence[int], note: Callable[[int], None]) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in a worker process, for the same bytes
-    try:
-        for number in numbers:
-            packing.write(number)
-            note(number)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _write_in_processes(
-    packing: Packing, numbers: Sequence[int], workers: int, note: Callable[[int], None]
+def _write_shard(
+    parts: Parts, number: int, shard: Sequence[Place], audio: Iterator[Tensor | Unreadable]
 ) -> None:
-    """Each process writes every n-th shard, and says so through a pipe."""
-    context = get_context()
-    processes = {}
-    try:
-        for first in range(min(workers, len(numbers))):
-            receiver, sender = context.Pipe(duplex=False)
-            job = (packing, numbers[first::workers], sender)
-            process = context.Process(target=_work, args=job, daemon=True)
-            process.start()
-            processes[receiver] = process
-            sender.close()  # so that the pipe ends with the process
-        with interrupt.deferred():
-            waiting = set(processes)
-            while waiting:
-                for receiver in connection.wait(waiting, timeout=0.5):
-                    if not _receive(receiver, note):
-                        waiting.remove(receiver)
-                        processes[receiver].join()
-                        _require_success(processes[receiver].exitcode, packing.out)
-                interrupt.safe_point()
-    finally:
-        for process in processes.values():
-            process.kill()
-            process.join()
-        remove_stale(packing.out, alone=True)
+    """Write a shard, whose clips come next in `audio`."""
+    lengths: list[int] = []  # samples; -1: unreadable
+    unreadable: dict[str, str] = {}
+    facts = {"lengths": lengths, "unreadable": unreadable}
+    with parts.write(number, facts) as path, path.open("wb") as stream:
+        for place in interrupt.between(shard):
+            clip = next(audio)
+            if isinstance(clip, Unreadable):
+                unreadable[place.key] = clip.reason
+                lengths.append(-1)
+            else:
+                stream.write(clip.numpy().astype("<i2", copy=False).data)
+                lengths.append(len(clip))
 
 
-def _work(packing: Packing, numbers: Sequence[int], sender: connection.Connection) -> None:
-    """Write shards in a process of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells when to stop
-    torch.set_num_threads(1)
-    with contextlib.suppress(BrokenPipeError):  # the parent was killed
-        try:
-            for number in numbers:
-                packing.write(number)
-                sender.send(number)
-        except Exception as error:  # raised again by the parent
-            sender.send(error)
-
-
-def _receive(receiver: connection.Connection, note: Callable[[int], None]) -> bool:
-    """Take what a worker says; False when it has ended."""
-    try:
-        message = receiver.recv()
-    except EOFError:
-        return False
-    if isinstance(message, Exception):
-        raise message
-    note(message)
-    return True
-
-
-def _require_success(exitcode: int, out: Path) -> None:
-    if exitcode:
-        raise RuntimeError(
-            f"{out}: a worker was killed, perhaps for lack of memory; pack with fewer workers"
-        )
-
-
-def _resampled(audio: np.ndarray, rate: int) -> np.ndarray:
+def _at_16k(audio: np.ndarray, rate: int) -> Tensor:
     """int16 (S,) at a rate in Hz -> int16 (S',) at 16 kHz."""
-    if rate == SAMPLE_RATE:
-        return audio
-    return to_int16(to_16k(torch.from_numpy(audio / np.float32(32768)), rate).numpy())
+    if rate != SAMPLE_RATE:
+        audio = to_int16(to_16k(torch.from_numpy(audio / np.float32(32768)), rate).numpy())
+    return torch.from_numpy(audio)
 
 
-def _finish(packing: Packing, report: Coverage) -> None:
+def _finish(
+    parts: Parts,
+    sources: Sequence[Clips],
+    places: Sequence[Place],
+    events: Events | None,
+    report: Coverage,
+) -> None:
     """Write what stands beside the shards."""
-    parts = packing.parts
     shards = [parts.facts(number) for number in range(len(parts.files))]
-    # In their order, and not in that in which the workers finished.
-    report.unreadable = {k: v for shard in shards for k, v in shard["unreadable"].items()}
     lengths = [n for shard in shards for n in shard["lengths"]]
-    readable = [place for place, n in zip(packing.places, lengths, strict=True) if n >= 0]
+    readable = [place for place, n in zip(places, lengths, strict=True) if n >= 0]
     samples = [[n for n in shard["lengths"] if n >= 0] for shard in shards]
     seconds = [n / SAMPLE_RATE for row in samples for n in row]
     keys = [place.key for place in readable]
-    report.add_durations(dict(zip(keys, seconds, strict=True)), packing.events)
-    report.write(packing.out / COVERAGE)
-    _write_index(packing, readable, samples)
+    report.add_durations(dict(zip(keys, seconds, strict=True)), events)
+    report.write(parts.folder / COVERAGE)
+    _write_index(parts.folder / INDEX, sources, readable, samples, events)
     files = [
         {"file": file.name, "samples": sum(row), "sha256": shard["sha256"]}
         for file, row, shard in zip(parts.files, samples, shards, strict=True)
@@ -265,13 +178,18 @@ def _finish(packing: Packing, report: Coverage) -> None:
     parts.finish(rate=SAMPLE_RATE, shards=files)
 
 
-def _write_index(packing: Packing, places: Sequence[Place], samples: list[list[int]]) -> None:
+def _write_index(
+    path: Path,
+    sources: Sequence[Clips],
+    places: Sequence[Place],
+    samples: list[list[int]],
+    events: Events | None,
+) -> None:
     """Write where each readable clip lies, with events and clip labels.
 
     Args:
         samples: of the readable clips of each shard.
     """
-    sources, events = packing.sources, packing.events
     columns: dict[str, np.ndarray] = {
         "names": np.array([sources[place.source].names[place.index] for place in places], str),
         "shard": np.repeat(np.arange(len(samples)), [len(row) for row in samples]),
@@ -293,8 +211,8 @@ def _write_index(packing: Packing, places: Sequence[Place], samples: list[list[i
             [part[row] for part, row in zip(labels, rows, strict=True)]
         )
     elif any(part is not None for part in labels):
-        log.warning("%s: clip labels left out, not all sources have the same ones", packing.out)
-    with atomic(packing.out / INDEX) as temporary, temporary.open("wb") as stream:
+        log.warning("%s: clip labels left out, not all sources have the same ones", path.parent)
+    with atomic(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **columns)
 
 
