@@ -71,6 +71,7 @@ def make_folder(
     Returns:
         Whether it was made now.
     """
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder, wait, beside=True):
         remove_stale(folder.parent, name=folder.name)
         if folder.exists() and not force:
