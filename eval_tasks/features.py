@@ -24,8 +24,9 @@ from tqdm import tqdm
 from eval_tasks.base import Part, TaskData
 from eval_tasks.modules import Module
 from hear_ptsed import __version__, interrupt
-from hear_ptsed.files import atomic_folder, locked, remove_stale
+from hear_ptsed.files import sha256, write_json
 from hear_ptsed.grid import FRAME, SAMPLE_RATE, WINDOW, WINDOW_FRAMES
+from hear_ptsed.parts import make_folder
 
 FORMAT = 1
 INDEX, ARRAY = "index.json", "frames.npy"
@@ -85,10 +86,11 @@ def features(
     part = data.parts[name]
     identity = _identity(data, part, module, shifts)
     folder = _folder(data, part, module, cache, identity)
-    with locked(folder.parent, wait=True):
-        remove_stale(folder.parent, alone=True)
-        if not folder.exists():
-            _write(folder, identity, part, module, device, progress)
+
+    def fill(new: Path) -> None:
+        _write(new, identity, part, module, device, progress)
+
+    make_folder(folder, identity, fill, manifest=INDEX, wait=True)
     return _open(folder, identity, part)
 
 
@@ -155,16 +157,14 @@ def _folder(
 def _write(
     folder: Path, identity: dict, part: Part, module: Module, device: str, progress: bool
 ) -> None:
-    """Compute a part; the folder is there when it is complete."""
-    with atomic_folder(folder) as temporary:
-        model = module.load(device)
-        for dtype in (np.float16, np.float32):
-            index = _fill(temporary, dtype, identity, part, module, model, progress)
-            if index is not None:
-                break
-        index["parameters"] = sum(p.numel() for p in model.parameters())
-        text = json.dumps({"identity": identity} | index, indent=1)
-        (temporary / INDEX).write_text(text + "\n", encoding="utf-8")
+    """Compute a part into a new folder."""
+    model = module.load(device)
+    for dtype in (np.float16, np.float32):
+        index = _fill(folder, dtype, identity, part, module, model, progress)
+        if index is not None:
+            break
+    index["parameters"] = sum(p.numel() for p in model.parameters())
+    write_json(folder / INDEX, {"settings": identity} | index)
 
 
 def _fill(
@@ -238,34 +238,29 @@ def _embed(audio: Tensor, frames: int, shifts: int, module: Module, model: nn.Mo
     grids: list[Tensor] = []
     for j in range(grids_of(frames, shifts)):
         first = j * WINDOW_FRAMES // shifts
-        found = module.embed(model, audio[:, first * FRAME :])[:, : frames - first].float()
-        if found.shape[1] < frames - first:
+        later = module.embed(model, audio[:, first * FRAME :])[:, : frames - first].float()
+        if later.shape[1] < frames - first:
             raise ValueError(
-                f"{module.name} gives {found.shape[1]} frames where {frames - first} of 40 ms are; "
+                f"{module.name} gives {later.shape[1]} frames where {frames - first} of 40 ms are; "
                 "only `--protocol hear` evaluates such modules"
             )
-        grids.append(torch.cat([grids[0][:, :first], found], 1) if j else found)
+        grids.append(torch.cat([grids[0][:, :first], later], 1) if j else later)
     return torch.stack(grids, 1).cpu().numpy()
 
 
 def _open(folder: Path, identity: dict[str, Any], part: Part) -> Features:
-    again = f"delete {folder} to compute it again"
+    again = f"delete {folder} to make it anew"
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        found, wanted = index["identity"], index["sha256"]
-        with (folder / ARRAY).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest, stored = sha256(folder / ARRAY), index["sha256"]
         numbers = (int(index["parameters"]), float(index["seconds_per_minute"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"cached features cannot be read ({type(error).__name__}: {error}); {again}"
         ) from error
-    if found != identity:
-        keys = [key for key in identity if key not in found or found[key] != identity[key]]
-        raise ValueError(f"cached features are of another {', '.join(keys) or 'run'}; {again}")
-    if digest != wanted:
+    if digest != stored:
         raise ValueError(
-            f"cached features are damaged: sha256 starts {digest[:8]}, expected {wanted[:8]}; "
+            f"cached features are damaged: sha256 starts {digest[:8]}, expected {stored[:8]}; "
             f"{again}"
         )
     # "c": never written to, but torch warns of arrays that are read-only

@@ -12,8 +12,9 @@ import numpy as np
 
 from eval_tasks.base import MORE_PARTS, Task, TaskData, open_task, read_json
 from eval_tasks.downloads import RATE, convert_all, find, link, some
-from eval_tasks.sounds.provenance import same_settings, versions, write_json
-from hear_ptsed.files import atomic_folder, locked, remove_stale
+from eval_tasks.sounds.provenance import versions
+from hear_ptsed.files import write_json
+from hear_ptsed.parts import make_folder
 
 RELEASED_RATE = 48000  # Hz, of HEAR's archives; they exist at 16 kHz too
 
@@ -27,16 +28,10 @@ def build(
         fill: writes the files, a `manifest.json` with these settings among them.
         force: replace a folder that has other settings.
     """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale(folder.parent)
-    if folder.exists() and not force:
-        same_settings(folder, settings, "use --force to replace it")
+    remedy = "use --force to replace it"
+    if not make_folder(Path(folder), settings, fill, force=force, remedy=remedy):
         logging.getLogger(__name__).info("%s is there already and is kept", folder)
-        return folder
-    with locked(folder, beside=True), atomic_folder(folder) as new:
-        fill(new)
-    return folder
+    return Path(folder)
 
 
 def metadata(

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from hear_ptsed import errors, schema
-from hear_ptsed.files import atomic, remove_stale
+from hear_ptsed.files import null_for_nan, remove_stale, write_json
 from hear_ptsed.schema import (
     TEXT,
     Label,
@@ -99,15 +99,6 @@ def plain(value: Any, items: int = ITEMS) -> Any:
     return value
 
 
-def _null_for_nan(value: Any) -> Any:
-    """Plain values with null for what is not finite."""
-    if isinstance(value, dict):
-        return {key: _null_for_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_null_for_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _module(value: str) -> str:
     if not all(part.isidentifier() for part in value.split(".")):
         raise ValueError("it must be a module's name, such as package.module")
@@ -155,7 +146,7 @@ Plain = Annotated[dict[str, Any], AfterValidator(plain)]
 Training = Annotated[
     list[dict[str, Any]],
     Field(max_length=100),
-    AfterValidator(lambda v: plain(_null_for_nan(v), 20 * ITEMS)),
+    AfterValidator(lambda v: plain(null_for_nan(v), 20 * ITEMS)),
 ]
 
 
@@ -236,9 +227,7 @@ def record_path(results: Path, record: dict[str, Any] | Record, identity: str) -
 def write(record: Record, path: Path) -> None:
     """Write a record whole or not at all; NaN becomes null."""
     remove_stale(path.parent)  # of a process killed while it wrote
-    with atomic(path) as temporary:
-        text = json.dumps(_null_for_nan(vars(record)), indent=1, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(path, null_for_nan(vars(record)))
 
 
 def read(path: Path) -> Record:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -46,16 +47,20 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".hear_ptsed-{mark}-{name}")
 
 
-def remove_stale(folder: Path, alone: bool = False) -> None:
+def remove_stale(folder: Path, alone: bool = False, name: str = "") -> None:
     """Undo what `atomic` and its kin left of processes that were killed; touch nothing else, ever.
 
     Args:
-        alone: the caller has just taken the lock that all take who write there, so that whatever is
-            left is of a process that was killed, on whichever machine.
+        alone: the caller has just taken the lock that all take who write in the folder, so that
+            whatever is left is of a process that was killed, on whichever machine.
+        name: the same of the lock of what has this name in the folder.
     """
     for path in Path(folder).glob(".hear_ptsed-*"):
         ours = _TEMPORARY.fullmatch(path.name)
-        if ours is None or not (alone or (ours[2] == MACHINE and _ended(int(ours[1])))):
+        if ours is None:
+            continue
+        ended = ours[2] == MACHINE and _ended(int(ours[1]))
+        if not (alone or ended or ours[3] == name):
             continue
         if path.is_symlink() or not path.is_dir():
             path.unlink(missing_ok=True)
@@ -135,8 +140,17 @@ def open_plain(path: Path, mode: str) -> IO[bytes]:
     return open(path, mode, opener=lambda name, flags: os.open(name, flags | unfollowed, 0o666))
 
 
+def null_for_nan(value: Any) -> Any:
+    """Plain values with null for what is not finite: a score that is not defined."""
+    if isinstance(value, dict):
+        return {key: null_for_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [null_for_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, all or nothing; NaN and infinities are refused."""
+    """Write a JSON file, all or nothing; NaN and infinities are refused, see `null_for_nan`."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     with atomic(path) as temporary:
         # half a surrogate, of a file name that is no UTF-8, becomes JSON's own escape

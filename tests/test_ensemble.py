@@ -1,10 +1,6 @@
 """Ensembles of checkpoints, and the making of files of pseudo labels."""
 
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import h5py
@@ -22,12 +18,23 @@ from hear_ptsed.registry import build
 from training import ensemble
 from training.data.clips import open_clips
 from training.data.pseudo_labels import PseudoLabels
-from training.ensemble import Ensemble, process, write_pseudo_labels
+from training.ensemble import Ensemble, Options, process
 
 # Files are compared bit by bit, so every process must sum in the same order.
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parents[1]
+
+
+def write_pseudo_labels(models, clips, out, rank=None, world=None, **settings) -> dict:
+    """`ensemble.write_pseudo_labels` on the CPU, where each option has a name."""
+    names = ("batch", "precision", "device")
+    options = {"device": "cpu", "batch": 32} | {k: v for k, v in settings.items() if k in names}
+    settings = {k: v for k, v in settings.items() if k not in names}
+    share = None if rank is None else (rank, world)
+    return ensemble.write_pseudo_labels(
+        models, clips, out, options=Options(**options), share=share, **settings
+    )
 
 
 # Ensembles
@@ -218,68 +225,30 @@ def test_processes_find_their_rank(monkeypatch):
     assert process() == (2, 3, 2)
 
 
-SCRIPT = """
-import sys
-import torch
-from pathlib import Path
-from training.data.clips import open_clips
-from training.ensemble import write_pseudo_labels
-torch.set_num_threads(1)
-*models, clips, out = map(Path, sys.argv[1:])
-write_pseudo_labels(models, [open_clips(clips)], out, device="cpu", block=1, batch=1)
-"""
-
-
-def test_a_killed_run_is_completed_to_the_same_file(checkpoints, tmp_path):
-    clips, out, parts = tmp_path / "clips", tmp_path / "p.h5", tmp_path / ".p.h5.parts"
-    clips.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(40):
-        soundfile.write(clips / f"{i:02d}.wav", 0.2 * rng.standard_normal(16000), 16000)
-    command = [sys.executable, "-c", SCRIPT, *map(str, (*checkpoints, clips, out))]
-    run = subprocess.Popen(command, cwd=ROOT)
-    deadline = time.monotonic() + 120
-    while len(list(parts.glob("[0-9]*.npz"))) < 4 and time.monotonic() < deadline:
-        assert run.poll() is None
-        time.sleep(0.005)
-    run.send_signal(signal.SIGKILL)
-    assert run.wait() == -signal.SIGKILL and not out.exists()
-    done = {path.name for path in parts.glob("[0-9]*.npz")}
-    assert 4 <= len(done) < 40
-    # what a process leaves that is killed while it writes
-    (parts / ".77-000003.npz").write_bytes(b"PK")
-    (parts / "whole-0.h5").write_bytes(b"\x89HDF")
-    arguments = checkpoints, [open_clips(clips)]
-    options = {"device": "cpu", "block": 1, "batch": 1}
-    kept = {name: (parts / name).stat().st_mtime_ns for name in done}
-    report = write_pseudo_labels(*arguments, out, rank=0, world=2, **options)
-    assert report["parts_left"] == sum(f"{b:06d}.npz" not in done for b in range(1, 40, 2))
-    assert kept == {name: (parts / name).stat().st_mtime_ns for name in done}
-    write_pseudo_labels(*arguments, out, **options)
-    write_pseudo_labels(*arguments, tmp_path / "undisturbed.h5", **options)
-    assert content(out) == content(tmp_path / "undisturbed.h5")
-    assert inside(tmp_path) == ["clips", "p.h5", "undisturbed.h5"]
-
-
 def test_parts_and_files_of_other_settings_are_refused(checkpoints, folder, tmp_path, monkeypatch):
     out, clips = tmp_path / "p.h5", [open_clips(folder)]
     half = {"device": "cpu", "block": 3, "rank": 0, "world": 2}
     write_pseudo_labels(checkpoints, clips, out, **half)
     for change, match in (
-        ({"block": 4}, "another setting of block; delete it, or write to another file"),
-        ({"precision": "bfloat16"}, "another setting of precision"),
-        ({"keys": ["long"]}, "another setting of clips"),
-        ({"checkpoints": checkpoints[:1]}, "another setting of checkpoints"),
+        (
+            {"block": 4},
+            r"was made with block 3 \(asked: 4\); delete .*p\.h5.*, or use another name",
+        ),
+        ({"precision": "bfloat16"}, "was made with precision "),
+        ({"keys": ["long"]}, "was made with clips "),
+        ({"models": checkpoints[:1]}, "was made with checkpoints "),
     ):
-        changed = {"checkpoints": checkpoints, "clips": clips, "out": out} | half | change
-        with pytest.raises(ValueError, match=match):
+        changed = {"models": checkpoints, "clips": clips, "out": out} | half | change
+        with pytest.raises(FileExistsError, match=match):
             write_pseudo_labels(**changed)
     write_pseudo_labels(checkpoints, clips, out, **half | {"rank": 1})
     before = out.read_bytes()
-    with pytest.raises(ValueError, match=r"p\.h5 was made with another setting of precision"):
+    with pytest.raises(
+        FileExistsError, match=r"p\.h5 was made with precision float32 \(asked: bfloat16\)"
+    ):
         write_pseudo_labels(checkpoints, clips, out, **half | {"precision": "bfloat16"})
     foreign = published(tmp_path / "foreign.h5", ["a"])
-    with pytest.raises(ValueError, match=r"foreign\.h5 was made with another setting of checkp"):
+    with pytest.raises(FileExistsError, match=r"foreign\.h5 was not made here"):
         write_pseudo_labels(checkpoints, clips, foreign, **half)
     # complete: nothing is computed again, and what a killed process left goes
     (tmp_path / ".p.h5.parts").mkdir()
@@ -292,11 +261,11 @@ def test_a_damaged_part_is_deleted_and_then_replaced(whole, checkpoints, folder,
     out, clips = tmp_path / "p.h5", [open_clips(folder)]
     options = {"device": "cpu", "block": 3, "batch": 2}
     write_pseudo_labels(checkpoints, clips, out, rank=1, world=2, **options)
-    part = tmp_path / ".p.h5.parts" / "000001.npz"
+    part = tmp_path / ".p.h5.parts" / "000001.npy"
     middle = part.stat().st_size // 2
     for damaged in (part.read_bytes()[:middle], b""):
         part.write_bytes(damaged)
-        with pytest.raises(RuntimeError, match=r"000001\.npz was damaged and is deleted; run the"):
+        with pytest.raises(RuntimeError, match=r"000001\.npy was damaged and is deleted; run the"):
             write_pseudo_labels(checkpoints, clips, out, **options)
         assert not part.exists() and not out.exists()
         write_pseudo_labels(checkpoints, clips, out, rank=1, world=3, **options)

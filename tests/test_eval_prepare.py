@@ -233,7 +233,7 @@ def test_a_damaged_archive_is_refused(tmp_path, suffix):
 
 
 def test_a_release_is_never_replaced_by_itself(released):
-    with pytest.raises(FileExistsError, match="was not rendered here"):
+    with pytest.raises(FileExistsError, match="was not made here"):
         tasks.prepare("dcase2016_task2", released.parent, sources=[released])
     with pytest.raises(ValueError, match="would be replaced by itself"):
         tasks.prepare("dcase2016_task2", released.parent, sources=[released], force=True)

@@ -115,6 +115,7 @@ def test_a_key_that_comes_twice_is_refused_by_all_readers(tmp_path, capsys, deep
 
 def evaluation(folder: Path, classes: list[str], **more: object) -> dict:
     """As `python -m training evaluate --out` writes it, of one clip for each class."""
+    from hear_ptsed.files import null_for_nan, write_json
     from training import metrics
     from training.data.annotations import Events
 
@@ -131,7 +132,7 @@ def evaluation(folder: Path, classes: list[str], **more: object) -> dict:
     values = {"checkpoint": checkpoint, "device": "cpu"} | scored.to_dict() | {"coverage": []}
     folder.mkdir()
     path = folder / "scores.json"
-    path.write_text(metrics.as_json(values), encoding="utf-8")
+    write_json(path, null_for_nan(values))
     return json.loads(path.read_text()) | more
 
 

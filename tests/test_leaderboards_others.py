@@ -79,6 +79,7 @@ def test_other_options_of_a_folder_of_heareval_make_no_model_untrained(tmp_path,
 
 
 def test_an_evaluation_of_training_is_read_with_its_interval(tmp_path):
+    from hear_ptsed.files import null_for_nan, write_json
     from training import metrics
     from training.data.annotations import Events
 
@@ -94,7 +95,7 @@ def test_an_evaluation_of_training_is_read_with_its_interval(tmp_path):
         "device": "cpu",
     }
     values |= scored.to_dict() | {"coverage": [{"expected": 2, "found": 2, "unreadable": {}}]}
-    (tmp_path / "evaluation.json").write_text(metrics.as_json(values), encoding="utf-8")
+    write_json(tmp_path / "evaluation.json", null_for_nan(values))
     found = collect([tmp_path], figures=False)
     assert not found.rejected
     (entry,) = found.entries

@@ -18,7 +18,7 @@ LIBRARY_NEEDS = {"torch", "torchaudio", "numpy", "pydantic", "soundfile", "soxr"
 FLOORS = [  # of the library: a module imports from lower floors, or from its own package
     {"interrupt", "files", "labels", "grid"},
     {"errors"},
-    {"schema", "audio", "windows"},
+    {"schema", "audio", "parts", "windows"},
     {"options"},
     {"wheels", "tensor_files", "events"},
     {"frontends", "backbones"},

@@ -175,6 +175,7 @@ def test_a_published_table_marks_its_own_best_and_a_suspected_misprint():
 
 
 def test_what_was_measured_on_audioset_stands_beside_the_published_table(tmp_path):
+    from hear_ptsed.files import null_for_nan, write_json
     from training import metrics
     from training.data.annotations import Events
 
@@ -192,7 +193,7 @@ def test_what_was_measured_on_audioset_stands_beside_the_published_table(tmp_pat
     checkpoint = {"file": "BEATs_strong_1.pt", "sha256": parts.digest(1)}
     values = {"checkpoint": checkpoint, "device": "cpu"} | scored.to_dict() | {"coverage": []}
     values |= {"task": "audioset_strong", "data": {"sha256": parts.digest(2), "clips": 16_996}}
-    (tmp_path / "scores.json").write_text(metrics.as_json(values), encoding="utf-8")
+    write_json(tmp_path / "scores.json", null_for_nan(values))
     made = collect([tmp_path / "scores.json"])
     assert not made.rejected
     text = (site.build(made, tmp_path / "site").parent / "audioset.html").read_text("utf-8")

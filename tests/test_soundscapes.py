@@ -180,7 +180,7 @@ def test_a_finished_folder_is_kept_and_other_settings_are_refused(tmp_path):
     (out / "mark").write_text("kept")
     prepare(out, train=2, evaluation=1, workers=2, synthetic=True)
     assert (out / "mark").exists() and [path.name for path in tmp_path.iterdir()] == ["set"]
-    with pytest.raises(FileExistsError, match=r"train 2 \(asked: 3\); use another folder or del"):
+    with pytest.raises(FileExistsError, match=r"train 2 \(asked: 3\); delete .*, or use another"):
         prepare(out, train=3, evaluation=1, workers=1, synthetic=True)
     (out / "manifest.json").unlink()
     with pytest.raises(FileExistsError, match="no manifest"):

@@ -137,14 +137,19 @@ def test_one_process_packs_into_a_folder_and_hidden_files_stay(audio, tmp_path, 
     assert (out / ".2024-index.npz").is_dir()
 
 
-def test_pseudo_labels_are_not_written_through_a_link(audio, tmp_path):
+def test_pseudo_labels_are_not_written_through_a_link(audio, tmp_path, capsys):
     torch.manual_seed(0)
     save_checkpoint(build("frame_mn02", 2), tmp_path / "model.pt", classes=["a", "b"])
     (tmp_path / "thesis").write_text("precious")
     (tmp_path / ".p.h5.parts").mkdir()
-    (tmp_path / ".p.h5.parts" / "whole-0.h5").symlink_to(tmp_path / "thesis")
+    link = tmp_path / ".p.h5.parts" / "000000.npy"
+    link.symlink_to(tmp_path / "thesis")
     command = ["pseudo-label", str(tmp_path / "model.pt"), "--audio", str(audio)]
-    assert main([*command, "--out", str(tmp_path / "p.h5"), "--device", "cpu"]) == 0
+    command += ["--out", str(tmp_path / "p.h5"), "--device", "cpu"]
+    assert main(command) == 1
+    assert "p.h5.parts was not made here" in capsys.readouterr().err.splitlines()[-1]
+    link.unlink()
+    assert main(command) == 0
     assert (tmp_path / "thesis").read_text() == "precious"
     with h5py.File(tmp_path / "p.h5") as file:
         assert file["strong_logits"].shape == (1, 2, 250)

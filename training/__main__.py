@@ -48,8 +48,8 @@ def fit(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> int:
+    from hear_ptsed.files import null_for_nan
     from training.evaluate import Scoring, evaluate
-    from training.metrics import as_json
     from training.recipe import Source
 
     options = Scoring(
@@ -71,7 +71,7 @@ def evaluate(args: argparse.Namespace) -> int:
         task=args.task,
     )
     shown = {k: v for k, v in result.items() if k not in ("per_class", "coverage")}
-    print(as_json(shown))
+    print(json.dumps(null_for_nan(shown), indent=1))
     reasons: dict[str, str] = {}
     for part in result["coverage"]:
         reasons |= part["unreadable"]
@@ -79,6 +79,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def pseudo_label(args: argparse.Namespace) -> int:
+    from hear_ptsed.detect import Options
     from training.data.annotations import read_events
     from training.data.clips import open_clips
     from training.ensemble import write_pseudo_labels
@@ -89,9 +90,7 @@ def pseudo_label(args: argparse.Namespace) -> int:
         [open_clips(path) for path in args.audio],
         args.out,
         keys=keys,
-        device=args.device,
-        batch=args.batch,
-        precision=args.precision,
+        options=Options(batch=args.batch, precision=args.precision, device=args.device),
     )
     print(json.dumps(report, indent=1))
     return _exit_code(report["unreadable"], report["found"])

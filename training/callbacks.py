@@ -9,10 +9,9 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 
 from hear_ptsed import interrupt
-from hear_ptsed.files import atomic, temporary_beside
+from hear_ptsed.files import atomic, null_for_nan, temporary_beside, write_json
 from training.data.batch import Batch
 from training.data.coverage import Coverage
-from training.metrics import as_json
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 
@@ -69,8 +68,7 @@ class Keep(Callback):
             if trainer.is_global_zero:
                 self.write_coverage()
                 for name in results:
-                    with atomic(self.out / f"{name}.json") as file:
-                        file.write_text(as_json(module.result) + "\n", encoding="utf-8")
+                    write_json(self.out / f"{name}.json", null_for_nan(module.result))
                 if "best" in results:
                     with atomic(self.out / BEST) as best:
                         _link(temporary, best)

@@ -1,9 +1,8 @@
 """Pseudo labels from an ensemble: `python -m training pseudo-label`, on any number of processes."""
 
 import os
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hear_ptsed import __version__, interrupt, load
-from hear_ptsed.audio import to_16k
 from hear_ptsed.detect import Options
 from hear_ptsed.errors import few
 from hear_ptsed.files import sha256
-from hear_ptsed.grid import WINDOW, WINDOW_FRAMES, WINDOW_S
+from hear_ptsed.grid import WINDOW_FRAMES, WINDOW_S
 from hear_ptsed.model import SEDModel
-from training.data.clips import Clips, Unreadable
-from training.data.pseudo_labels import Place, Writer, canonical
+from training.data.batch import Batch
+from training.data.clips import Clips, Place, Unreadable
+from training.data.pseudo_labels import Writer, canonical
+from training.data.reading import read_ahead
+from training.evaluate import windows
+
+DEFAULTS = Options(batch=32)
 
 
 class Ensemble(nn.Module):
@@ -43,13 +46,13 @@ class Ensemble(nn.Module):
         ]
         fewest = min(range(len(classes)), key=lambda i: len(classes[i]))
         self.classes = classes[fewest]
-        for name, own in zip(names, classes, strict=True):
-            if missing := [label for label in self.classes if label not in set(own)]:
+        for name, labels in zip(names, classes, strict=True):
+            if missing := [label for label in self.classes if label not in set(labels)]:
                 raise ValueError(f"{name} lacks {few(missing)}, classes of {names[fewest]}")
         # None: as they come
         self.columns = [
-            None if own == self.classes else [own.index(label) for label in self.classes]
-            for own in classes
+            None if labels == self.classes else [labels.index(label) for label in self.classes]
+            for labels in classes
         ]
 
     def forward(self, windows: Tensor) -> Tensor:
@@ -82,11 +85,8 @@ def write_pseudo_labels(
     out: Path,
     *,
     keys: Collection[str] | None = None,
-    device: str | None = None,
-    batch: int = 32,
-    precision: str = "float32",
-    rank: int | None = None,
-    world: int | None = None,
+    options: Options = DEFAULTS,
+    share: tuple[int, int] | None = None,
     block: int = 128,
     workers: int = 4,
 ) -> dict[str, Any]:
@@ -98,35 +98,43 @@ def write_pseudo_labels(
     Args:
         checkpoints: files that `hear_ptsed.load` takes.
         keys: names of the clips wanted, in any form; None for all.
-        rank, world: of this process; None: see `process`.
+        options: device, precision and windows per forward pass.
+        share: rank of this process and number of processes; None: see `process`.
         block: clips per part file: what a killed process has to do again at most.
-        workers: threads that read ahead.
+        workers: processes that read ahead.
     Returns:
         The report, which is also in the file: clips expected, found and written, those missing,
         those unreadable with the reason; and here `parts_left`, those that other processes do.
     """
-    own_rank, own_world, local = process()
-    rank, world = own_rank if rank is None else rank, own_world if world is None else world
+    rank, world = process()[:2] if share is None else share
     if not 0 <= rank < world or min(block, workers) < 1:
         raise ValueError(
             f"rank {rank} of {world}, block {block}, workers {workers}; allowed are ranks from 0 "
             "below their number, blocks and workers from 1"
         )
-    if device in (None, "cuda") and torch.cuda.is_available():
-        device = f"cuda:{local % torch.cuda.device_count()}"
-    options = Options(batch=batch, precision=precision, device=device)
-    where = options.usable_device()
-    settings = _settings(checkpoints, precision, block)
+    device = _device(options)
+    settings = _settings(checkpoints, options.precision, block)
     writer = Writer(Path(out), *_places(clips, keys), settings)
     if (report := writer.finished()) is not None:
         return report
-    todo = [b for b in range(writer.n_blocks) if b % world == rank and not writer.part(b).exists()]
-    if todo:
+    if todo := [b for b in writer.parts.left() if b % world == rank]:
         models = [load(checkpoint=path).fold() for path in checkpoints]
         names = [str(path) for path in checkpoints]
-        ensemble = Ensemble(models, names, precision).to(where)
-        _compute(writer, todo, clips, ensemble, batch, workers, show=rank == 0)
+        ensemble = Ensemble(models, names, options.precision).to(device)
+        places = [place for b in todo for place in writer.blocks[b]]
+        bar = tqdm(total=len(places), unit=" clips", disable=None if rank == 0 else True)
+        with bar, closing(read_ahead(clips, places, _first_window, workers)) as audio:
+            for b in interrupt.between(todo):
+                _write_block(writer, b, audio, ensemble, options.batch)
+                bar.update(len(writer.blocks[b]))
     return writer.merge()
+
+
+def _device(options: Options) -> torch.device:
+    """The device of the options; of several GPUs, each process of a machine takes another."""
+    if options.device in (None, "cuda") and torch.cuda.is_available():
+        return torch.device(f"cuda:{process()[2] % torch.cuda.device_count()}")
+    return options.usable_device()
 
 
 def _settings(checkpoints: Sequence[Path], precision: str, block: int) -> dict[str, Any]:
@@ -149,82 +157,46 @@ def _settings(checkpoints: Sequence[Path], precision: str, block: int) -> dict[s
 
 
 def _places(clips: Sequence[Clips], keys: Collection[str] | None) -> tuple[list[Place], list[str]]:
-    """Key, source and index of each clip wanted, in the order of the sources; the missing ones."""
-    places: dict[str, Place] = {}
+    """The clips wanted that the sources have, in their order; names of those they lack."""
+    place_of: dict[str, Place] = {}
     for s, source in enumerate(clips):
         for i, key in enumerate(source.keys):
-            places.setdefault(canonical(key), Place(key, s, i))
-    wanted = places if keys is None else {canonical(key): key for key in keys}
-    found = [place for form, place in places.items() if form in wanted]
-    if not found:
+            place_of.setdefault(canonical(key), Place(key, s, i))
+    wanted = place_of if keys is None else {canonical(key): key for key in keys}
+    places = [place for form, place in place_of.items() if form in wanted]
+    if not places:
         raise ValueError(f"none of the {len(wanted)} clips wanted is in the sources of audio")
-    return found, sorted(wanted[form] for form in wanted if form not in places)
+    return places, sorted(wanted[form] for form in wanted if form not in place_of)
 
 
-def _compute(
-    writer: Writer,
-    todo: list[int],
-    clips: Sequence[Clips],
-    ensemble: Ensemble,
-    batch: int,
-    workers: int,
-    show: bool,
+def _first_window(samples: np.ndarray, rate: int) -> Batch:
+    """The first 10 s of a clip as a batch of one, because each clip may have another rate."""
+    audio = np.zeros((1, WINDOW_S * rate), np.int16)
+    samples = samples[: audio.shape[1]]
+    audio[0, : len(samples)] = samples
+    return {"audio": torch.from_numpy(audio), "rate": rate}
+
+
+def _write_block(
+    writer: Writer, b: int, audio: Iterator[Batch | Unreadable], ensemble: Ensemble, batch: int
 ) -> None:
-    """Write the parts `todo`."""
+    """Write the part of a block, whose clips come next in `audio`."""
+    keys, readable, unreadable = [], [], {}
+    for place, clip in zip(writer.blocks[b], audio, strict=False):  # which has more behind them
+        if isinstance(clip, Unreadable):
+            unreadable[place.key] = clip.reason
+        else:
+            keys.append(place.key)
+            readable.append(clip)
+    logits = np.zeros((len(keys), len(ensemble.classes), WINDOW_FRAMES), np.float16)
+    for first in range(0, len(keys), batch):
+        logits[first : first + batch] = _logits(ensemble, readable[first : first + batch])
+    writer.write(b, keys, logits, ensemble.classes, unreadable)
 
-    def read(place: Place) -> tuple[np.ndarray, int] | Unreadable:
-        try:
-            samples, rate = clips[place.source].read(place.index)
-            return samples[: WINDOW_S * rate], rate
-        except Unreadable as error:
-            return error
 
+@torch.inference_mode()
+def _logits(ensemble: Ensemble, clips: Sequence[Batch]) -> np.ndarray:
+    """(B, C, 250) float16 of the windows of B clips."""
     device = next(ensemble.parameters()).device
-    jobs = [place for b in todo for place in writer.block(b)]
-    audio = _ahead(read, jobs, workers, 2 * max(batch, workers))
-    with tqdm(total=len(jobs), unit=" clips", disable=None if show else True) as bar:
-        for b in interrupt.between(todo):
-            keys, cuts, unreadable = [], [], {}
-            for place in writer.block(b):
-                cut = next(audio)
-                if isinstance(cut, Unreadable):
-                    unreadable[place.key] = cut.reason
-                else:
-                    keys.append(place.key)
-                    cuts.append(cut)
-            logits = np.zeros((len(cuts), len(ensemble.classes), WINDOW_FRAMES), np.float16)
-            for first in range(0, len(cuts), batch):
-                with torch.inference_mode():
-                    got = ensemble(_windows(cuts[first : first + batch], device)).half()
-                logits[first : first + batch] = got.cpu().numpy()
-                bar.update(len(got))
-            bar.update(len(unreadable))
-            writer.write(b, keys, logits, ensemble.classes, unreadable)
-
-
-def _ahead(read: Callable, jobs: Sequence, workers: int, depth: int) -> Iterator:
-    """read(job) of each job in turn, computed in threads up to `depth` jobs ahead."""
-    pool = ThreadPoolExecutor(workers)
-    try:
-        waiting = deque()
-        for job in jobs:
-            waiting.append(pool.submit(read, job))
-            if len(waiting) > depth:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _windows(cuts: Sequence[tuple[np.ndarray, int]], device: torch.device) -> Tensor:
-    """int16 (S,) of at most 10 s at any rates -> (B, 160000) at 16 kHz, zero-padded."""
-    windows = torch.zeros(len(cuts), WINDOW, device=device)
-    for rate in sorted({rate for _, rate in cuts}):
-        rows = [row for row, cut in enumerate(cuts) if cut[1] == rate]
-        samples = np.zeros((len(rows), WINDOW_S * rate), np.int16)
-        for at, row in enumerate(rows):
-            samples[at, : len(cuts[row][0])] = cuts[row][0]
-        audio = torch.from_numpy(samples).to(device).float() / 32768
-        windows[rows] = to_16k(audio, rate)[:, :WINDOW]
-    return windows
+    audio = [windows(clip | {"audio": clip["audio"].to(device)}) for clip in clips]
+    return ensemble(torch.cat(audio)).half().cpu().numpy()

@@ -14,11 +14,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hear_ptsed import interrupt, load
-from hear_ptsed.files import atomic, sha256
+from hear_ptsed.files import null_for_nan, sha256, write_json
 from hear_ptsed.labels import load_labels
 from hear_ptsed.model import SEDModel
 from hear_ptsed.schema import Label, Name, check
-from training import metrics
 from training.data.annotations import Events, merged
 from training.data.sources import open_sources
 from training.labels import ClipLabels, FrameLabels, Labels
@@ -107,8 +106,7 @@ def evaluate(
         log.info(report.text())
     result = _result(scores, scored, checkpoint, options.usable_device, task)
     if out is not None:
-        with atomic(out) as temporary:
-            temporary.write_text(metrics.as_json(result) + "\n", encoding="utf-8")
+        write_json(out, null_for_nan(result))
     return result
 
 

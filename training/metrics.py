@@ -1,6 +1,5 @@
 """Scores of AudioSet Strong: PSDS1, segment pAUROC and mean average precision, per class."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -35,19 +34,6 @@ class Result:
     def to_dict(self) -> dict[str, object]:
         """Plain types, for JSON; NaN where a value is not defined."""
         return asdict(self)
-
-
-def as_json(value: object) -> str:
-    """JSON of results, NaN (a score that is not defined) as null."""
-
-    def plain(value: object) -> object:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(item) for item in value]
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    return json.dumps(plain(value), indent=1)
 
 
 def evaluate(

@@ -11,9 +11,10 @@ import soundfile
 from tqdm import tqdm
 
 from eval_tasks import hear_folder
-from eval_tasks.sounds.provenance import versions, write_json
+from eval_tasks.sounds.provenance import versions
 from eval_tasks.sounds.sound import RATE, to_pcm
 from hear_ptsed import interrupt
+from hear_ptsed.files import write_json
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from hear_ptsed.files import atomic, cache_dir
+from hear_ptsed.files import cache_dir, write_json
 
 # Piano music first, then what can be played on a piano: string quartets and chorales.
 PIANO = (
@@ -65,9 +65,7 @@ def score(piece: str) -> Score:
         cache_dir("scores", f"music21-{version('music21')}") / f"{piece.replace('/', '_')}.json"
     )
     if not cached.exists():
-        content = _parse(piece)
-        with atomic(cached) as temporary:
-            temporary.write_text(json.dumps(content))
+        write_json(cached, _parse(piece))
     content = json.loads(cached.read_text())
     return Score([tuple(note) for note in content["notes"]], content["bars"])
 

@@ -6,15 +6,13 @@ tables, so the normal loader reads it. Nothing is shipped: sounds come from pinn
 
 import csv
 import io
-import json
 import logging
 import shutil
 import signal
-import zlib
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,12 +25,13 @@ from tqdm import tqdm
 
 from eval_tasks.sounds import scene
 from eval_tasks.sounds.audioset import PARTS, audioset_bank
-from eval_tasks.sounds.provenance import packages, same_settings, versions, write_json
+from eval_tasks.sounds.provenance import packages, versions
 from eval_tasks.sounds.sound import RATE
 from eval_tasks.sounds.sources import Bank, member_sha256
 from eval_tasks.sounds.synthetic import synthetic_audioset_bank
 from hear_ptsed import interrupt
-from hear_ptsed.files import atomic, locked
+from hear_ptsed.files import write_json
+from hear_ptsed.parts import Parts, make_folder
 
 FORMAT = 1  # raise when a change renders other audio from the same settings
 MP3_RATE = 32000  # Hz, as in the published files
@@ -42,23 +41,14 @@ HEADER = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
 
 @dataclass(frozen=True)
 class Chunk:
-    """A run of clips of one part, rendered into two files in `folder`."""
+    """A run of clips of one part: a file of `parts`, whose facts are the rows of the table."""
 
-    folder: Path
+    parts: Parts
+    number: int
     part: str
     start: int
     stop: int
-    seed: int
     classes: tuple[str, ...]
-    synthetic: bool
-
-    @property
-    def clips(self) -> Path:
-        return self.folder / f"{self.part}_{self.start:07d}.hdf"
-
-    @property
-    def table(self) -> Path:
-        return self.clips.with_suffix(".tsv")
 
 
 def prepare(
@@ -90,31 +80,36 @@ def prepare(
         "synthetic": synthetic,
         "format": FORMAT,
     }
-    if out.exists():
-        same_settings(out, settings, "delete it")
+    if not make_folder(out, settings, partial(_fill, out, settings, workers)):
         logging.getLogger(__name__).info("%s is there already and is kept", out)
-        return out
-    bank = synthetic_audioset_bank() if synthetic else audioset_bank()
+    shutil.rmtree(_parts_folder(out), ignore_errors=True)
+    return out
+
+
+def _parts_folder(out: Path) -> Path:
+    """Where the chunks stay until all of them are rendered, also after an interruption."""
+    return out.with_name(f".{out.name}.parts")
+
+
+def _fill(out: Path, settings: dict, workers: int, folder: Path) -> None:
+    """Write all files into the new `folder`, which becomes `out`."""
+    bank = synthetic_audioset_bank() if settings["synthetic"] else audioset_bank()
     labels = tuple(bank.classes)
-    key = zlib.crc32(json.dumps([settings, labels]).encode())
-    unfinished = out.with_name(f".{out.name}-{key:08x}")
-    folder = unfinished / "chunks"  # what an interrupted run left here is found again
-    chunks = [
-        Chunk(folder, part, start, min(start + CHUNK, count), seed, labels, synthetic)
-        for part, count in zip(PARTS, (train, evaluation), strict=True)
+    spans = [
+        (part, start, min(start + CHUNK, count))
+        for part, count in zip(PARTS, (settings["train"], settings["evaluation"]), strict=True)
         for start in range(0, count, CHUNK)
     ]
-    with locked(unfinished, beside=True):
-        folder.mkdir(parents=True, exist_ok=True)
-        _render_all([chunk for chunk in chunks if not chunk.clips.exists()], workers)
-        manifest = {"settings": settings, **_provenance(bank, synthetic)}
-        for part in PARTS:
-            manifest[part] = _join([c for c in chunks if c.part == part], unfinished, part)
-        write_json(unfinished / "manifest.json", manifest)
-        (unfinished / "README.md").write_text(_card(manifest), encoding="utf-8")
-        shutil.rmtree(folder)
-        unfinished.rename(out)
-    return out
+    names = [f"{part}_{start:07d}.hdf" for part, start, _ in spans]
+    parts = Parts(_parts_folder(out), settings | {"classes": labels}, names)
+    parts.claim()
+    chunks = [Chunk(parts, number, *span, labels) for number, span in enumerate(spans)]
+    _render_all([chunks[number] for number in parts.left()], workers)
+    manifest = {"settings": settings, **_provenance(bank, settings["synthetic"])}
+    for part in PARTS:
+        manifest[part] = _join([c for c in chunks if c.part == part], folder, part)
+    write_json(folder / "manifest.json", manifest)
+    (folder / "README.md").write_text(_card(manifest), encoding="utf-8")
 
 
 def clip_id(part: str, index: int) -> str:
@@ -150,11 +145,12 @@ def _stage(part: str, classes: tuple[str, ...], synthetic: bool) -> tuple[dict, 
 
 
 def _render(chunk: Chunk) -> int:
-    sources, around = _stage(chunk.part, chunk.classes, chunk.synthetic)
+    settings = chunk.parts.settings
+    sources, around = _stage(chunk.part, chunk.classes, settings["synthetic"])
     mids = _mids()
     mp3s, rows = [], []
     for i in range(chunk.start, chunk.stop):
-        rng = np.random.default_rng([chunk.seed, PARTS.index(chunk.part), i])
+        rng = np.random.default_rng([settings["seed"], PARTS.index(chunk.part), i])
         first = _first_class(chunk, i)
         audio, events = scene.soundscape(sources, first, around, rng)
         file = io.BytesIO()
@@ -163,9 +159,7 @@ def _render(chunk: Chunk) -> int:
         mp3s.append(file.getvalue())
         segment = f"{clip_id(chunk.part, i)}_0"
         rows += [(segment, f"{a:.3f}", f"{b:.3f}", mids[label]) for a, b, label in events]
-    with atomic(chunk.table) as path:
-        _write_table(path, rows)
-    with atomic(chunk.clips) as path:  # last: its presence means that the chunk is complete
+    with chunk.parts.write(chunk.number, {"rows": rows}) as path:
         names = [f"Y{clip_id(chunk.part, i)}.mp3" for i in range(chunk.start, chunk.stop)]
         _write_clips(path, names, mp3s)
     return len(mp3s)
@@ -174,7 +168,7 @@ def _render(chunk: Chunk) -> int:
 def _first_class(chunk: Chunk, index: int) -> str:
     """The class that a clip has for certain: each class comes once in as many clips."""
     turn, place = divmod(index, len(chunk.classes))
-    deck = np.random.default_rng([chunk.seed, 2 + PARTS.index(chunk.part), turn])
+    deck = np.random.default_rng([chunk.parts.settings["seed"], 2 + PARTS.index(chunk.part), turn])
     return chunk.classes[deck.permutation(len(chunk.classes))[place]]
 
 
@@ -201,17 +195,16 @@ def _write_clips(path: Path, names: list[str], mp3s: list[bytes]) -> None:
 
 def _join(chunks: list[Chunk], folder: Path, part: str) -> dict:
     """Write the files of a part; what they hold, for the manifest."""
-    names, lines = [], []
+    names, rows = [], []
     with h5py.File(folder / f"{part}_mp3.hdf", "w") as file:
         stored = file.create_dataset("mp3", chunks[-1].stop, h5py.vlen_dtype(np.uint8))
         for chunk in chunks:
-            with h5py.File(chunk.clips) as piece:
+            with h5py.File(chunk.parts.files[chunk.number]) as piece:
                 names += list(piece["audio_name"])
                 for i, mp3 in enumerate(piece["mp3"], start=chunk.start):
                     stored[i] = mp3
-            lines += chunk.table.read_text(encoding="utf-8").splitlines()[1:]
+            rows += chunk.parts.facts(chunk.number)["rows"]
         file["audio_name"] = np.array(names, "S20")
-    rows = [tuple(line.split("\t")) for line in lines]
     _write_table(folder / f"{part}.tsv", rows)
     labels = {mid: name for name, mid in _mids().items()}
     counts = Counter(labels[row[3]] for row in rows)

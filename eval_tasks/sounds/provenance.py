@@ -1,9 +1,7 @@
 """What a rendered folder says of itself: settings, packages, licences, versions."""
 
-import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from hear_ptsed.wheels import WHEELS
 
@@ -12,25 +10,6 @@ LICENCES = {  # of installed packages whose data is used; wheels carry their own
     "espeakng-loader": "eSpeak NG GPL-3",
     "music21": "BSD; each score has its own terms, some non-commercial",
 }
-
-
-def same_settings(folder: Path, settings: dict, remedy: str) -> None:
-    """Refuse, in one line, a folder that was rendered with other settings."""
-    try:
-        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError):
-        raise FileExistsError(
-            f"{folder} exists and was not rendered here (no manifest); move it away or {remedy}"
-        ) from None
-    if found != settings:
-        differing = ", ".join(
-            f"{key} {found.get(key)} (asked: {settings[key]})"
-            for key in settings
-            if found.get(key) != settings[key]
-        )
-        raise FileExistsError(
-            f"{folder} was rendered with {differing}; use another folder or {remedy}"
-        )
 
 
 def packages(projects: set[str]) -> dict[str, dict]:
@@ -58,7 +37,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[library] = "not installed"
     return found
-
-
-def write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

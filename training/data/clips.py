@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -28,6 +28,14 @@ class Unreadable(ValueError):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
+
+
+class Place(NamedTuple):
+    """Where a clip lies."""
+
+    key: str
+    source: int
+    index: int  # in the source
 
 
 class Clips(ABC):
@@ -101,31 +109,11 @@ class Hdf5Clips(Clips):
 
     def __init__(self, path: Path):
         with open_hdf5(path) as file:
-            for name in ("audio_name", "mp3"):
-                if name not in file:
-                    raise ValueError(
-                        f"{path}: no dataset {name}; it has {', '.join(file) or 'none'}"
-                    )
-            names, mp3 = file["audio_name"], file["mp3"]
-            text = names.dtype.kind == "S" or h5py.check_string_dtype(names.dtype)
-            for dataset, good, wanted in (
-                (names, text, "text"),
-                (mp3, h5py.check_vlen_dtype(mp3.dtype) == np.uint8, "variable-length uint8"),
-            ):
-                if not good or dataset.shape != (len(mp3),):
-                    raise ValueError(
-                        f"{path}: {dataset.name[1:]} is {dataset.dtype} {dataset.shape}, expected "
-                        f"{wanted} ({len(mp3)},)"
-                    )
+            clips = len(require(file, "mp3", "variable-length uint8", ("clips",)))
+            names = require(file, "audio_name", "text", (clips,))
             self.has_target = "target" in file
-            width = -(-WEAK_CLASSES // 8)
-            if self.has_target:
-                target = file["target"]
-                if target.dtype != np.uint8 or target.shape != (len(mp3), width):
-                    raise ValueError(
-                        f"{path}: target is {target.dtype} {target.shape}, expected uint8 "
-                        f"({len(mp3)}, {width}): {WEAK_CLASSES} labels, 8 per byte"
-                    )
+            if self.has_target:  # 8 labels per byte
+                require(file, "target", "uint8", (clips, -(-WEAK_CLASSES // 8)))
             super().__init__(path, [os.fsdecode(name) for name in names[:].tolist()])
 
     def read(self, i: int) -> tuple[np.ndarray, int]:
@@ -185,20 +173,22 @@ class HuggingFaceClips(Clips):
             for name in ("onset", "offset")
         )
         check_times(onset_s, offset_s, lambda event: f"{self.path}, clip {clip[event]}")
-        some = offset_s > onset_s
+        lasting = offset_s > onset_s
         label = np.concatenate(columns["event_label"])
-        return Events.from_columns(clip[some], label[some], onset_s[some], offset_s[some])
+        return Events.from_columns(
+            clip[lasting], label[lasting], onset_s[lasting], offset_s[lasting]
+        )
 
     def _open(self) -> list[Any]:
         import datasets
 
         try:
-            found = datasets.load_from_disk(str(self.path))
+            stored = datasets.load_from_disk(str(self.path))
         except Exception as error:  # pyarrow's and json's own errors among them
             raise ValueError(
                 f"{self.path}: not a complete Hugging Face data set ({one_line(error)})"
             ) from error
-        return list(found.values()) if isinstance(found, datasets.DatasetDict) else [found]
+        return list(stored.values()) if isinstance(stored, datasets.DatasetDict) else [stored]
 
 
 class FolderClips(Clips):
@@ -308,6 +298,34 @@ def _event_columns(
         ) from error
     arrays = {name: values.to_numpy(zero_copy_only=False) for name, values in fields.items()}
     return compute.fill_null(count, 0).to_numpy(zero_copy_only=False), arrays
+
+
+def require(file: h5py.File, name: str, kind: str, shape: tuple[int | str, ...]) -> h5py.Dataset:
+    """A dataset of a file, or a ValueError if it is missing, or of another kind or shape.
+
+    Args:
+        kind: "text", "variable-length uint8", or a type of NumPy.
+        shape: a word stands for any size, and says of what.
+    """
+    dataset = file.get(name)
+    if not isinstance(dataset, h5py.Dataset):
+        raise ValueError(f"{file.filename}: no dataset {name}; it has {', '.join(file) or 'none'}")
+    stored = dataset.dtype
+    if kind == "text":
+        right = stored.kind == "S" or h5py.check_string_dtype(stored) is not None
+    elif kind == "variable-length uint8":
+        right = h5py.check_vlen_dtype(stored) == np.uint8
+    else:
+        right = stored == kind
+    fits = len(dataset.shape) == len(shape) and all(
+        isinstance(n, str) or n == size for n, size in zip(shape, dataset.shape, strict=True)
+    )
+    if not (right and fits):
+        wanted = f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
+        raise ValueError(
+            f"{file.filename}: {name} is {stored} {dataset.shape}, expected {kind} {wanted}"
+        )
+    return dataset
 
 
 def open_hdf5(path: Path) -> h5py.File:

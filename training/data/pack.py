@@ -1,41 +1,34 @@
 """Packing: clips of any source, decoded once to 16 kHz int16 shards that are read from memory maps.
 
-A folder holds shard-00000.i16 … (samples without header), a .json beside each (which clips, and
-the checksum: what a resumed run relies on), index.npz (names, places, events, clip labels),
-shards.json (settings and checksums) and coverage.json.
+A folder holds shard-00000.i16 … (samples without header), a .json beside each (lengths of the
+clips, reasons of unreadable ones, checksum: what a resumed run relies on), index.npz (names,
+positions, events, clip labels), shards.json (settings and checksums) and coverage.json.
 """
 
 import hashlib
 import json
 import logging
-import os
-import signal
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection, get_context, parent_process
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from hear_ptsed import interrupt
 from hear_ptsed.audio import to_16k
-from hear_ptsed.files import LOCK, atomic, locked, remove_stale, sha256
+from hear_ptsed.files import atomic, locked, remove_stale
 from hear_ptsed.grid import SAMPLE_RATE
+from hear_ptsed.parts import Parts
 from training.data.annotations import Events, joined
-from training.data.clips import INDEX, MANIFEST, Clips, Unreadable, to_int16
+from training.data.clips import INDEX, MANIFEST, Clips, Place, Unreadable, to_int16
 from training.data.coverage import Coverage, coverage
+from training.data.reading import read_ahead
 
 log = logging.getLogger(__name__)
 COVERAGE = "coverage.json"
-CHECKED = 8  # clips per shard that are read back and compared
-
-Place = tuple[int, int]  # source, clip in it
-Shard = dict[str, Any]  # number, lengths (-1: unreadable), unreadable {key: reason}, sha256, plan
 
 
 def pack(
@@ -59,283 +52,167 @@ def pack(
         max_unreadable: share of undecodable clips beyond which packing stops with an error.
     """
     out = Path(out)
+    for source in sources:
+        if source.path.resolve() in (out.resolve(), *out.resolve().parents):
+            raise ValueError(f"{out} lies inside the source {source.path}; choose another folder")
     if events is None:
-        own = [source.events() for source in sources]
-        events = None if any(part is None for part in own) else joined(own)
+        stored = [source.events() for source in sources]
+        events = None if any(part is None for part in stored) else joined(stored)
     places = _places(sources, events, all_clips)
-    plan = {
-        "format": "int16 shards, version 1",
-        "rate": SAMPLE_RATE,
+    settings = {
+        "format": "int16 shards, version 2",
         "clips_per_shard": clips_per_shard,
         "sources": [_source_digest(source) for source in sources],
         "events": _events_digest(events),
         "clips": len(places),
     }
-    for source in sources:
-        if source.path.resolve() in (out.resolve(), *out.resolve().parents):
-            raise ValueError(f"{out} lies inside the source {source.path}; choose another folder")
+    shards = [f"shard-{number:05d}.i16" for number in range(-(-len(places) // clips_per_shard))]
+    parts = Parts(out, settings, shards, MANIFEST)
     with locked(out):
-        _prepare(out, plan)
-        return _pack(sources, events, places, out, plan, workers, max_unreadable, progress)
-
-
-def _pack(
-    sources: Sequence[Clips],
-    events: Events | None,
-    places: list[Place],
-    out: Path,
-    plan: dict[str, Any],
-    workers: int,
-    max_unreadable: float,
-    progress: bool,
-) -> Coverage:
-    """Write the shards that are missing, then what stands beside them."""
-    report = coverage(sources, events)
-    report.used = len(places)
-    size = plan["clips_per_shard"]
-    jobs = [places[i : i + size] for i in range(0, len(places), size)]
-    plan_digest = _digest(json.dumps(plan))
-    shards: list[Shard] = []
-
-    with tqdm(total=len(places), unit="clip", desc="pack", disable=not progress) as bar:
-
-        def done(shard: Shard) -> None:
-            shards.append(shard)
-            bar.update(len(shard["lengths"]))
-            report.add_unreadable(shard["unreadable"])
-            try:
-                report.check(max_unreadable)
-            except RuntimeError:
-                report.write(out / COVERAGE)
-                raise
-
-        todo = []
-        for number, job in enumerate(jobs):
-            if (shard := _finished(out, number, plan_digest)) is None:
-                todo.append((number, job))
-            else:
-                done(shard)
-        if shards:
-            log.info("%s: %d of %d shards were there already", out, len(shards), len(jobs))
-        _write_all(sources, todo, out, plan_digest, workers, done)
-
-    shards.sort(key=lambda shard: shard["number"])
-    lengths = np.concatenate([shard["lengths"] for shard in shards])
-    read = [place for place, length in zip(places, lengths, strict=True) if length >= 0]
-    seconds = lengths[lengths >= 0] / SAMPLE_RATE
-    report.add_durations(
-        {sources[s].keys[i]: t for (s, i), t in zip(read, seconds.tolist(), strict=True)}, events
-    )
-    report.write(out / COVERAGE)
-    _write_index(sources, read, shards, events, out)
-    manifest = plan | {
-        "shards": [
-            {
-                "file": _name(shard["number"]),
-                "samples": sum(n for n in shard["lengths"] if n > 0),
-                "sha256": shard["sha256"],
-            }
-            for shard in shards
-        ]
-    }
-    _write_json(out / MANIFEST, manifest)
+        remove_stale(out, alone=True)
+        parts.claim()
+        report = coverage(sources, events)
+        report.used = len(places)
+        _write_shards(parts, sources, places, report, workers, max_unreadable, progress)
+        _finish(parts, sources, places, events, report)
     return report
 
 
 def _places(sources: Sequence[Clips], events: Events | None, all_clips: bool) -> list[Place]:
-    wanted = None if events is None or all_clips else set(events.clips)
-    seen: dict[str, str] = {}
+    named = None if events is None or all_clips else set(events.clips)
+    path_of: dict[str, Path] = {}
     places = []
     for s, source in enumerate(sources):
         for i, key in enumerate(source.keys):
-            if wanted is None or key in wanted:
-                if key in seen:
-                    raise ValueError(f"clip {key} is in {seen[key]} and in {source.path}")
-                seen[key] = str(source.path)
-                places.append((s, i))
+            if named is None or key in named:
+                if key in path_of:
+                    raise ValueError(f"clip {key} is in {path_of[key]} and in {source.path}")
+                path_of[key] = source.path
+                places.append(Place(key, s, i))
     if not places:
         have = sources[0].keys[0] if sources and len(sources[0]) else "nothing"
-        named = events.clips[0] if events is not None and events.clips else "nothing"
+        first = events.clips[0] if events is not None and events.clips else "nothing"
         raise ValueError(
-            f"no clip to pack: the sources hold {have} …, the annotation names {named} …"
+            f"no clip to pack: the sources hold {have} …, the annotation names {first} …"
         )
     return places
 
 
-def _prepare(out: Path, plan: dict[str, Any]) -> None:
-    """Refuse a folder that holds something else; remove what a killed run left half-written."""
-    remove_stale(out, alone=True)
-    if not (out / MANIFEST).exists():
-        if any(path.name != LOCK for path in out.iterdir()):
-            raise ValueError(f"{out} is not empty and not a folder of shards; choose another")
-        _write_json(out / MANIFEST, plan)
-        return
-    there = json.loads((out / MANIFEST).read_text())
-    if differing := [key for key, value in plan.items() if there.get(key) != value]:
-        raise ValueError(
-            f"{out} was packed with other {', '.join(differing)}; choose another or delete it"
-        )
-
-
-def _finished(out: Path, number: int, plan_digest: str) -> Shard | None:
-    file = out / _name(number)
-    try:
-        shard = json.loads(file.with_suffix(".json").read_text())
-        right = shard["plan"] == plan_digest and shard["sha256"] == sha256(file)
-    except (OSError, ValueError, KeyError):
-        return None
-    return shard if right else None
-
-
-def _write_all(
+def _write_shards(
+    parts: Parts,
     sources: Sequence[Clips],
-    jobs: list[tuple[int, list[Place]]],
-    out: Path,
-    plan_digest: str,
+    places: Sequence[Place],
+    report: Coverage,
     workers: int,
-    done: Callable[[Shard], None],
+    max_unreadable: float,
+    progress: bool,
 ) -> None:
-    workers = min(workers, len(jobs))
-    if workers <= 1:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as in a worker process, for the same bytes
-        try:
-            for number, places in jobs:
-                done(_write_shard(sources, places, number, out, plan_digest))
-        finally:
-            torch.set_num_threads(threads)
-        return
-    context = get_context()
-    stop = context.Event()
-    with ProcessPoolExecutor(workers, context, _start, (sources, stop)) as pool:
-        tasks = {pool.submit(_work, places, number, out, plan_digest) for number, places in jobs}
-        try:
-            with interrupt.deferred():
-                while tasks:
-                    ready, tasks = wait(tasks, timeout=0.5, return_when=FIRST_COMPLETED)
-                    for task in ready:
-                        done(task.result())
-                    interrupt.safe_point()
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                f"{out}: a worker was killed, perhaps for lack of memory; pack with fewer workers"
-            ) from error
-        except BaseException:  # Ctrl-C too: leave within one clip, half-written files removed
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-_sources: Sequence[Clips] = ()  # of a worker process, set once by _start
-_stop: Any = None
-
-
-def _start(sources: Sequence[Clips], stop: Any) -> None:
-    global _sources, _stop
-    _sources, _stop = sources, stop
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells when to stop
-
-    def end_with_parent() -> None:
-        connection.wait([parent_process().sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def _work(places: list[Place], number: int, out: Path, plan_digest: str) -> Shard:
-    return _write_shard(_sources, places, number, out, plan_digest)
+    """Write the shards that are missing or damaged, and stop at too many unreadable clips."""
+    size = parts.settings["clips_per_shard"]
+    shards = [places[first : first + size] for first in range(0, len(places), size)]
+    missing = [number for number in range(len(shards)) if not parts.check(number)]
+    if len(missing) < len(shards):
+        kept = len(shards) - len(missing)
+        log.info("%s: %d of %d shards are kept", parts.folder, kept, len(shards))
+    needed = [place for number in missing for place in shards[number]]
+    bar = tqdm(total=len(places), unit="clip", desc="pack", disable=not progress)
+    with bar, closing(read_ahead(sources, needed, _at_16k, workers)) as audio:
+        for number, shard in enumerate(shards):
+            if number in missing:
+                _write_shard(parts, number, shard, audio)
+            bar.update(len(shard))
+            report.add_unreadable(parts.facts(number)["unreadable"])
+            try:
+                report.check(max_unreadable)
+            except RuntimeError:
+                report.write(parts.folder / COVERAGE)
+                raise
 
 
 def _write_shard(
-    sources: Sequence[Clips], places: list[Place], number: int, out: Path, plan_digest: str
-) -> Shard:
-    file = out / _name(number)
-    hashed = hashlib.sha256()
-    lengths: list[int] = []
+    parts: Parts, number: int, shard: Sequence[Place], audio: Iterator[Tensor | Unreadable]
+) -> None:
+    """Write a shard, whose clips come next in `audio`."""
+    lengths: list[int] = []  # samples; -1: unreadable
     unreadable: dict[str, str] = {}
-    compare: dict[int, np.ndarray] = {}  # first sample: clip
-    written = 0
-    try:
-        with atomic(file) as temporary:
-            with temporary.open("wb") as stream:
-                for n, (s, i) in enumerate(interrupt.between(places)):
-                    if _stop is not None and _stop.is_set():
-                        raise InterruptedError(f"{file}: packing was stopped")
-                    try:
-                        audio = _resampled(*sources[s].read(i)).astype("<i2", copy=False)
-                    except Unreadable as error:
-                        unreadable[sources[s].keys[i]] = error.reason
-                        lengths.append(-1)
-                        continue
-                    stream.write(audio.data)
-                    hashed.update(audio.data)
-                    if n % -(-len(places) // CHECKED) == 0:
-                        compare[written] = audio
-                    lengths.append(len(audio))
-                    written += len(audio)
-            _compare(temporary, compare, file)
-        shard = {
-            "plan": plan_digest,
-            "number": number,
-            "lengths": lengths,
-            "unreadable": unreadable,
-            "sha256": hashed.hexdigest(),
-        }
-        _write_json(file.with_suffix(".json"), shard)
-    except InterruptedError:
-        raise
-    except OSError as error:
-        raise OSError(
-            error.errno, f"{error.strerror}; make room and run the same command again", str(file)
-        ) from error
-    return shard
+    facts = {"lengths": lengths, "unreadable": unreadable}
+    with parts.write(number, facts) as path, path.open("wb") as stream:
+        for place in interrupt.between(shard):
+            clip = next(audio)
+            if isinstance(clip, Unreadable):
+                unreadable[place.key] = clip.reason
+                lengths.append(-1)
+            else:
+                stream.write(clip.numpy().astype("<i2", copy=False).data)
+                lengths.append(len(clip))
 
 
-def _compare(written: Path, clips: dict[int, np.ndarray], file: Path) -> None:
-    for start, audio in clips.items():
-        if not np.array_equal(np.fromfile(written, "<i2", len(audio), offset=2 * start), audio):
-            raise RuntimeError(
-                f"{file}: reads back other samples than were written; check the disk"
-            )
+def _at_16k(audio: np.ndarray, rate: int) -> Tensor:
+    """int16 (S,) at a rate in Hz -> int16 (S',) at 16 kHz."""
+    if rate != SAMPLE_RATE:
+        audio = to_int16(to_16k(torch.from_numpy(audio / np.float32(32768)), rate).numpy())
+    return torch.from_numpy(audio)
 
 
-def _resampled(audio: np.ndarray, rate: int) -> np.ndarray:
-    if rate == SAMPLE_RATE:
-        return audio
-    return to_int16(to_16k(torch.from_numpy(audio / np.float32(32768)), rate).numpy())
+def _finish(
+    parts: Parts,
+    sources: Sequence[Clips],
+    places: Sequence[Place],
+    events: Events | None,
+    report: Coverage,
+) -> None:
+    """Write what stands beside the shards."""
+    shards = [parts.facts(number) for number in range(len(parts.files))]
+    lengths = [n for shard in shards for n in shard["lengths"]]
+    readable = [place for place, n in zip(places, lengths, strict=True) if n >= 0]
+    samples = [[n for n in shard["lengths"] if n >= 0] for shard in shards]
+    seconds = [n / SAMPLE_RATE for row in samples for n in row]
+    keys = [place.key for place in readable]
+    report.add_durations(dict(zip(keys, seconds, strict=True)), events)
+    report.write(parts.folder / COVERAGE)
+    _write_index(parts.folder / INDEX, sources, readable, samples, events)
+    files = [
+        {"file": file.name, "samples": sum(row), "sha256": shard["sha256"]}
+        for file, row, shard in zip(parts.files, samples, shards, strict=True)
+    ]
+    parts.finish(rate=SAMPLE_RATE, shards=files)
 
 
 def _write_index(
+    path: Path,
     sources: Sequence[Clips],
-    places: list[Place],
-    shards: list[Shard],
+    places: Sequence[Place],
+    samples: list[list[int]],
     events: Events | None,
-    out: Path,
 ) -> None:
-    lengths = [[n for n in shard["lengths"] if n >= 0] for shard in shards]
+    """Write where each readable clip lies, with events and clip labels.
+
+    Args:
+        samples: of the readable clips of each shard.
+    """
     columns: dict[str, np.ndarray] = {
-        "names": np.array([sources[s].names[i] for s, i in places], dtype=str),
-        "shard": np.repeat(np.arange(len(shards)), [len(part) for part in lengths]),
-        "start": np.concatenate([np.cumsum([0, *part])[:-1] for part in lengths]),
-        "length": np.concatenate(lengths).astype(np.int64),
+        "names": np.array([sources[place.source].names[place.index] for place in places], str),
+        "shard": np.repeat(np.arange(len(samples)), [len(row) for row in samples]),
+        "start": np.concatenate([np.cumsum([0, *row])[:-1] for row in samples]),
+        "length": np.concatenate(samples).astype(np.int64),
     }
     if events is not None:
         columns |= {
             "event_clips": np.array(events.clips, dtype=str),
             "event_labels": np.array(events.labels, dtype=str),
         }
-        columns |= {name: getattr(events, name) for name in ("first", "label")}
-        columns |= {name: getattr(events, name) for name in ("onset_s", "offset_s")}
+        columns |= {
+            name: getattr(events, name) for name in ("first", "label", "onset_s", "offset_s")
+        }
     labels = [source.clip_labels() for source in sources]
     if all(part is not None and part.shape[1] == labels[0].shape[1] for part in labels):
-        rows = [[i for s, i in places if s == number] for number in range(len(sources))]
+        rows = [[i for _, source, i in places if source == s] for s in range(len(sources))]
         columns["clip_labels"] = np.concatenate(
             [part[row] for part, row in zip(labels, rows, strict=True)]
         )
     elif any(part is not None for part in labels):
-        log.warning("%s: clip labels left out, not all sources have the same ones", out)
-    with atomic(out / INDEX) as temporary, temporary.open("wb") as stream:
+        log.warning("%s: clip labels left out, not all sources have the same ones", path.parent)
+    with atomic(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **columns)
 
 
@@ -357,12 +234,3 @@ def _digest(text: str, *arrays: np.ndarray) -> str:
     for array in arrays:
         hashed.update(np.ascontiguousarray(array).data)
     return hashed.hexdigest()[:16]
-
-
-def _name(number: int) -> str:
-    return f"shard-{number:05d}.i16"
-
-
-def _write_json(path: Path, value: Any) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value) + "\n")

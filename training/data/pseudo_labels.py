@@ -7,31 +7,22 @@ first 10 s of each clip. Ours also have `classes` (C,) and `report` (JSON).
 import hashlib
 import json
 import os
-import shutil
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
 
 from hear_ptsed.errors import few, one_line
-from hear_ptsed.files import atomic, temporary_beside
+from hear_ptsed.files import temporary_beside
 from hear_ptsed.grid import WINDOW_FRAMES
 from hear_ptsed.labels import load_labels
+from hear_ptsed.parts import Parts, require_settings
 from training.data.annotations import clip_key
-from training.data.clips import open_hdf5
+from training.data.clips import Place, open_hdf5, require
 
 EXPONENT = 0x7C00  # bits of a float16 that are all set in NaN and infinity
-
-
-class Place(NamedTuple):
-    """Where a clip is found."""
-
-    key: str
-    source: int
-    index: int  # in the source
 
 
 def canonical(name: str) -> str:
@@ -59,12 +50,12 @@ class PseudoLabels:
             names, classes = _read_tables(path)
             if self.names and classes != self.classes:
                 raise ValueError(f"{path}: its {len(classes)} classes differ from {self.paths[0]}")
-            own: dict[str, str] = {}
+            name_of: dict[str, str] = {}
             for i, name in enumerate(names, len(self.names)):
                 key = canonical(name)
-                if key in own:
-                    raise ValueError(f"{path}: {own[key]} and {name} are both clip {key}")
-                own[key] = name
+                if key in name_of:
+                    raise ValueError(f"{path}: {name_of[key]} and {name} are both clip {key}")
+                name_of[key] = name
                 self._place.setdefault(key, i)
             self.classes = classes
             self.names += names
@@ -112,23 +103,10 @@ def _read_tables(path: Path) -> tuple[list[str], list[str]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give a file of pseudo labels")
     with open_hdf5(path) as file:
-        for name in ("filenames", "strong_logits"):
-            if not isinstance(file.get(name), h5py.Dataset):
-                raise ValueError(f"{path}: no dataset {name}; it has {', '.join(file) or 'none'}")
-        names, logits = file["filenames"], file["strong_logits"]
         classes = file["classes"].asstr()[:].tolist() if "classes" in file else load_labels()
-        wanted = (len(logits) if logits.ndim else 0, len(classes), WINDOW_FRAMES)
-        if logits.dtype != np.float16 or logits.shape != wanted:
-            raise ValueError(
-                f"{path}: strong_logits is {logits.dtype} {logits.shape}, expected float16 "
-                f"(clips, {len(classes)}, {WINDOW_FRAMES})"
-            )
-        text = names.dtype.kind == "S" or h5py.check_string_dtype(names.dtype)
-        if not text or names.shape != wanted[:1]:
-            raise ValueError(
-                f"{path}: filenames is {names.dtype} {names.shape}, expected text ({wanted[0]},), "
-                "one name for each row of strong_logits"
-            )
+        shape = ("clips", len(classes), WINDOW_FRAMES)
+        logits = require(file, "strong_logits", "float16", shape)
+        names = require(file, "filenames", "text", (len(logits),))
         # One read of the whole table: one for each name takes two orders of magnitude longer.
         return [name.decode() for name in names[:].tolist()], classes
 
@@ -151,64 +129,56 @@ class Writer:
         missing: Sequence[str],
         settings: dict[str, Any],
     ):
-        self.out, self.places, self.missing = out, places, missing
-        names = "\n".join([*(place.key for place in places), "", *missing])
-        self.settings = settings | {"clips": hashlib.sha256(names.encode()).hexdigest()}
-        self.n_blocks = -(-len(self.places) // settings["block"])
-        self.folder = out.with_name(f".{out.name}.parts")
+        self.out, self.places, self.missing = out, places, list(missing)
+        keys = "\n".join([*(place.key for place in places), "", *missing])
+        self.settings = settings | {"clips": hashlib.sha256(keys.encode()).hexdigest()}
+        size = settings["block"]
+        self.blocks = [places[first : first + size] for first in range(0, len(places), size)]
+        names = [f"{b:06d}.npy" for b in range(len(self.blocks))]
+        self.parts = Parts(out.with_name(f".{out.name}.parts"), self.settings, names)
 
     def finished(self) -> dict[str, Any] | None:
-        """The report if the file is there; a ValueError if it or its parts differ in settings."""
-        if self.out.exists():
-            with open_hdf5(self.out) as file:
-                self._compare(self.out, json.loads(file.attrs.get("settings", "{}")))
-                report = json.loads(file["report"].asstr()[()])
-            shutil.rmtree(self.folder, ignore_errors=True)  # of a process killed in between
-            return report | {"parts_left": 0}
-        stored = self.folder / "settings.json"
-        if stored.exists():
-            self._compare(self.folder, json.loads(stored.read_text()))
-        else:
-            with atomic(stored) as temporary:
-                temporary.write_text(json.dumps(self.settings))
-        return None
-
-    def _compare(self, path: Path, theirs: dict[str, Any]) -> None:
-        if differing := [key for key in self.settings if self.settings[key] != theirs.get(key)]:
-            raise ValueError(
-                f"{path} was made with another setting of {', '.join(differing)}; delete it, or "
-                "write to another file"
-            )
-
-    def block(self, b: int) -> Sequence[Place]:
-        size = self.settings["block"]
-        return self.places[b * size : (b + 1) * size]
-
-    def part(self, b: int) -> Path:
-        return self.folder / f"{b:06d}.npz"
+        """The report if the file is there; refuses a file, or parts, of other settings."""
+        if not self.out.exists():
+            self.parts.claim()
+            return None
+        with open_hdf5(self.out) as file:
+            stored = json.loads(file.attrs.get("settings", "null"))
+            require_settings(self.out, stored, self.settings)
+            report = json.loads(file["report"].asstr()[()])
+        self.parts.remove()  # of a process killed in between
+        return report | {"parts_left": 0}
 
     def write(
         self,
         b: int,
-        keys: list[str],
+        keys: Sequence[str],
         logits: np.ndarray,
-        classes: list[str],
-        unreadable: dict[str, str],
+        classes: Sequence[str],
+        unreadable: Mapping[str, str],
     ) -> None:
-        if not (fine := np.isfinite(logits).all((1, 2))).all():
+        """Write the part of a block.
+
+        Args:
+            keys, logits: of the readable clips; (N, C, 250) float16.
+            unreadable: the reason by key.
+        """
+        finite = np.isfinite(logits).all((1, 2))
+        if not finite.all():
+            wrong = [key for key, fine in zip(keys, finite, strict=True) if not fine]
             raise RuntimeError(
-                f"the logits of {few([k for k, ok in zip(keys, fine, strict=True) if not ok])} are "
-                "NaN or beyond the range of float16; try precision float32"
+                f"the logits of {few(wrong)} are NaN or beyond the range of float16; try precision "
+                "float32"
             )
-        facts = json.dumps({"keys": keys, "classes": classes, "unreadable": unreadable})
-        with atomic(self.part(b)) as temporary:
-            np.savez(temporary, logits=logits, facts=np.array(facts))
+        facts = {"keys": list(keys), "classes": list(classes), "unreadable": dict(unreadable)}
+        with self.parts.write(b, facts) as path, path.open("wb") as file:
+            np.save(file, logits)
 
     def merge(self) -> dict[str, Any]:
         """Make the file if all parts are there; the report of what is."""
         try:
-            there = [b for b in range(self.n_blocks) if self.part(b).exists()]
-            facts = [json.loads(str(self._load(b, "facts"))) for b in there]
+            left = self.parts.left()
+            facts = [self.parts.facts(b) for b in range(len(self.blocks)) if b not in set(left)]
             report = {
                 "expected": len(self.places) + len(self.missing),
                 "found": len(self.places),
@@ -216,16 +186,16 @@ class Writer:
                 "missing": self.missing,
                 "unreadable": {k: v for fact in facts for k, v in fact["unreadable"].items()},
             }
-            if len(there) == self.n_blocks:
+            if not left:
                 # Two that finish at once make the same file twice.
-                self._make(temporary_beside(self.folder / "whole.h5"), facts, report)
+                self._make(temporary_beside(self.parts.folder / "whole.h5"), facts, report)
         except FileNotFoundError:
             if not self.out.exists():  # else another process has just made the file
                 raise
             return self.finished()
-        return report | {"parts_left": self.n_blocks - len(there)}
+        return report | {"parts_left": len(left)}
 
-    def _make(self, path: Path, facts: list[dict], report: dict[str, Any]) -> None:
+    def _make(self, path: Path, facts: Sequence[dict], report: dict[str, Any]) -> None:
         keys = [key for fact in facts for key in fact["keys"]]
         if not keys:
             first = next(iter(report["unreadable"].items()))
@@ -243,17 +213,15 @@ class Writer:
             for b, fact in enumerate(facts):
                 end = row + len(fact["keys"])
                 if end > row:
-                    data[row:end] = self._load(b, "logits")
+                    data[row:end] = self._load(b)
                 row = end
         path.replace(self.out)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.parts.remove()
 
-    def _load(self, b: int, name: str) -> np.ndarray:
-        try:
-            with np.load(self.part(b)) as part:
-                return part[name]
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            self.part(b).unlink(missing_ok=True)
-            raise RuntimeError(
-                f"{self.part(b)} was damaged and is deleted; run the same command to replace it"
-            ) from error
+    def _load(self, b: int) -> np.ndarray:
+        file = self.parts.files[b]
+        if self.parts.check(b):
+            return np.load(file)
+        if not self.parts.folder.exists():
+            raise FileNotFoundError(f"{file} is gone; run the same command again")
+        raise RuntimeError(f"{file} was damaged and is deleted; run the same command to replace it")
