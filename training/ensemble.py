@@ -17,11 +17,10 @@ from hear_ptsed.errors import few
 from hear_ptsed.files import sha256
 from hear_ptsed.grid import WINDOW_FRAMES, WINDOW_S
 from hear_ptsed.model import SEDModel
-from training.data.batch import Batch
+from training.data.batch import Batch, windows
 from training.data.clips import Clips, Place, Unreadable
 from training.data.pseudo_labels import Writer, canonical
 from training.data.reading import read_ahead
-from training.evaluate import windows
 
 DEFAULTS = Options(batch=32)
 
