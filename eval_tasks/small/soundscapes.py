@@ -4,18 +4,16 @@ A folder has the form of the real thing, PaSST-style HDF5 of mp3 bytes and offic
 tables, so the normal loader reads it. Nothing is shipped: sounds come from pinned packages.
 """
 
-import csv
 import io
 import json
-import logging
+import os
 import shutil
 import signal
 import zlib
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -25,18 +23,23 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
+from eval_tasks import hear_folder
+from eval_tasks.manifest import versions
+from eval_tasks.small import folder_name
 from eval_tasks.sounds import scene
 from eval_tasks.sounds.audioset import PARTS, audioset_bank
-from eval_tasks.sounds.provenance import packages, same_settings, versions, write_json
-from eval_tasks.sounds.sound import RATE
-from eval_tasks.sounds.sources import Bank, member_sha256
+from eval_tasks.sounds.catalogue import terms
+from eval_tasks.sounds.sources import Bank, members_sha256
 from eval_tasks.sounds.synthetic import synthetic_audioset_bank
 from hear_ptsed import interrupt
-from hear_ptsed.files import atomic, locked
+from hear_ptsed.files import atomic, write_json
+from hear_ptsed.grid import SAMPLE_RATE
+from hear_ptsed.labels import load_mids
 
 FORMAT = 1  # raise when a change renders other audio from the same settings
 MP3_RATE = 32000  # Hz, as in the published files
 CHUNK = 50  # clips rendered at a time by one worker, and kept if the rendering is interrupted
+SIZES = {"tiny": (12, 7), "demo": (240, 80), "full": (800, 240)}  # training, evaluation clips
 HEADER = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
 
 
@@ -62,27 +65,54 @@ class Chunk:
 
 
 def prepare(
-    out: Path,
+    tasks_dir: Path,
+    *,
+    seed: int = 0,
+    size: str = "demo",
+    synthetic: bool = False,
+    jobs: int | None = None,
+    force: bool = False,
+) -> Path:
+    """Render the corpus of a size into `tasks_dir` and return its folder; see small.prepare.
+
+    Args:
+        jobs: processes that render; None: as many as there are cores.
+    """
+    name = folder_name("soundscapes", size, seed, synthetic)
+    train, evaluation = SIZES["tiny" if synthetic else size]
+    return render(
+        Path(tasks_dir) / name,
+        train=train,
+        evaluation=evaluation,
+        seed=seed,
+        jobs=(os.cpu_count() or 1) if jobs is None else jobs,
+        synthetic=synthetic,
+        force=force,
+    )
+
+
+def render(
+    folder: Path,
     *,
     train: int,
     evaluation: int,
     seed: int = 0,
-    workers: int = 2,
+    jobs: int = 2,
     synthetic: bool = False,
+    force: bool = False,
 ) -> Path:
-    """Render `train` + `evaluation` clips into the folder `out` and return it.
+    """Render `train` + `evaluation` clips into a folder and return it.
 
     A finished folder with the same settings is kept, an interrupted one continued. The number of
-    workers changes nothing, and a larger set begins with the clips of a smaller one. Workers are
-    new processes: a script that calls this needs the usual `if __name__ == "__main__"`.
+    processes changes nothing, and a larger set begins with the clips of a smaller one. They are new
+    processes: a script that calls this needs the usual `if __name__ == "__main__"`.
     """
-    if min(train, evaluation, workers) < 1:
+    if min(train, evaluation, jobs) < 1:
         raise ValueError(
-            f"train {train}, evaluation {evaluation}, workers {workers}: each must be 1 or more"
+            f"train {train}, evaluation {evaluation}, jobs {jobs}: each must be 1 or more"
         )
     if seed < 0:
         raise ValueError(f"seed {seed} is negative; give 0 or more")
-    out = Path(out)
     settings = {
         "train": train,
         "evaluation": evaluation,
@@ -90,31 +120,33 @@ def prepare(
         "synthetic": synthetic,
         "format": FORMAT,
     }
-    if out.exists():
-        same_settings(out, settings, "delete it")
-        logging.getLogger(__name__).info("%s is there already and is kept", out)
-        return out
+    fill = partial(_fill, Path(folder), settings, jobs)
+    return hear_folder.build(folder, settings, fill, force=force)
+
+
+def _fill(finished: Path, settings: dict, jobs: int, folder: Path) -> None:
+    """Write all files into the new `folder`; chunks stay beside `finished` until all is there."""
+    seed, synthetic = settings["seed"], settings["synthetic"]
     bank = synthetic_audioset_bank() if synthetic else audioset_bank()
     labels = tuple(bank.classes)
     key = zlib.crc32(json.dumps([settings, labels]).encode())
-    unfinished = out.with_name(f".{out.name}-{key:08x}")
-    folder = unfinished / "chunks"  # what an interrupted run left here is found again
-    chunks = [
-        Chunk(folder, part, start, min(start + CHUNK, count), seed, labels, synthetic)
-        for part, count in zip(PARTS, (train, evaluation), strict=True)
-        for start in range(0, count, CHUNK)
-    ]
-    with locked(unfinished, beside=True):
-        folder.mkdir(parents=True, exist_ok=True)
-        _render_all([chunk for chunk in chunks if not chunk.clips.exists()], workers)
-        manifest = {"settings": settings, **_provenance(bank, synthetic)}
-        for part in PARTS:
-            manifest[part] = _join([c for c in chunks if c.part == part], unfinished, part)
-        write_json(unfinished / "manifest.json", manifest)
-        (unfinished / "README.md").write_text(_card(manifest), encoding="utf-8")
-        shutil.rmtree(folder)
-        unfinished.rename(out)
-    return out
+    kept = finished.with_name(f".{finished.name}-{key:08x}")  # found again after an interruption
+    kept.mkdir(exist_ok=True)
+    chunks = {
+        part: [
+            Chunk(kept, part, start, min(start + CHUNK, count), seed, labels, synthetic)
+            for start in range(0, count, CHUNK)
+        ]
+        for part, count in zip(PARTS, (settings["train"], settings["evaluation"]), strict=True)
+    }
+    missing = [chunk for part in PARTS for chunk in chunks[part] if not chunk.clips.exists()]
+    _render_chunks(missing, jobs)
+    manifest = {"settings": settings, **_provenance(bank, synthetic)}
+    for part in PARTS:
+        manifest[part] = _join(chunks[part], folder, part)
+    write_json(folder / "manifest.json", manifest)
+    (folder / "README.md").write_text(_card(manifest), encoding="utf-8")
+    shutil.rmtree(kept)
 
 
 def clip_id(part: str, index: int) -> str:
@@ -122,19 +154,19 @@ def clip_id(part: str, index: int) -> str:
     return f"ss{part[0]}{index:08d}"
 
 
-def _render_all(chunks: list[Chunk], workers: int) -> None:
+def _render_chunks(chunks: list[Chunk], jobs: int) -> None:
     """Render in new processes; in this one where a second would not pay."""
     clips = sum(chunk.stop - chunk.start for chunk in chunks)
     with tqdm(total=clips, desc="soundscapes", unit="clip") as bar:
-        if workers == 1 or len(chunks) < 2:
+        if jobs == 1 or len(chunks) < 2:
             for chunk in interrupt.between(chunks):
-                bar.update(_render(chunk))
+                bar.update(_render_chunk(chunk))
             return
         # spawned, not forked: the caller may hold threads or a GPU
-        own = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-        with ProcessPoolExecutor(min(workers, len(chunks)), get_context("spawn"), **own) as pool:
+        context, ignored = get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
+        with ProcessPoolExecutor(min(jobs, len(chunks)), context, signal.signal, ignored) as pool:
             try:
-                for done in interrupt.between(pool.map(_render, chunks)):
+                for done in interrupt.between(pool.map(_render_chunk, chunks)):
                     bar.update(done)
             except BaseException:  # Ctrl-C too; what is under way is finished and kept
                 pool.shutdown(cancel_futures=True)
@@ -149,16 +181,16 @@ def _stage(part: str, classes: tuple[str, ...], synthetic: bool) -> tuple[dict, 
     return audioset_bank(classes).sources[part], scene.surroundings(part)
 
 
-def _render(chunk: Chunk) -> int:
+def _render_chunk(chunk: Chunk) -> int:
     sources, around = _stage(chunk.part, chunk.classes, chunk.synthetic)
-    mids = _mids()
+    mids = load_mids()
     mp3s, rows = [], []
     for i in range(chunk.start, chunk.stop):
         rng = np.random.default_rng([chunk.seed, PARTS.index(chunk.part), i])
         first = _first_class(chunk, i)
         audio, events = scene.soundscape(sources, first, around, rng)
         file = io.BytesIO()
-        resampled = soxr.resample(audio, RATE, MP3_RATE)
+        resampled = soxr.resample(audio, SAMPLE_RATE, MP3_RATE)
         soundfile.write(file, resampled, MP3_RATE, format="MP3", subtype="MPEG_LAYER_III")
         mp3s.append(file.getvalue())
         segment = f"{clip_id(chunk.part, i)}_0"
@@ -176,14 +208,6 @@ def _first_class(chunk: Chunk, index: int) -> str:
     turn, place = divmod(index, len(chunk.classes))
     deck = np.random.default_rng([chunk.seed, 2 + PARTS.index(chunk.part), turn])
     return chunk.classes[deck.permutation(len(chunk.classes))[place]]
-
-
-@cache
-def _mids() -> dict[str, str]:
-    """Machine identifier of each class name."""
-    table = resources.files("hear_ptsed") / "labels" / "audioset_strong.csv"
-    with table.open(encoding="utf-8", newline="") as file:
-        return {row["name"]: row["mid"] for row in csv.DictReader(file)}
 
 
 def _write_table(path: Path, rows: list[tuple[str, ...]]) -> None:
@@ -213,7 +237,7 @@ def _join(chunks: list[Chunk], folder: Path, part: str) -> dict:
         file["audio_name"] = np.array(names, "S20")
     rows = [tuple(line.split("\t")) for line in lines]
     _write_table(folder / f"{part}.tsv", rows)
-    labels = {mid: name for name, mid in _mids().items()}
+    labels = {mid: name for name, mid in load_mids().items()}
     counts = Counter(labels[row[3]] for row in rows)
     return {"clips": len(names), "events": len(rows), "events_of": dict(sorted(counts.items()))}
 
@@ -224,12 +248,12 @@ def _provenance(bank: Bank, synthetic: bool) -> dict:
     if not synthetic:
         members |= {*scene.BACKGROUNDS, *scene.ROOMS}
     members = sorted(member for member in members if member[0] != "computed")
-    classes = {}
+    classes, mids = {}, load_mids()
     for label in bank.classes:
         origins = {part: {source.origin for source in used[part][label]} for part in PARTS}
         shared = origins["train"] & origins["eval"]
         classes[label] = {
-            "mid": _mids()[label],
+            "mid": mids[label],
             "independent_sources": {part: len(origins[part] - shared) for part in PARTS},
             "shared_sources": len(shared),
             "sources": {part: [source.name for source in used[part][label]] for part in PARTS},
@@ -238,19 +262,19 @@ def _provenance(bank: Bank, synthetic: bool) -> dict:
         "versions": versions(),
         "classes": classes,
         "dropped_classes": bank.dropped,
-        "packages": packages({package for package, _ in members}),
-        "members": {f"{member[0]}: {member[1]}": member_sha256(*member) for member in members},
+        "packages": terms({package for package, _ in members}),
+        "members": members_sha256(members),
     }
 
 
 def _card(manifest: dict) -> str:
     classes, settings = manifest["classes"], manifest["settings"]
     rows = "\n".join(
-        f"| {label} | {found['independent_sources']['train']} "
-        f"| {found['independent_sources']['eval']} | {found['shared_sources']} "
+        f"| {label} | {described['independent_sources']['train']} "
+        f"| {described['independent_sources']['eval']} | {described['shared_sources']} "
         f"| {manifest['train']['events_of'].get(label, 0)} "
         f"| {manifest['eval']['events_of'].get(label, 0)} |"
-        for label, found in classes.items()
+        for label, described in classes.items()
     )
     dropped = "".join(f"\n- {label}: {why}" for label, why in manifest["dropped_classes"].items())
     return f"""# Soundscapes{" (synthetic)" if settings["synthetic"] else ""}
@@ -258,7 +282,7 @@ def _card(manifest: dict) -> str:
 Rendered on this machine with seed {settings["seed"]}: {settings["train"]} training and \
 {settings["evaluation"]} evaluation clips of {scene.SECONDS:g} s, {len(classes)} classes named as \
 in AudioSet Strong. Files: `train_mp3.hdf`, `eval_mp3.hdf` (mp3 at {MP3_RATE} Hz of audio made at \
-{RATE} Hz; no clip-level `target`), `train.tsv`, `eval.tsv` (onsets and offsets in seconds).
+{SAMPLE_RATE} Hz; no clip-level `target`), `train.tsv`, `eval.tsv` (onsets and offsets in seconds).
 
 It is not AudioSet, and scores on it cannot be compared with published ones.
 

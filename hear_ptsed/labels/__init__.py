@@ -10,7 +10,15 @@ def load_labels(evaluated: bool = False) -> list[str]:
     Args:
         evaluated: only the 407 that the official evaluation set has events of.
     """
+    return [row["name"] for row in _rows() if row["in_eval"] == "1" or not evaluated]
+
+
+def load_mids() -> dict[str, str]:
+    """The machine identifier of each of the 447 classes, such as /m/04rlf of Music."""
+    return {row["name"]: row["mid"] for row in _rows()}
+
+
+def _rows() -> list[dict[str, str]]:
     path = Path(__file__).with_name("audioset_strong.csv")
     with path.open(newline="", encoding="utf-8") as file:
-        rows = [*csv.DictReader(file)]
-    return [row["name"] for row in rows if row["in_eval"] == "1" or not evaluated]
+        return [*csv.DictReader(file)]
