@@ -19,8 +19,6 @@ $(VENV)/.done: setup.py constraints.txt overrides.txt requirements.txt
 
 demo: env
 	$(RUN) -m eval_tasks demo --out $(OUT)
-	$(RUN) -m training demo --quick --out $(OUT)/training
-	$(RUN) -m eval_tasks demo --stages $(OUT)/training/quick/seed0 --out $(OUT)
 	$(RUN) -m leaderboards build $(OUT)/results --out $(OUT)/site
 
 test: env
