@@ -13,7 +13,7 @@ from pathlib import Path
 
 from scipy import stats
 
-from eval_tasks.demo.stages import STAGES, stages
+from eval_tasks.demo.stages import STAGES, run_stages
 
 DIFFERENCES = (
     ("weak", "scratch"),
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     tasks = args.out / "tasks"
-    runs = [stages(args.out, tasks, quick=args.quick, seed=seed) for seed in args.seeds]
+    runs = [run_stages(args.out, tasks, quick=args.quick, seed=seed) for seed in args.seeds]
 
     print(f"| stage | {' | '.join(COLUMNS)} | seeds |")
     print("|---" * (len(COLUMNS) + 2) + "|")

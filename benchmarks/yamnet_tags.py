@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eval_tasks.sounds.catalogue import pinned
+from eval_tasks.sounds.catalogue import find_wheel
 from hear_ptsed import wheels, yamnet
 from hear_ptsed.audio import AudioFile, resampled
 from hear_ptsed.wheels import Wheel
@@ -52,11 +52,11 @@ def tags(model: yamnet.YamNet, names: list[str]) -> None:
     print("| package | file | s | 1st | 2nd | 3rd | by its name | rank of 521 |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for project, classes in RECORDINGS.items():
-        for member in wheels.members(pinned(project)):
+        for member in wheels.members(find_wheel(project)):
             path = Path(member)
             if path.suffix not in (".wav", ".mp3") or EXCLUDED in member:
                 continue
-            clip = audio(pinned(project), member)
+            clip = audio(find_wheel(project), member)
             scores = model(clip).logits.sigmoid()[0].mean(0)
             order = scores.argsort(descending=True).tolist()
             own = names.index(classes if isinstance(classes, str) else classes[path.stem])

@@ -140,13 +140,13 @@ def sweep(args: argparse.Namespace, _rest: list[str]) -> int:
 def demo(args: argparse.Namespace, _rest: list[str]) -> int:
     from eval_tasks import small
     from eval_tasks.demo.evaluation import evaluate_modules, evaluate_stages
-    from eval_tasks.demo.stages import stages, trained_folder
+    from eval_tasks.demo.stages import run_stages, trained_folder
 
     # Threads that wait without spinning: on a busy machine spinning ones slow down all others.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     out = args.out.absolute()
     evaluate_modules(out, small.prepare("office", out / "tasks"))
-    stages(out / "training", out / "tasks", quick=not args.full, seed=args.seed)
+    run_stages(out / "training", out / "tasks", quick=not args.full, seed=args.seed)
     evaluate_stages(out, trained_folder(out / "training", not args.full, args.seed), args.seed)
     print(f"done; everything is in {out}, the records in {out / 'results'}")
     return 0

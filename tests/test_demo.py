@@ -75,7 +75,7 @@ def commands(monkeypatch, tmp_path) -> list[list[str]]:
 
 
 def test_the_stages_are_trained_in_order_and_only_once(commands, tmp_path, capsys):
-    scores = stages.stages(tmp_path / "out", tmp_path / "tasks", seed=3)
+    scores = stages.run_stages(tmp_path / "out", tmp_path / "tasks", seed=3)
     work = stages.trained_folder(tmp_path / "out", True, 3)
     assert work == tmp_path / "out" / "quick" / "seed3"
     words = [command[1] for command in commands]
@@ -96,9 +96,9 @@ def test_the_stages_are_trained_in_order_and_only_once(commands, tmp_path, capsy
     }
     assert "| strong_kd | " in (work / "stages.md").read_text()
     commands.clear()
-    stages.stages(tmp_path / "out", tmp_path / "tasks", seed=3)
+    stages.run_stages(tmp_path / "out", tmp_path / "tasks", seed=3)
     assert commands == []
-    stages.stages(tmp_path / "out", tmp_path / "tasks", quick=False, seed=3)
+    stages.run_stages(tmp_path / "out", tmp_path / "tasks", quick=False, seed=3)
     assert not any("--set=optim.epochs=4" in command for command in commands)
     assert stages.trained_folder(tmp_path / "out", False, 3).is_dir()
 
@@ -108,7 +108,9 @@ def test_the_command_evaluates_trains_and_evaluates_what_was_trained(tmp_path, m
     monkeypatch.setattr(small, "prepare", lambda name, folder: folder / name)
     monkeypatch.setattr(evaluation, "evaluate_modules", lambda *args: done.append(args))
     monkeypatch.setattr(evaluation, "evaluate_stages", lambda *args: done.append(args))
-    monkeypatch.setattr(stages, "stages", lambda *args, **options: done.append((*args, options)))
+    monkeypatch.setattr(
+        stages, "run_stages", lambda *args, **options: done.append((*args, options))
+    )
     assert main(["demo", "--out", str(tmp_path), "--full", "--seed", "2"]) == 0
     assert done == [
         (tmp_path, tmp_path / "tasks" / "office"),

@@ -31,7 +31,6 @@ def evaluate_modules(out: Path, task: Path) -> None:
     Args:
         task: folder of `office`, in `out`/tasks.
     """
-    print(f"{task.name}: {_task_line(task)}")
     cached = {row.module: row.cached for row in list_models()}
     modules = [{"module": name} for name in BASELINES]
     modules += [{"module": PLUGINS + name} for name in MODULES]
@@ -78,14 +77,6 @@ def _evaluate(planned: list[sweep.Entry]) -> None:
         if entry.state == "failed":
             raise RuntimeError(f"{entry.title} failed: {entry.message}")
         print(f"{entry.state}: {entry.title}", flush=True)
-
-
-def _task_line(task: Path) -> str:
-    metadata = json.loads((task / "task_metadata.json").read_text(encoding="utf-8"))
-    counts = {s: len(json.loads((task / f"{s}.json").read_text())) for s in metadata["splits"]}
-    files = ", ".join(f"{count} {split}" for split, count in counts.items())
-    classes = len((task / "labelvocabulary.csv").read_text().splitlines()) - 1
-    return f"{files} scenes of {metadata['sample_duration']:g} s, {classes} classes (real sounds)"
 
 
 def chance_level(task: Path, rounds: int = 20) -> float:

@@ -33,7 +33,7 @@ STAGES = {  # row of the table: what was trained
 SHORTER = ("optim.epochs=4", "optim.warmup_steps=20")  # of the quick training
 
 
-def stages(out: Path, tasks_dir: Path, *, quick: bool = True, seed: int = 0) -> dict[str, dict]:
+def run_stages(out: Path, tasks_dir: Path, *, quick: bool = True, seed: int = 0) -> dict[str, dict]:
     """Train and score what is not done yet, in folders of `out`; print and return the scores.
 
     Args:

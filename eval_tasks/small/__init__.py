@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from eval_tasks import hear_folder
-from eval_tasks.sounds.catalogue import terms
+from eval_tasks.sounds.catalogue import describe_packages
 
 NAMES = {
     "office": "sound events in 120-s scenes, 11 classes, DCASE-2016-task-2-like",
@@ -103,33 +103,27 @@ PIANO_NOTES = [
 
 
 def _bank_provenance(bank) -> dict:
-    from eval_tasks.sounds.sources import members_sha256
+    from eval_tasks.sounds.sources import describe_origins
 
-    used = {
-        split: {label: bank.sources[split][label] for label in bank.classes}
-        for split in bank.sources
+    names = {
+        split: {label: [source.name for source in of_split[label]] for label in bank.classes}
+        for split, of_split in bank.sources.items()
     }
-    every = [s for labels in used.values() for sources in labels.values() for s in sources]
-    members = sorted({(s.package, s.member) for s in every if s.package != "computed"})
     return {
-        "sources": {
-            split: {label: [s.name for s in sources] for label, sources in labels.items()}
-            for split, labels in used.items()
-        },
+        "sources": names,
         "independent_sources": {
-            split: {label: len(sources) for label, sources in labels.items()}
-            for split, labels in used.items()
+            split: {label: len(sources) for label, sources in of_split.items()}
+            for split, of_split in names.items()
         },
         "dropped_classes": bank.dropped,
-        "packages": terms({package for package, _ in members}),
-        "members": members_sha256(members),
+        **describe_origins(bank.members),
     }
 
 
 def _piano_provenance(pieces: dict[str, list[str]]) -> dict:
     from eval_tasks.small.scores import source_file
     from eval_tasks.sounds.soundfont import FONTS
-    from eval_tasks.sounds.sources import members_sha256
+    from eval_tasks.sounds.sources import describe_origins
     from hear_ptsed.files import sha256
 
     font = FONTS["TimGM6mb"]
@@ -137,7 +131,7 @@ def _piano_provenance(pieces: dict[str, list[str]]) -> dict:
     return {
         "independent_sources": {fold: len(titles) for fold, titles in pieces.items()},
         "dropped_classes": {},
-        "packages": terms({font[0], "music21"}),
-        "members": members_sha256([font])
+        "packages": describe_packages({font[0], "music21"}),
+        "members": describe_origins({font})["members"]
         | {f"music21: {name}": sha256(source_file(name)) for name in names},
     }

@@ -1,5 +1,6 @@
 """Write a rendered task as a HEAR task folder, with its manifest and data card."""
 
+import zlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 from eval_tasks import hear_folder
 from eval_tasks.manifest import versions
-from eval_tasks.sounds.signal import to_pcm
+from eval_tasks.sounds.signal import find_audible, to_pcm
 from hear_ptsed import interrupt
 from hear_ptsed.files import write_json
 from hear_ptsed.grid import SAMPLE_RATE
@@ -91,6 +92,23 @@ seed.
 
 {notes}
 """
+
+
+def generator(seed: int, task: str, file: str) -> np.random.Generator:
+    """Every clip has random numbers of its own, so a larger size begins with the same clips."""
+    return np.random.default_rng([seed, zlib.crc32(f"{task}/{file}".encode())])
+
+
+def list_events(sound: np.ndarray, start_s: float, floor: float, label: str) -> list[dict]:
+    """Events in milliseconds of a sound that starts at a time, as far as it is above a level."""
+    return [
+        {
+            "label": label,
+            "start": round(1000 * (start_s + onset_s), 1),
+            "end": round(1000 * (start_s + offset_s), 1),
+        }
+        for onset_s, offset_s in find_audible(sound, floor)
+    ]
 
 
 def metadata(

@@ -4,7 +4,6 @@ The parts of the folder share no source, so the weak and the unlabelled clips ho
 strongly labelled ones lack. A few clips hold no event, and some were shorter and are padded.
 """
 
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,11 +12,11 @@ import numpy as np
 from numpy.random import Generator
 
 from eval_tasks.base import MORE_PARTS
-from eval_tasks.small.folder import Clip, Task, metadata
+from eval_tasks.small.folder import Clip, Task, generator, list_events, metadata
 from eval_tasks.small.office import OFFICE_CLASSES, background
 from eval_tasks.sounds import synthetic, tones
 from eval_tasks.sounds.audioset import AUDIOSET_CLASSES
-from eval_tasks.sounds.signal import cut, decibels, repitch, room, stretches
+from eval_tasks.sounds.signal import cut, decibels, repitch, room
 from eval_tasks.sounds.sources import (
     SPLITS,
     Bank,
@@ -37,7 +36,6 @@ TURNS = (  # of eleven sources; an odd number, as some classes list two kinds al
 )
 LOUDNESS_DB = (-38.0, -18.0)  # dBFS, RMS over the active part of a sound
 BACKGROUND_DB = (-60.0, -45.0)
-SHORTEST_S = 0.03  # shorter labels are single windows that passed the gate
 REST_S = 0.4  # between two sounds of a class: closer ones would be one event
 REVERBERANT = 0.4  # share of the clips
 EVENT_FREE = 25  # one clip of so many
@@ -140,8 +138,7 @@ def home(bank: Bank, size: str, seed: int, name: str, provenance: dict) -> Task:
         for part, count in plan.counts.items():
             for i in range(count):
                 file = f"{part}_{i:04d}.wav"
-                # every clip has random numbers of its own: a larger size begins with the same clips
-                rng = np.random.default_rng([seed, zlib.crc32(f"{name}/{file}".encode())])
+                rng = generator(seed, name, file)
                 silent = i % EVENT_FREE == EVENT_FREE - 1 and part != "weak"
                 first = None if silent else bank.classes[i % len(bank.classes)]
                 audio, events, seconds = clip(bank.sources[part], plan, first, rng)
@@ -197,20 +194,13 @@ def clip(
             start_s = _place(len(sound) / SAMPLE_RATE, seconds, taken, rng)
             if start_s is None:
                 continue
-            heard = [
-                (start_s + onset, start_s + offset)
-                for onset, offset in stretches(sound, floor=decibels(level_db - 9))
-                if offset - onset >= SHORTEST_S
-            ]
+            heard = list_events(sound, start_s, decibels(level_db - 9), label)
             if not heard:
                 continue
             taken.append((start_s, start_s + len(sound) / SAMPLE_RATE))
             start = round(start_s * SAMPLE_RATE)
             mix[start : start + len(sound)] += sound
-            events += [
-                {"label": label, "start": round(1000 * a, 1), "end": round(1000 * b, 1)}
-                for a, b in heard
-            ]
+            events += heard
     padded = np.pad(mix, (0, round(plan.seconds * SAMPLE_RATE) - len(mix)))
     return padded, sorted(events, key=lambda event: (event["start"], event["label"])), seconds
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 
 from eval_tasks.small import scores
-from eval_tasks.small.folder import Clip, Task, metadata
+from eval_tasks.small.folder import Clip, Task, generator, metadata
 from eval_tasks.small.scores import Score
 from eval_tasks.sounds.soundfont import Note, play
 from eval_tasks.sounds.synthetic import play_strings
@@ -78,8 +78,7 @@ def piano(music: Music, size: str, seed: int, name: str, provenance: dict) -> Ta
         mine = iter(names[turn :: len(FOLDS)])  # a piece belongs to one fold
         for i in range(plan.clips):
             file = f"{fold}_{i:02d}.wav"
-            rng = np.random.default_rng([seed, zlib.crc32(f"{name}/{file}".encode())])
-            notes, titles = recital(music, mine, plan.seconds, rng)
+            notes, titles = recital(music, mine, plan.seconds, generator(seed, name, file))
             recitals[fold, file] = notes
             played.setdefault(fold, []).extend(titles)
     folds_with = Counter()

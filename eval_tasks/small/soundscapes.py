@@ -28,8 +28,7 @@ from eval_tasks.manifest import versions
 from eval_tasks.small import folder_name
 from eval_tasks.sounds import scene
 from eval_tasks.sounds.audioset import PARTS, audioset_bank
-from eval_tasks.sounds.catalogue import terms
-from eval_tasks.sounds.sources import Bank, members_sha256
+from eval_tasks.sounds.sources import Bank, describe_origins
 from eval_tasks.sounds.synthetic import synthetic_audioset_bank
 from hear_ptsed import interrupt
 from hear_ptsed.files import atomic, write_json
@@ -73,22 +72,11 @@ def prepare(
     jobs: int | None = None,
     force: bool = False,
 ) -> Path:
-    """Render the corpus of a size into `tasks_dir` and return its folder; see small.prepare.
-
-    Args:
-        jobs: processes that render; None: as many as there are cores.
-    """
+    """Render the corpus of a size into `tasks_dir` and return its folder; see `render`."""
     name = folder_name("soundscapes", size, seed, synthetic)
     train, evaluation = SIZES["tiny" if synthetic else size]
-    return render(
-        Path(tasks_dir) / name,
-        train=train,
-        evaluation=evaluation,
-        seed=seed,
-        jobs=(os.cpu_count() or 1) if jobs is None else jobs,
-        synthetic=synthetic,
-        force=force,
-    )
+    kinds = {"seed": seed, "jobs": jobs, "synthetic": synthetic, "force": force}
+    return render(Path(tasks_dir) / name, train=train, evaluation=evaluation, **kinds)
 
 
 def render(
@@ -97,16 +85,21 @@ def render(
     train: int,
     evaluation: int,
     seed: int = 0,
-    jobs: int = 2,
+    jobs: int | None = None,
     synthetic: bool = False,
     force: bool = False,
 ) -> Path:
     """Render `train` + `evaluation` clips into a folder and return it.
 
     A finished folder with the same settings is kept, an interrupted one continued. The number of
-    processes changes nothing, and a larger set begins with the clips of a smaller one. They are new
-    processes: a script that calls this needs the usual `if __name__ == "__main__"`.
+    jobs changes nothing, and a larger set begins with the clips of a smaller one.
+
+    Args:
+        jobs: new processes, of which a script needs the usual `if __name__ == "__main__"`; None: as
+            many as there are cores.
+        force: replace a folder that was rendered with other settings.
     """
+    jobs = (os.cpu_count() or 1) if jobs is None else jobs
     if min(train, evaluation, jobs) < 1:
         raise ValueError(
             f"train {train}, evaluation {evaluation}, jobs {jobs}: each must be 1 or more"
@@ -243,12 +236,7 @@ def _join(chunks: list[Chunk], folder: Path, part: str) -> dict:
 
 
 def _provenance(bank: Bank, synthetic: bool) -> dict:
-    used = {part: bank.sources[part] for part in PARTS}
-    members = {(s.package, s.member) for part in used.values() for c in part.values() for s in c}
-    if not synthetic:
-        members |= {*scene.BACKGROUNDS, *scene.ROOMS}
-    members = sorted(member for member in members if member[0] != "computed")
-    classes, mids = {}, load_mids()
+    used, classes, mids = bank.sources, {}, load_mids()
     for label in bank.classes:
         origins = {part: {source.origin for source in used[part][label]} for part in PARTS}
         shared = origins["train"] & origins["eval"]
@@ -258,12 +246,12 @@ def _provenance(bank: Bank, synthetic: bool) -> dict:
             "shared_sources": len(shared),
             "sources": {part: [source.name for source in used[part][label]] for part in PARTS},
         }
+    members = bank.members if synthetic else {*bank.members, *scene.BACKGROUNDS, *scene.ROOMS}
     return {
         "versions": versions(),
         "classes": classes,
         "dropped_classes": bank.dropped,
-        "packages": terms({package for package, _ in members}),
-        "members": members_sha256(members),
+        **describe_origins(members),
     }
 
 

