@@ -4,17 +4,15 @@ Models whose checkpoint is not on this machine run with random weights and are c
 everywhere.
 """
 
-import json
 import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from dcase_util.containers import MetaDataContainer
-from sed_eval.sound_event import EventBasedMetrics
-
 from eval_tasks import results, sweep
+from eval_tasks.base import read_json
 from eval_tasks.demo import steps
+from eval_tasks.event_based import event_scores
 from hear_ptsed import list_models
 from hear_ptsed.files import atomic, write_json
 
@@ -22,6 +20,7 @@ PLUGINS = "hear_ptsed.plugins."
 MODULES = ("atst_frame_strong", "beats_strong", "frame_mn10_strong")
 BASELINES = (PLUGINS + "yamnet", "eval_tasks.logmel")
 STAGES = ("scratch", "weak", "strong", "strong_kd")
+ONSET = "event_onset_200ms_fms"
 NOTE = "untrained: random weights, because the released checkpoint is not on this machine"
 
 
@@ -68,8 +67,7 @@ def _plan(
     path = out / f"{name}.yaml"  # of which JSON is a part
     wanted = {"tasks": ["office"], "modules": modules, "modes": [mode], "seeds": list(seeds)}
     write_json(path, wanted)
-    folders = {key: out / key for key in ("tasks", "results", "work")}
-    return sweep.plan(path, tasks_dir=folders.pop("tasks"), **folders)
+    return sweep.plan(path, tasks_dir=out / "tasks", results=out / "results", work=out / "work")
 
 
 def _evaluate(planned: list[sweep.Entry]) -> None:
@@ -81,33 +79,15 @@ def _evaluate(planned: list[sweep.Entry]) -> None:
 
 def chance_level(task: Path, rounds: int = 20) -> float:
     """Mean onset F of guessing, for each test scene, the events of another one."""
-    events = json.loads((task / "test.json").read_text(encoding="utf-8"))
-    labels = sorted({event["label"] for clip in events.values() for event in clip})
-    generator, files = random.Random(0), list(events)
-    scores = []
+    events = read_json(task / "test.json")
+    classes = sorted({event["label"] for clip in events.values() for event in clip})
+    generator, scores = random.Random(0), []
     for _ in range(rounds):
-        metric = EventBasedMetrics(labels, evaluate_offset=False, t_collar=0.2)
-        shift = generator.randrange(1, len(files))
-        guess = generator.sample(files, len(files))
-        for i, name in enumerate(guess):
-            other = guess[(i + shift) % len(guess)]
-            metric.evaluate(_sed_eval(events[name], name), _sed_eval(events[other], name))
-        scores.append(metric.results_overall_metrics()["f_measure"]["f_measure"])
+        shift = generator.randrange(1, len(events))
+        order = generator.sample(list(events), len(events))
+        guess = {file: events[order[(i + shift) % len(order)]] for i, file in enumerate(order)}
+        scores.append(event_scores(events, guess, classes, [ONSET]).scores[ONSET])
     return sum(scores) / len(scores)
-
-
-def _sed_eval(events: list[dict], file: str) -> MetaDataContainer:
-    return MetaDataContainer(
-        [
-            {
-                "event_label": event["label"],
-                "onset": event["start"] / 1000,
-                "offset": event["end"] / 1000,
-                "file": file,
-            }
-            for event in events
-        ]
-    )
 
 
 def _percent(score: float) -> str:
@@ -117,11 +97,7 @@ def _percent(score: float) -> str:
 def _write_table(path: Path, task: Path, folder: Path) -> None:
     records = [results.read(file) for file in sorted(folder.rglob("*hear*/*.json"))]
     rows = [
-        (
-            record.module,
-            "untrained" if record.untrained else "",
-            next(iter(record.scores.values())),
-        )
+        (record.module, "untrained" * record.untrained, next(iter(record.scores.values())))
         for record in records
     ]
     rows.append(("chance (events of another scene)", "", chance_level(task)))
