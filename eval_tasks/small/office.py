@@ -12,11 +12,7 @@ from numpy.random import Generator
 
 from eval_tasks.small.folder import Clip, Task, generator, list_events, metadata
 from eval_tasks.sounds import speech
-from eval_tasks.sounds.signal import (
-    coloured_noise,
-    decibels,
-    room,
-)
+from eval_tasks.sounds.signal import coloured_noise, decibels, room
 from eval_tasks.sounds.sources import (
     CLAPPING,
     KNOCKING,

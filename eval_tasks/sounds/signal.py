@@ -3,7 +3,6 @@
 import numpy as np
 import soxr
 from numpy.random import Generator
-from scipy.signal import fftconvolve
 
 from hear_ptsed.grid import SAMPLE_RATE
 
@@ -103,11 +102,6 @@ def room(rng: Generator) -> np.ndarray:
     tail *= decibels(-direct_db) / np.sqrt(np.sum(tail**2))
     tail[0] = 1
     return tail
-
-
-def reverberate(audio: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """Convolve; the result is longer by the response."""
-    return fftconvolve(audio, response)
 
 
 def to_pcm(audio: np.ndarray) -> np.ndarray:

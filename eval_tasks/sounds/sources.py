@@ -16,18 +16,11 @@ from functools import cache, partial
 
 import numpy as np
 from numpy.random import Generator
+from scipy.signal import fftconvolve
 
 from eval_tasks.sounds import speech
 from eval_tasks.sounds.catalogue import WHEELS, describe_packages, find_wheel
-from eval_tasks.sounds.signal import (
-    active_rms,
-    cut,
-    repeat,
-    repitch,
-    reverberate,
-    stretches,
-    tilt,
-)
+from eval_tasks.sounds.signal import active_rms, cut, repeat, repitch, stretches, tilt
 from eval_tasks.sounds.soundfont import FONTS, play, synthesiser
 from hear_ptsed import wheels
 from hear_ptsed.audio import AudioFile, resampled
@@ -128,7 +121,7 @@ def variation(
     if rng.random() < 0.5:
         sound = tilt(sound, rng.uniform(-0.5, 0.5))
     if response is not None:
-        sound = reverberate(sound, response)
+        sound = fftconvolve(sound, response)
     audible = stretches(sound)
     sound = cut(sound, audible[0][0], audible[-1][1])
     return sound * min(rms / active_rms(sound), 0.7 / np.abs(sound).max())
