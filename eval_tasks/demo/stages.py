@@ -55,7 +55,7 @@ def run_stages(out: Path, tasks_dir: Path, *, quick: bool = True, seed: int = 0)
 
 
 def trained_folder(out: Path, quick: bool, seed: int) -> Path:
-    """Where `stages` leaves a folder for each stage, with its model.pt."""
+    """Where `run_stages` leaves a folder for each stage, with its model.pt."""
     return Path(out).absolute() / ("quick" if quick else "full") / f"seed{seed}"
 
 
@@ -67,7 +67,8 @@ def _train(work: Path, corpus: Path, seed: int, settings: Sequence[str]) -> None
     classes = list(_manifest(corpus)["classes"])
     with atomic(work / "classes.txt") as temporary:
         temporary.write_text("\n".join(classes) + "\n", encoding="utf-8")
-    _save_random(work / "scratch" / "model.pt", classes, seed)
+    if not (work / "scratch" / "model.pt").exists():
+        _save_random(work / "scratch" / "model.pt", classes, seed)
 
     fit = partial(_fit, work, settings)
     fit("weak", "weak", seed)
@@ -85,12 +86,7 @@ def _train(work: Path, corpus: Path, seed: int, settings: Sequence[str]) -> None
 
 
 def _fit(
-    work: Path,
-    settings: Sequence[str],
-    name: str,
-    recipe: str,
-    seed: int,
-    at_once: int = 1,
+    work: Path, settings: Sequence[str], name: str, recipe: str, seed: int, at_once: int = 1
 ) -> None:
     changes = [f"--set={text}" for text in (*settings, f"run.seed={seed}", f"run.out={name}")]
     command = ["training", "fit", str(RECIPES / f"{recipe}.yaml"), "--data", ".", "--resume"]
@@ -110,14 +106,9 @@ def _save_random(path: Path, classes: Sequence[str], seed: int) -> None:
 def _score(work: Path, name: str, corpus: Path) -> dict:
     """The result of `evaluate`, with means over classes that do or do not share their sources."""
     command = ["training", "evaluate", f"{name}/model.pt", "--audio", "eval", "--workers", "0"]
-    command += [
-        "--bootstrap",
-        "200",
-        "--out",
-        f"{name}/scores.json",
-        *["--weak"] * (name == "weak"),
-    ]
-    steps.run(work, f"evaluate {name}", command, done=f"{name}/scores.json")
+    command += ["--bootstrap", "200", *["--weak"] * (name == "weak")]
+    done = f"{name}/scores.json"
+    steps.run(work, f"evaluate {name}", [*command, "--out", done], done)
     result = json.loads((work / name / "scores.json").read_text(encoding="utf-8"))
     classes = _manifest(corpus)["classes"]
     groups: dict[str, list[float]] = {"new sources": [], "shared sources": []}
