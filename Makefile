@@ -14,13 +14,11 @@ $(VENV)/.done: setup.py constraints.txt overrides.txt requirements.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv -c constraints.txt
 	$(VENV)/bin/uv pip install --quiet --python $(VENV) -e '.[$(EXTRAS)]' -r requirements.txt --compile-bytecode \
 		-c constraints.txt --override overrides.txt
-	$(RUN) -m hear_ptsed.wheels
+	$(RUN) -m eval_tasks fetch
 	touch $@
 
 demo: env
 	$(RUN) -m eval_tasks demo --out $(OUT)
-	$(RUN) -m training demo --quick --out $(OUT)/training
-	$(RUN) -m eval_tasks demo --stages $(OUT)/training/quick/seed0 --out $(OUT)
 	$(RUN) -m leaderboards build $(OUT)/results --out $(OUT)/site
 
 test: env

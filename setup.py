@@ -68,6 +68,7 @@ setup(
     package_data={
         "hear_ptsed": ["labels/*.csv"],
         "training": ["published.csv", "recipes/*.yaml"],
+        "eval_tasks": ["sounds/catalogue.toml"],
         "leaderboards": ["published/*.csv", "published/*.md", "templates/*", "static/*"],
     },
     install_requires=[

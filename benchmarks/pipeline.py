@@ -1,8 +1,9 @@
 """Stages of the small training pipeline over several seeds: `python benchmarks/pipeline.py`.
 
-Runs `training.demo` once per seed on one corpus (what is done already is kept) and prints scores of
-each stage as mean and 95 % t-interval over the seeds, and differences between stages, paired by
-seed. Scores in %; the last column lists the seeds' own PSDS1 of all classes.
+Runs the training of `python -m eval_tasks demo` once per seed on one corpus (what is done is
+kept) and prints scores of each stage as mean and 95 % t-interval over the seeds, and differences
+between stages, paired by seed. Scores in %; the last column lists the seeds' own PSDS1 of all
+classes.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from scipy import stats
 
-from eval_tasks.demo.stages import STAGES, demo
+from eval_tasks.demo.stages import STAGES, run_stages
 
 DIFFERENCES = (
     ("weak", "scratch"),
@@ -45,7 +46,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
-    runs = [demo(args.out, quick=args.quick, seed=seed) for seed in args.seeds]
+    tasks = args.out / "tasks"
+    runs = [run_stages(args.out, tasks, quick=args.quick, seed=seed) for seed in args.seeds]
 
     print(f"| stage | {' | '.join(COLUMNS)} | seeds |")
     print("|---" * (len(COLUMNS) + 2) + "|")

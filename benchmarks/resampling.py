@@ -3,8 +3,8 @@
     python benchmarks/resampling.py --corpus SOUNDSCAPES --checkpoint MODEL.pt
 
 Prints Markdown: CPU time, how far noise comes out apart, and what that does to embeddings, YAMNet's
-scores and PSDS1 on the evaluation clips of a corpus of `training.soundscapes`. "kaiser_best" is
-what `hear-ptsed detect` read files with before.
+scores and PSDS1 on the evaluation clips of the soundscapes. "kaiser_best" is what `hear-ptsed
+detect` read files with before.
 """
 
 import argparse

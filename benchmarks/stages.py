@@ -1,10 +1,10 @@
 """What each training stage brings downstream: `python benchmarks/stages.py`.
 
-The stages that `python -m training demo` (or benchmarks/pipeline.py) trained, for each seed, on the
-small tasks `office`, `piano` and `home`, frozen (linear layer) and fine-tuned; seed s of the
-evaluation starts from seed s of the pipeline. Prints the primary score of each as mean and 95 %
-t-interval over the seeds, and differences paired by seed, in %. A run that finds no event counts as
-0. Finished runs are kept.
+The stages that benchmarks/pipeline.py (or `python -m eval_tasks demo --full`) trained, for each
+seed, on the small tasks `office`, `piano` and `home`, frozen (linear layer) and fine-tuned; seed s
+of the evaluation starts from seed s of the pipeline. Prints the primary score of each as mean and
+95 % t-interval over the seeds, and differences paired by seed, in %. A run that finds no event
+counts as 0. Finished runs are kept.
 """
 
 import argparse

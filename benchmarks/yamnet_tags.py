@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 import hear_ptsed
+from eval_tasks.sounds.catalogue import find_wheel
 from hear_ptsed import wheels, yamnet
 from hear_ptsed.audio import AudioFile, resampled
 from hear_ptsed.grid import SAMPLE_RATE
+from hear_ptsed.wheels import Wheel
 from hear_ptsed.yamnet import weights
 from hear_ptsed.yamnet.network import HOP, PATCH_SAMPLES, MobileNet, YamNet
 
@@ -44,9 +46,9 @@ ROUNDS = 5
 PUBLISHED_HOP = 7_680  # samples
 
 
-def audio(project: str, member: str) -> Tensor:
+def audio(wheel: Wheel, member: str) -> Tensor:
     """A member as mono (1, S) at 16 kHz."""
-    with AudioFile(wheels.read(project, member), member) as file:
+    with AudioFile(wheels.read(wheel, member), member) as file:
         return torch.from_numpy(resampled(file.blocks(), file.rate))[None]
 
 
@@ -65,11 +67,11 @@ def tags(model: YamNet, names: list[str]) -> None:
     print("| package | file | s | 1st | 2nd | 3rd | by its name | rank of 521 |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for project, classes in RECORDINGS.items():
-        for member in wheels.members(project):
+        for member in wheels.members(find_wheel(project)):
             path = Path(member)
             if path.suffix not in (".wav", ".mp3") or EXCLUDED in member:
                 continue
-            clip = audio(project, member)
+            clip = audio(find_wheel(project), member)
             scores = published_scores(model, clip).mean(0)
             order = scores.argsort(descending=True).tolist()
             own = names.index(classes if isinstance(classes, str) else classes[path.stem])
@@ -80,11 +82,11 @@ def tags(model: YamNet, names: list[str]) -> None:
 
 def bells(model: YamNet, names: list[str]) -> None:
     """Table of the bell score against the labels of the recording that comes with the weights."""
-    clip = audio(yamnet.WHEEL.project, f"{BELLS}.wav")
+    clip = audio(yamnet.WHEEL, f"{BELLS}.wav")
     scores = model(clip).strong[0, names.index(BELL)].sigmoid()
     centres = 0.02 + 0.04 * np.arange(len(scores))
     print(f"\n| from, s | to, s | label | {BELL}: max | mean |\n| --- | --- | --- | --- | --- |")
-    lines = wheels.read(yamnet.WHEEL.project, f"{BELLS}.csv").decode().splitlines()
+    lines = wheels.read(yamnet.WHEEL, f"{BELLS}.csv").decode().splitlines()
     for start, end, _, label in csv.reader(lines):
         inside = scores[(centres >= float(start)) & (centres < float(end))]
         present = "present" if label == "True" else "absent"
@@ -117,10 +119,8 @@ class Plain(MobileNet):
 
 def speed(model: YamNet) -> None:
     """Table of the time per second of audio; variants take turns, so that load hits all of them."""
-    clip = audio(yamnet.WHEEL.project, f"{BELLS}.wav")[:, : 10 * SAMPLE_RATE]
-    layers = weights.split_variables(
-        wheels.read(yamnet.WHEEL.project, weights.FOLDER + weights.VARIABLES)
-    )
+    clip = audio(yamnet.WHEEL, f"{BELLS}.wav")[:, : 10 * SAMPLE_RATE]
+    layers = weights.split_variables(wheels.read(yamnet.WHEEL, weights.FOLDER + weights.VARIABLES))
     variants = {"folded, channels-last, 64 patches per call": model}
     for layout, channels_last in (("channels-last", True), ("channels-first", False)):
         plain = hear_ptsed.load("yamnet")

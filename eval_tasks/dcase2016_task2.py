@@ -13,7 +13,7 @@ from eval_tasks import hear_folder
 from eval_tasks.base import Task, TaskData
 from eval_tasks.downloads import convert_all, find, opened
 from eval_tasks.event_based import Decoding
-from eval_tasks.sounds.provenance import versions
+from eval_tasks.manifest import versions
 
 SECONDS = 120.0
 CLIPS = {"train": 44, "valid": 14, "test": 14}

@@ -18,7 +18,7 @@ from eval_tasks import hear_folder
 from eval_tasks.base import Task
 from eval_tasks.downloads import convert
 from eval_tasks.event_based import Decoding
-from eval_tasks.sounds.provenance import versions
+from eval_tasks.manifest import versions
 from hear_ptsed.files import write_json
 from training.data.tables import read_records
 

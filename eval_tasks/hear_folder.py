@@ -12,7 +12,7 @@ import numpy as np
 
 from eval_tasks.base import MORE_PARTS, Task, TaskData, open_task, read_json
 from eval_tasks.downloads import RATE, convert_all, find, link, some
-from eval_tasks.sounds.provenance import versions
+from eval_tasks.manifest import versions
 from hear_ptsed.files import write_json
 from hear_ptsed.parts import make_folder
 

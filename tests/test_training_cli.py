@@ -28,8 +28,8 @@ FIT += ["--data.classes=events", "--run.loggers=[csv]", "--run.accelerator=cpu"]
 def work(tmp_path_factory):
     """Computed soundscapes, packed by the command, and an empty recipe."""
     folder = tmp_path_factory.mktemp("cli")
-    corpus = soundscapes.prepare(
-        folder / "corpus", train=8, evaluation=4, seed=0, workers=1, synthetic=True
+    corpus = soundscapes.render(
+        folder / "corpus", train=8, evaluation=4, seed=0, jobs=1, synthetic=True
     )
     for part in ("train", "eval"):
         audio, events = corpus / f"{part}_mp3.hdf", corpus / f"{part}.tsv"

@@ -1,1 +1,1 @@
-"""What `make demo` runs: the stages of training on soundscapes, and their evaluation."""
+"""What `python -m eval_tasks demo` runs: plug-ins and training stages, scored on a small task."""

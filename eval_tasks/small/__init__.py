@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from eval_tasks import hear_folder
-from eval_tasks.sounds.provenance import packages
+from eval_tasks.sounds.catalogue import describe_packages
 
 NAMES = {
     "office": "sound events in 120-s scenes, 11 classes, DCASE-2016-task-2-like",
@@ -38,30 +38,27 @@ def prepare(
     """
     if name not in NAMES:
         raise ValueError(f"unknown task {name!r}; known: {', '.join(NAMES)}")
+    folder = Path(tasks_dir) / folder_name(FOLDERS[name], size, seed, synthetic)
+    mode = "tiny" if synthetic else size
+    settings = {"task": name, "size": mode, "seed": seed, "synthetic": synthetic, "format": FORMAT}
+    fill = partial(_render, name, folder.name.split("-")[0], settings)
+    return hear_folder.build(folder, settings, fill, force=force)
+
+
+def folder_name(task: str, size: str, seed: int, synthetic: bool) -> str:
+    """Such as office-v1-demo or office_synthetic-v1-tiny; a ValueError if they cannot be."""
     if size not in SIZES:
         raise ValueError(f"unknown size {size!r}; known: {', '.join(SIZES)}")
     if seed < 0:
         raise ValueError(f"seed {seed} is negative; give 0 or more")
-    mode = "tiny" if synthetic else size
-    task_name = FOLDERS[name] + ("_synthetic" if synthetic else "")
-    folder = Path(tasks_dir) / f"{task_name}-v1-{mode}"
-    settings = {"task": name, "size": mode, "seed": seed, "synthetic": synthetic, "format": FORMAT}
-    fill = partial(_render, name, task_name, mode, seed, synthetic, settings=settings)
-    return hear_folder.build(folder, settings, fill, force=force)
+    return f"{task}_synthetic-v1-tiny" if synthetic else f"{task}-v1-{size}"
 
 
-def _render(
-    name: str,
-    task_name: str,
-    mode: str,
-    seed: int,
-    synthetic: bool,
-    folder: Path,
-    settings: dict,
-) -> None:
-    from eval_tasks.small import home
+def _render(name: str, task_name: str, settings: dict, folder: Path) -> None:
+    from eval_tasks.small import home, office
     from eval_tasks.small.folder import write
-    from eval_tasks.small.office import office, office_clips
+
+    mode, seed, synthetic = settings["size"], settings["seed"], settings["synthetic"]
 
     if name == "piano":
         from eval_tasks.small.piano import REAL, SYNTHETIC, piano
@@ -70,16 +67,15 @@ def _render(
         task = piano(SYNTHETIC if synthetic else REAL, mode, seed, task_name, provenance)
         provenance |= {} if synthetic else _piano_provenance(provenance["sources"]["pieces"])
     else:
-        from eval_tasks.sounds.sources import real_bank
         from eval_tasks.sounds.synthetic import synthetic_bank
 
         if name == "home":
             bank = home.synthetic_bank() if synthetic else home.real_bank()
         else:
-            bank = synthetic_bank() if synthetic else real_bank()
+            bank = synthetic_bank() if synthetic else office.real_bank()
         notes = [*BANK_NOTES, *(home.NOTES if name == "home" else OFFICE_NOTES)]
         provenance = _bank_provenance(bank) | {"notes": notes}
-        build = {"office": office, "scenes": office_clips, "home": home.home}[name]
+        build = {"office": office.office, "scenes": office.office_clips, "home": home.home}[name]
         task = build(bank, mode, seed, task_name, provenance)
     write(task, folder, settings)
 
@@ -107,35 +103,27 @@ PIANO_NOTES = [
 
 
 def _bank_provenance(bank) -> dict:
-    from eval_tasks.sounds.sources import member_sha256
+    from eval_tasks.sounds.sources import describe_origins
 
-    used = {
-        split: {label: bank.sources[split][label] for label in bank.classes}
-        for split in bank.sources
+    names = {
+        split: {label: [source.name for source in of_split[label]] for label in bank.classes}
+        for split, of_split in bank.sources.items()
     }
-    every = [s for labels in used.values() for sources in labels.values() for s in sources]
-    members = sorted({(s.package, s.member) for s in every if s.package != "computed"})
     return {
-        "sources": {
-            split: {label: [s.name for s in sources] for label, sources in labels.items()}
-            for split, labels in used.items()
-        },
+        "sources": names,
         "independent_sources": {
-            split: {label: len(sources) for label, sources in labels.items()}
-            for split, labels in used.items()
+            split: {label: len(sources) for label, sources in of_split.items()}
+            for split, of_split in names.items()
         },
         "dropped_classes": bank.dropped,
-        "packages": packages({package for package, _ in members}),
-        "members": {
-            f"{package}: {member}": member_sha256(package, member) for package, member in members
-        },
+        **describe_origins(bank.members),
     }
 
 
 def _piano_provenance(pieces: dict[str, list[str]]) -> dict:
     from eval_tasks.small.scores import source_file
     from eval_tasks.sounds.soundfont import FONTS
-    from eval_tasks.sounds.sources import member_sha256
+    from eval_tasks.sounds.sources import describe_origins
     from hear_ptsed.files import sha256
 
     font = FONTS["TimGM6mb"]
@@ -143,7 +131,7 @@ def _piano_provenance(pieces: dict[str, list[str]]) -> dict:
     return {
         "independent_sources": {fold: len(titles) for fold, titles in pieces.items()},
         "dropped_classes": {},
-        "packages": packages({font[0], "music21"}),
-        "members": {f"{font[0]}: {font[1]}": member_sha256(*font)}
+        "packages": describe_packages({font[0], "music21"}),
+        "members": describe_origins({font})["members"]
         | {f"music21: {name}": sha256(source_file(name)) for name in names},
     }

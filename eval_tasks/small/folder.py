@@ -1,5 +1,6 @@
 """Write a rendered task as a HEAR task folder, with its manifest and data card."""
 
+import zlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,15 +12,16 @@ import soundfile
 from tqdm import tqdm
 
 from eval_tasks import hear_folder
-from eval_tasks.sounds.provenance import versions
-from eval_tasks.sounds.sound import RATE, to_pcm
+from eval_tasks.manifest import versions
+from eval_tasks.sounds.signal import find_audible, to_pcm
 from hear_ptsed import interrupt
 from hear_ptsed.files import write_json
+from hear_ptsed.grid import SAMPLE_RATE
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One rendered clip: (S,) at RATE, and its labels as they stand in the split's JSON."""
+    """One rendered clip: (S,) at 16 kHz, and its labels as they stand in the split's JSON."""
 
     split: str
     name: str
@@ -50,7 +52,7 @@ def write(task: Task, folder: Path, settings: dict) -> None:
     bar = partial(tqdm, total=task.count, desc=task.metadata["task_name"], unit="clip")
     for clip in bar(interrupt.between(task.clips)):
         path = hear_folder.audio_folder(folder, clip.split) / clip.name
-        soundfile.write(path, to_pcm(clip.audio), RATE, subtype="PCM_16")
+        soundfile.write(path, to_pcm(clip.audio), SAMPLE_RATE, subtype="PCM_16")
         parts[clip.split][clip.name] = clip.labels
         if clip.seconds is not None:
             durations.setdefault(clip.split, {})[clip.name] = clip.seconds
@@ -90,6 +92,23 @@ seed.
 
 {notes}
 """
+
+
+def generator(seed: int, task: str, file: str) -> np.random.Generator:
+    """Every clip has random numbers of its own, so a larger size begins with the same clips."""
+    return np.random.default_rng([seed, zlib.crc32(f"{task}/{file}".encode())])
+
+
+def list_events(sound: np.ndarray, start_s: float, floor: float, label: str) -> list[dict]:
+    """Events in milliseconds of a sound that starts at a time, as far as it is above a level."""
+    return [
+        {
+            "label": label,
+            "start": round(1000 * (start_s + onset_s), 1),
+            "end": round(1000 * (start_s + offset_s), 1),
+        }
+        for onset_s, offset_s in find_audible(sound, floor)
+    ]
 
 
 def metadata(

@@ -4,8 +4,7 @@ The parts of the folder share no source, so the weak and the unlabelled clips ho
 strongly labelled ones lack. A few clips hold no event, and some were shorter and are padded.
 """
 
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,21 +12,22 @@ import numpy as np
 from numpy.random import Generator
 
 from eval_tasks.base import MORE_PARTS
-from eval_tasks.small.folder import Clip, Task, metadata
-from eval_tasks.small.office import background
-from eval_tasks.sounds import synthetic
-from eval_tasks.sounds.audioset import CLASSES as AUDIOSET
-from eval_tasks.sounds.sound import RATE, cut, decibels, room, stretches
-from eval_tasks.sounds.sources import CLASSES as OFFICE
+from eval_tasks.small.folder import Clip, Task, generator, list_events, metadata
+from eval_tasks.small.office import OFFICE_CLASSES, background
+from eval_tasks.sounds import synthetic, tones
+from eval_tasks.sounds.audioset import AUDIOSET_CLASSES
+from eval_tasks.sounds.signal import cut, decibels, repitch, room
 from eval_tasks.sounds.sources import (
     SPLITS,
     Bank,
+    Draw,
+    Lister,
     Source,
-    alarms,
+    Water,
     make_bank,
-    running_water,
     variation,
 )
+from hear_ptsed.grid import SAMPLE_RATE
 
 PARTS = (*SPLITS, *MORE_PARTS)
 TURNS = (  # of eleven sources; an odd number, as some classes list two kinds alternately
@@ -36,24 +36,42 @@ TURNS = (  # of eleven sources; an odd number, as some classes list two kinds al
 )
 LOUDNESS_DB = (-38.0, -18.0)  # dBFS, RMS over the active part of a sound
 BACKGROUND_DB = (-60.0, -45.0)
-SHORTEST_S = 0.03  # shorter labels are single windows that passed the gate
 REST_S = 0.4  # between two sounds of a class: closer ones would be one event
 REVERBERANT = 0.4  # share of the clips
 EVENT_FREE = 25  # one clip of so many
 PADDED = 0.09  # share of the clips
 PADDED_S = 1.0  # at most
 BELLS = [f"TimGM6mb {program}" for program in range(8, 16)]  # would ring as phones and doorbells do
-CLASSES: dict[str, Callable[[], list[Source]]] = {
-    "alarm": alarms,
-    "applause": AUDIOSET["Applause"],  # of a television, as music is
-    "dog": OFFICE["dog"],
-    "doorbell": OFFICE["doorbell"],
-    "knock": OFFICE["knock"],
-    "laughter": OFFICE["laughter"],
-    "music": lambda: [s for s in AUDIOSET["Music"]() if s.name not in BELLS],
-    "phone": OFFICE["phone"],
-    "speech": OFFICE["speech"],
-    "water": running_water,
+
+
+def _alarms() -> list[Source]:
+    """Computed smoke detectors and alarm clocks: a source is a device with its pitch and rhythm."""
+
+    def draw(formula: Draw, device: int, rng: Generator) -> np.ndarray:
+        return repitch(formula(np.random.default_rng(device)), rng.uniform(-0.5, 0.5))
+
+    return [
+        Source(f"{formula.__name__} {device}", "computed", "tones", partial(draw, formula, device))
+        for formula in (tones.smoke_detector, tones.alarm_clock)
+        for device in range(10)
+    ]
+
+
+def _music() -> list[Source]:
+    return [source for source in AUDIOSET_CLASSES["Music"]() if source.name not in BELLS]
+
+
+HOME_CLASSES: Mapping[str, Lister] = {
+    "alarm": _alarms,
+    "applause": AUDIOSET_CLASSES["Applause"],  # of a television, as music is
+    "dog": OFFICE_CLASSES["dog"],
+    "doorbell": OFFICE_CLASSES["doorbell"],
+    "knock": OFFICE_CLASSES["knock"],
+    "laughter": OFFICE_CLASSES["laughter"],
+    "music": _music,
+    "phone": OFFICE_CLASSES["phone"],
+    "speech": OFFICE_CLASSES["speech"],
+    "water": Water(length_s=(3, 7.8), used_s=7.8, semitones=1),
 }
 MOST_SOUNDS = {"dog": 3, "speech": 3, "knock": 2, "laughter": 2}  # of a class in a clip; else 1
 NOTES = [
@@ -99,7 +117,7 @@ HOME = {
 
 def real_bank() -> Bank:
     """The ten classes, as far as their packages can be fetched."""
-    return make_bank(CLASSES, TURNS)
+    return make_bank(HOME_CLASSES, TURNS)
 
 
 def synthetic_bank() -> Bank:
@@ -109,7 +127,7 @@ def synthetic_bank() -> Bank:
         label: [source for split in SPLITS for source in dealt.sources[split][label]]
         for label in dealt.classes
     }
-    return make_bank({label: partial(list, found) for label, found in every.items()}, TURNS)
+    return make_bank({label: partial(list, sources) for label, sources in every.items()}, TURNS)
 
 
 def home(bank: Bank, size: str, seed: int, name: str, provenance: dict) -> Task:
@@ -120,8 +138,7 @@ def home(bank: Bank, size: str, seed: int, name: str, provenance: dict) -> Task:
         for part, count in plan.counts.items():
             for i in range(count):
                 file = f"{part}_{i:04d}.wav"
-                # every clip has random numbers of its own: a larger size begins with the same clips
-                rng = np.random.default_rng([seed, zlib.crc32(f"{name}/{file}".encode())])
+                rng = generator(seed, name, file)
                 silent = i % EVENT_FREE == EVENT_FREE - 1 and part != "weak"
                 first = None if silent else bank.classes[i % len(bank.classes)]
                 audio, events, seconds = clip(bank.sources[part], plan, first, rng)
@@ -171,25 +188,20 @@ def clip(
         taken: list[tuple[float, float]] = []
         for _ in range(rng.integers(1, MOST_SOUNDS.get(label, 1) + 1)):
             sound = variation(sources[label], response, decibels(rng.uniform(*LOUDNESS_DB)), rng)
-            sound = cut(sound, 0, seconds - 0.5) if len(sound) / RATE > seconds - 0.5 else sound
-            start_s = _place(len(sound) / RATE, seconds, taken, rng)
+            sound = (
+                cut(sound, 0, seconds - 0.5) if len(sound) / SAMPLE_RATE > seconds - 0.5 else sound
+            )
+            start_s = _place(len(sound) / SAMPLE_RATE, seconds, taken, rng)
             if start_s is None:
                 continue
-            heard = [
-                (start_s + onset, start_s + offset)
-                for onset, offset in stretches(sound, floor=decibels(level_db - 9))
-                if offset - onset >= SHORTEST_S
-            ]
+            heard = list_events(sound, start_s, decibels(level_db - 9), label)
             if not heard:
                 continue
-            taken.append((start_s, start_s + len(sound) / RATE))
-            start = round(start_s * RATE)
+            taken.append((start_s, start_s + len(sound) / SAMPLE_RATE))
+            start = round(start_s * SAMPLE_RATE)
             mix[start : start + len(sound)] += sound
-            events += [
-                {"label": label, "start": round(1000 * a, 1), "end": round(1000 * b, 1)}
-                for a, b in heard
-            ]
-    padded = np.pad(mix, (0, round(plan.seconds * RATE) - len(mix)))
+            events += heard
+    padded = np.pad(mix, (0, round(plan.seconds * SAMPLE_RATE) - len(mix)))
     return padded, sorted(events, key=lambda event: (event["start"], event["label"])), seconds
 
 

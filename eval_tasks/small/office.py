@@ -4,26 +4,56 @@
 event-to-background ratios (EBR). `officeclips` asks only which class one short clip holds.
 """
 
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
 
-from eval_tasks.small.folder import Clip, Task, metadata
-from eval_tasks.sounds.sound import (
-    RATE,
-    coloured_noise,
-    decibels,
-    room,
-    stretches,
+from eval_tasks.small.folder import Clip, Task, generator, list_events, metadata
+from eval_tasks.sounds import speech
+from eval_tasks.sounds.signal import coloured_noise, decibels, room
+from eval_tasks.sounds.sources import (
+    CLAPPING,
+    KNOCKING,
+    SPLITS,
+    Bank,
+    Calls,
+    Keys,
+    Lister,
+    Voices,
+    doorbells,
+    foxdot,
+    laughs,
+    make_bank,
+    variation,
 )
-from eval_tasks.sounds.sources import SPLITS, Bank, variation
+from hear_ptsed.grid import SAMPLE_RATE
 
 BACKGROUND_DB = -45.0  # dBFS, pink noise
 EBR_DB = (-6, 0, 6)
-SHORTEST_S = 0.03  # shorter labels are single windows that passed the gate
+OFFICE_CLASSES: Mapping[str, Lister] = {
+    "camera": foxdot(
+        "_/semicolon/ikea_6 k/lower/keys_3 _/semicolon/ikea_18 _/semicolon/ikea_9 "
+        "_/semicolon/ikea_5",
+        (1, 3),
+        (0.4, 1.0),
+    ),
+    "clapping": CLAPPING,
+    "dog": Calls("dog", 3),
+    "doorbell": doorbells,
+    "duck": Calls("duck", 3),
+    "gunshot": Keys("Merlin", 127, range(40, 62), (0.9, 1.4), (0.0, 0.5)),
+    "horn": foxdot(
+        "w/lower/w3 f/upper/z_airhorn f/upper/horn*swipe w/lower/w4 e/lower/cb0",
+        (1, 2),
+        (1.0, 2.0),
+    ),
+    "knock": KNOCKING,
+    "laughter": laughs,
+    "phone": Keys("Merlin", 124, range(42, 68), (1.0, 2.0), (0.4, 1.0)),
+    "speech": Voices("office", speech.OFFICE),
+}
 
 
 @dataclass(frozen=True)
@@ -80,6 +110,11 @@ CLIPS_EVALUATION = {
 }
 
 
+def real_bank() -> Bank:
+    """The eleven classes, as far as their packages can be fetched."""
+    return make_bank(OFFICE_CLASSES)
+
+
 def office(bank: Bank, size: str, seed: int, name: str, provenance: dict) -> Task:
     """Scenes of the bank's classes, each class in every scene unless it drowns in the noise."""
     plan = OFFICE[size]
@@ -92,7 +127,7 @@ def office(bank: Bank, size: str, seed: int, name: str, provenance: dict) -> Tas
                 choices = plan.more_rounds if overlap else plan.rounds
                 rounds = choices[(i // 2 + i // 6) % len(choices)]
                 file = f"{split}_{i:02d}_ebr_{ebr}_nec_{rounds}_poly_{overlap:d}.wav"
-                rng = _generator(seed, name, file)
+                rng = generator(seed, name, file)
                 audio, events = scene(bank.sources[split], plan, ebr, overlap, rounds, rng)
                 yield Clip(split, file, audio, events)
 
@@ -123,7 +158,7 @@ def office_clips(bank: Bank, size: str, seed: int, name: str, provenance: dict) 
             for label in bank.classes:
                 for i in range(count):
                     file = f"{split}_{label}_{i:02d}.wav"
-                    rng = _generator(seed, name, file)
+                    rng = generator(seed, name, file)
                     yield Clip(split, file, single(bank.sources[split][label], plan, rng), [label])
 
     return Task(
@@ -155,21 +190,13 @@ def scene(
     response = room(rng) if rng.random() < 0.5 else None
     order = [label for _ in range(rounds) for label in rng.permutation(sorted(sources))]
     sounds = [variation(sources[label], response, level * decibels(ebr_db), rng) for label in order]
-    starts = place([len(sound) / RATE for sound in sounds], plan, overlap, rng)
+    starts = place([len(sound) / SAMPLE_RATE for sound in sounds], plan, overlap, rng)
     events = []
     # sounds beyond the last start found no room: only repeats, since the first round always fits
     for label, sound, start_s in zip(order, sounds, starts, strict=False):
-        labels = [
-            {
-                "label": str(label),
-                "start": round(1000 * (start_s + a), 1),
-                "end": round(1000 * (start_s + b), 1),
-            }
-            for a, b in stretches(sound, floor=level * decibels(-9))
-            if b - a >= SHORTEST_S
-        ]
+        labels = list_events(sound, start_s, level * decibels(-9), str(label))
         if labels:
-            start = round(start_s * RATE)
+            start = round(start_s * SAMPLE_RATE)
             bed[start : start + len(sound)] += sound
             events += labels
     return bed, sorted(events, key=lambda event: (event["start"], event["label"]))
@@ -207,14 +234,9 @@ def single(sources: list, plan: Singles, rng: Generator) -> np.ndarray:
 
 def background(seconds: float, level_db: float, rng: Generator) -> np.ndarray:
     """Pink noise and, 10 dB below it, the brown hum of a room."""
-    samples = int(seconds * RATE)
+    samples = int(seconds * SAMPLE_RATE)
     pink, brown = (coloured_noise(samples, slope, rng) for slope in (1, 2))
     return decibels(level_db) * pink + decibels(level_db - 10) * brown
-
-
-def _generator(seed: int, task: str, file: str) -> Generator:
-    """Every clip has random numbers of its own, so a larger size begins with the same clips."""
-    return np.random.default_rng([seed, zlib.crc32(f"{task}/{file}".encode())])
 
 
 def _percentages(counts: tuple[int, int, int]) -> dict[str, int]:

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.random import Generator
 
 from eval_tasks.small import scores
-from eval_tasks.small.folder import Clip, Task, metadata
+from eval_tasks.small.folder import Clip, Task, generator, metadata
 from eval_tasks.small.scores import Score
-from eval_tasks.sounds.sound import RATE
 from eval_tasks.sounds.soundfont import Note, play
 from eval_tasks.sounds.synthetic import play_strings
+from hear_ptsed.grid import SAMPLE_RATE
 
 FOLDS = [f"fold{i:02d}" for i in range(5)]
 LOWEST, HIGHEST = 21, 108  # the keys of a piano
@@ -78,8 +78,7 @@ def piano(music: Music, size: str, seed: int, name: str, provenance: dict) -> Ta
         mine = iter(names[turn :: len(FOLDS)])  # a piece belongs to one fold
         for i in range(plan.clips):
             file = f"{fold}_{i:02d}.wav"
-            rng = np.random.default_rng([seed, zlib.crc32(f"{name}/{file}".encode())])
-            notes, titles = recital(music, mine, plan.seconds, rng)
+            notes, titles = recital(music, mine, plan.seconds, generator(seed, name, file))
             recitals[fold, file] = notes
             played.setdefault(fold, []).extend(titles)
     folds_with = Counter()
@@ -98,8 +97,8 @@ def piano(music: Music, size: str, seed: int, name: str, provenance: dict) -> Ta
     def clips() -> Iterator[Clip]:
         for (fold, file), notes in recitals.items():
             kept = [note for note in notes if note[2] in vocabulary]
-            audio = music.instrument(kept)[: int(plan.seconds * RATE)]
-            audio = np.pad(audio, (0, int(plan.seconds * RATE) - len(audio)))
+            audio = music.instrument(kept)[: int(plan.seconds * SAMPLE_RATE)]
+            audio = np.pad(audio, (0, int(plan.seconds * SAMPLE_RATE) - len(audio)))
             labels = [
                 {"label": str(key), "start": round(1000 * start, 1), "end": round(1000 * end, 1)}
                 for start, end, key, _ in kept

@@ -4,16 +4,14 @@ A folder has the form of the real thing, PaSST-style HDF5 of mp3 bytes and offic
 tables, so the normal loader reads it. Nothing is shipped: sounds come from pinned packages.
 """
 
-import csv
 import io
-import logging
+import os
 import shutil
 import signal
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib import resources
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -23,19 +21,23 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
+from eval_tasks import hear_folder
+from eval_tasks.manifest import versions
+from eval_tasks.small import folder_name
 from eval_tasks.sounds import scene
 from eval_tasks.sounds.audioset import PARTS, audioset_bank
-from eval_tasks.sounds.provenance import packages, versions
-from eval_tasks.sounds.sound import RATE
-from eval_tasks.sounds.sources import Bank, member_sha256
+from eval_tasks.sounds.sources import Bank, describe_origins
 from eval_tasks.sounds.synthetic import synthetic_audioset_bank
 from hear_ptsed import interrupt
 from hear_ptsed.files import write_json
-from hear_ptsed.parts import Parts, make_folder
+from hear_ptsed.grid import SAMPLE_RATE
+from hear_ptsed.labels import mid_by_name, name_by_mid
+from hear_ptsed.parts import Parts
 
 FORMAT = 1  # raise when a change renders other audio from the same settings
 MP3_RATE = 32000  # Hz, as in the published files
 CHUNK = 50  # clips rendered at a time by one worker, and kept if the rendering is interrupted
+SIZES = {"tiny": (12, 7), "demo": (240, 80), "full": (800, 240)}  # training, evaluation clips
 HEADER = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
 
 
@@ -52,27 +54,48 @@ class Chunk:
 
 
 def prepare(
-    out: Path,
+    tasks_dir: Path,
+    *,
+    seed: int = 0,
+    size: str = "demo",
+    synthetic: bool = False,
+    jobs: int | None = None,
+    force: bool = False,
+) -> Path:
+    """Render the corpus of a size into `tasks_dir` and return its folder; see `render`."""
+    name = folder_name("soundscapes", size, seed, synthetic)
+    train, evaluation = SIZES["tiny" if synthetic else size]
+    kinds = {"seed": seed, "jobs": jobs, "synthetic": synthetic, "force": force}
+    return render(Path(tasks_dir) / name, train=train, evaluation=evaluation, **kinds)
+
+
+def render(
+    folder: Path,
     *,
     train: int,
     evaluation: int,
     seed: int = 0,
-    workers: int = 2,
+    jobs: int | None = None,
     synthetic: bool = False,
+    force: bool = False,
 ) -> Path:
-    """Render `train` + `evaluation` clips into the folder `out` and return it.
+    """Render `train` + `evaluation` clips into a folder and return it.
 
     A finished folder with the same settings is kept, an interrupted one continued. The number of
-    workers changes nothing, and a larger set begins with the clips of a smaller one. Workers are
-    new processes: a script that calls this needs the usual `if __name__ == "__main__"`.
+    jobs changes nothing, and a larger set begins with the clips of a smaller one.
+
+    Args:
+        jobs: new processes, of which a script needs the usual `if __name__ == "__main__"`; None: as
+            many as there are cores.
+        force: replace a folder that was rendered with other settings.
     """
-    if min(train, evaluation, workers) < 1:
+    jobs = (os.cpu_count() or 1) if jobs is None else jobs
+    if min(train, evaluation, jobs) < 1:
         raise ValueError(
-            f"train {train}, evaluation {evaluation}, workers {workers}: each must be 1 or more"
+            f"train {train}, evaluation {evaluation}, jobs {jobs}: each must be 1 or more"
         )
     if seed < 0:
         raise ValueError(f"seed {seed} is negative; give 0 or more")
-    out = Path(out)
     settings = {
         "train": train,
         "evaluation": evaluation,
@@ -80,19 +103,19 @@ def prepare(
         "synthetic": synthetic,
         "format": FORMAT,
     }
-    if not make_folder(out, settings, partial(_fill, out, settings, workers)):
-        logging.getLogger(__name__).info("%s is there already and is kept", out)
-    shutil.rmtree(_parts_folder(out), ignore_errors=True)
-    return out
+    folder = Path(folder)
+    hear_folder.build(folder, settings, partial(_fill, folder, settings, jobs), force=force)
+    shutil.rmtree(_parts_folder(folder), ignore_errors=True)
+    return folder
 
 
-def _parts_folder(out: Path) -> Path:
+def _parts_folder(folder: Path) -> Path:
     """Where the chunks stay until all of them are rendered, also after an interruption."""
-    return out.with_name(f".{out.name}.parts")
+    return folder.with_name(f".{folder.name}.parts")
 
 
-def _fill(out: Path, settings: dict, workers: int, folder: Path) -> None:
-    """Write all files into the new `folder`, which becomes `out`."""
+def _fill(finished: Path, settings: dict, jobs: int, folder: Path) -> None:
+    """Write all files into the new `folder`, which becomes `finished`."""
     bank = synthetic_audioset_bank() if settings["synthetic"] else audioset_bank()
     labels = tuple(bank.classes)
     spans = [
@@ -101,10 +124,10 @@ def _fill(out: Path, settings: dict, workers: int, folder: Path) -> None:
         for start in range(0, count, CHUNK)
     ]
     names = [f"{part}_{start:07d}.hdf" for part, start, _ in spans]
-    parts = Parts(_parts_folder(out), settings | {"classes": labels}, names)
+    parts = Parts(_parts_folder(finished), settings | {"classes": labels}, names)
     parts.claim()
     chunks = [Chunk(parts, number, *span, labels) for number, span in enumerate(spans)]
-    _render_all([chunks[number] for number in parts.left()], workers)
+    _render_chunks([chunks[number] for number in parts.left()], jobs)
     manifest = {"settings": settings, **_provenance(bank, settings["synthetic"])}
     for part in PARTS:
         manifest[part] = _join([c for c in chunks if c.part == part], folder, part)
@@ -117,19 +140,19 @@ def clip_id(part: str, index: int) -> str:
     return f"ss{part[0]}{index:08d}"
 
 
-def _render_all(chunks: list[Chunk], workers: int) -> None:
+def _render_chunks(chunks: list[Chunk], jobs: int) -> None:
     """Render in new processes; in this one where a second would not pay."""
     clips = sum(chunk.stop - chunk.start for chunk in chunks)
     with tqdm(total=clips, desc="soundscapes", unit="clip") as bar:
-        if workers == 1 or len(chunks) < 2:
+        if jobs == 1 or len(chunks) < 2:
             for chunk in interrupt.between(chunks):
-                bar.update(_render(chunk))
+                bar.update(_render_chunk(chunk))
             return
         # spawned, not forked: the caller may hold threads or a GPU
-        own = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-        with ProcessPoolExecutor(min(workers, len(chunks)), get_context("spawn"), **own) as pool:
+        context, ignored = get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
+        with ProcessPoolExecutor(min(jobs, len(chunks)), context, signal.signal, ignored) as pool:
             try:
-                for done in interrupt.between(pool.map(_render, chunks)):
+                for done in interrupt.between(pool.map(_render_chunk, chunks)):
                     bar.update(done)
             except BaseException:  # Ctrl-C too; what is under way is finished and kept
                 pool.shutdown(cancel_futures=True)
@@ -144,17 +167,17 @@ def _stage(part: str, classes: tuple[str, ...], synthetic: bool) -> tuple[dict, 
     return audioset_bank(classes).sources[part], scene.surroundings(part)
 
 
-def _render(chunk: Chunk) -> int:
+def _render_chunk(chunk: Chunk) -> int:
     settings = chunk.parts.settings
     sources, around = _stage(chunk.part, chunk.classes, settings["synthetic"])
-    mids = _mids()
+    mids = mid_by_name()
     mp3s, rows = [], []
     for i in range(chunk.start, chunk.stop):
         rng = np.random.default_rng([settings["seed"], PARTS.index(chunk.part), i])
         first = _first_class(chunk, i)
         audio, events = scene.soundscape(sources, first, around, rng)
         file = io.BytesIO()
-        resampled = soxr.resample(audio, RATE, MP3_RATE)
+        resampled = soxr.resample(audio, SAMPLE_RATE, MP3_RATE)
         soundfile.write(file, resampled, MP3_RATE, format="MP3", subtype="MPEG_LAYER_III")
         mp3s.append(file.getvalue())
         segment = f"{clip_id(chunk.part, i)}_0"
@@ -170,14 +193,6 @@ def _first_class(chunk: Chunk, index: int) -> str:
     turn, place = divmod(index, len(chunk.classes))
     deck = np.random.default_rng([chunk.parts.settings["seed"], 2 + PARTS.index(chunk.part), turn])
     return chunk.classes[deck.permutation(len(chunk.classes))[place]]
-
-
-@cache
-def _mids() -> dict[str, str]:
-    """Machine identifier of each class name."""
-    table = resources.files("hear_ptsed") / "labels" / "audioset_strong.csv"
-    with table.open(encoding="utf-8", newline="") as file:
-        return {row["name"]: row["mid"] for row in csv.DictReader(file)}
 
 
 def _write_table(path: Path, rows: list[tuple[str, ...]]) -> None:
@@ -206,44 +221,39 @@ def _join(chunks: list[Chunk], folder: Path, part: str) -> dict:
             rows += chunk.parts.facts(chunk.number)["rows"]
         file["audio_name"] = np.array(names, "S20")
     _write_table(folder / f"{part}.tsv", rows)
-    labels = {mid: name for name, mid in _mids().items()}
+    labels = name_by_mid()
     counts = Counter(labels[row[3]] for row in rows)
     return {"clips": len(names), "events": len(rows), "events_of": dict(sorted(counts.items()))}
 
 
 def _provenance(bank: Bank, synthetic: bool) -> dict:
-    used = {part: bank.sources[part] for part in PARTS}
-    members = {(s.package, s.member) for part in used.values() for c in part.values() for s in c}
-    if not synthetic:
-        members |= {*scene.BACKGROUNDS, *scene.ROOMS}
-    members = sorted(member for member in members if member[0] != "computed")
-    classes = {}
+    used, classes, mids = bank.sources, {}, mid_by_name()
     for label in bank.classes:
         origins = {part: {source.origin for source in used[part][label]} for part in PARTS}
         shared = origins["train"] & origins["eval"]
         classes[label] = {
-            "mid": _mids()[label],
+            "mid": mids[label],
             "independent_sources": {part: len(origins[part] - shared) for part in PARTS},
             "shared_sources": len(shared),
             "sources": {part: [source.name for source in used[part][label]] for part in PARTS},
         }
+    members = bank.members if synthetic else {*bank.members, *scene.BACKGROUNDS, *scene.ROOMS}
     return {
         "versions": versions(),
         "classes": classes,
         "dropped_classes": bank.dropped,
-        "packages": packages({package for package, _ in members}),
-        "members": {f"{member[0]}: {member[1]}": member_sha256(*member) for member in members},
+        **describe_origins(members),
     }
 
 
 def _card(manifest: dict) -> str:
     classes, settings = manifest["classes"], manifest["settings"]
     rows = "\n".join(
-        f"| {label} | {found['independent_sources']['train']} "
-        f"| {found['independent_sources']['eval']} | {found['shared_sources']} "
+        f"| {label} | {described['independent_sources']['train']} "
+        f"| {described['independent_sources']['eval']} | {described['shared_sources']} "
         f"| {manifest['train']['events_of'].get(label, 0)} "
         f"| {manifest['eval']['events_of'].get(label, 0)} |"
-        for label, found in classes.items()
+        for label, described in classes.items()
     )
     dropped = "".join(f"\n- {label}: {why}" for label, why in manifest["dropped_classes"].items())
     return f"""# Soundscapes{" (synthetic)" if settings["synthetic"] else ""}
@@ -251,7 +261,7 @@ def _card(manifest: dict) -> str:
 Rendered on this machine with seed {settings["seed"]}: {settings["train"]} training and \
 {settings["evaluation"]} evaluation clips of {scene.SECONDS:g} s, {len(classes)} classes named as \
 in AudioSet Strong. Files: `train_mp3.hdf`, `eval_mp3.hdf` (mp3 at {MP3_RATE} Hz of audio made at \
-{RATE} Hz; no clip-level `target`), `train.tsv`, `eval.tsv` (onsets and offsets in seconds).
+{SAMPLE_RATE} Hz; no clip-level `target`), `train.tsv`, `eval.tsv` (onsets and offsets in seconds).
 
 It is not AudioSet, and scores on it cannot be compared with published ones.
 

@@ -4,31 +4,35 @@ Sources were chosen among those that YAMNet hears as the class; what a General M
 preset is often not what one hears. "Whack, thwack" would need a platform wheel for one stroke.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.random import Generator
 
 from eval_tasks.sounds import speech, tones
-from eval_tasks.sounds.sound import RATE, cut, decibels, repitch
+from eval_tasks.sounds.catalogue import find_wheel
+from eval_tasks.sounds.signal import cut, decibels, repitch
 from eval_tasks.sounds.soundfont import FONTS, play
 from eval_tasks.sounds.sources import (
-    CLAPS,
-    KNOCKS,
+    CLAPPING,
+    KNOCKING,
     Bank,
+    Calls,
+    Counts,
     Draw,
+    Keys,
+    Lister,
+    Shots,
     Source,
-    animal,
-    calls,
+    Span,
+    Voices,
+    Water,
     doorbells,
     foxdot,
-    keys,
     laughs,
     make_bank,
-    one_shots,
-    recording,
-    voices,
 )
 from hear_ptsed import wheels
 
@@ -36,43 +40,52 @@ PARTS = ("train", "eval")
 DEAL = ("train", "eval", "train", "train")  # every fourth source is for evaluation only
 TIM, MERLIN = FONTS
 
-CAMERA = "_/semicolon/ikea_6 _/semicolon/ikea_18 _/semicolon/ikea_3 _/semicolon/ikea_9"
-HORNS = "w/lower/w3 j/lower/0 r/lower/0_metal"
-AIR_HORNS = "f/upper/horn*swipe f/upper/z_airhorn"
-PLOPS = "f/lower/Perc00 f/lower/Perc01 f/lower/Perc02"
-
 
 def audioset_bank(labels: Iterable[str] = ()) -> Bank:
     """Sources of the two parts; `labels` limits the classes to these."""
-    wanted = set(labels) or set(CLASSES)
-    classes = {label: build for label, build in CLASSES.items() if label in wanted}
+    chosen = set(labels) or set(AUDIOSET_CLASSES)
+    classes = {label: row for label, row in AUDIOSET_CLASSES.items() if label in chosen}
     return make_bank(classes, DEAL, share_single=True)
 
 
-def _computed(draw: Draw) -> list[Source]:
-    return [Source(draw.__name__, "computed", "tones", draw)]
+@dataclass(frozen=True)
+class Computed:
+    """A formula, which is one source."""
+
+    formula: Draw
+
+    def __call__(self) -> list[Source]:
+        return [Source(self.formula.__name__, "computed", "tones", self.formula)]
 
 
-def _drum(
-    kit_keys: tuple[int, ...], counts: tuple[int, int], gap_s: tuple[float, float]
-) -> list[Source]:
+@dataclass(frozen=True)
+class Drum:
     """One drum, struck `counts` times; several keys are variants of the same drum."""
 
-    def draw(rng: Generator) -> np.ndarray:
-        key, gap = int(rng.choice(kit_keys)), rng.uniform(*gap_s)
-        starts = np.cumsum(gap * rng.uniform(0.9, 1.1, rng.integers(counts[0], counts[1] + 1)))
-        notes = [(t, t + 0.8 * gap, key, int(rng.integers(75, 126))) for t in starts - starts[0]]
-        return repitch(play(TIM, 0, notes, drums=True), rng.uniform(-0.5, 0.5))
+    keys: tuple[int, ...]
+    counts: Counts
+    gap_s: Span
 
-    return [Source(f"{TIM} drum keys {kit_keys}", *FONTS[TIM], draw)]
+    def __call__(self) -> list[Source]:
+        return [Source(f"{TIM} drum keys {self.keys}", *FONTS[TIM], self.draw)]
+
+    def draw(self, rng: Generator) -> np.ndarray:
+        key, gap_s = int(rng.choice(self.keys)), rng.uniform(*self.gap_s)
+        count = rng.integers(self.counts[0], self.counts[1] + 1)
+        starts_s = np.cumsum(gap_s * rng.uniform(0.9, 1.1, count))
+        notes = [
+            (start_s, start_s + 0.8 * gap_s, key, int(rng.integers(75, 126)))
+            for start_s in starts_s - starts_s[0]
+        ]
+        return repitch(play(TIM, 0, notes, drums=True), rng.uniform(-0.5, 0.5))
 
 
 def _choir() -> list[Source]:
     def draw(font: str, root: int, rng: Generator) -> np.ndarray:
-        third, held = int(rng.integers(3, 5)), rng.uniform(1, 4)
+        third, held_s = int(rng.integers(3, 5)), rng.uniform(1, 4)
         chord = [root, root + third, root + 7, root + 12][: rng.integers(3, 5)]
         velocity = int(rng.integers(75, 126))
-        return play(font, 52, [(0.0, held, key, velocity) for key in chord])
+        return play(font, 52, [(0.0, held_s, key, velocity) for key in chord])
 
     return [
         Source(f"{font} 52 chord on {root}", *FONTS[font], partial(draw, font, root))
@@ -85,28 +98,29 @@ def _music() -> list[Source]:
     """Random melodies and chords in one key; a source is an instrument."""
 
     def draw(program: int, rng: Generator) -> np.ndarray:
-        beat, seconds = rng.uniform(0.2, 0.5), rng.uniform(2, 5)
+        beat_s, length_s = rng.uniform(0.2, 0.5), rng.uniform(2, 5)
         scale = rng.integers(45, 57) + np.array([0, 2, 4, 5, 7, 9, 11, 12, 14, 16, 17, 19])
-        notes, now, degree = [], 0.0, int(rng.integers(len(scale)))
-        while now < seconds:
-            length = beat * rng.choice([1, 1, 2])
+        notes, now_s, degree = [], 0.0, int(rng.integers(len(scale)))
+        while now_s < length_s:
+            held_s = beat_s * rng.choice([1, 1, 2])
             chord = (0, 2, 4) if rng.random() < 0.3 else (0,)
             keys = {int(scale[(degree + step) % len(scale)]) for step in chord}
             velocity = int(rng.integers(75, 126))
             # released a little early, else a repeated key would cut its own new note
-            notes += [(now, now + length - 0.005, key, velocity) for key in sorted(keys)]
+            end_s = now_s + held_s - 0.005
+            notes += [(now_s, end_s, key, velocity) for key in sorted(keys)]
             degree = int(np.clip(degree + rng.integers(-2, 3), 0, len(scale) - 1))
-            now += length
+            now_s += held_s
         melody = play(TIM, program, notes)
-        return melody if rng.random() < 0.5 else _mixed([melody, beats(beat, seconds, rng)])
+        return melody if rng.random() < 0.5 else _mixed([melody, beats(beat_s, length_s, rng)])
 
-    def beats(beat: float, seconds: float, rng: Generator) -> np.ndarray:
-        bar = [(36, 0.0), (42, 0.0), (42, 1.0), (38, 2.0), (42, 2.0), (42, 3.0)]
-        starts = np.arange(0, seconds, 4 * beat)
+    def beats(beat_s: float, length_s: float, rng: Generator) -> np.ndarray:
+        bar = [(36, 0.0), (42, 0.0), (42, 1.0), (38, 2.0), (42, 2.0), (42, 3.0)]  # drum, beat
+        starts_s = np.arange(0, length_s, 4 * beat_s)
         notes = [
-            (start + at * beat, start + at * beat + 0.1, key, int(rng.integers(60, 110)))
-            for start in starts
-            for key, at in bar
+            (start_s + n * beat_s, start_s + n * beat_s + 0.1, drum, int(rng.integers(60, 110)))
+            for start_s in starts_s
+            for drum, n in bar
         ]
         return play(TIM, 0, notes, drums=True)
 
@@ -147,94 +161,75 @@ def _children() -> list[Source]:
 
     return [
         Source(f"{s.name} raised", s.package, s.member, partial(raised, s.draw))
-        for s in voices("soundscapes", speech.CHILDREN)
-    ]
-
-
-def _water() -> list[Source]:
-    """A recording of 67 s in segments of 8 s."""
-    package, member = "onsen", "onsen/assets/water.wav"
-
-    def draw(start: int, rng: Generator) -> np.ndarray:
-        length = rng.uniform(1, 5)
-        begin = start + rng.uniform(0, 8 - length)
-        audio = cut(recording(package, member), begin, begin + length)
-        audio[: RATE // 50] *= np.linspace(0, 1, RATE // 50)
-        return repitch(audio, rng.uniform(-2, 2))
-
-    return [
-        Source(f"water {start}-{start + 8} s", package, member, partial(draw, start))
-        for start in range(0, 64, 8)
+        for s in Voices("soundscapes", speech.CHILDREN)()
     ]
 
 
 def _farts() -> list[Source]:
     package = "ovos-skill-fart"
-    members = sorted(member for member in wheels.members(package) if member.endswith(".mp3"))
-    return one_shots(package, members, (1, 2), (1.0, 2.0))
+    members = sorted(name for name in wheels.members(find_wheel(package)) if name.endswith(".mp3"))
+    return Shots(package, members, (1, 2), (1.0, 2.0))()
 
 
-def _shots(names: str, counts: tuple[int, int], gap_s: tuple[float, float]) -> list[Source]:
-    return one_shots("FoxDot", foxdot(names), counts, gap_s)
-
-
-def _bicycle_bell() -> list[Source]:
-    return one_shots("onsen", ["onsen/assets/bell.wav"], (1, 3), (0.4, 1.5))
-
-
-CLASSES: dict[str, Callable[[], list[Source]]] = {
-    "Applause": lambda: keys(TIM, 126, range(46, 60), (1.5, 5), (0.5, 1), (1, 1)),
-    "Gunshot, gunfire": lambda: keys(MERLIN, 127, range(36, 66), (0.9, 1.4), (0, 0.5), (1, 4)),
-    "Explosion": lambda: keys(TIM, 127, range(44, 66), (1, 2.5), (0.5, 1), (1, 1)),
-    "Waves, surf": lambda: keys(TIM, 122, range(50, 77), (2, 5), (0.5, 1), (1, 1)),
-    "Chirp, tweet": lambda: keys(MERLIN, 123, range(36, 68), (0.3, 1.2), (0.05, 0.4), (1, 4)),
-    "Telephone bell ringing": lambda: keys(MERLIN, 124, range(42, 68), (1, 3), (0.4, 1), (1, 3)),
-    "Bell": lambda: keys(MERLIN, 14, range(66, 84), (1, 2.5), (0.1, 0.8), (1, 3)),
+AUDIOSET_CLASSES: Mapping[str, Lister] = {
+    "Applause": Keys(TIM, 126, range(46, 60), (1.5, 5), (0.5, 1), (1, 1)),
+    "Gunshot, gunfire": Keys(MERLIN, 127, range(36, 66), (0.9, 1.4), (0, 0.5), (1, 4)),
+    "Explosion": Keys(TIM, 127, range(44, 66), (1, 2.5), (0.5, 1), (1, 1)),
+    "Waves, surf": Keys(TIM, 122, range(50, 77), (2, 5), (0.5, 1), (1, 1)),
+    "Chirp, tweet": Keys(MERLIN, 123, range(36, 68), (0.3, 1.2), (0.05, 0.4), (1, 4)),
+    "Telephone bell ringing": Keys(MERLIN, 124, range(42, 68), (1, 3), (0.4, 1), (1, 3)),
+    "Bell": Keys(MERLIN, 14, range(66, 84), (1, 2.5), (0.1, 0.8), (1, 3)),
     "Ding-dong": doorbells,
     "Choir": _choir,
     "Music": _music,
-    "Rattle": lambda: _drum((58,), (1, 3), (0.5, 1.2)),
-    "Jingle bell": lambda: _drum((83,), (2, 8), (0.15, 0.4)),
-    "Ding": lambda: _drum((34, 81), (1, 4), (0.4, 1)),
-    "Slap, smack": lambda: _drum((28,), (1, 4), (0.25, 0.8)),
-    "Whistle": lambda: _drum((71, 72), (1, 4), (0.3, 0.9)),
-    "Knock": lambda: _shots(KNOCKS, (2, 5), (0.15, 0.35)),
+    "Rattle": Drum((58,), (1, 3), (0.5, 1.2)),
+    "Jingle bell": Drum((83,), (2, 8), (0.15, 0.4)),
+    "Ding": Drum((34, 81), (1, 4), (0.4, 1)),
+    "Slap, smack": Drum((28,), (1, 4), (0.25, 0.8)),
+    "Whistle": Drum((71, 72), (1, 4), (0.3, 0.9)),
+    "Knock": KNOCKING,
     "Laughter": laughs,
     "Fart": _farts,
-    "Moo": lambda: calls(*animal("cow"), 1, 20, 0.2),
-    "Dog": lambda: calls(*animal("dog"), 4),
-    "Quack": lambda: calls(*animal("duck"), 4),
-    "Croak": lambda: calls(*animal("frog"), 3),
-    "Neigh, whinny": lambda: calls(*animal("horse"), 1, 25, 0.2),
-    "Crowing, cock-a-doodle-doo": lambda: calls(*animal("rooster"), 2, 30, 0.3),
-    "Bleat": lambda: calls(*animal("sheep"), 3, 30, 0.3),
-    "Oink": lambda: calls(*animal("pig"), 5),
-    "Hoot": lambda: calls(*animal("owl"), 2, 25, 0.3),
-    "Vehicle horn, car horn, honking, toot": lambda: _shots(HORNS, (1, 3), (0.7, 1.5)),
-    "Air horn, truck horn": lambda: _shots(AIR_HORNS, (1, 2), (1, 2)),
-    "Single-lens reflex camera": lambda: _shots(CAMERA, (1, 4), (0.4, 1)),
-    "Clapping": lambda: _shots(CLAPS, (2, 7), (0.15, 0.35)),
-    "Bicycle bell": _bicycle_bell,
-    "Water": _water,
-    "Plop": lambda: _shots(PLOPS, (1, 4), (0.2, 0.8)),
-    "Male speech, man speaking": lambda: voices("soundscapes", speech.MALE),
-    "Female speech, woman speaking": lambda: voices("soundscapes", speech.FEMALE),
+    "Moo": Calls("cow", 1, 20, 0.2),
+    "Dog": Calls("dog", 4),
+    "Quack": Calls("duck", 4),
+    "Croak": Calls("frog", 3),
+    "Neigh, whinny": Calls("horse", 1, 25, 0.2),
+    "Crowing, cock-a-doodle-doo": Calls("rooster", 2, 30, 0.3),
+    "Bleat": Calls("sheep", 3, 30, 0.3),
+    "Oink": Calls("pig", 5),
+    "Hoot": Calls("owl", 2, 25, 0.3),
+    "Vehicle horn, car horn, honking, toot": foxdot(
+        "w/lower/w3 j/lower/0 r/lower/0_metal", (1, 3), (0.7, 1.5)
+    ),
+    "Air horn, truck horn": foxdot("f/upper/horn*swipe f/upper/z_airhorn", (1, 2), (1, 2)),
+    "Single-lens reflex camera": foxdot(
+        "_/semicolon/ikea_6 _/semicolon/ikea_18 _/semicolon/ikea_3 _/semicolon/ikea_9",
+        (1, 4),
+        (0.4, 1),
+    ),
+    "Clapping": CLAPPING,
+    "Bicycle bell": Shots("onsen", ["onsen/assets/bell.wav"], (1, 3), (0.4, 1.5)),
+    "Water": Water(length_s=(1, 5), used_s=8, semitones=2),
+    "Plop": foxdot("f/lower/Perc00 f/lower/Perc01 f/lower/Perc02", (1, 4), (0.2, 0.8)),
+    "Male speech, man speaking": Voices("soundscapes", speech.MALE),
+    "Female speech, woman speaking": Voices("soundscapes", speech.FEMALE),
     "Child speech, kid speaking": _children,
-    "Whispering": lambda: voices("soundscapes", speech.WHISPERERS),
-    "Speech synthesizer": lambda: voices("soundscapes", speech.MACHINES),
+    "Whispering": Voices("soundscapes", speech.WHISPERERS),
+    "Speech synthesizer": Voices("soundscapes", speech.MACHINES),
     "Hubbub, speech noise, speech babble": _babble,
-    "Sine wave": lambda: _computed(tones.sine_wave),
-    "Dial tone": lambda: _computed(tones.dial_tone),
-    "Busy signal": lambda: _computed(tones.busy_signal),
-    "Smoke detector, smoke alarm": lambda: _computed(tones.smoke_detector),
-    "Telephone dialing, DTMF": lambda: _computed(tones.dtmf),
-    "Ringing tone, ringback tone": lambda: _computed(tones.ringing_tone),
-    "White noise, pink noise": lambda: _computed(tones.noise),
-    "Static": lambda: _computed(tones.static),
-    "Mains hum": lambda: _computed(tones.mains_hum),
-    "Chirp tone": lambda: _computed(tones.chirp_tone),
-    "Reversing beeps": lambda: _computed(tones.reversing_beeps),
-    "Alarm clock": lambda: _computed(tones.alarm_clock),
-    "Civil defense siren": lambda: _computed(tones.civil_defense_siren),
-    "Police car (siren)": lambda: _computed(tones.police_siren),
+    "Sine wave": Computed(tones.sine_wave),
+    "Dial tone": Computed(tones.dial_tone),
+    "Busy signal": Computed(tones.busy_signal),
+    "Smoke detector, smoke alarm": Computed(tones.smoke_detector),
+    "Telephone dialing, DTMF": Computed(tones.dtmf),
+    "Ringing tone, ringback tone": Computed(tones.ringing_tone),
+    "White noise, pink noise": Computed(tones.noise),
+    "Static": Computed(tones.static),
+    "Mains hum": Computed(tones.mains_hum),
+    "Chirp tone": Computed(tones.chirp_tone),
+    "Reversing beeps": Computed(tones.reversing_beeps),
+    "Alarm clock": Computed(tones.alarm_clock),
+    "Civil defense siren": Computed(tones.civil_defense_siren),
+    "Police car (siren)": Computed(tones.police_siren),
 }

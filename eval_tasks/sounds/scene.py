@@ -6,24 +6,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from eval_tasks.sounds.sound import (
-    RATE,
+from eval_tasks.sounds.signal import (
     WINDOW,
     coloured_noise,
     cut,
     decibels,
+    find_audible,
     room,
-    stretches,
     to_pcm,
 )
 from eval_tasks.sounds.sources import Source, recording, variation
+from hear_ptsed.grid import SAMPLE_RATE
 
 SECONDS = 10.0
 SOUNDS = (2, 6)  # per clip, each of another class
 LOUDNESS_DB = (-38.0, -16.0)  # dBFS, RMS over the active part of a sound
 BACKGROUND_DB = (-60.0, -34.0)  # dBFS, RMS
 LONGEST_S = 6.6  # what sounds longer is cut
-SHORTEST_S = 0.03  # shorter labels are single windows that passed the gate
 REVERBERANT = 0.4  # share of the sounds; half of them in real rooms
 DIRECT_S = 0.0025  # of a real impulse response
 BACKGROUNDS = tuple(
@@ -44,7 +43,7 @@ Event = tuple[float, float, str]  # onset and offset in seconds, class
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Recorded backgrounds of one part and impulse responses, each (S,) at RATE; may be empty."""
+    """Recorded backgrounds of one part and impulse responses, each (S,) at 16 kHz; may be empty."""
 
     backgrounds: list[np.ndarray]
     rooms: list[np.ndarray]
@@ -73,7 +72,7 @@ def _recordings(members: tuple[tuple[str, str], ...]) -> list[np.ndarray]:
 def soundscape(
     sources: dict[str, list[Source]], first: str, around: Surroundings, rng: Generator
 ) -> tuple[np.ndarray, list[Event]]:
-    """A clip with a sound of class `first` and others: int16 (S,) at RATE, events by onset."""
+    """A clip with a sound of class `first` and others: int16 (S,) at 16 kHz, events by onset."""
     count = min(int(rng.integers(SOUNDS[0], SOUNDS[1] + 1)), len(sources))
     others = rng.choice([label for label in sources if label != first], count - 1, replace=False)
     level = decibels(rng.uniform(*BACKGROUND_DB))
@@ -82,23 +81,20 @@ def soundscape(
     for label in [first, *map(str, others)]:
         response = _response(around.rooms, rng) if rng.random() < REVERBERANT else None
         sound = variation(sources[label], response, decibels(rng.uniform(*LOUDNESS_DB)), rng)
-        sound = cut(sound, 0, LONGEST_S) if len(sound) > LONGEST_S * RATE else sound
+        sound = cut(sound, 0, LONGEST_S) if len(sound) > LONGEST_S * SAMPLE_RATE else sound
         # starts lie on the grid of the energy windows, so labels are exact to one window
         start = WINDOW * int(rng.integers((len(mix) - len(sound)) // WINDOW + 1))
-        found = [
-            (start / RATE + onset, start / RATE + offset, label)
-            for onset, offset in stretches(sound, floor=level * decibels(-9))
-            if offset - onset >= SHORTEST_S
-        ]
-        if found:
+        heard = find_audible(sound, level * decibels(-9))
+        if heard:
             mix[start : start + len(sound)] += sound
-            events += found
+            start_s = start / SAMPLE_RATE
+            events += [(start_s + onset, start_s + offset, label) for onset, offset in heard]
     return to_pcm(mix), sorted((a, min(b, SECONDS), label) for a, b, label in events)
 
 
 def _background(recorded: list[np.ndarray], rng: Generator) -> np.ndarray:
     """RMS 1: half of the time noise from white to brown, else an excerpt of a recording."""
-    samples = int(SECONDS * RATE)
+    samples = int(SECONDS * SAMPLE_RATE)
     noise = coloured_noise(samples, rng.uniform(0, 2), rng)
     if not recorded or rng.random() < 0.5:
         return noise
@@ -116,7 +112,7 @@ def _response(rooms: list[np.ndarray], rng: Generator) -> np.ndarray:
         return room(rng)
     response = rooms[rng.integers(len(rooms))]
     response = response[np.abs(response).argmax() :].copy()
-    direct, tail = np.split(response, [int(DIRECT_S * RATE)])
+    direct, tail = np.split(response, [int(DIRECT_S * SAMPLE_RATE)])
     ratio = np.sum(direct**2) / np.sum(tail**2)
     tail *= np.sqrt(ratio) * decibels(-rng.uniform(3, 15))
     return response

@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 
+from eval_tasks.sounds.catalogue import find_wheel
 from hear_ptsed import wheels
 from hear_ptsed.audio import resampled
 
@@ -30,11 +31,12 @@ def synthesiser():
 @cache
 def _synth(font: str):
     synth = synthesiser().Synth(samplerate=SYNTH_RATE)
-    return synth, synth.sfload(wheels.read(*FONTS[font]))
+    project, member = FONTS[font]
+    return synth, synth.sfload(wheels.read(find_wheel(project), member))
 
 
 def play(font: str, program: int, notes: list[Note], drums: bool = False) -> np.ndarray:
-    """Render notes of one program (or drum kit) as (S,) at RATE, up to the last release's end."""
+    """Render notes of one program (or drum kit) as (S,) at 16 kHz, up to the last release's end."""
     synth, number = _synth(font)
     synth.program_select(0, number, 128 if drums else 0, program, drums)
     # at one instant note-offs come first, else a repeated key would be cut as it starts

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval_tasks.sounds.sound import cut, stretches
+from eval_tasks.sounds.signal import cut, stretches
 from hear_ptsed.audio import resampled
 from hear_ptsed.files import atomic, cache_dir, locked, remove_stale, sha256
 
@@ -101,7 +101,7 @@ def _render_file(name: str, path: Path, recorded: Path) -> None:
 
 @cache
 def bank(name: str) -> dict[str, list[np.ndarray]]:
-    """Utterances (S,) at RATE of each voice."""
+    """Utterances (S,) at 16 kHz of each voice."""
     with np.load(bank_file(name)) as stored:
         return {
             voice: [stored[f"{voice} {i}"] / 32768 for i in range(UTTERANCES)]
@@ -140,8 +140,8 @@ def _render(voices: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
             text = " ".join(words).encode()
             library.espeak_Synth(text, len(text) + 1, 0, 0, 0, utf8, None, None)
             audio = resampled([np.concatenate(blocks) / 32768], rate)
-            found = stretches(audio, below_peak=40)
-            audio = cut(audio, found[0][0], found[-1][1])
+            audible = stretches(audio, below_peak_db=40)
+            audio = cut(audio, audible[0][0], audible[-1][1])
             spoken[f"{voice} {i}"] = np.round(np.clip(audio, -1, 1) * 32767).astype(np.int16)
     library.espeak_Terminate()
     return spoken

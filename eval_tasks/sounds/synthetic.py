@@ -6,10 +6,11 @@ import numpy as np
 from numpy.random import Generator
 from scipy.signal import lfilter
 
-from eval_tasks.sounds.audioset import CLASSES, DEAL
-from eval_tasks.sounds.sound import RATE, coloured_noise, repeat
+from eval_tasks.sounds.audioset import AUDIOSET_CLASSES, DEAL
+from eval_tasks.sounds.signal import coloured_noise, repeat
 from eval_tasks.sounds.soundfont import Note
 from eval_tasks.sounds.sources import Bank, Source, make_bank
+from hear_ptsed.grid import SAMPLE_RATE
 
 
 def synthetic_bank() -> Bank:
@@ -30,7 +31,7 @@ def _sources(make) -> list[Source]:
 
 
 def _time(rng: Generator) -> np.ndarray:
-    return np.arange(int(rng.uniform(0.25, 0.5) * RATE)) / RATE
+    return np.arange(int(rng.uniform(0.25, 0.5) * SAMPLE_RATE)) / SAMPLE_RATE
 
 
 def _beep(hz: float, rng: Generator) -> np.ndarray:
@@ -40,7 +41,7 @@ def _beep(hz: float, rng: Generator) -> np.ndarray:
 def _chirp(hz: float, rng: Generator) -> np.ndarray:
     time = _time(rng)
     sweep = np.sin(2 * np.pi * hz * time * (1 + 3 * time))
-    return repeat([sweep, sweep], [len(sweep) / RATE], rng)
+    return repeat([sweep, sweep], [len(sweep) / SAMPLE_RATE], rng)
 
 
 def _hiss(hz: float, rng: Generator) -> np.ndarray:
@@ -54,45 +55,38 @@ def _pluck(hz: float, rng: Generator) -> np.ndarray:
 
 def pluck(hz: float, seconds: float, rng: Generator) -> np.ndarray:
     """A plucked string: noise that runs round a delay line and loses its highs at every turn."""
-    samples, period = int(seconds * RATE), max(2, round(RATE / hz - 0.5))
+    samples, period = int(seconds * SAMPLE_RATE), max(2, round(SAMPLE_RATE / hz - 0.5))
     burst = np.zeros(samples)
     turn = rng.uniform(-1, 1, min(period, samples))
     burst[: len(turn)] = turn - turn.mean()  # a constant would go round the loop for long
     loop = np.zeros(period + 2)
     loop[0], loop[period], loop[period + 1] = 1, -0.498, -0.498
     string = lfilter([1], loop, burst)
-    fade = min(samples, RATE // 100)
+    fade = min(samples, SAMPLE_RATE // 100)
     string[samples - fade :] *= np.linspace(1, 0, fade)
     return string
 
 
 def play_strings(notes: list[Note]) -> np.ndarray:
-    """Render notes as plucked strings, (S,) at RATE."""
-    audio = np.zeros(int((max(end for _, end, _, _ in notes) + 0.1) * RATE))
+    """Render notes as plucked strings, (S,) at 16 kHz."""
+    audio = np.zeros(int((max(end for _, end, _, _ in notes) + 0.1) * SAMPLE_RATE))
     for start_s, end_s, key, velocity in notes:
         rng = np.random.default_rng(key)
         string = pluck(440 * 2 ** ((key - 69) / 12), end_s - start_s, rng) * velocity / 127
-        start = round(start_s * RATE)
+        start = round(start_s * SAMPLE_RATE)
         audio[start : start + len(string)] += string
     return audio
 
 
 def synthetic_audioset_bank() -> Bank:
     """Seven AudioSet classes for the soundscapes where no package is at hand."""
+    computed = ("Telephone dialing, DTMF", "Police car (siren)", "Mains hum", "Static")
     return make_bank(
         {
             "Sine wave": partial(_sources, _beep),
             "Chirp tone": partial(_sources, _chirp),
             "Hiss": partial(_sources, _hiss),
-            **{
-                label: CLASSES[label]
-                for label in (
-                    "Telephone dialing, DTMF",
-                    "Police car (siren)",
-                    "Mains hum",
-                    "Static",
-                )
-            },
+            **{label: AUDIOSET_CLASSES[label] for label in computed},
         },
         DEAL,
         share_single=True,

@@ -1,4 +1,4 @@
-"""Sounds that are computed: telephone tones, beeps, sirens, noises; each (S,) at RATE, peak near 1.
+"""Sounds that are computed: telephone tones, beeps, sirens, noises; (S,) at 16 kHz, peak near 1.
 
 Frequencies and cadences of the telephone tones are the North American ones. A draw chooses all
 parameters, so the sounds of one class differ only by these.
@@ -8,7 +8,8 @@ import numpy as np
 from numpy.random import Generator
 from scipy.signal import lfilter
 
-from eval_tasks.sounds.sound import RATE, coloured_noise
+from eval_tasks.sounds.signal import coloured_noise
+from hear_ptsed.grid import SAMPLE_RATE
 
 KEYPAD = [(low, high) for low in (697, 770, 852, 941) for high in (1209, 1336, 1477)]  # Hz
 
@@ -58,7 +59,7 @@ def alarm_clock(rng: Generator) -> np.ndarray:
 
 def chirp_tone(rng: Generator) -> np.ndarray:
     low, high, seconds = rng.uniform(100, 800), rng.uniform(2000, 7000), rng.uniform(0.2, 2)
-    hz = low * (high / low) ** np.linspace(0, 1, int(seconds * RATE))
+    hz = low * (high / low) ** np.linspace(0, 1, int(seconds * SAMPLE_RATE))
     sweep = _faded(_oscillator(hz if rng.random() < 0.5 else hz[::-1]))
     return _cadence([sweep] * rng.integers(1, 4), rng.uniform(0.05, 0.3))
 
@@ -66,7 +67,7 @@ def chirp_tone(rng: Generator) -> np.ndarray:
 def civil_defense_siren(rng: Generator) -> np.ndarray:
     """A motor siren that winds up and down within 3-5 s."""
     top, period_s, seconds = rng.uniform(450, 900), rng.uniform(3, 5), rng.uniform(4, 6)
-    time = np.arange(int(seconds * RATE)) / RATE
+    time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     hz = top * (0.65 - 0.35 * np.cos(2 * np.pi * (time / period_s + rng.uniform(0, 0.3))))
     return _faded(_oscillator(hz, (1, 0.6, 0.5, 0.3, 0.2)), 0.3)
 
@@ -75,7 +76,7 @@ def police_siren(rng: Generator) -> np.ndarray:
     """Wail, 0.2-0.5 sweeps a second, or yelp, 2-4."""
     rate = rng.uniform(0.2, 0.5) if rng.random() < 0.5 else rng.uniform(2, 4)
     low, high, seconds = rng.uniform(500, 700), rng.uniform(1200, 1600), rng.uniform(2, 5)
-    time = np.arange(int(seconds * RATE)) / RATE
+    time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     hz = low * (high / low) ** (0.5 - 0.5 * np.cos(2 * np.pi * (rate * time + rng.random())))
     return _faded(_oscillator(hz, (1, 0.5, 0.6, 0.3, 0.3)), 0.1)
 
@@ -88,13 +89,17 @@ def mains_hum(rng: Generator) -> np.ndarray:
 
 def noise(rng: Generator) -> np.ndarray:
     """White to pink."""
-    return _faded(coloured_noise(int(rng.uniform(0.5, 4) * RATE), rng.uniform(0, 1.2), rng), 0.02)
+    return _faded(
+        coloured_noise(int(rng.uniform(0.5, 4) * SAMPLE_RATE), rng.uniform(0, 1.2), rng), 0.02
+    )
 
 
 def static(rng: Generator) -> np.ndarray:
     """Crackle over hiss."""
-    samples = int(rng.uniform(1, 4) * RATE)
-    crackle = rng.standard_normal(samples) * (rng.random(samples) < rng.uniform(20, 300) / RATE)
+    samples = int(rng.uniform(1, 4) * SAMPLE_RATE)
+    crackle = rng.standard_normal(samples) * (
+        rng.random(samples) < rng.uniform(20, 300) / SAMPLE_RATE
+    )
     crackle = lfilter([1], [1, -rng.uniform(0.2, 0.8)], crackle)
     return _faded(crackle + rng.uniform(0.15, 0.35) * coloured_noise(samples, 0.5, rng), 0.02)
 
@@ -104,14 +109,14 @@ def _log_uniform(low: float, high: float, rng: Generator) -> float:
 
 
 def _constant(hz: float, seconds: float) -> np.ndarray:
-    return np.full(int(seconds * RATE), hz)
+    return np.full(int(seconds * SAMPLE_RATE), hz)
 
 
 def _oscillator(hz: np.ndarray, harmonics: tuple[float, ...] = (1,)) -> np.ndarray:
     """A tone whose frequency follows `hz`; harmonics above the band are left out."""
-    phase = 2 * np.pi * np.cumsum(hz) / RATE
+    phase = 2 * np.pi * np.cumsum(hz) / SAMPLE_RATE
     parts = [
-        level * np.sin(k * phase) * (k * hz < 0.45 * RATE)
+        level * np.sin(k * phase) * (k * hz < 0.45 * SAMPLE_RATE)
         for k, level in enumerate(harmonics, start=1)
     ]
     return sum(parts) / sum(harmonics)
@@ -123,7 +128,7 @@ def _pair(low_hz: float, high_hz: float, seconds: float) -> np.ndarray:
 
 
 def _faded(audio: np.ndarray, seconds: float = 0.005) -> np.ndarray:
-    ramp = np.linspace(0, 1, min(len(audio), int(seconds * RATE)))
+    ramp = np.linspace(0, 1, min(len(audio), int(seconds * SAMPLE_RATE)))
     audio = audio.copy()
     audio[: len(ramp)] *= ramp
     audio[len(audio) - len(ramp) :] *= ramp[::-1]
@@ -131,5 +136,5 @@ def _faded(audio: np.ndarray, seconds: float = 0.005) -> np.ndarray:
 
 
 def _cadence(parts: list[np.ndarray], pause_s: float) -> np.ndarray:
-    pause = np.zeros(int(pause_s * RATE))
+    pause = np.zeros(int(pause_s * SAMPLE_RATE))
     return np.concatenate([piece for part in parts for piece in (part, pause)][:-1])

