@@ -111,9 +111,9 @@ def subsample(names: Iterable[str], split: str, count: int) -> list[str]:
 
 def is_released(name: str, folder: str) -> bool:
     """Whether an archive's member is wanted of a HEAR release: labels, 16 or 48 kHz audio."""
-    _, found, inside = f"/{name}".partition(f"/{folder}/")
+    _, released, inside = f"/{name}".partition(f"/{folder}/")
     first = inside.split("/")[0]
-    return bool(found) and (not first.isdigit() or first in (str(RATE), str(RELEASED_RATE)))
+    return bool(released) and (not first.isdigit() or first in (str(RATE), str(RELEASED_RATE)))
 
 
 def find_released(roots: Sequence[Path], folder: str) -> Path | None:
@@ -121,8 +121,8 @@ def find_released(roots: Sequence[Path], folder: str) -> Path | None:
     for root in roots:
         if (root / "task_metadata.json").is_file():
             return root
-    found = find(roots, f"{folder}/task_metadata.json")
-    return found.parent if found else None
+    metadata_file = find(roots, f"{folder}/task_metadata.json")
+    return metadata_file.parent if metadata_file else None
 
 
 def complete(task: Task, source: Path, folder: Path, settings: dict, jobs: int) -> TaskData:
@@ -132,10 +132,10 @@ def complete(task: Task, source: Path, folder: Path, settings: dict, jobs: int) 
     described = read_json(source / "task_metadata.json")
     seconds, names = described.get("sample_duration"), described.get("splits", [])
     expected = task.folder.split("-")
-    found = [described.get(key) for key in ("task_name", "version", "mode")]
-    if found != expected or not seconds:
+    stored = [described.get(key) for key in ("task_name", "version", "mode")]
+    if stored != expected or not seconds:
         raise ValueError(
-            f"{source} is {'-'.join(map(str, found))} with clips of {seconds} s; expected "
+            f"{source} is {'-'.join(map(str, stored))} with clips of {seconds} s; expected "
             f"{task.folder}"
         )
     for name in ("task_metadata.json", "labelvocabulary.csv", *(f"{n}.json" for n in names)):
@@ -166,7 +166,7 @@ def checked(task: Task, folder: Path, source: Path) -> TaskData:
         raise type(error)(str(error).replace(str(folder), str(source))) from None
     samples = round(data.metadata["sample_duration"] * RATE)
     for name, part in data.parts.items():
-        wrong = [file for file, found in part.samples.items() if found != samples]
+        wrong = [file for file, count in part.samples.items() if count != samples]
         if wrong:
             raise ValueError(
                 f"{source}: {some(wrong, f'clips of {name}')} have not {samples} samples at 16 kHz"

@@ -129,9 +129,9 @@ def coverage(
     else:
         classes = events.labels if classes is None else classes
         known = set(classes)
-        there = np.array([key in keys for key in events.clips], dtype=bool)
-        missing = [key for key, found in zip(events.clips, there, strict=True) if not found]
-        heard = np.unique(events.label[there[events.clip]])
+        is_held = np.array([key in keys for key in events.clips], dtype=bool)
+        missing = [key for key, held in zip(events.clips, is_held, strict=True) if not held]
+        heard = np.unique(events.label[is_held[events.clip]])
         heard_names = {events.labels[label] for label in heard}
         counts = np.bincount(events.label, minlength=len(events.labels))
         report = Coverage(
