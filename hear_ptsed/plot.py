@@ -79,7 +79,7 @@ def log_mel(audio: Tensor) -> np.ndarray:
         pad_mode="constant",
     )
     blocks = []
-    for block in audio.split(250 * column):  # bounds memory on long audio
+    for block in audio.split(256 * column):  # bounds memory on long audio
         block = F.pad(block, (0, -len(block) % column))
         blocks.append(mel(block)[:, :-1].unflatten(1, (-1, hops)).mean(2))
     power = torch.cat(blocks, 1)

@@ -77,8 +77,8 @@ def jobs(sounds, checkpoint, tmp_path_factory) -> dict[str, Job]:
         write_pseudo_labels([checkpoint], clips, folder / "out.h5", **settings)
 
     def render(folder: Path, train: int = 3) -> None:
-        made = {"train": train, "evaluation": 1, "workers": 1, "synthetic": True}
-        soundscapes.prepare(folder / "out", **made)
+        made = {"train": train, "evaluation": 1, "jobs": 1, "synthetic": True}
+        soundscapes.render(folder / "out", **made)
 
     def shards(folder: Path, clips_per_shard: int = 2) -> None:
         pack([open_clips(sounds)], None, folder / "out", clips_per_shard=clips_per_shard)

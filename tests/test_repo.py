@@ -100,10 +100,28 @@ def test_only_the_run_itself_knows_a_whole_recipe():
         assert path.name in knows or "training.recipe.Recipe" not in imports(path), path
 
 
-def test_files_stay_readable_in_one_sitting():
+def test_no_package_imports_a_command():
     for package in PACKAGES:
         for path in sources(package):
-            assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
+            commands = {name for name in imports(path) if {"__main__", "cli"} & {*name.split(".")}}
+            assert not commands, f"{path} imports {commands}"
+
+
+def test_training_knows_nothing_of_the_downstream_tasks():
+    for path in sources("training"):
+        assert "eval_tasks" not in path.read_text(encoding="utf-8"), path
+
+
+def test_each_number_of_the_grid_stands_in_one_file():
+    literals = {16_000: "SAMPLE_RATE", 640: "FRAME", 160_000: "WINDOW", 250: "WINDOW_FRAMES"}
+    for package in ("hear_ptsed", "training"):
+        for path in sources(package):
+            if path.name == "grid.py":
+                continue
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+                    name = literals.get(node.value)
+                    assert name is None, f"{path}, line {node.lineno}: write grid.{name}"
 
 
 def test_settings_live_in_pyproject_and_the_version_in_one_place():
