@@ -77,6 +77,7 @@ class Options(hear.Options):
     device: str | None = None  # cpu, cuda, ...; None: a GPU if there is one
 
     def usable_device(self) -> torch.device:
+        """The device, with its index; a ValueError if it cannot be used."""
         name = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             return torch.empty(0, device=name).device
