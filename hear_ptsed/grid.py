@@ -1,7 +1,10 @@
 """The grid on which all models hear and answer; each of its numbers stands here alone."""
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # importing torch takes seconds
+    import torch
+    from torch import Tensor
 
 SAMPLE_RATE = 16_000  # Hz
 FRAME = 640  # samples
@@ -21,6 +24,8 @@ def n_frames(n_samples: int) -> int:
     return max(1, (n_samples + FRAME // 2) // FRAME)
 
 
-def timestamps(n: int, device: torch.device | None = None) -> Tensor:
+def timestamps(n: int, device: "torch.device | None" = None) -> "Tensor":
     """Centres of the first `n` frames in milliseconds: 20, 60, 100, ... (n,) float32."""
+    import torch
+
     return (FRAME_MS // 2 + FRAME_MS * torch.arange(n, device=device)).float()

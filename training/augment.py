@@ -15,7 +15,7 @@ from scipy.special import betaincinv
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from hear_ptsed.grid import WINDOW_FRAMES
+from hear_ptsed.grid import SAMPLE_RATE, WINDOW_FRAMES
 from training.recipe import Augment
 from training.targets import Targets, blend
 
@@ -247,7 +247,7 @@ def freq_warp(spec: Tensor, generator: Generator, p: float, least: float = 0.6) 
 def per_db(frontend: nn.Module) -> float:
     """How much a front-end's output rises per dB of level, measured with white noise."""
     frontend = copy.deepcopy(frontend).cpu().eval()  # some draw their bands in training
-    noise = 0.1 * torch.randn(1, 16000, generator=Generator().manual_seed(0))
+    noise = 0.1 * torch.randn(1, SAMPLE_RATE, generator=Generator().manual_seed(0))
     rise = (frontend(2 * noise) - frontend(noise)).median()
     return rise.item() / (20 * math.log10(2))
 

@@ -14,6 +14,7 @@ from pydantic import Field
 from pydantic_core import to_jsonable_python
 
 from hear_ptsed.errors import shown
+from hear_ptsed.grid import WINDOW_FRAMES
 from hear_ptsed.schema import (
     Number,
     admitted,
@@ -34,7 +35,7 @@ Decay = Annotated[Number, Field(ge=0, lt=1)]
 Rate = Annotated[Number, Field(ge=1e-9, le=10)]
 Alpha = Annotated[Number, Field(ge=0.001, le=100)]  # of Beta(alpha, alpha)
 Batch = Annotated[int, Field(ge=1, le=65536)]  # clips of 10 s: the largest are 21 GB of int16
-Frames = Annotated[int, Field(ge=1, le=250)]  # of a median filter over a window
+Frames = Annotated[int, Field(ge=1, le=WINDOW_FRAMES)]  # of a median filter over a window
 Resamples = Annotated[int, Field(ge=0, le=100_000)]
 Workers = Annotated[int, Field(ge=0, le=512)]  # processes; 0: none beside the main one
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
