@@ -62,6 +62,24 @@ def states_shape(function: ast.FunctionDef) -> bool:
     return bool(SHAPE.search(ast.get_docstring(function) or ""))
 
 
+def code_lines(tree: ast.Module) -> int:
+    """Lines that hold code: no comments, no docstrings, nothing empty, however long a line is."""
+    docs = [
+        line
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and ast.get_docstring(node, clean=False) is not None
+        for line in range(node.body[0].lineno, node.body[0].end_lineno + 1)
+    ]
+    lines = {
+        line
+        for node in ast.walk(tree)
+        if hasattr(node, "lineno")
+        for line in (node.lineno, node.end_lineno)
+    }
+    return len(lines - set(docs))
+
+
 def measure(root: Path) -> dict[str, str]:
     """The figures of a checkout, by what they are."""
     row, names = {}, Counter()
@@ -77,6 +95,7 @@ def measure(root: Path) -> dict[str, str]:
         row |= {
             f"{package}: files": str(len(files)),
             f"{package}: lines": str(lines),
+            f"{package}: lines that hold code": str(sum(map(code_lines, trees))),
             f"{package}: longest function": f"{length(longest)} ({longest.name})",
             f"{package}: functions over {LONG} lines": str(sum(length(f) > LONG for f in inside)),
             f"{package}: public names": str(len(defined)),

@@ -84,10 +84,7 @@ def test_the_stages_are_trained_in_order_and_only_once(commands, tmp_path, capsy
     fits = [command for command in commands if command[1] == "fit"]
     assert [command[2] for command in fits][:2] == ["demo_weak", "demo_teacher"]
     assert [command[-1] for command in fits] == [1, 2, 2, 2, 2]  # at once
-    assert (
-        sorted(command[-3] for command in fits)
-        == ["--run.seed=1003"] + ["--run.seed=3"] * 4
-    )
+    assert sorted(command[-3] for command in fits) == ["--run.seed=1003"] + ["--run.seed=3"] * 4
     assert all("--optim.epochs=4" in command for command in fits)
     assert {command[2] for command in fits} <= set(list_kinds())
     assert set(scores) == set(stages.STAGES)
