@@ -231,7 +231,7 @@ def test_the_command_prepares_it_like_any_small_task_and_replaces_it_only_if_for
         assert clips(made, part) == clips(folder, part)
         assert events(made, part) == events(folder, part)
     assert main([*words, "--seed", "1"]) == 1
-    assert "seed 0 (asked: 1); use another folder or use --force" in capsys.readouterr().err
+    assert "seed 0 (asked: 1); use --force to replace it" in capsys.readouterr().err
     assert main([*words, "--seed", "1", "--force"]) == 0
     assert manifest(made)["settings"]["seed"] == 1
     assert [path.name for path in tmp_path.iterdir()] == [made.name]
