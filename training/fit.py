@@ -1,7 +1,4 @@
-"""A run from its recipe to an exported checkpoint: `python -m training fit`.
-
-All else in this package takes sections of a recipe or what is made of them.
-"""
+"""A run from its recipe to an exported checkpoint: `python -m training fit`."""
 
 import logging
 import math
@@ -9,7 +6,6 @@ import os
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 
 import lightning
@@ -25,17 +21,15 @@ from hear_ptsed.files import atomic, locked, remove_stale
 from hear_ptsed.frontends.mel import ATSTMel
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import build
-from training import recipe as config
 from training.callbacks import BEST, LAST, Interruptible, Keep
 from training.data.batch import ClipSet
 from training.data.coverage import Coverage
 from training.data.pseudo_labels import open_pseudo_labels
-from training.data.sampling import Plan, TrainPicks
 from training.data.sources import class_names, open_sources
 from training.labels import LABELS
 from training.module import Training
 from training.optim import freeze_unused
-from training.recipe import Recipe
+from training.recipe import Recipe, Run, as_dict
 from training.scores import Scores
 from training.states import read_state, state_to_resume
 
@@ -80,11 +74,11 @@ def _fit(recipe: Recipe, out: Path, resume: bool) -> Path:
     model = start_model(recipe, clips.classes)
     unused = freeze_unused(model, LABELS[recipe.data.labels])
     teachers = [_teacher(recipe.data.path(path), clips.classes) for path in recipe.distill.teachers]
-    module = make_module(recipe, model, clips, scores, teachers)
+    module = Training(recipe, model, clips, scores, teachers)
     log_once("not trained, the loss never reaches it: %s", ", ".join(unused) or "nothing")
     if recipe.model.compile:
         model.backbone.compile()
-    facts = {"recipe": config.as_dict(recipe), "classes": clips.classes}
+    facts = {"recipe": as_dict(recipe), "classes": clips.classes}
     keep = Keep(out, recipe.run.save_every_steps, facts, coverage)
     trainer = make_trainer(recipe, module, keep)
     if trainer.is_global_zero:
@@ -139,43 +133,6 @@ def open_data(recipe: Recipe) -> tuple[ClipSet, Scores | None]:
         options.loss_mean,
     )
     return train, scores
-
-
-def make_module(
-    recipe: Recipe,
-    model: SEDModel,
-    clips: ClipSet,
-    scores: Scores | None = None,
-    teachers: Sequence[SEDModel] = (),
-) -> Training:
-    """The run of a recipe, from a model and opened data."""
-    optim, sampling, augment = recipe.optim, recipe.sampling, recipe.augment
-    epoch_clips = min(sampling.epoch_clips, len(clips))
-    sizes = optim.epochs, optim.batch, optim.accumulate, optim.part_batches
-    plan = Plan(len(clips), epoch_clips, *sizes)
-    return Training(
-        model,
-        clips,
-        plan,
-        partial(
-            TrainPicks,
-            plan,
-            clips.weights(sampling.offset) if sampling.balanced else None,
-            sampling.replacement,
-            recipe.run.seed,
-            augment.wavmix_p,
-            augment.wavmix_partner,
-        ),
-        LABELS[recipe.data.labels],
-        optim,
-        augment,
-        seed=recipe.run.seed,
-        soft_share=recipe.distill.weight,
-        teachers=teachers,
-        max_unreadable=recipe.data.max_unreadable,
-        workers=recipe.data.workers,
-        scores=scores,
-    )
 
 
 def start_model(recipe: Recipe, classes: list[str]) -> SEDModel:
@@ -286,7 +243,7 @@ def _checkpoint_to_resume(out: Path, recipe: Recipe, resume: bool) -> Path | Non
 
 def _changes(then: Recipe, now: Recipe) -> list[str]:
     """What makes `now` another run than `then`, with both values."""
-    old, new = config.as_dict(then), config.as_dict(now)
+    old, new = as_dict(then), as_dict(now)
     return [
         f"{section}.{key}: {old[section][key]} then, {value} now"
         for section, fields in new.items()
@@ -306,7 +263,7 @@ def _teacher(path: Path, classes: list[str]) -> SEDModel:
     return model.requires_grad_(False)
 
 
-def _logger(name: str, out: Path, options: config.Run) -> Logger:
+def _logger(name: str, out: Path, options: Run) -> Logger:
     if name == "csv":
         # One version_N for each time a run was started or resumed: it would delete an older file.
         return CSVLogger(out, name="logs/csv", flush_logs_every_n_steps=10)
@@ -325,5 +282,5 @@ def _logger(name: str, out: Path, options: config.Run) -> Logger:
 
 def _write_recipe(out: Path, recipe: Recipe) -> None:
     with atomic(out / "recipe.yaml") as temporary:
-        text = yaml.safe_dump(config.as_dict(recipe), sort_keys=False)
+        text = yaml.safe_dump(as_dict(recipe), sort_keys=False)
         temporary.write_text(text, encoding="utf-8")
