@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from hear_ptsed.model import SEDModel
 from training import optim
-from training.augment import augment, mix_partners, per_db
+from training.augment import augment, per_db, wavmix
 from training.data.batch import Batch, ClipSet, loader, windows
 from training.data.sampling import AUGMENT, MODEL, Picks, Plan, TrainPicks, torch_seed
 from training.guards import FiniteGuard, UnreadableGuard
@@ -117,8 +117,7 @@ class Training(lightning.LightningModule):
         annotated = self.annotated[batch["source"]] & batch["ok"][:, None]
         targets = self.labels.targets(batch, annotated, self.pseudo_column)
         if options.wavmix_p:
-            mean = options.wavmix_mean
-            audio, targets = mix_partners(audio, targets, batch["partner"], draw, mean)
+            audio, targets = wavmix(audio, targets, batch["partner"], draw, options.wavmix_mean)
         if self.teachers:
             logits = [teacher.to(audio.device)(audio).strong.float() for teacher in self.teachers]
             targets = targets._replace(soft=torch.stack(logits).mean(0).sigmoid())
