@@ -24,7 +24,7 @@ from hear_ptsed.registry import build
 from training.callbacks import BEST, LAST, Interruptible, Keep
 from training.data.batch import ClipSet
 from training.data.coverage import Coverage
-from training.data.pseudo_labels import open_pseudo_labels
+from training.data.pseudo_labels import PseudoLabels
 from training.data.sources import class_names, open_sources
 from training.labels import LABELS
 from training.module import Training
@@ -82,7 +82,9 @@ def _fit(recipe: Recipe, out: Path, resume: bool) -> Path:
     keep = Keep(out, recipe.run.save_every_steps, facts, coverage)
     trainer = make_trainer(recipe, module, keep)
     if trainer.is_global_zero:
-        _write_recipe(out, recipe)
+        with atomic(out / "recipe.yaml") as temporary:
+            text = yaml.safe_dump(as_dict(recipe), sort_keys=False)
+            temporary.write_text(text, encoding="utf-8")
         keep.write_coverage()
     try:
         with interrupt.deferred(), warnings.catch_warnings():
@@ -107,7 +109,7 @@ def _fit(recipe: Recipe, out: Path, resume: bool) -> Path:
 
 def open_data(recipe: Recipe) -> tuple[ClipSet, Scores | None]:
     """Clips to train on, and what collects the scores of those to evaluate, if there are any."""
-    data, options = recipe.data, recipe.evaluation
+    data = recipe.data
     if not data.train:
         raise ValueError(
             "the recipe names no data to train on; give data.train, such as "
@@ -117,22 +119,13 @@ def open_data(recipe: Recipe) -> tuple[ClipSet, Scores | None]:
     opened = open_sources(data.train, data, labels, unknown="error")
     classes = class_names(data, opened.annotations)
     if recipe.distill.pseudo_labels:
-        pseudo = open_pseudo_labels([data.path(path) for path in recipe.distill.pseudo_labels])
+        pseudo = PseudoLabels(*map(data.path, recipe.distill.pseudo_labels))
     train = opened.clip_set(classes, pseudo)
     if not data.eval:
         return train, None
     opened = open_sources(data.eval, data, labels, unknown="keep")
-    scores = Scores(
-        opened.clip_set(classes),
-        opened.merged_events(),
-        labels,
-        options.median,
-        options.durations,
-        options.batch,
-        options.bootstrap,
-        options.loss_mean,
-    )
-    return train, scores
+    events = opened.merged_events()
+    return train, Scores(opened.clip_set(classes), events, labels, recipe.evaluation)
 
 
 def start_model(recipe: Recipe, classes: list[str]) -> SEDModel:
@@ -153,13 +146,10 @@ def start_model(recipe: Recipe, classes: list[str]) -> SEDModel:
         for part in model.modules():
             if isinstance(part, torch.nn.BatchNorm2d):
                 part.momentum = options.batch_norm_momentum
-    if options.start == "none":
-        return model.train()
     if options.start in ("ssl", "weak", "strong"):
-        path = download.find(options.name, options.start)
-    else:
-        path = recipe.data.path(options.start)
-    load_checkpoint(model, path)
+        load_checkpoint(model, download.find(options.name, options.start))
+    elif options.start != "none":
+        load_checkpoint(model, recipe.data.path(options.start))
     return model.train()
 
 
@@ -172,13 +162,13 @@ def _network(recipe: Recipe, n_classes: int) -> SEDModel:
 def make_trainer(recipe: Recipe, module: Training, keep: Keep) -> lightning.Trainer:
     """Lightning's Trainer for a recipe: the whole run is one pass over the stream of clips."""
     options, plan = recipe.run, module.plan
-    several = options.devices * options.nodes > 1
-    # BEATs drops whole layers at random, whose parameters then get no gradient.
-    drops = getattr(module.model.backbone, "layer_drop", 0) > 0
-    strategy = DDPStrategy(find_unused_parameters=drops) if several else "auto"
-    precision = recipe.optim.precision
-    gpu = options.accelerator != "cpu" and torch.cuda.is_available()
+    strategy, precision = "auto", recipe.optim.precision
+    if options.devices * options.nodes > 1:
+        # BEATs drops whole layers at random, whose parameters then get no gradient.
+        drops = getattr(module.model.backbone, "layer_drop", 0) > 0
+        strategy = DDPStrategy(find_unused_parameters=drops)
     if precision == "auto":
+        gpu = options.accelerator != "cpu" and torch.cuda.is_available()
         precision = "bf16-mixed" if gpu else "32-true"
     every = plan.steps_in(recipe.evaluation.every_epochs) * plan.accumulate
     return lightning.Trainer(
@@ -248,12 +238,11 @@ def _changes(then: Recipe, now: Recipe) -> list[str]:
         f"{section}.{key}: {old[section][key]} then, {value} now"
         for section, fields in new.items()
         for key, value in fields.items()
-        if old[section][key] != value and not _is_free(section, f"{section}.{key}")
+        if old[section][key] != value
+        and not {section, f"{section}.{key}"}.intersection(FREE_TO_CHANGE)
+        or (section, key) == ("run", "seed")
+        and old[section][key] != value
     ]
-
-
-def _is_free(section: str, field: str) -> bool:
-    return field != "run.seed" and (section in FREE_TO_CHANGE or field in FREE_TO_CHANGE)
 
 
 def _teacher(path: Path, classes: list[str]) -> SEDModel:
@@ -278,9 +267,3 @@ def _logger(name: str, out: Path, options: Run) -> Logger:
     from lightning.pytorch.loggers import WandbLogger
 
     return WandbLogger(save_dir=out, name=out.name, project="hear_ptsed")
-
-
-def _write_recipe(out: Path, recipe: Recipe) -> None:
-    with atomic(out / "recipe.yaml") as temporary:
-        text = yaml.safe_dump(as_dict(recipe), sort_keys=False)
-        temporary.write_text(text, encoding="utf-8")

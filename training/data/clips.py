@@ -38,27 +38,36 @@ class Place(NamedTuple):
     index: int  # in the source
 
 
-class Clips(ABC):
-    """Clips of one source; picklable, opens its files at the first read in each process."""
+class Reader:
+    """Reads files that each process opens for itself, at its first read; picklable."""
+
+    _opened: tuple[int, Any] = (0, None)  # process, what it opened
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": (0, None)}
+
+    def _file(self) -> Any:
+        # An HDF5 file opened before a fork must not be read after it.
+        if self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), self._open())
+        return self._opened[1]
+
+    def _open(self) -> Any:
+        return None
+
+
+class Clips(Reader, ABC):
+    """Clips of one source."""
 
     rate: int | None = None  # Hz, where it is known to be the same for all
     channels: str = "mean"  # what is read of several: their mean, or the first
 
     def __init__(self, path: Path, names: Sequence[str]):
         self.path, self.names = path, list(names)
-        self._opened: tuple[int, Any] = (0, None)
-        if len(set(self.keys)) < len(self.keys):
-            seen: dict[str, str] = {}
-            for key, name in zip(self.keys, self.names, strict=True):
-                if key in seen:
-                    raise ValueError(f"{path}: {seen[key]} and {name} are both clip {key}")
-                seen[key] = name
+        refuse_twice(path, self.keys, self.names)
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_opened": (0, None)}
 
     @cached_property
     def keys(self) -> list[str]:
@@ -80,14 +89,14 @@ class Clips(ABC):
         """(N,) durations, where they are known without decoding."""
         return None
 
-    def _open(self) -> Any:
-        return None
 
-    def _file(self) -> Any:
-        # An HDF5 file opened before a fork must not be read after it.
-        if self._opened[0] != os.getpid():
-            self._opened = (os.getpid(), self._open())
-        return self._opened[1]
+def refuse_twice(path: Path, keys: Sequence[str], names: Sequence[str]) -> None:
+    """A ValueError if two names in a file are of one clip."""
+    name_of: dict[str, str] = {}
+    for key, name in zip(keys, names, strict=True):
+        if key in name_of:
+            raise ValueError(f"{path}: {name_of[key]} and {name} are both clip {key}")
+        name_of[key] = name
 
 
 def open_clips(path: Path | str) -> Clips:
@@ -136,7 +145,7 @@ class HuggingFaceClips(Clips):
     """Columns filename, mp3_bytes and, for events(), events; splits one after the other."""
 
     def __init__(self, path: Path):
-        self.path, self._opened = path, (0, None)
+        self.path = path  # what is opened
         self.ends: list[int] = []
         names: list[str] = []
         for split in self._file():
@@ -270,7 +279,7 @@ def decode(source: bytes | Path, name: str, channels: str = "mean") -> tuple[np.
 
 
 def to_int16(audio: np.ndarray) -> np.ndarray:
-    """Samples in [-1, 1] to int16: rounded, clipped; 16-bit material comes back bit for bit."""
+    """(S,) in [-1, 1] to int16: rounded, clipped; 16-bit material comes back bit for bit."""
     scaled = audio * np.float32(32768)
     np.rint(scaled, out=scaled)
     return np.clip(scaled, -32768, 32767, out=scaled).astype(np.int16)

@@ -121,7 +121,7 @@ def _write_shards(
             if number in missing:
                 _write_shard(parts, number, shard, audio)
             bar.update(len(shard))
-            report.add_unreadable(parts.facts(number)["unreadable"])
+            report.unreadable |= parts.facts(number)["unreadable"]
             try:
                 report.check(max_unreadable)
             except RuntimeError:
