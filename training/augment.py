@@ -161,7 +161,7 @@ def time_mask(
     start = _randint(0, n_labels - width + end, generator)
 
     def keep(n: int, step: int) -> Tensor:
-        """(n,) bool, False within the stretch, of frames `step` times as dense as labels."""
+        """(N,) bool, False within the stretch, of frames `step` times as dense as labels."""
         index = torch.arange(n, device=spec.device)
         return (index < start * step) | (index >= (start + width) * step)
 

@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 log_once = rank_zero_only(log.info)
 # Sections and fields that may differ between a run and its resumption, all but run.seed.
 FREE_TO_CHANGE = ("run", "evaluation", "data.workers", "data.root", "data.max_unreadable")
-HEADS = ("strong_head", "weak_head")
 
 
 def fit(recipe: Recipe, resume: bool = False) -> Path:
@@ -203,9 +202,9 @@ def export(checkpoint: Path, path: Path) -> None:
     model.load_state_dict(
         {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
     )
-    # The attention head's weak output goes through both.
-    attention = recipe.model.head == "attention"
-    heads = HEADS if attention else (f"{LABELS[recipe.data.labels].head}_head",)
+    heads = ["strong_head", "weak_head"]
+    if recipe.model.head != "attention":  # whose weak output goes through both
+        heads = [f"{LABELS[recipe.data.labels].head}_head"]
     save_checkpoint(model, path, classes, heads)
 
 
@@ -234,15 +233,14 @@ def _checkpoint_to_resume(out: Path, recipe: Recipe, resume: bool) -> Path | Non
 def _changes(then: Recipe, now: Recipe) -> list[str]:
     """What makes `now` another run than `then`, with both values."""
     old, new = as_dict(then), as_dict(now)
-    return [
-        f"{section}.{key}: {old[section][key]} then, {value} now"
-        for section, fields in new.items()
-        for key, value in fields.items()
-        if old[section][key] != value
-        and not {section, f"{section}.{key}"}.intersection(FREE_TO_CHANGE)
-        or (section, key) == ("run", "seed")
-        and old[section][key] != value
-    ]
+    changes = []
+    for section, fields in new.items():
+        for key, value in fields.items():
+            field, before = f"{section}.{key}", old[section][key]
+            free = field != "run.seed" and (section in FREE_TO_CHANGE or field in FREE_TO_CHANGE)
+            if value != before and not free:
+                changes.append(f"{field}: {before} then, {value} now")
+    return changes
 
 
 def _teacher(path: Path, classes: list[str]) -> SEDModel:

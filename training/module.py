@@ -98,7 +98,7 @@ class Training(lightning.LightningModule):
         self.started = (time.monotonic(), self.trainer.global_step)
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
-        """The loss of a micro step, a scalar; see ClipSet for the batch."""
+        """The loss of a micro step, a scalar, on a batch with audio (R, S); see ClipSet."""
         seed, numbers = self.recipe.run.seed, (batch["step"], self.global_rank)
         draw = torch.Generator().manual_seed(torch_seed(seed, AUGMENT, *numbers))
         # The network's own noise: dropout, layer drop, jitter of the mel range.

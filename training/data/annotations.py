@@ -78,7 +78,7 @@ class Events:
         return Events.from_columns(clips, labels, self.onset_s[kept], self.offset_s[kept])
 
     def restrict(self, rows: np.ndarray, classes: Sequence[str]) -> "Events":
-        """Clips `rows` (n,), in this order, with their events of these classes, also in order.
+        """Clips `rows` (N,), in this order, with their events of these classes, also in order.
 
         A clip stays if none of its events does. Within a clip the events keep their order.
         """
