@@ -27,8 +27,8 @@ from training.data.clips import open_clips
 from training.data.pack import pack
 from training.data.sampling import Plan, TrainPicks
 from training.data.sources import AnnotatedClips, OpenSources
+from training.fit import make_module
 from training.labels import FrameLabels
-from training.module import Training
 from training.optim import freeze_unused
 from training.recipe import Data, Optim, Recipe
 
@@ -77,7 +77,7 @@ def train_rate(
     recipe = Recipe(optim=Optim(batch=batch, epochs=1000.0, warmup_steps=10), data=Data(workers=0))
     model = build(name).train()
     freeze_unused(model, FrameLabels())
-    module = Training(recipe, model, clips).to(device)
+    module = make_module(recipe, model, clips).to(device)
     if compiled:
         model.backbone.compile()
     picks = TrainPicks(module.plan, None, False, 0, recipe.augment.wavmix_p)

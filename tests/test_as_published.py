@@ -17,7 +17,7 @@ from hear_ptsed.registry import MODELS
 from training.augment import augment
 from training.callbacks import Keep
 from training.data.sampling import Picks, TrainPicks
-from training.fit import make_trainer, open_data, start_model
+from training.fit import make_module, make_trainer, open_data, start_model
 from training.module import Training
 from training.recipe import Recipe, load
 
@@ -67,7 +67,7 @@ def recipe_of(folder: Path, *settings: str) -> Recipe:
 
 def module_of(recipe: Recipe) -> Training:
     train, scores = open_data(recipe)
-    return Training(recipe, start_model(recipe, train.classes), train, scores)
+    return make_module(recipe, start_model(recipe, train.classes), train, scores)
 
 
 def batch_of(recipe: Recipe) -> dict:

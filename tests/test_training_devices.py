@@ -20,9 +20,8 @@ from hear_ptsed.model import SEDModel  # noqa: E402
 from hear_ptsed.registry import MODELS  # noqa: E402
 from training import recipe as config  # noqa: E402
 from training.callbacks import Keep  # noqa: E402
-from training.fit import make_trainer, open_data  # noqa: E402
+from training.fit import make_module, make_trainer, open_data  # noqa: E402
 from training.labels import FrameLabels  # noqa: E402
-from training.module import Training  # noqa: E402
 from training.optim import freeze_unused  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +52,7 @@ def train_small(words: list[str]) -> int:
     head = LinearHead(backbone.embed_dim, len(CLASSES))
     model = SEDModel(MODELS["atst_frame"].frontend(), backbone, head=head).train()
     freeze_unused(model, FrameLabels())
-    module = Training(options, model, train, scores)
+    module = make_module(options, model, train, scores)
     heard, step = [], module.training_step
 
     def noted(batch, batch_idx):

@@ -18,6 +18,7 @@ from training.data.clips import Clips, Unreadable
 from training.data.pseudo_labels import PseudoLabels
 from training.data.sampling import Picks
 from training.data.sources import AnnotatedClips, OpenSources
+from training.fit import make_module
 from training.labels import LABELS
 from training.module import Training
 from training.recipe import from_dict
@@ -94,7 +95,7 @@ def training(model: SEDModel, train: ClipSet, teachers=(), weight=0.0, **section
     values = {"augment": OFF, "distill": {"weight": weight} | given}
     values["optim"] = {"warmup_steps": 0, "batch": len(train)} | sections.pop("optim", {})
     values["augment"] = OFF | sections.pop("augment", {})
-    return Training(from_dict(values | sections), model, train, teachers=teachers).train()
+    return make_module(from_dict(values | sections), model, train, teachers=teachers).train()
 
 
 def batch_of(clips: ClipSet, rows=None, partner=None, crops=None) -> dict:

@@ -61,8 +61,8 @@ def wavmix(
         audio (B, S) and targets of the B clips.
     """
     n = len(partner)
-    mixed = partner != torch.arange(n, device=partner.device)
-    share = torch.where(mixed, _partner_share(partner, alpha, generator), 0.0)
+    mixed = _onto(partner != torch.arange(n, device=partner.device), audio)
+    share = torch.where(mixed, _partner_share(mixed, alpha, generator), 0.0)
     # Removing the mean once, from the mixture, is the same as before and after mixing.
     mixture = blend(audio[:n], audio[partner], share)
     mean = mixture.mean(-1, keepdim=True)

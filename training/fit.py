@@ -1,4 +1,7 @@
-"""A run from its recipe to an exported checkpoint: `python -m training fit`."""
+"""A run from its recipe to an exported checkpoint: `python -m training fit`.
+
+All else in this package takes sections of a recipe or what is made of them.
+"""
 
 import logging
 import math
@@ -73,7 +76,7 @@ def _fit(recipe: Recipe, out: Path, resume: bool) -> Path:
     model = start_model(recipe, clips.classes)
     unused = freeze_unused(model, LABELS[recipe.data.labels])
     teachers = [_teacher(recipe.data.path(path), clips.classes) for path in recipe.distill.teachers]
-    module = Training(recipe, model, clips, scores, teachers)
+    module = make_module(recipe, model, clips, scores, teachers)
     log_once("not trained, the loss never reaches it: %s", ", ".join(unused) or "nothing")
     if recipe.model.compile:
         model.backbone.compile()
@@ -125,6 +128,18 @@ def open_data(recipe: Recipe) -> tuple[ClipSet, Scores | None]:
     opened = open_sources(data.eval, data, labels, unknown="keep")
     events = opened.merged_events()
     return train, Scores(opened.clip_set(classes), events, labels, recipe.evaluation)
+
+
+def make_module(
+    recipe: Recipe,
+    model: SEDModel,
+    clips: ClipSet,
+    scores: Scores | None = None,
+    teachers: Sequence[SEDModel] = (),
+) -> Training:
+    """The run of a recipe, from a model and opened data."""
+    sections = recipe.data, recipe.sampling, recipe.augment, recipe.distill, recipe.optim
+    return Training(model, clips, *sections, recipe.run.seed, scores, teachers)
 
 
 def start_model(recipe: Recipe, classes: list[str]) -> SEDModel:

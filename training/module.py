@@ -17,7 +17,7 @@ from training.data.batch import Batch, ClipSet, loader, windows
 from training.data.sampling import AUGMENT, MODEL, Picks, Plan, TrainPicks, torch_seed
 from training.guards import FiniteGuard, UnreadableGuard
 from training.labels import LABELS
-from training.recipe import Recipe
+from training.recipe import Augment, Data, Distill, Optim, Sampling
 from training.scores import Scores
 from training.targets import Targets
 
@@ -31,23 +31,31 @@ class Training(lightning.LightningModule):
     of a run is its weights, its optimiser and its step.
 
     Args:
+        data, sampling, augment_options, distill, optim_options: sections of the recipe.
         scores: of the evaluation clips; None to evaluate nothing.
         teachers: models that hear every batch; empty for pseudo labels from files, or none.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
         model: SEDModel,
         clips: ClipSet,
+        data: Data,
+        sampling: Sampling,
+        augment_options: Augment,
+        distill: Distill,
+        optim_options: Optim,
+        seed: int,
         scores: Scores | None = None,
         teachers: Sequence[SEDModel] = (),
     ):
         super().__init__()
-        self.recipe, self.model, self.clips, self.scores = recipe, model, clips, scores
+        self.model, self.clips, self.scores, self.seed = model, clips, scores, seed
+        self.data, self.sampling, self.distill = data, sampling, distill
+        self.optim_options, self.augment_options = optim_options, augment_options
         self.teachers = tuple(teachers)  # not registered: no part of the checkpoint
-        self.labels = LABELS[recipe.data.labels]
-        options, sampling = recipe.optim, recipe.sampling
+        self.labels = LABELS[data.labels]
+        options = optim_options
         sizes = options.epochs, options.batch, options.accumulate, options.part_batches
         self.plan = Plan(len(clips), min(sampling.epoch_clips, len(clips)), *sizes)
         self.weights = clips.weights(sampling.offset) if sampling.balanced else None
@@ -62,7 +70,7 @@ class Training(lightning.LightningModule):
             self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
             self.ema.requires_grad_(False)
         self.finite = FiniteGuard()
-        self.unreadable = UnreadableGuard(len(clips), recipe.data.max_unreadable)
+        self.unreadable = UnreadableGuard(len(clips), data.max_unreadable)
         self.missed: dict[str, str] = {}  # evaluation clips that could not be read, last time
         self.result: dict[str, Any] = {}
         self.started = (0.0, 0)  # time in s and step of this process's first step
@@ -84,25 +92,25 @@ class Training(lightning.LightningModule):
         picks = TrainPicks(
             self.plan,
             self.weights,
-            self.recipe.sampling.replacement,
-            self.recipe.run.seed,
-            self.recipe.augment.wavmix_p,
-            self.recipe.augment.wavmix_partner,
+            self.sampling.replacement,
+            self.seed,
+            self.augment_options.wavmix_p,
+            self.augment_options.wavmix_partner,
             start=self.trainer.global_step * self.plan.accumulate,
             rank=self.global_rank,
             world=self.trainer.world_size,
         )
-        return loader(self.clips, picks, self.recipe.data.workers, self.device.type == "cuda")
+        return loader(self.clips, picks, self.data.workers, self.device.type == "cuda")
 
     def on_train_start(self) -> None:
         self.started = (time.monotonic(), self.trainer.global_step)
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """The loss of a micro step, a scalar, on a batch with audio (R, S); see ClipSet."""
-        seed, numbers = self.recipe.run.seed, (batch["step"], self.global_rank)
-        draw = torch.Generator().manual_seed(torch_seed(seed, AUGMENT, *numbers))
+        numbers = (batch["step"], self.global_rank)
+        draw = torch.Generator().manual_seed(torch_seed(self.seed, AUGMENT, *numbers))
         # The network's own noise: dropout, layer drop, jitter of the mel range.
-        torch.manual_seed(torch_seed(seed, MODEL, *numbers))
+        torch.manual_seed(torch_seed(self.seed, MODEL, *numbers))
         self.unreadable.watch(batch)
         with torch.no_grad():
             spec, targets = self.inputs(batch, draw)
@@ -113,7 +121,7 @@ class Training(lightning.LightningModule):
 
     def inputs(self, batch: Batch, draw: torch.Generator) -> tuple[Tensor, Targets]:
         """Augmented spectrograms (B, 1, F, T) of a batch, and what the model shall answer."""
-        audio, options = windows(batch), self.recipe.augment
+        audio, options = windows(batch), self.augment_options
         annotated = self.annotated[batch["source"]] & batch["ok"][:, None]
         targets = self.labels.targets(batch, annotated, self.pseudo_column)
         if options.wavmix_p:
@@ -125,10 +133,10 @@ class Training(lightning.LightningModule):
 
     def loss(self, spec: Tensor, targets: Targets) -> Tensor:
         """A scalar, of spectrograms (B, 1, F, T)."""
-        return self.labels.loss(self.model.detect(spec), targets, self.recipe.distill.weight)
+        return self.labels.loss(self.model.detect(spec), targets, self.distill.weight)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        options, steps = self.recipe.optim, self.plan.steps
+        options, steps = self.optim_options, self.plan.steps
         optimizer = optim.optimizer(optim.groups(self.model, options), options)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: optim.schedule(min(step, steps), steps, options)
@@ -177,7 +185,7 @@ class Training(lightning.LightningModule):
     def val_dataloader(self) -> DataLoader | list:
         if self.scores is None:
             return []
-        workers = min(self.recipe.data.workers, EVALUATION_WORKERS)
+        workers = min(self.data.workers, EVALUATION_WORKERS)
         pin = self.device.type == "cuda"
         return self.scores.loader(workers, pin, self.global_rank, self.trainer.world_size)
 
