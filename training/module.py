@@ -89,13 +89,14 @@ class Training(lightning.LightningModule):
     # Training
 
     def train_dataloader(self) -> DataLoader:
+        options = self.augment_options
         picks = TrainPicks(
             self.plan,
             self.weights,
             self.sampling.replacement,
             self.seed,
-            self.augment_options.wavmix_p,
-            self.augment_options.wavmix_partner,
+            options.wavmix_p,
+            options.wavmix_partner,
             start=self.trainer.global_step * self.plan.accumulate,
             rank=self.global_rank,
             world=self.trainer.world_size,
