@@ -29,7 +29,7 @@ from hear_ptsed.grid import SAMPLE_RATE, WINDOW_FRAMES, n_frames
 from hear_ptsed.model import SEDModel
 from hear_ptsed.windows import over_windows
 from training import optim
-from training.augment import augment, mix_partners, per_db
+from training.augment import augment, per_db, wavmix
 from training.data.sampling import AUGMENT, Plan, TrainPicks, generator, torch_seed
 from training.labels import ClipLabels, FrameLabels
 from training.optim import freeze_unused
@@ -253,7 +253,7 @@ class FineTuning:
             targets = Targets(None, labels)
         if self.options.wavmix_p:
             mean, alpha = self.options.wavmix_mean, self.recipe.fit.wavmix_alpha
-            audio, targets = mix_partners(audio, targets, partner, draw, mean, alpha)
+            audio, targets = wavmix(audio, targets, partner, draw, mean, alpha)
         spec = self.model.frontend(audio)
         return augment(spec, targets, self.options, draw, self.per_db)
 

@@ -24,7 +24,7 @@ from training.data.clips import open_clips
 from training.data.sampling import Plan, TrainPicks, balanced_weights
 from training.labels import FrameLabels
 from training.optim import groups, optimizer, schedule
-from training.recipe import Optim
+from training.recipe import Evaluation, Optim
 from training.scores import Scores
 from training.targets import Targets
 
@@ -290,8 +290,8 @@ def test_a_published_validation_loss_is_the_mean_of_the_means_of_batches():
     events = Events.from_columns([f"x{i}" for i in range(5)], ["a"] * 5, np.zeros(5), np.ones(5))
     losses = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
     for size, unreadable, want in ((1, [], 6.2), (2, [], 23.5 / 3), (2, [2, 3], 17.5 / 2)):
-        how = {"median_frames": 1, "batch": size, "loss_mean": "batches"}
-        scores = Scores(evaluation, events, FrameLabels(), **how)
+        options = Evaluation(median=1, batch=size, loss_mean="batches")
+        scores = Scores(evaluation, events, FrameLabels(), options)
         strong = scores.filtered(torch.zeros(5, 5, 250))
         ok = torch.tensor([i not in unreadable for i in range(5)])
         seconds, weak = torch.full((5,), 10.0), torch.zeros(5, 5)

@@ -8,7 +8,7 @@ import pytest
 from pseudo_label_parts import CLASSES, ID, logits, published
 
 from hear_ptsed.labels import load_labels
-from training.data.pseudo_labels import PseudoLabels, open_pseudo_labels
+from training.data.pseudo_labels import PseudoLabels
 
 
 @pytest.mark.parametrize("stored", [ID, f"Y{ID}", f"Y{ID}.mp3", f"07/Y{ID}.mp3", f"a/b/{ID}.wav"])
@@ -35,7 +35,7 @@ def read_in_child(labels: PseudoLabels, row: int, queue) -> None:
 def test_rows_are_read_in_this_process_after_a_fork_and_after_pickling(tmp_path):
     values = logits(3)
     labels = PseudoLabels(published(tmp_path / "p.h5", list("abc"), values))
-    assert (labels.classes, labels.n_classes) == (load_labels(), 447)
+    assert labels.classes == load_labels() and len(labels.classes) == 447
     assert labels.read(1).dtype == np.float16 and np.array_equal(labels.read(1), values[1])
     handles = labels._opened[1]
     context = multiprocessing.get_context("fork")
@@ -53,15 +53,15 @@ def test_of_several_files_the_first_that_has_the_clip_wins(tmp_path):
         published(tmp_path / "a.h5", [f"Y{ID}.mp3", "b"], logits(2, seed=1)),
         published(tmp_path / "b.h5", ["c", ID, "b"], logits(3, seed=2)),
     ]
-    labels = open_pseudo_labels(files)
+    labels = PseudoLabels(*files)
     assert [labels.find(key) for key in (ID, "b", "c", "d")] == [0, 1, 2, None]
     assert np.array_equal(labels.read(1), logits(2, seed=1)[1])
     assert np.array_equal(labels.read(2), logits(3, seed=2)[0])
     other = published(tmp_path / "o.h5", ["x"], logits(1, 3), classes=CLASSES)
     with pytest.raises(ValueError, match=r"o\.h5: its 3 classes differ from .*a\.h5"):
-        open_pseudo_labels([files[0], other])
+        PseudoLabels(files[0], other)
     with pytest.raises(ValueError, match="give at least one"):
-        open_pseudo_labels([])
+        PseudoLabels()
 
 
 @pytest.mark.parametrize(

@@ -53,19 +53,22 @@ def shares_and_partners(mixed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
 # Mixing of audio
 
 
-def wavmix_batch(n: int):
-    """Clips and partners whose shares can be read off the mixture; own label 1, partner's 0."""
+def wavmix_batch(n: int, mixed: torch.Tensor | None = None):
+    """Clips and behind them partners, whose shares the mixture shows; own label 1, partner's 0."""
     own = torch.tensor([1.0, -1, 0, 0]).repeat(n, 1) + 3.0
     partner = torch.tensor([0.0, 0, 1, -1]).repeat(n, 1) - 5.0
     frames, clip = torch.ones(n, 2, 250), torch.ones(n, 2)
     ones = Targets(frames, clip, frames * 0.5, clip)
-    zeros = Targets(*(torch.zeros_like(t) for t in ones))
-    return own, ones, partner, zeros
+    rows = torch.arange(n)
+    return (
+        torch.cat([own, partner]),
+        ones.map(lambda target: torch.cat([target, torch.zeros_like(target)])),
+        rows + n if mixed is None else torch.where(mixed, rows + n, rows),
+    )
 
 
 def test_wavmix_draws_folded_beta_weights_and_mixes_audio_and_targets_alike():
-    batch = wavmix_batch(2000)
-    audio, targets = wavmix(*batch, torch.ones(2000, dtype=torch.bool), seeded())
+    audio, targets = wavmix(*wavmix_batch(2000), seeded())
     own, partner = audio[:, 0].double().numpy(), audio[:, 2].double().numpy()
     np.testing.assert_allclose(own + partner, 1, atol=1e-5)
     np.testing.assert_allclose(audio.mean(-1), 0, atol=1e-6)
@@ -81,23 +84,24 @@ def test_wavmix_draws_folded_beta_weights_and_mixes_audio_and_targets_alike():
 
 
 def test_wavmix_leaves_targets_of_unmixed_clips_and_removes_every_mean():
-    own, ones, partner, zeros = wavmix_batch(6)
     mixed = torch.tensor([True, False] * 3)
-    audio, targets = wavmix(own, ones, partner, zeros, mixed, seeded())
-    for got, want in zip(targets, ones, strict=True):
+    rows, given, partner = wavmix_batch(6, mixed)
+    audio, targets = wavmix(rows, given, partner, seeded())
+    for got, rows_of_target in zip(targets, given, strict=True):
+        want = rows_of_target[:6]
         assert torch.equal(got[~mixed], want[~mixed])
         assert (got[mixed] < want[mixed]).all()
-    torch.testing.assert_close(audio[~mixed], own[~mixed] - 3.0)
+    torch.testing.assert_close(audio[~mixed], rows[:6][~mixed] - 3.0)
     assert audio.mean(-1).abs().max() < 1e-6
 
 
 def test_wavmix_as_published_keeps_the_mean_of_unmixed_clips():
-    own, ones, partner, zeros = wavmix_batch(6)
     mixed = torch.tensor([True, False] * 3)
-    fixed, _ = wavmix(own, ones, partner, zeros, mixed, seeded())
-    published, _ = wavmix(own, ones, partner, zeros, mixed, seeded(), remove_mean="mixed")
+    rows, targets, partner = wavmix_batch(6, mixed)
+    fixed, _ = wavmix(rows, targets, partner, seeded())
+    published, _ = wavmix(rows, targets, partner, seeded(), remove_mean="mixed")
     assert torch.equal(published[mixed], fixed[mixed])
-    assert torch.equal(published[~mixed], own[~mixed])
+    assert torch.equal(published[~mixed], rows[:6][~mixed])
 
 
 # Shift in time
@@ -311,21 +315,18 @@ def test_every_option_of_the_recipe_counts():
 
 def test_inputs_are_left_alone_and_the_generator_alone_decides():
     spec, targets = random_batch()
-    audio, ones, partner, zeros = wavmix_batch(4)
-    mixed = torch.tensor([True, False, True, True])
-    tensors = [spec, *targets, audio, *ones, partner, *zeros, mixed]
+    audio, rows, partner = wavmix_batch(4, torch.tensor([True, False, True, True]))
+    tensors = [spec, *targets, audio, *rows, partner]
     before = [t.clone() for t in tensors]
     torch.manual_seed(1)
     first = all_of_them(spec, targets, 0)
-    wave = wavmix(audio, ones, partner, zeros, mixed, seeded())
+    wave = wavmix(audio, rows, partner, seeded())
     torch.manual_seed(2)
     again = all_of_them(spec, targets, 0)
     other = all_of_them(spec, targets, 1)
     assert torch.equal(first[0], again[0])
     assert not torch.equal(first[0], other[0])
-    assert torch.equal(
-        wave[0], wavmix(audio, ones, partner, zeros, mixed, seeded(), remove_mean="all")[0]
-    )
+    assert torch.equal(wave[0], wavmix(audio, rows, partner, seeded(), remove_mean="all")[0])
     assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
 
 
@@ -359,17 +360,16 @@ def test_a_gpu_is_never_waited_for_and_gives_the_numbers_of_the_cpu():
             return Targets(*(t.to(device) for t in targets))
 
         spec, targets = random_batch()
-        audio, ones, partner, zeros = wavmix_batch(4)
+        audio, rows, partner = wavmix_batch(4, torch.tensor([True, False, True, True]))
         spec, audio, partner = spec.to(device), audio.to(device), partner.to(device)
-        targets, ones, zeros = move(targets), move(ones), move(zeros)
-        mixed = torch.tensor([True, False, True, True])
+        targets, rows = move(targets), move(rows)
         torch.cuda.set_sync_debug_mode("error")
         try:
             spec, targets = all_of_them(spec, targets, 0)
-            audio, ones = wavmix(audio, ones, partner, zeros, mixed, seeded())
+            audio, rows = wavmix(audio, rows, partner, seeded())
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        return [t.cpu() for t in (spec, *targets, audio, *ones)]
+        return [t.cpu() for t in (spec, *targets, audio, *rows)]
 
     for got, want in zip(run("cuda"), run("cpu"), strict=True):
         torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)

@@ -253,7 +253,7 @@ def test_coverage_names_what_is_missing(tmp_path, sources, events):
     assert report.missing == ["Y-0abc_x", "Y_mp3"]
     assert report.classes_without_clips == ["Cat", "Accelerating, revving, vroom"]
     assert report.labels_outside == {"Speech": 2}
-    report.add_unreadable({"Yb.1": "empty"})
+    report.unreadable["Yb.1"] = "empty"
     assert report.text().splitlines() == [
         f"2 of 4 clips found (50.00%): {split.path}",
         "2 missing: Y-0abc_x, Y_mp3",

@@ -50,17 +50,12 @@ def fit(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> int:
     from hear_ptsed.files import null_for_nan
     from training.evaluate import Scoring, evaluate
-    from training.recipe import Source
+    from training.recipe import Evaluation, Source
 
-    options = Scoring(
-        args.weak,
-        args.median,
-        args.durations,
-        args.bootstrap,
-        args.batch,
-        args.workers,
-        args.device,
+    evaluation = Evaluation(
+        batch=args.batch, median=args.median, bootstrap=args.bootstrap, durations=args.durations
     )
+    options = Scoring(args.weak, evaluation, args.workers, args.device)
     result = evaluate(
         args.checkpoint,
         [Source(audio=audio, events=args.events) for audio in args.audio],

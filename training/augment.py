@@ -27,7 +27,7 @@ BAND_LEAST = 6  # mel bins of its narrowest band
 def augment(
     spec: Tensor, targets: Targets, options: Augment, generator: Generator, per_db: float
 ) -> tuple[Tensor, Targets]:
-    """All augmentations of spectrograms, in the published order.
+    """All augmentations of spectrograms (B, 1, F, T), in the published order.
 
     Args:
         per_db: rise of the spectrogram per dB, see the function of this name.
@@ -42,7 +42,7 @@ def augment(
     return freq_warp(spec, generator, o.warp_p, o.warp_min), targets
 
 
-def mix_partners(
+def wavmix(
     audio: Tensor,
     targets: Targets,
     partner: Tensor,
@@ -50,58 +50,36 @@ def mix_partners(
     remove_mean: Literal["all", "mixed"] = "all",
     alpha: float = 2.0,
 ) -> tuple[Tensor, Targets]:
-    """`wavmix` within a batch: B clips, of R rows with the partners behind them.
+    """Mixes clips with partners, weights from Beta folded; targets are mixed, not united.
 
     Args:
-        audio, targets: of the R rows.
-        partner: (B,) row that is mixed into each clip; its own: none.
+        audio: (R, S), B clips and the partners behind them; so the targets.
+        partner: (B,) row that is mixed into each clip; its own: none, and the targets stay.
+        remove_mean: from every clip, or only from mixed clips as the published code does, which
+            gives the model two kinds of input.
     Returns:
         audio (B, S) and targets of the B clips.
     """
     n = len(partner)
-    return wavmix(
-        audio[:n],
-        targets.map(lambda target: target[:n]),
-        audio[partner],
-        targets.map(lambda target: target[partner]),
-        partner != torch.arange(n, device=partner.device),
-        generator,
-        remove_mean,
-        alpha,
-    )
-
-
-def wavmix(
-    audio: Tensor,
-    targets: Targets,
-    partner_audio: Tensor,
-    partner_targets: Targets,
-    mixed: Tensor,
-    generator: Generator,
-    remove_mean: Literal["all", "mixed"] = "all",
-    alpha: float = 2.0,
-) -> tuple[Tensor, Targets]:
-    """Mixes clips with partners, weights from Beta folded; targets are mixed, not united.
-
-    Args:
-        mixed: (B,) bool, the clips to mix; the others keep their targets.
-        remove_mean: from every clip, or only from mixed clips as the published code does, which
-            gives the model two kinds of input.
-    """
-    mixed = _onto(mixed, audio)
-    share = torch.where(mixed, _partner_share(audio, alpha, generator), 0.0)
+    mixed = _onto(partner != torch.arange(n, device=partner.device), audio)
+    share = torch.where(mixed, _partner_share(mixed, alpha, generator), 0.0)
     # Removing the mean once, from the mixture, is the same as before and after mixing.
-    audio = blend(audio, partner_audio, share)
-    mean = audio.mean(-1, keepdim=True)
+    mixture = blend(audio[:n], audio[partner], share)
+    mean = mixture.mean(-1, keepdim=True)
     if remove_mean == "mixed":
         mean = mean * mixed[:, None]
-    return audio - mean, targets.mix(partner_targets, share)
+    partners = targets.map(lambda target: target[partner])
+    return mixture - mean, targets.map(lambda target: target[:n]).mix(partners, share)
 
 
 def frame_shift(
     spec: Tensor, targets: Targets, generator: Generator, range_: float = 0.125
 ) -> tuple[Tensor, Targets]:
-    """Rolls each clip round in time; `range_` is the standard deviation as a share of the clip."""
+    """Rolls each clip (B, 1, F, T) round in time.
+
+    Args:
+        range_: standard deviation, as a share of the clip.
+    """
     n_frames = spec.shape[-1]
     deviation = int(n_frames * range_)
     if deviation == 0:
@@ -123,7 +101,7 @@ def mixup(
     alpha: float = 0.2,
     share: Literal["folded", "whole"] = "folded",
 ) -> tuple[Tensor, Targets]:
-    """With probability p mixes every clip of the batch with another, weights from Beta.
+    """With probability p mixes every clip (B, ...) of the batch with another, weights from Beta.
 
     Args:
         share: "folded" leaves a clip at least a half of itself; "whole" 0 to 1, as EfficientSED's
@@ -138,7 +116,10 @@ def mixup(
 
 
 def mixstyle(spec: Tensor, generator: Generator, p: float, alpha: float = 0.4) -> Tensor:
-    """With probability p mixes mean and deviation over time of each mel bin with another clip's."""
+    """With probability p mixes the statistics of each clip's mel bins with those of another clip.
+
+    Of spectrograms (B, 1, F, T): mean and deviation over time.
+    """
     if _skip(p, generator):
         return spec
     partner = _permutation(spec, generator)
@@ -158,7 +139,7 @@ def time_mask(
     pseudo: bool = True,
     end: bool = True,
 ) -> tuple[Tensor, Targets]:
-    """Blanks one stretch of time in all clips: the spectrogram's mean, no events.
+    """Blanks one stretch of time in all clips (B, 1, F, T): the spectrogram's mean, no events.
 
     Args:
         max_ratio: bound of the stretch as a share of the clip, above 0.05; 0 for no mask.
@@ -180,6 +161,7 @@ def time_mask(
     start = _randint(0, n_labels - width + end, generator)
 
     def keep(n: int, step: int) -> Tensor:
+        """(N,) bool, False within the stretch, of frames `step` times as dense as labels."""
         index = torch.arange(n, device=spec.device)
         return (index < start * step) | (index >= (start + width) * step)
 
@@ -203,7 +185,7 @@ def filter_augment(
 ) -> Tensor:
     """With probability p filters each clip by random gains at shared edges of 3 to 5 bands.
 
-    Between the edges the gain in dB is linear.
+    Between the edges the gain in dB is linear. Spectrograms (B, 1, F, T) in and out.
 
     Args:
         per_db: rise of the spectrogram per dB, see the function of this name.
@@ -231,7 +213,11 @@ def filter_augment(
 
 
 def freq_warp(spec: Tensor, generator: Generator, p: float, least: float = 0.6) -> Tensor:
-    """With probability p stretches a random range of mel bins, at least that share, over all."""
+    """With probability p stretches a random range of mel bins over all, (B, 1, F, T).
+
+    Args:
+        least: smallest share of the bins in that range.
+    """
     if _skip(p, generator):
         return spec
     n_mels, n_frames = spec.shape[2:]

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from hear_ptsed.schema import Label, Name, check
 from training.data.annotations import Events, merged
 from training.data.sources import open_sources
 from training.labels import ClipLabels, FrameLabels, Labels
-from training.recipe import Data, Source
+from training.recipe import Data, Evaluation, Source
 from training.scores import Scores
 
 log = logging.getLogger(__name__)
@@ -34,10 +33,7 @@ class Scoring:
     """How clips are scored."""
 
     per_frame_of_weak: bool = False  # score the weak head, applied to every frame
-    median_frames: int = 9  # of 40 ms
-    durations: Literal["heard", "whole"] = "heard"  # of clips over 10 s, see recipe.Evaluation
-    bootstrap: int = 0  # resamples for 95 % intervals
-    batch: int = 32  # clips
+    evaluation: Evaluation = Evaluation(batch=32)
     workers: int = 2  # loader processes
     device: str | None = None  # None: a GPU if there is one
     progress: bool = True
@@ -99,8 +95,9 @@ def evaluate(
         check(list[Label], scored, "a class")
     if task == "audioset_strong":
         _check_audioset(scored, len(events.clips))
-    how = options.median_frames, options.durations, options.batch, options.bootstrap
-    scores = Scores(opened.clip_set(classes), events, options.labels, *how)
+    scores = Scores(
+        opened.clip_set(classes), events, options.labels, options.evaluation, with_loss=False
+    )
     scores.clips.report_unreadable(score(net, scores, options))
     for report in scores.clips.coverage:
         log.info(report.text())

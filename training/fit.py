@@ -9,7 +9,6 @@ import os
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 
 import lightning
@@ -25,17 +24,15 @@ from hear_ptsed.files import atomic, locked, remove_stale
 from hear_ptsed.frontends.mel import ATSTMel
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import build
-from training import recipe as config
 from training.callbacks import BEST, LAST, Interruptible, Keep
 from training.data.batch import ClipSet
 from training.data.coverage import Coverage
-from training.data.pseudo_labels import open_pseudo_labels
-from training.data.sampling import Plan, TrainPicks
+from training.data.pseudo_labels import PseudoLabels
 from training.data.sources import class_names, open_sources
 from training.labels import LABELS
 from training.module import Training
 from training.optim import freeze_unused
-from training.recipe import Recipe
+from training.recipe import Recipe, Run, as_dict
 from training.scores import Scores
 from training.states import read_state, state_to_resume
 
@@ -43,7 +40,6 @@ log = logging.getLogger(__name__)
 log_once = rank_zero_only(log.info)
 # Sections and fields that may differ between a run and its resumption, all but run.seed.
 FREE_TO_CHANGE = ("run", "evaluation", "data.workers", "data.root", "data.max_unreadable")
-HEADS = ("strong_head", "weak_head")
 
 
 def fit(recipe: Recipe, resume: bool = False) -> Path:
@@ -84,11 +80,13 @@ def _fit(recipe: Recipe, out: Path, resume: bool) -> Path:
     log_once("not trained, the loss never reaches it: %s", ", ".join(unused) or "nothing")
     if recipe.model.compile:
         model.backbone.compile()
-    facts = {"recipe": config.as_dict(recipe), "classes": clips.classes}
+    facts = {"recipe": as_dict(recipe), "classes": clips.classes}
     keep = Keep(out, recipe.run.save_every_steps, facts, coverage)
     trainer = make_trainer(recipe, module, keep)
     if trainer.is_global_zero:
-        _write_recipe(out, recipe)
+        with atomic(out / "recipe.yaml") as temporary:
+            text = yaml.safe_dump(as_dict(recipe), sort_keys=False)
+            temporary.write_text(text, encoding="utf-8")
         keep.write_coverage()
     try:
         with interrupt.deferred(), warnings.catch_warnings():
@@ -113,7 +111,7 @@ def _fit(recipe: Recipe, out: Path, resume: bool) -> Path:
 
 def open_data(recipe: Recipe) -> tuple[ClipSet, Scores | None]:
     """Clips to train on, and what collects the scores of those to evaluate, if there are any."""
-    data, options = recipe.data, recipe.evaluation
+    data = recipe.data
     if not data.train:
         raise ValueError(
             "the recipe names no data to train on; give data.train, such as "
@@ -123,22 +121,13 @@ def open_data(recipe: Recipe) -> tuple[ClipSet, Scores | None]:
     opened = open_sources(data.train, data, labels, unknown="error")
     classes = class_names(data, opened.annotations)
     if recipe.distill.pseudo_labels:
-        pseudo = open_pseudo_labels([data.path(path) for path in recipe.distill.pseudo_labels])
+        pseudo = PseudoLabels(*map(data.path, recipe.distill.pseudo_labels))
     train = opened.clip_set(classes, pseudo)
     if not data.eval:
         return train, None
     opened = open_sources(data.eval, data, labels, unknown="keep")
-    scores = Scores(
-        opened.clip_set(classes),
-        opened.merged_events(),
-        labels,
-        options.median,
-        options.durations,
-        options.batch,
-        options.bootstrap,
-        options.loss_mean,
-    )
-    return train, scores
+    events = opened.merged_events()
+    return train, Scores(opened.clip_set(classes), events, labels, recipe.evaluation)
 
 
 def make_module(
@@ -149,33 +138,8 @@ def make_module(
     teachers: Sequence[SEDModel] = (),
 ) -> Training:
     """The run of a recipe, from a model and opened data."""
-    optim, sampling, augment = recipe.optim, recipe.sampling, recipe.augment
-    epoch_clips = min(sampling.epoch_clips, len(clips))
-    sizes = optim.epochs, optim.batch, optim.accumulate, optim.part_batches
-    plan = Plan(len(clips), epoch_clips, *sizes)
-    return Training(
-        model,
-        clips,
-        plan,
-        partial(
-            TrainPicks,
-            plan,
-            clips.weights(sampling.offset) if sampling.balanced else None,
-            sampling.replacement,
-            recipe.run.seed,
-            augment.wavmix_p,
-            augment.wavmix_partner,
-        ),
-        LABELS[recipe.data.labels],
-        optim,
-        augment,
-        seed=recipe.run.seed,
-        soft_share=recipe.distill.weight,
-        teachers=teachers,
-        max_unreadable=recipe.data.max_unreadable,
-        workers=recipe.data.workers,
-        scores=scores,
-    )
+    sections = recipe.data, recipe.sampling, recipe.augment, recipe.distill, recipe.optim
+    return Training(model, clips, *sections, recipe.run.seed, scores, teachers)
 
 
 def start_model(recipe: Recipe, classes: list[str]) -> SEDModel:
@@ -196,13 +160,10 @@ def start_model(recipe: Recipe, classes: list[str]) -> SEDModel:
         for part in model.modules():
             if isinstance(part, torch.nn.BatchNorm2d):
                 part.momentum = options.batch_norm_momentum
-    if options.start == "none":
-        return model.train()
     if options.start in ("ssl", "weak", "strong"):
-        path = download.find(options.name, options.start)
-    else:
-        path = recipe.data.path(options.start)
-    load_checkpoint(model, path)
+        load_checkpoint(model, download.find(options.name, options.start))
+    elif options.start != "none":
+        load_checkpoint(model, recipe.data.path(options.start))
     return model.train()
 
 
@@ -215,13 +176,13 @@ def _network(recipe: Recipe, n_classes: int) -> SEDModel:
 def make_trainer(recipe: Recipe, module: Training, keep: Keep) -> lightning.Trainer:
     """Lightning's Trainer for a recipe: the whole run is one pass over the stream of clips."""
     options, plan = recipe.run, module.plan
-    several = options.devices * options.nodes > 1
-    # BEATs drops whole layers at random, whose parameters then get no gradient.
-    drops = getattr(module.model.backbone, "layer_drop", 0) > 0
-    strategy = DDPStrategy(find_unused_parameters=drops) if several else "auto"
-    precision = recipe.optim.precision
-    gpu = options.accelerator != "cpu" and torch.cuda.is_available()
+    strategy, precision = "auto", recipe.optim.precision
+    if options.devices * options.nodes > 1:
+        # BEATs drops whole layers at random, whose parameters then get no gradient.
+        drops = getattr(module.model.backbone, "layer_drop", 0) > 0
+        strategy = DDPStrategy(find_unused_parameters=drops)
     if precision == "auto":
+        gpu = options.accelerator != "cpu" and torch.cuda.is_available()
         precision = "bf16-mixed" if gpu else "32-true"
     every = plan.steps_in(recipe.evaluation.every_epochs) * plan.accumulate
     return lightning.Trainer(
@@ -256,9 +217,9 @@ def export(checkpoint: Path, path: Path) -> None:
     model.load_state_dict(
         {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
     )
-    # The attention head's weak output goes through both.
-    attention = recipe.model.head == "attention"
-    heads = HEADS if attention else (f"{LABELS[recipe.data.labels].head}_head",)
+    heads = ["strong_head", "weak_head"]
+    if recipe.model.head != "attention":  # whose weak output goes through both
+        heads = [f"{LABELS[recipe.data.labels].head}_head"]
     save_checkpoint(model, path, classes, heads)
 
 
@@ -286,17 +247,15 @@ def _checkpoint_to_resume(out: Path, recipe: Recipe, resume: bool) -> Path | Non
 
 def _changes(then: Recipe, now: Recipe) -> list[str]:
     """What makes `now` another run than `then`, with both values."""
-    old, new = config.as_dict(then), config.as_dict(now)
-    return [
-        f"{section}.{key}: {old[section][key]} then, {value} now"
-        for section, fields in new.items()
-        for key, value in fields.items()
-        if old[section][key] != value and not _is_free(section, f"{section}.{key}")
-    ]
-
-
-def _is_free(section: str, field: str) -> bool:
-    return field != "run.seed" and (section in FREE_TO_CHANGE or field in FREE_TO_CHANGE)
+    old, new = as_dict(then), as_dict(now)
+    changes = []
+    for section, fields in new.items():
+        for key, value in fields.items():
+            field, before = f"{section}.{key}", old[section][key]
+            free = field != "run.seed" and (section in FREE_TO_CHANGE or field in FREE_TO_CHANGE)
+            if value != before and not free:
+                changes.append(f"{field}: {before} then, {value} now")
+    return changes
 
 
 def _teacher(path: Path, classes: list[str]) -> SEDModel:
@@ -306,7 +265,7 @@ def _teacher(path: Path, classes: list[str]) -> SEDModel:
     return model.requires_grad_(False)
 
 
-def _logger(name: str, out: Path, options: config.Run) -> Logger:
+def _logger(name: str, out: Path, options: Run) -> Logger:
     if name == "csv":
         # One version_N for each time a run was started or resumed: it would delete an older file.
         return CSVLogger(out, name="logs/csv", flush_logs_every_n_steps=10)
@@ -321,9 +280,3 @@ def _logger(name: str, out: Path, options: config.Run) -> Logger:
     from lightning.pytorch.loggers import WandbLogger
 
     return WandbLogger(save_dir=out, name=out.name, project="hear_ptsed")
-
-
-def _write_recipe(out: Path, recipe: Recipe) -> None:
-    with atomic(out / "recipe.yaml") as temporary:
-        text = yaml.safe_dump(config.as_dict(recipe), sort_keys=False)
-        temporary.write_text(text, encoding="utf-8")

@@ -51,6 +51,7 @@ class UnreadableGuard:
         self.reasons: dict[str, str] = {}  # of each clip so far
 
     def watch(self, batch: Batch) -> None:
+        """Note the `unreadable` clips of a batch, (key, reason) each."""
         for key, reason in batch["unreadable"]:
             if key not in self.reasons:
                 log.warning("unreadable, left out: %s", reason)

@@ -30,7 +30,7 @@ class FrameLabels:
         return merged(events)
 
     def targets(self, batch: Batch, annotated: Tensor, pseudo_column: Tensor) -> Targets:
-        """Of a batch of R rows and C classes.
+        """Of a batch of R rows and C classes, see `Targets`.
 
         Args:
             annotated: (R, C) bool, labels that somebody has looked for.
@@ -46,9 +46,10 @@ class FrameLabels:
         return output.strong
 
     def loss(self, output: Output, targets: Targets, soft_share: float) -> Tensor:
-        """Mean binary cross-entropy against (1 - share) * label + share * pseudo label.
+        """Mean binary cross-entropy against (1 - share) * label + share * pseudo label, a scalar.
 
-        Which equals the mix of two cross-entropies, because each is linear in its target.
+        Which equals the mix of two cross-entropies, because each is linear in its target. Logits
+        and targets are (B, C, 250).
         """
         target = targets.strong
         if targets.soft is not None:
@@ -85,22 +86,29 @@ class ClipLabels:
         return events
 
     def targets(self, batch: Batch, annotated: Tensor, _pseudo_column: Tensor) -> Targets:
+        """`weak` (R, C)."""
         weak = clip_targets(batch["events"], *annotated.shape)
         return Targets(None, weak, None, annotated.float())
 
     def answer(self, output: Output) -> Tensor:
+        """The logits (B, C) that the loss reads."""
         return output.weak
 
     def loss(self, output: Output, targets: Targets, _soft_share: float) -> Tensor:
+        """Mean binary cross-entropy of (B, C), a scalar."""
         return _cross_entropy(output.weak, targets.weak, targets.known)
 
     def scored_logits(self, model: SEDModel, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """There is no trained strong head: the weak one, for the mean frame, reads each frame."""
+        """Of audio (B, 160000): logits per frame (B, C, 250) and per clip (B, C), float32.
+
+        There is no trained strong head: the weak one, for the mean frame, reads each frame.
+        """
         output = model(audio)
         strong = model.head.weak_head(output.frames).transpose(1, 2)
         return strong.float(), output.weak.float()
 
     def clip_losses(self, _strong: Tensor, weak: Tensor, events: Tensor) -> Tensor:
+        """(B,) mean cross-entropy of each clip, from logits (B, C) and the batch's events."""
         target = clip_targets(events, *weak.shape)
         return F.binary_cross_entropy_with_logits(weak, target, reduction="none").mean(1)
 

@@ -58,19 +58,21 @@ def evaluate(
         bootstrap: resamples of the clips for the intervals; 0 for none.
     """
     problem = _problem(scores, clips, classes, events, durations_s, bootstrap, seed)
-    measured = _measure(problem)
-    means = {
-        "psds1": measured.psds1,
-        "psds1_macro": _means(measured.psds1_of),
-        "pauroc": _means(measured.pauroc_of),
-        "map": _means(measured.ap_of),
+    parts = [_score_class(problem, k) for k in range(len(problem.names))]
+    psds1, psds1_of = _psds1(problem, parts)
+    of_class = {  # (R, K) each
+        "psds1": psds1_of,
+        "pauroc": np.stack([part.pauroc for part in parts], axis=1),
+        "ap": np.stack([part.ap for part in parts], axis=1),
     }
-    columns = zip(measured.psds1_of[0], measured.pauroc_of[0], measured.ap_of[0], strict=True)
+    macro, pauroc, ap = map(_means, of_class.values())
+    means = {"psds1": psds1, "psds1_macro": macro, "pauroc": pauroc, "map": ap}
     return Result(
         **{name: float(values[0]) for name, values in means.items()},
         per_class={
-            name: {"psds1": float(p), "pauroc": float(u), "ap": float(a), "events": len(spans.row)}
-            for name, spans, (p, u, a) in zip(problem.names, problem.events, columns, strict=True)
+            name: {metric: float(values[0, k]) for metric, values in of_class.items()}
+            | {"events": len(problem.events[k].row)}
+            for k, name in enumerate(problem.names)
         },
         ci95={name: _interval(values[1:]) for name, values in means.items()} if bootstrap else {},
         clips=len(problem.rows),
@@ -152,16 +154,6 @@ class _Problem:
     def seconds(self) -> np.ndarray:
         """(R,) of audio."""
         return (self.weights * self.durations_s).sum(1)
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """(R,) and (R, K) for the set and its resamples; NaN where not defined."""
-
-    psds1: np.ndarray
-    psds1_of: np.ndarray
-    pauroc_of: np.ndarray
-    ap_of: np.ndarray
 
 
 def _problem(
@@ -260,26 +252,6 @@ def _check_events(events: Events) -> None:
         )
 
 
-def _measure(problem: _Problem) -> _Measured:
-    n_sets, n_classes = len(problem.weights), len(problem.names)
-    parts = [_score_class(problem, k) for k in range(n_classes)]
-    measured = _Measured(
-        np.full(n_sets, np.nan),
-        np.full((n_sets, n_classes), np.nan),
-        np.stack([part.pauroc for part in parts], axis=1),
-        np.stack([part.ap for part in parts], axis=1),
-    )
-    for r, seconds in enumerate(problem.seconds):
-        present = [k for k in range(n_classes) if parts[k].n_events[r]]
-        measured.psds1[r], of = psds.psds1(
-            {problem.names[k]: parts[k].counts[r] for k in present},
-            {problem.names[k]: int(parts[k].n_events[r]) for k in present},
-            float(seconds),
-        )
-        measured.psds1_of[r, present] = [of[problem.names[k]] for k in present]
-    return measured
-
-
 @dataclass(frozen=True)
 class _ClassPart:
     """What one class contributes to the set and its resamples."""
@@ -310,6 +282,21 @@ def _score_class(problem: _Problem, k: int) -> _ClassPart:
         psds.segment_pauroc(x, events, problem.durations_s, weights),
         psds.average_precision(top, has_event, weights),
     )
+
+
+def _psds1(problem: _Problem, parts: Sequence[_ClassPart]) -> tuple[np.ndarray, np.ndarray]:
+    """(R,) and of each class (R, K), for the set and its resamples; NaN where not defined."""
+    psds1 = np.full(len(problem.weights), np.nan)
+    of_class = np.full((len(psds1), len(parts)), np.nan)
+    for r, seconds in enumerate(problem.seconds):
+        present = [k for k, part in enumerate(parts) if part.n_events[r]]
+        psds1[r], of = psds.psds1(
+            {problem.names[k]: parts[k].counts[r] for k in present},
+            {problem.names[k]: int(parts[k].n_events[r]) for k in present},
+            float(seconds),
+        )
+        of_class[r, present] = [of[problem.names[k]] for k in present]
+    return psds1, of_class
 
 
 def _means(values: np.ndarray) -> np.ndarray:

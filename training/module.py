@@ -1,7 +1,7 @@
 """One training run as a LightningModule: batches to loss, evaluation over all devices."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import lightning
@@ -12,12 +12,12 @@ from torch.utils.data import DataLoader
 
 from hear_ptsed.model import SEDModel
 from training import optim
-from training.augment import augment, mix_partners, per_db
+from training.augment import augment, per_db, wavmix
 from training.data.batch import Batch, ClipSet, loader, windows
 from training.data.sampling import AUGMENT, MODEL, Picks, Plan, TrainPicks, torch_seed
 from training.guards import FiniteGuard, UnreadableGuard
-from training.labels import Labels
-from training.recipe import Augment, Optim
+from training.labels import LABELS
+from training.recipe import Augment, Data, Distill, Optim, Sampling
 from training.scores import Scores
 from training.targets import Targets
 
@@ -31,47 +31,46 @@ class Training(lightning.LightningModule):
     of a run is its weights, its optimiser and its step.
 
     Args:
-        picks: makes the picks of one device, from `start`, `rank` and `world` (see TrainPicks).
-        soft_share: weight of soft targets beside hard ones.
-        teachers: models that hear every batch; empty for pseudo labels from files, or none.
+        data, sampling, augment_options, distill, optim_options: sections of the recipe.
         scores: of the evaluation clips; None to evaluate nothing.
+        teachers: models that hear every batch; empty for pseudo labels from files, or none.
     """
 
     def __init__(
         self,
         model: SEDModel,
         clips: ClipSet,
-        plan: Plan,
-        picks: Callable[..., TrainPicks],
-        labels: Labels,
-        optim_options: Optim,
+        data: Data,
+        sampling: Sampling,
         augment_options: Augment,
-        *,
-        seed: int = 0,
-        soft_share: float = 0.0,
-        teachers: Sequence[SEDModel] = (),
-        max_unreadable: float = 0.0,
-        workers: int = 0,
+        distill: Distill,
+        optim_options: Optim,
+        seed: int,
         scores: Scores | None = None,
+        teachers: Sequence[SEDModel] = (),
     ):
         super().__init__()
-        self.model, self.clips, self.plan, self.picks = model, clips, plan, picks
-        self.labels, self.seed, self.soft_share = labels, seed, soft_share
+        self.model, self.clips, self.scores, self.seed = model, clips, scores, seed
+        self.data, self.sampling, self.distill = data, sampling, distill
         self.optim_options, self.augment_options = optim_options, augment_options
         self.teachers = tuple(teachers)  # not registered: no part of the checkpoint
-        self.workers, self.scores = workers, scores
-        optim.schedule(0, plan.steps, optim_options)  # refuses a warm-up beyond the run
+        self.labels = LABELS[data.labels]
+        options = optim_options
+        sizes = options.epochs, options.batch, options.accumulate, options.part_batches
+        self.plan = Plan(len(clips), min(sampling.epoch_clips, len(clips)), *sizes)
+        self.weights = clips.weights(sampling.offset) if sampling.balanced else None
+        optim.schedule(0, self.plan.steps, options)  # refuses a warm-up beyond the run
         self.per_db = per_db(model.frontend)
         self.register_buffer("annotated", torch.from_numpy(clips.annotated), persistent=False)
         column = torch.from_numpy(clips.pseudo_column)
         self.register_buffer("pseudo_column", column, persistent=False)
         self.ema = None
-        if optim_options.ema:
-            average = get_ema_multi_avg_fn(optim_options.ema)
+        if options.ema:
+            average = get_ema_multi_avg_fn(options.ema)
             self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
             self.ema.requires_grad_(False)
         self.finite = FiniteGuard()
-        self.unreadable = UnreadableGuard(len(clips), max_unreadable)
+        self.unreadable = UnreadableGuard(len(clips), data.max_unreadable)
         self.missed: dict[str, str] = {}  # evaluation clips that could not be read, last time
         self.result: dict[str, Any] = {}
         self.started = (0.0, 0)  # time in s and step of this process's first step
@@ -90,14 +89,25 @@ class Training(lightning.LightningModule):
     # Training
 
     def train_dataloader(self) -> DataLoader:
-        start = self.trainer.global_step * self.plan.accumulate
-        picks = self.picks(start=start, rank=self.global_rank, world=self.trainer.world_size)
-        return loader(self.clips, picks, self.workers, self.device.type == "cuda")
+        options = self.augment_options
+        picks = TrainPicks(
+            self.plan,
+            self.weights,
+            self.sampling.replacement,
+            self.seed,
+            options.wavmix_p,
+            options.wavmix_partner,
+            start=self.trainer.global_step * self.plan.accumulate,
+            rank=self.global_rank,
+            world=self.trainer.world_size,
+        )
+        return loader(self.clips, picks, self.data.workers, self.device.type == "cuda")
 
     def on_train_start(self) -> None:
         self.started = (time.monotonic(), self.trainer.global_step)
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
+        """The loss of a micro step, a scalar, on a batch with audio (R, S); see ClipSet."""
         numbers = (batch["step"], self.global_rank)
         draw = torch.Generator().manual_seed(torch_seed(self.seed, AUGMENT, *numbers))
         # The network's own noise: dropout, layer drop, jitter of the mel range.
@@ -116,8 +126,7 @@ class Training(lightning.LightningModule):
         annotated = self.annotated[batch["source"]] & batch["ok"][:, None]
         targets = self.labels.targets(batch, annotated, self.pseudo_column)
         if options.wavmix_p:
-            mean = options.wavmix_mean
-            audio, targets = mix_partners(audio, targets, batch["partner"], draw, mean)
+            audio, targets = wavmix(audio, targets, batch["partner"], draw, options.wavmix_mean)
         if self.teachers:
             logits = [teacher.to(audio.device)(audio).strong.float() for teacher in self.teachers]
             targets = targets._replace(soft=torch.stack(logits).mean(0).sigmoid())
@@ -125,7 +134,7 @@ class Training(lightning.LightningModule):
 
     def loss(self, spec: Tensor, targets: Targets) -> Tensor:
         """A scalar, of spectrograms (B, 1, F, T)."""
-        return self.labels.loss(self.model.detect(spec), targets, self.soft_share)
+        return self.labels.loss(self.model.detect(spec), targets, self.distill.weight)
 
     def configure_optimizers(self) -> dict[str, Any]:
         options, steps = self.optim_options, self.plan.steps
@@ -177,7 +186,8 @@ class Training(lightning.LightningModule):
     def val_dataloader(self) -> DataLoader | list:
         if self.scores is None:
             return []
-        workers, pin = min(self.workers, EVALUATION_WORKERS), self.device.type == "cuda"
+        workers = min(self.data.workers, EVALUATION_WORKERS)
+        pin = self.device.type == "cuda"
         return self.scores.loader(workers, pin, self.global_rank, self.trainer.world_size)
 
     def on_validation_epoch_start(self) -> None:

@@ -127,7 +127,7 @@ def psds1(
     """PSDS1 with variance penalty, and of each class, by sed_scores_eval.
 
     Args:
-        counts: of each class, from `counts_of`.
+        counts: of each class, true and false positives (P',) from `counts_of`.
         n_events: events of each class, at least one.
         seconds: of audio in all.
     """
@@ -143,7 +143,7 @@ def psds1(
         gtc_threshold=GTC, cttc_threshold=None, alpha_ct=0.0, alpha_st=ALPHA_ST,
         unit_of_time="hour", max_efpr=MAX_EFPR,
     )  # fmt: skip
-    return float(value), {name: float(one) for name, one in per_class.items()}
+    return float(value), {name: float(psds) for name, psds in per_class.items()}
 
 
 def segment_pauroc(
@@ -183,10 +183,10 @@ def segment_pauroc(
     not_higher = segments[inside & positive][order].searchsorted(negative, side="right")
 
     areas = np.full(len(weights), np.nan)
-    for r, own in enumerate(weights):
-        width = own[negative_row]
+    for r, weight in enumerate(weights):
+        width = weight[negative_row]
         reached = np.cumsum(width)
-        up_to = np.cumsum(np.append(0, own[positive_row]))
+        up_to = np.cumsum(np.append(0, weight[positive_row]))
         if not up_to[-1] or not width.any():
             continue
         room = MAX_FPR * reached[-1]
@@ -209,7 +209,7 @@ def average_precision(score: np.ndarray, label: np.ndarray, weights: np.ndarray)
     order = np.argsort(-score)
     last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
     hits = np.cumsum(weights[:, order] * label[order], axis=1)[:, last]
-    found = np.cumsum(weights[:, order], axis=1)[:, last]
-    gain = np.diff(hits, axis=1, prepend=0) * (hits / np.maximum(found, 1))
+    detected = np.cumsum(weights[:, order], axis=1)[:, last]
+    gain = np.diff(hits, axis=1, prepend=0) * (hits / np.maximum(detected, 1))
     total = hits[:, -1]
     return np.where(total > 0, gain.sum(1) / np.maximum(total, 1), np.nan)

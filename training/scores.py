@@ -15,6 +15,7 @@ from training.data.annotations import Events
 from training.data.batch import Batch, ClipSet, loader, windows
 from training.data.sampling import EvalPicks
 from training.labels import Labels
+from training.recipe import Evaluation
 from training.targets import clip_targets
 
 SECONDS_OF = {"heard": "seconds", "whole": "clip_seconds"}  # Evaluation.durations -> in a batch
@@ -41,11 +42,8 @@ class Scores:
     clips: ClipSet
     events: Events  # merged ones of all clips, classes by name
     labels: Labels
-    median_frames: int = 9
-    durations: str = "heard"  # see Evaluation
-    batch: int = 32  # clips that a device hears at a time
-    bootstrap: int = 0  # resamples of the clips for 95 % intervals; 0: none
-    loss_mean: str | None = None  # over clips or batches, see Evaluation; None: no loss
+    options: Evaluation
+    with_loss: bool = True
     strong: np.ndarray = field(init=False)  # (N, scored classes, 250) float16 logits
     weak: np.ndarray = field(init=False)  # (N, C) float16 logits
     seconds: np.ndarray = field(init=False)  # (N,) 0 for clips that were not scored
@@ -67,7 +65,8 @@ class Scores:
 
     def loader(self, workers: int, pin: bool, rank: int = 0, world: int = 1) -> DataLoader:
         """Batches of all clips, or of those of one device of several."""
-        return loader(self.clips, EvalPicks(len(self.clips), self.batch, rank, world), workers, pin)
+        picks = EvalPicks(len(self.clips), self.options.batch, rank, world)
+        return loader(self.clips, picks, workers, pin)
 
     @property
     def primary(self) -> str:
@@ -79,14 +78,14 @@ class Scores:
         strong, weak = self.labels.scored_logits(model, windows(batch))
         target = clip_targets(batch["events"], *weak.shape)
         loss = torch.full_like(weak[:, 0], math.nan)
-        if self.loss_mean is not None:
+        if self.with_loss:
             loss = self.labels.clip_losses(strong, weak, batch["events"])
-        seconds = batch[SECONDS_OF[self.durations]]
+        seconds = batch[SECONDS_OF[self.options.durations]]
         return batch["clip"], batch["ok"], seconds, self.filtered(strong), weak, target, loss
 
     def filtered(self, strong: Tensor) -> Tensor:
         """What is stored of frame logits (B, C, 250): (B, scored classes, 250) float16."""
-        return median(strong[:, self.scored], self.median_frames).half()
+        return median(strong[:, self.scored], self.options.median).half()
 
     def add(
         self,
@@ -125,10 +124,11 @@ class Scores:
             )
         of_frames = {}
         if self.scored or not of_clips:
-            of_frames = self._of_frames(scored, self.bootstrap if intervals else 0)
+            of_frames = self._of_frames(scored, self.options.bootstrap if intervals else 0)
         result = of_frames | of_clips
-        if self.loss_mean is not None:
-            batch = np.flatnonzero(scored) // (self.batch if self.loss_mean == "batches" else 1)
+        if self.with_loss:
+            size = self.options.batch if self.options.loss_mean == "batches" else 1
+            batch = np.flatnonzero(scored) // size
             clips = np.bincount(batch)
             losses = np.bincount(batch, self.loss[scored])[clips > 0]
             result["loss"] = float((losses / clips[clips > 0]).mean())
@@ -144,5 +144,5 @@ class Scores:
             self.seconds[scored],
             bootstrap=bootstrap,
         ).to_dict()
-        result["convention"] |= {"median_frames": self.median_frames} | self.labels.convention
+        result["convention"] |= {"median_frames": self.options.median} | self.labels.convention
         return result

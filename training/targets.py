@@ -18,7 +18,7 @@ class Targets(NamedTuple):
     known: Tensor | None = None  # (B, C), 1 where a class is annotated, less mixed with unknown
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Targets":
-        """The same change of everything that is taught."""
+        """The same change of every tensor that is taught, (B, ...) each."""
         return Targets(*(None if tensor is None else change(tensor) for tensor in self))
 
     def mix(self, partners: "Targets", share: Tensor) -> "Targets":

@@ -4,13 +4,13 @@ Packs the corpus, trains on clip labels (weak), then two teachers with BiGRU, co
 labels, trains a student with and without them, and scores every stage.
 """
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from eval_tasks.base import read_json
 from eval_tasks.demo import steps
 from eval_tasks.small import soundscapes
 from hear_ptsed.checkpoints import save_checkpoint
@@ -62,7 +62,7 @@ def _train(work: Path, corpus: Path, seed: int, settings: Sequence[str]) -> None
         command = ["training", "pack", "--audio", f"{corpus}/{part}_mp3.hdf"]
         command += ["--events", f"{corpus}/{part}.tsv", "--out", part]
         steps.run(work, f"pack {part}", command, done=f"{part}/index.npz")
-    classes = list(_manifest(corpus)["classes"])
+    classes = list(read_json(corpus / "manifest.json")["classes"])
     with atomic(work / "classes.txt") as temporary:
         temporary.write_text("\n".join(classes) + "\n", encoding="utf-8")
     if not (work / "scratch" / "model.pt").exists():
@@ -107,18 +107,14 @@ def _score(work: Path, name: str, corpus: Path) -> dict:
     command += ["--bootstrap", "200", *["--weak"] * (name == "weak")]
     done = f"{name}/scores.json"
     steps.run(work, f"evaluate {name}", [*command, "--out", done], done)
-    result = json.loads((work / name / "scores.json").read_text(encoding="utf-8"))
-    classes = _manifest(corpus)["classes"]
+    result = read_json(work / done)
+    classes = read_json(corpus / "manifest.json")["classes"]
     groups: dict[str, list[float]] = {"new sources": [], "shared sources": []}
     for label, scores in result["per_class"].items():
         shared = classes[label]["shared_sources"] > 0
         groups["shared sources" if shared else "new sources"].append(scores["psds1"])
     means = {k: {"psds1_macro": sum(v) / len(v), "classes": len(v)} for k, v in groups.items() if v}
     return result | {"groups": means}
-
-
-def _manifest(corpus: Path) -> dict:
-    return json.loads((corpus / "manifest.json").read_text(encoding="utf-8"))
 
 
 def _table(scores: dict[str, dict], quick: bool, seed: int) -> str:

@@ -195,11 +195,6 @@ def _first_class(chunk: Chunk, index: int) -> str:
     return chunk.classes[deck.permutation(len(chunk.classes))[place]]
 
 
-def _write_table(path: Path, rows: list[tuple[str, ...]]) -> None:
-    lines = ["\t".join(row) for row in (HEADER, *rows)]
-    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
-
-
 def _write_clips(path: Path, names: list[str], mp3s: list[bytes]) -> None:
     with h5py.File(path, "w") as file:
         file["audio_name"] = np.array(names, "S20")
@@ -220,7 +215,8 @@ def _join(chunks: list[Chunk], folder: Path, part: str) -> dict:
                     stored[i] = mp3
             rows += chunk.parts.facts(chunk.number)["rows"]
         file["audio_name"] = np.array(names, "S20")
-    _write_table(folder / f"{part}.tsv", rows)
+    table = "".join("\t".join(row) + "\n" for row in (HEADER, *rows))
+    (folder / f"{part}.tsv").write_text(table, encoding="utf-8")
     labels = name_by_mid()
     counts = Counter(labels[row[3]] for row in rows)
     return {"clips": len(names), "events": len(rows), "events_of": dict(sorted(counts.items()))}

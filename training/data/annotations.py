@@ -52,7 +52,7 @@ class Events:
         onset_s: Sequence[float] | np.ndarray,
         offset_s: Sequence[float] | np.ndarray,
     ) -> "Events":
-        """From one entry per event, in any order; `clip` holds names or keys."""
+        """From one entry per event, (E,) each, in any order; `clip` holds names or keys."""
         code, names = pd.factorize(np.asarray(clip, dtype=object))
         keys: dict[str, int] = {}
         key_of_name = [keys.setdefault(clip_key(name), len(keys)) for name in names]
@@ -78,7 +78,7 @@ class Events:
         return Events.from_columns(clips, labels, self.onset_s[kept], self.offset_s[kept])
 
     def restrict(self, rows: np.ndarray, classes: Sequence[str]) -> "Events":
-        """Clips `rows` (n,), in this order, with their events of these classes, also in order.
+        """Clips `rows` (N,), in this order, with their events of these classes, also in order.
 
         A clip stays if none of its events does. Within a clip the events keep their order.
         """
@@ -155,10 +155,7 @@ def read_events(
     unknown="keep" takes a mid without name as name.
     """
     path = Path(path)
-    if unknown not in ("error", "keep"):
-        raise ValueError(f"unknown={unknown!r}; it is error or keep")
     line, columns, wanted = _columns(path)
-    official = wanted is OFFICIAL
 
     def where(row: int) -> str:
         return f"{path}, line {line[row]}"
@@ -171,7 +168,7 @@ def read_events(
     )
     check_times(onset_s, offset_s, where)
     clip, label = columns["filename"], columns["event_label"]
-    if official:
+    if wanted is OFFICIAL:
         clip = _segment_keys(clip, where)
         label = _named(label, name_by_mid() if names is None else names, unknown, where)
     kept = (offset_s > onset_s) | (zero_length == "keep")
@@ -181,7 +178,7 @@ def read_events(
 
 
 def check_times(onset_s: np.ndarray, offset_s: np.ndarray, where: Callable[[int], str]) -> None:
-    """Refuse events with impossible times; `where` words the place of event i."""
+    """Refuse events with impossible times, (E,) each; `where` words the place of event i."""
     for wrong, text in (
         (~(np.isfinite(onset_s) & np.isfinite(offset_s)), "a time is not a finite number"),
         (onset_s < 0, "the event begins before the clip"),
@@ -250,15 +247,13 @@ def _columns(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray], tuple[str, 
     places = [header.index(name) for name in wanted]
     described = places if wanted is OFFICIAL else places[1:]  # more than that there is a clip
     lines: list[int] = []
-    columns: dict[str, list[str]] = {name: [] for name in GENERIC}
-    filled = list(zip(columns.values(), places, strict=True))
+    cells: list[list[str]] = []
     for number, row in rows:
         if any([row[place] for place in described]):
             lines.append(number)
-            for column, place in filled:
-                column.append(row[place])
-    texts = {name: np.array(column, dtype=object) for name, column in columns.items()}
-    return np.array(lines), texts, wanted
+            cells.append([row[place] for place in places])
+    columns = np.array(cells, dtype=object).reshape(-1, len(GENERIC)).T
+    return np.array(lines), dict(zip(GENERIC, columns, strict=True)), wanted
 
 
 def _numbers(texts: np.ndarray, where: Callable[[int], str], column: str) -> np.ndarray:

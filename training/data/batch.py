@@ -73,7 +73,7 @@ class ClipSet(Dataset):
             return
         annotation = dict(zip(self.keys, self.annotation[self.place[:, 0]], strict=True))
         for key, reason in reasons.items():
-            self.coverage[annotation[key]].add_unreadable({key: reason})
+            self.coverage[annotation[key]].unreadable[key] = reason
 
     def __getitem__(self, picks: Picks) -> Batch:
         """Shapes: R rows, S = 10 s of samples, E events.
@@ -109,7 +109,7 @@ class ClipSet(Dataset):
         self, pseudo: PseudoLabels, clips: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """(R, C', 250) float16, 0 for clips without pseudo labels; (R,) bool, which have some."""
-        logits = np.zeros((len(clips), pseudo.n_classes, WINDOW_FRAMES), np.float16)
+        logits = np.zeros((len(clips), len(pseudo.classes), WINDOW_FRAMES), np.float16)
         has_pseudo = np.zeros(len(clips), bool)
         for row, clip in enumerate(clips):
             if (stored := pseudo.find(self.keys[clip])) is not None:
@@ -120,7 +120,7 @@ class ClipSet(Dataset):
         self, picks: Picks, may_crop: np.ndarray, unreadable: list
     ) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
         """(R, S) int16, its rate, where each row starts in its clip, how long the clip is."""
-        cuts, rates = [], []
+        cuts: list[tuple[int, np.ndarray, int]] = []  # row, samples, their rate
         start_s, seconds = np.zeros(len(picks.clips)), np.zeros(len(picks.clips))
         for row, (clip, crop) in enumerate(zip(picks.clips, picks.crops, strict=True)):
             source, index = self.place[clip]
@@ -136,9 +136,8 @@ class ClipSet(Dataset):
             seconds[row] = len(samples) / rate
             samples = samples[start : start + round(WINDOW_S * rate)]
             cuts.append((row, samples, rate))
-            rates.append(rate)
-        mixed = len(set(rates)) > 1
-        rate = SAMPLE_RATE if mixed or not rates else rates[0]
+        rates = {rate for _, _, rate in cuts}
+        rate = rates.pop() if len(rates) == 1 else SAMPLE_RATE
         audio = np.zeros((len(picks.clips), round(WINDOW_S * rate)), np.int16)
         for row, samples, clip_rate in cuts:
             if clip_rate != rate:
@@ -169,9 +168,10 @@ def windows(batch: Batch) -> Tensor:
 def frames_of(
     onset_s: np.ndarray, offset_s: np.ndarray, times: str = "exact"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """First and end frame of every frame that an event touches, within the 10 s window.
+    """First and end frame, (E,) int64, of what events touch within the 10 s window.
 
     Args:
+        onset_s, offset_s: (E,)
         times: "float32" as published: a time on a frame's border falls beside it by the rounding.
     """
     if times == "float32":

@@ -16,6 +16,8 @@ from hear_ptsed.errors import one_line
 from training.data.annotations import AUDIO_SUFFIXES, Events, check_times, clip_key
 
 MANIFEST, INDEX = "shards.json", "index.npz"  # of a folder of shards, see pack.py
+EVENT_FIELDS = ("event_label", "onset", "offset")  # of Hugging Face data sets
+EVENT_ARRAYS = ("first", "label", "onset_s", "offset_s")  # of Events, in that index
 WEAK_CLASSES = 527  # bits of `target` that count; the rest of the last byte is padding
 
 
@@ -38,27 +40,36 @@ class Place(NamedTuple):
     index: int  # in the source
 
 
-class Clips(ABC):
-    """Clips of one source; picklable, opens its files at the first read in each process."""
+class Reader:
+    """Reads files that each process opens for itself, at its first read; picklable."""
+
+    _opened: tuple[int, Any] = (0, None)  # process, what it opened
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": (0, None)}
+
+    def _file(self) -> Any:
+        # An HDF5 file opened before a fork must not be read after it.
+        if self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), self._open())
+        return self._opened[1]
+
+    def _open(self) -> Any:
+        return None
+
+
+class Clips(Reader, ABC):
+    """Clips of one source."""
 
     rate: int | None = None  # Hz, where it is known to be the same for all
     channels: str = "mean"  # what is read of several: their mean, or the first
 
     def __init__(self, path: Path, names: Sequence[str]):
         self.path, self.names = path, list(names)
-        self._opened: tuple[int, Any] = (0, None)
-        if len(set(self.keys)) < len(self.keys):
-            seen: dict[str, str] = {}
-            for key, name in zip(self.keys, self.names, strict=True):
-                if key in seen:
-                    raise ValueError(f"{path}: {seen[key]} and {name} are both clip {key}")
-                seen[key] = name
+        refuse_twice(path, self.keys, self.names)
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_opened": (0, None)}
 
     @cached_property
     def keys(self) -> list[str]:
@@ -80,14 +91,14 @@ class Clips(ABC):
         """(N,) durations, where they are known without decoding."""
         return None
 
-    def _open(self) -> Any:
-        return None
 
-    def _file(self) -> Any:
-        # An HDF5 file opened before a fork must not be read after it.
-        if self._opened[0] != os.getpid():
-            self._opened = (os.getpid(), self._open())
-        return self._opened[1]
+def refuse_twice(path: Path, keys: Sequence[str], names: Sequence[str]) -> None:
+    """A ValueError if two names in a file are of one clip."""
+    name_of: dict[str, str] = {}
+    for key, name in zip(keys, names, strict=True):
+        if key in name_of:
+            raise ValueError(f"{path}: {name_of[key]} and {name} are both clip {key}")
+        name_of[key] = name
 
 
 def open_clips(path: Path | str) -> Clips:
@@ -117,6 +128,7 @@ class Hdf5Clips(Clips):
             super().__init__(path, [os.fsdecode(name) for name in names[:].tolist()])
 
     def read(self, i: int) -> tuple[np.ndarray, int]:
+        """int16 (S,) and its rate, see Clips."""
         try:
             data = self._file()["mp3"][i]
         except OSError as error:
@@ -124,6 +136,7 @@ class Hdf5Clips(Clips):
         return decode(data.tobytes(), self.names[i], self.channels)
 
     def clip_labels(self) -> np.ndarray | None:
+        """(N, n) uint8, see Clips."""
         if not self.has_target:
             return None
         return np.unpackbits(self._file()["target"][:], axis=1, count=WEAK_CLASSES)
@@ -136,7 +149,7 @@ class HuggingFaceClips(Clips):
     """Columns filename, mp3_bytes and, for events(), events; splits one after the other."""
 
     def __init__(self, path: Path):
-        self.path, self._opened = path, (0, None)
+        self.path = path  # what is opened
         self.ends: list[int] = []
         names: list[str] = []
         for split in self._file():
@@ -151,6 +164,7 @@ class HuggingFaceClips(Clips):
         super().__init__(path, names)
 
     def read(self, i: int) -> tuple[np.ndarray, int]:
+        """int16 (S,) and its rate, see Clips."""
         which = int(np.searchsorted(self.ends, i, side="right"))
         row = i - (self.ends[which - 1] if which else 0)
         data = self._file()[which].data.column("mp3_bytes")[row].as_py()
@@ -159,25 +173,19 @@ class HuggingFaceClips(Clips):
     def events(self) -> Events | None:
         if any("events" not in split.column_names for split in self._file()):
             return None
-        counts, columns = [], {"event_label": [], "onset": [], "offset": []}
-        for split in self._file():
-            for chunk in split.data.column("events").chunks:
-                count, fields = _event_columns(chunk, tuple(columns), self.path)
-                counts.append(count)
-                for name, values in fields.items():
-                    columns[name].append(values)
-        clip = np.repeat(np.asarray(self.keys, dtype=object), np.concatenate(counts))
+        parts = [
+            _event_columns(chunk, self.path)
+            for split in self._file()
+            for chunk in split.data.column("events").chunks
+        ]
+        counts, label, *times = map(np.concatenate, zip(*parts, strict=True))
+        clip = np.repeat(np.asarray(self.keys, dtype=object), counts)
         # Stored as float32: five decimals bring the written times (milliseconds) back exactly.
-        onset_s, offset_s = (
-            np.concatenate(columns[name]).astype(np.float64).round(5)
-            for name in ("onset", "offset")
-        )
+        onset_s, offset_s = (seconds.astype(np.float64).round(5) for seconds in times)
         check_times(onset_s, offset_s, lambda event: f"{self.path}, clip {clip[event]}")
         lasting = offset_s > onset_s
-        label = np.concatenate(columns["event_label"])
-        return Events.from_columns(
-            clip[lasting], label[lasting], onset_s[lasting], offset_s[lasting]
-        )
+        columns = clip, label, onset_s, offset_s
+        return Events.from_columns(*(column[lasting] for column in columns))
 
     def _open(self) -> list[Any]:
         import datasets
@@ -205,6 +213,7 @@ class FolderClips(Clips):
         super().__init__(path, names)
 
     def read(self, i: int) -> tuple[np.ndarray, int]:
+        """int16 (S,) and its rate, see Clips."""
         return decode(self.path / self.names[i], self.names[i], self.channels)
 
 
@@ -227,6 +236,7 @@ class ShardClips(Clips):
         super().__init__(path, names)
 
     def read(self, i: int) -> tuple[np.ndarray, int]:
+        """int16 (S,) and its rate, see Clips."""
         shard, start, length = (int(self.index[key][i]) for key in ("shard", "start", "length"))
         maps = self._file()
         if shard not in maps:
@@ -240,14 +250,16 @@ class ShardClips(Clips):
             return Events(
                 index["event_clips"].tolist(),
                 index["event_labels"].tolist(),
-                *(index[name] for name in ("first", "label", "onset_s", "offset_s")),
+                *(index[name] for name in EVENT_ARRAYS),
             )
 
     def clip_labels(self) -> np.ndarray | None:
+        """(N, n) uint8, see Clips."""
         with np.load(self.path / INDEX) as index:
             return index["clip_labels"] if "clip_labels" in index else None
 
     def seconds(self) -> np.ndarray:
+        """(N,) durations."""
         return self.index["length"] / self.rate
 
     def _open(self) -> dict[int, np.ndarray]:
@@ -270,34 +282,32 @@ def decode(source: bytes | Path, name: str, channels: str = "mean") -> tuple[np.
 
 
 def to_int16(audio: np.ndarray) -> np.ndarray:
-    """Samples in [-1, 1] to int16: rounded, clipped; 16-bit material comes back bit for bit."""
+    """(S,) in [-1, 1] to int16: rounded, clipped; 16-bit material comes back bit for bit."""
     scaled = audio * np.float32(32768)
     np.rint(scaled, out=scaled)
     return np.clip(scaled, -32768, 32767, out=scaled).astype(np.int16)
 
 
-def _event_columns(
-    chunk: Any, names: tuple[str, ...], path: Path
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Events per row and fields of all events, from a struct of lists or a list of structs."""
+def _event_columns(chunk: Any, path: Path) -> list[np.ndarray]:
+    """Events per row, then labels, onsets and offsets of all; lists in a struct, or structs."""
     import pyarrow
     from pyarrow import compute
 
     try:
         if pyarrow.types.is_struct(chunk.type):
-            lists = {name: compute.struct_field(chunk, name) for name in names}
-            count = compute.list_value_length(lists["onset"])
-            fields = {name: compute.list_flatten(values) for name, values in lists.items()}
+            lists = [compute.struct_field(chunk, name) for name in EVENT_FIELDS]
+            count = compute.list_value_length(lists[1])
+            fields = [compute.list_flatten(values) for values in lists]
         else:
             count = compute.list_value_length(chunk)
             rows = compute.list_flatten(chunk)
-            fields = {name: compute.struct_field(rows, name) for name in names}
+            fields = [compute.struct_field(rows, name) for name in EVENT_FIELDS]
     except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, KeyError) as error:
         raise ValueError(
-            f"{path}: column events is {chunk.type}, expected lists of {', '.join(names)}"
+            f"{path}: column events is {chunk.type}, expected lists of {', '.join(EVENT_FIELDS)}"
         ) from error
-    arrays = {name: values.to_numpy(zero_copy_only=False) for name, values in fields.items()}
-    return compute.fill_null(count, 0).to_numpy(zero_copy_only=False), arrays
+    columns = [compute.fill_null(count, 0), *fields]
+    return [column.to_numpy(zero_copy_only=False) for column in columns]
 
 
 def require(file: h5py.File, name: str, kind: str, shape: tuple[int | str, ...]) -> h5py.Dataset:

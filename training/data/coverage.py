@@ -33,10 +33,6 @@ class Coverage:
     past_end: dict[str, int] = field(default_factory=dict)  # events past the end of their clip
     longer_than_10_s: int = 0  # clips, among those whose duration is known
 
-    def add_unreadable(self, reasons: Mapping[str, str]) -> None:
-        """Clips that turned out to be undecodable, with the reason."""
-        self.unreadable |= reasons
-
     def add_durations(self, seconds: Mapping[str, float], events: Events | None) -> None:
         """Durations that became known: which events lie past the end of their clip.
 
@@ -67,37 +63,24 @@ class Coverage:
 
     def text(self) -> str:
         """The report in a few lines; lines with nothing to report are left out."""
-        share = f"{self.found / max(1, self.expected):.2%}"
-        lines = [f"{self.found} of {self.expected} clips found ({share}): {_few(self.sources)}"]
-        if self.missing:
-            lines.append(f"{len(self.missing)} missing: {_few(self.missing)}")
-        if self.extra:
-            use = "not used" if self.used <= self.found else "used too"
-            lines.append(f"{self.extra} clips without events, {use}")
-        if self.unreadable:
-            lines.append(
-                f"{len(self.unreadable)} unreadable ({self.share_unreadable:.2%}): "
-                f"{self._reasons()}"
-            )
-        if self.classes_without_clips:
-            lines.append(
-                f"{len(self.classes_without_clips)} of {self.n_classes} classes without clips: "
-                f"{_few(self.classes_without_clips)}"
-            )
-        if self.labels_outside:
-            n_events = sum(self.labels_outside.values())
-            lines.append(
-                f"{n_events} events of {len(self.labels_outside)} labels outside the classes: "
-                f"{_few(self.labels_outside)}"
-            )
-        if self.past_end:
-            lines.append(
-                f"{sum(self.past_end.values())} events past the end of {len(self.past_end)} "
-                f"clips: {_few(self.past_end)}"
-            )
-        if self.longer_than_10_s:
-            lines.append(f"{self.longer_than_10_s} clips longer than 10 s")
-        return "\n".join(lines)
+        share, bad = self.found / max(1, self.expected), self.share_unreadable
+        use = "not used" if self.used <= self.found else "used too"
+        absent, outside, late = self.classes_without_clips, self.labels_outside, self.past_end
+        n_outside, n_late = sum(outside.values()), sum(late.values())
+        notes = [
+            (self.missing, f"{len(self.missing)} missing: {_few(self.missing)}"),
+            (self.extra, f"{self.extra} clips without events, {use}"),
+            (self.unreadable, f"{len(self.unreadable)} unreadable ({bad:.2%}): {self._reasons()}"),
+            (absent, f"{len(absent)} of {self.n_classes} classes without clips: {_few(absent)}"),
+            (
+                outside,
+                f"{n_outside} events of {len(outside)} labels outside the classes: {_few(outside)}",
+            ),
+            (late, f"{n_late} events past the end of {len(late)} clips: {_few(late)}"),
+            (self.longer_than_10_s, f"{self.longer_than_10_s} clips longer than 10 s"),
+        ]
+        first = f"{self.found} of {self.expected} clips found ({share:.2%}): {_few(self.sources)}"
+        return "\n".join([first, *(text for noted, text in notes if noted)])
 
     def write(self, path: Path) -> None:
         """All of it as JSON."""
@@ -137,10 +120,10 @@ def coverage(
         report = Coverage(
             sources,
             expected=len(events.clips),
-            found=len(events.clips) - len(missing),
-            used=len(events.clips) - len(missing),
+            found=int(is_held.sum()),
+            used=int(is_held.sum()),
             missing=missing,
-            extra=len(keys) - len(events.clips) + len(missing),
+            extra=len(keys) - int(is_held.sum()),
             n_classes=len(classes),
             classes_without_clips=[name for name in classes if name not in heard_names],
             labels_outside={

@@ -23,7 +23,7 @@ from hear_ptsed.files import atomic, locked, remove_stale
 from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.parts import Parts
 from training.data.annotations import Events, joined
-from training.data.clips import INDEX, MANIFEST, Clips, Place, Unreadable, to_int16
+from training.data.clips import EVENT_ARRAYS, INDEX, MANIFEST, Clips, Place, Unreadable, to_int16
 from training.data.coverage import Coverage, coverage
 from training.data.reading import read_ahead
 
@@ -121,7 +121,7 @@ def _write_shards(
             if number in missing:
                 _write_shard(parts, number, shard, audio)
             bar.update(len(shard))
-            report.add_unreadable(parts.facts(number)["unreadable"])
+            report.unreadable |= parts.facts(number)["unreadable"]
             try:
                 report.check(max_unreadable)
             except RuntimeError:
@@ -200,9 +200,7 @@ def _write_index(
         columns |= {
             "event_clips": np.array(events.clips, dtype=str),
             "event_labels": np.array(events.labels, dtype=str),
-        }
-        columns |= {
-            name: getattr(events, name) for name in ("first", "label", "onset_s", "offset_s")
+            **{name: getattr(events, name) for name in EVENT_ARRAYS},
         }
     labels = [source.clip_labels() for source in sources]
     if all(part is not None and part.shape[1] == labels[0].shape[1] for part in labels):
@@ -225,12 +223,9 @@ def _source_digest(source: Clips) -> str:
 def _events_digest(events: Events | None) -> str | None:
     if events is None:
         return None
-    arrays = (events.first, events.label, events.onset_s, events.offset_s)
+    arrays = [np.ascontiguousarray(getattr(events, name)).data for name in EVENT_ARRAYS]
     return _digest(json.dumps([events.clips, events.labels]), *arrays)
 
 
-def _digest(text: str, *arrays: np.ndarray) -> str:
-    hashed = hashlib.sha256(text.encode())
-    for array in arrays:
-        hashed.update(np.ascontiguousarray(array).data)
-    return hashed.hexdigest()[:16]
+def _digest(text: str, *more: memoryview) -> str:
+    return hashlib.sha256(b"".join([text.encode(), *more])).hexdigest()[:16]

@@ -6,7 +6,6 @@ first 10 s of each clip. Ours also have `classes` (C,) and `report` (JSON).
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from hear_ptsed.grid import WINDOW_FRAMES
 from hear_ptsed.labels import load_labels
 from hear_ptsed.parts import Parts, require_settings
 from training.data.annotations import clip_key
-from training.data.clips import Place, open_hdf5, require
+from training.data.clips import Place, Reader, open_hdf5, refuse_twice, require
 
 EXPONENT = 0x7C00  # bits of a float16 that are all set in NaN and infinity
 
@@ -31,8 +30,8 @@ def canonical(name: str) -> str:
     return key[1:] if len(key) == 12 and key.startswith("Y") else key
 
 
-class PseudoLabels:
-    """Logits of clips; picklable, opens its files at the first read in each process.
+class PseudoLabels(Reader):
+    """Logits of clips.
 
     Of several files the first that has a clip gives its logits; all have the same classes.
     """
@@ -45,17 +44,13 @@ class PseudoLabels:
         self.classes: list[str] = []
         self._ends: list[int] = []
         self._place: dict[str, int] = {}
-        self._opened: tuple[int, list[h5py.Dataset]] = (0, [])
         for path in self.paths:
             names, classes = _read_tables(path)
             if self.names and classes != self.classes:
                 raise ValueError(f"{path}: its {len(classes)} classes differ from {self.paths[0]}")
-            name_of: dict[str, str] = {}
-            for i, name in enumerate(names, len(self.names)):
-                key = canonical(name)
-                if key in name_of:
-                    raise ValueError(f"{path}: {name_of[key]} and {name} are both clip {key}")
-                name_of[key] = name
+            keys = [canonical(name) for name in names]
+            refuse_twice(path, keys, names)
+            for i, key in enumerate(keys, len(self.names)):
                 self._place.setdefault(key, i)
             self.classes = classes
             self.names += names
@@ -64,26 +59,16 @@ class PseudoLabels:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_opened": (0, [])}
-
-    @property
-    def n_classes(self) -> int:
-        return len(self.classes)
-
     def find(self, key: str) -> int | None:
         """The row of a clip by its name in any form: with folder, suffix, leading Y or without."""
         return self._place.get(canonical(key))
 
     def read(self, i: int) -> np.ndarray:
         """Logits (C, 250) float16 of a row."""
-        # An HDF5 file opened before a fork must not be read after it.
-        if self._opened[0] != os.getpid():
-            self._opened = (os.getpid(), [open_hdf5(p)["strong_logits"] for p in self.paths])
         which = int(np.searchsorted(self._ends, i, side="right"))
         row = i - (self._ends[which - 1] if which else 0)
         try:
-            logits = self._opened[1][which][row]
+            logits = self._file()[which][row]
         except OSError as error:
             raise ValueError(
                 f"{self.paths[which]}: damaged at {self.names[i]} ({one_line(error)})"
@@ -92,10 +77,8 @@ class PseudoLabels:
             raise ValueError(f"{self.paths[which]}: NaN or infinite logits of {self.names[i]}")
         return logits
 
-
-def open_pseudo_labels(paths: Sequence[Path | str]) -> PseudoLabels:
-    """One or several files as one."""
-    return PseudoLabels(*paths)
+    def _open(self) -> list[h5py.Dataset]:
+        return [open_hdf5(path)["strong_logits"] for path in self.paths]
 
 
 def _read_tables(path: Path) -> tuple[list[str], list[str]]:

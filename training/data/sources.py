@@ -10,14 +10,7 @@ import numpy as np
 
 from hear_ptsed.grid import WINDOW_S
 from hear_ptsed.labels import load_labels
-from training.data.annotations import (
-    Events,
-    joined,
-    merged,
-    read_events,
-    read_names,
-    stack,
-)
+from training.data.annotations import Events, joined, merged, read_events, read_names, stack
 from training.data.batch import ClipSet
 from training.data.clips import Clips, open_clips
 from training.data.coverage import Coverage, coverage
