@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from pydantic import TypeAdapter, ValidationError
+
 from hear_ptsed.errors import LINE, printable, shown
-from hear_ptsed.schema import admitted, describe, from_text, strip_type
+from hear_ptsed.schema import admitted, describe, strip_type
 
 WORDS = {bool: "BOOL", int: "INT", float: "NUMBER", str: "TEXT", Literal: "CHOICE", tuple: "LIST"}
 
@@ -117,6 +119,6 @@ def _describe_option(kind: Any, default: Any) -> str:
 
 def _number(kind: Any, text: str) -> float:
     try:
-        return from_text(kind, text)
-    except ValueError:
+        return TypeAdapter(kind).validate_strings(text)
+    except ValidationError:
         raise argparse.ArgumentTypeError(f"{shown(text)}; give {admitted(kind, 'N')}") from None

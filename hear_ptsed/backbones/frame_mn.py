@@ -44,6 +44,7 @@ class FrameMN(Backbone):
 
     prefixes = ("model.frame_mn.", "frame_mn.", "fmn.")
     bfloat16 = False
+    no_choice = "frame_mn, whose blocks differ in width and rate, gives the last one's output only"
 
     def __init__(self, cfg: FrameMNConfig = FrameMNConfig()):
         super().__init__()
@@ -51,13 +52,9 @@ class FrameMN(Backbone):
         channels = round_channels(16 * cfg.width)
         layers: list[nn.Module] = [ConvNormAct(1, channels, 3, nn.Hardswish, stride=(2, 2))]
         for kernel, expanded, out, gated, act, stride in BLOCKS:
-            sizes = [
-                channels,
-                round_channels(expanded * cfg.width),
-                round_channels(out * cfg.width),
-            ]
-            layers.append(InvertedResidual(*sizes, kernel, gated, act, stride))
-            channels = sizes[-1]
+            n_in, n_mid = channels, round_channels(expanded * cfg.width)
+            channels = round_channels(out * cfg.width)
+            layers.append(InvertedResidual(n_in, n_mid, channels, kernel, gated, act, stride))
         self.embed_dim = 6 * channels
         layers.append(ConvNormAct(channels, self.embed_dim, 1, nn.Hardswish))
         self.features = nn.Sequential(*layers)
@@ -80,20 +77,6 @@ class FrameMN(Backbone):
 
     def depth_of(self, name: str) -> int:
         return int(name.split(".")[1])  # of features
-
-    def take(
-        self,
-        layer: int | None = None,
-        layers: str | None = None,
-        drop_layers: int = 0,
-        final_norm: bool = True,
-    ) -> None:
-        """Refuses everything but the default."""
-        if (layer, layers, drop_layers, final_norm) != (None, None, 0, True):
-            raise ValueError(
-                "frame_mn, whose blocks differ in width and rate, gives the last one's output "
-                "only: leave out layer, layers, drop_layers and final_norm"
-            )
 
     def fold(self) -> None:
         for module in self.modules():

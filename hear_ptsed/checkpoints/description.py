@@ -1,7 +1,6 @@
 """What a file of this project says about its model. It may come from a stranger: see `check`."""
 
 from collections import Counter
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,14 +8,14 @@ from pydantic import Field
 
 from hear_ptsed import tensor_files
 from hear_ptsed.errors import shown
-from hear_ptsed.schema import check, settings
+from hear_ptsed.schema import STRICT, check, settings
 from hear_ptsed.sequence import SequenceOptions
 
 FORMAT = 1
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
-@settings
+@settings(config=STRICT | {"extra": "ignore"})
 class Description:
     """Facts that the tensors do not tell; fields of later versions are ignored."""
 
@@ -37,14 +36,11 @@ def read_described(path: Path) -> tuple[dict[str, Any], Description]:
 
 def check_description(values: Any, path: Path) -> Description:
     """Plain values as a description of the file at `path`, or a ValueError."""
-    if isinstance(values, dict):
-        if (version := values.get("format", FORMAT)) != FORMAT:
-            raise ValueError(
-                f"{path} is of format {shown(version)}, this version reads {FORMAT}: "
-                "update hear_ptsed"
-            )
-        known = {field.name for field in fields(Description)}
-        values = {key: value for key, value in values.items() if key in known}
+    version = values.get("format", FORMAT) if isinstance(values, dict) else FORMAT
+    if version != FORMAT:
+        raise ValueError(
+            f"{path} is of format {shown(version)}, this version reads {FORMAT}: update hear_ptsed"
+        )
     description = check(Description, values, f"{path}: its description")
     for name, count in Counter(description.classes or ()).items():
         if count > 1:

@@ -291,8 +291,7 @@ def _add_random_parts(model: SEDModel, parts: Parts) -> None:
         model.sequence = build_sequence_model(in_dim=model.backbone.embed_dim, **parts.sequence)
         new += [f"sequence.{name}" for name in model.sequence.state_dict()]
     if "head" in parts.random:
-        width = model.sequence.out_dim if model.sequence else model.backbone.embed_dim
-        model.head = build_head(parts.head or "linear", width, parts.n_classes)
+        model.head = build_head(parts.head or "linear", model.width, parts.n_classes)
         new += [f"head.{name}" for name in model.head.state_dict()]
     model.report = replace(model.report, random=(*model.report.random, *new))
 
