@@ -183,8 +183,8 @@ class SEDModel(nn.Module):
 
 
 def pooling_matrix(n_in: int, n_out: int) -> Tensor | None:
-    """Resampling over time as one matrix (T_OUT, T_IN): mean of the inputs that an output spans,
-    or linear interpolation (half-pixel centres) if there are fewer of them; None if equal.
+    """Resampling over time as one matrix (T', T), T' = n_out, T = n_in: mean of the inputs that an
+    output spans, or linear interpolation (half-pixel centres) if there are fewer; None if equal.
     """
     if n_in == n_out:
         return None

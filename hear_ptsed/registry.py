@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hear_ptsed import yamnet
 from hear_ptsed.files import cache_dir
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FOLDER = "HEAR_PTSED_CHECKPOINTS"  # environment variable: the user's folder of checkpoints
-PLUGINS = "hear_ptsed.plugins."
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,6 @@ class Row:
 
     A model without released files has no stages and no plug-in: it is there to be trained.
     """
-
-    default_stage: ClassVar[str | None] = "strong"
 
     backbone: Callable[[], "Backbone"]
     frontend: Callable[[], "FrontEnd"]
@@ -48,8 +45,6 @@ class Row:
 @dataclass(frozen=True)
 class PublicRow:
     """A network that others published: it has neither stages nor parts to choose or to train."""
-
-    default_stage: ClassVar[str | None] = None
 
     backbone: Callable[[], "Backbone"]
     network: Callable[[], "SEDModel"]  # with random weights
@@ -207,7 +202,7 @@ def find_cached(name: str, stage: str | None) -> Path | None:
         if not folders[0].is_dir():
             log.warning("$%s is set to %s, which is no folder", FOLDER, users)
     paths = (folder / file for folder in folders for file in row.checkpoints[stage])
-    return next((path for path in paths if path.is_file()), None)
+    return next(filter(Path.is_file, paths), None)
 
 
 class Listed(NamedTuple):
@@ -231,7 +226,7 @@ def list_models() -> list[Listed]:
         else:
             files = {None: row.wheel.path.name}
         for stage, file in files.items():
-            module = f"{PLUGINS}{name}_{stage}" if stage else f"{PLUGINS}{name}"
+            module = "hear_ptsed.plugins." + (f"{name}_{stage}" if stage else name)
             cached = find_cached(name, stage) is not None
             listed.append(Listed(name, stage, module, row.parameters, row.dim, file, cached))
     return listed

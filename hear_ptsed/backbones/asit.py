@@ -41,9 +41,7 @@ class ASiT(Backbone):
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.rows * cfg.table_columns, cfg.dim))
         self.folded_positions: Tensor | None
         self.register_buffer("folded_positions", None, persistent=False)
-        self.patch_embed = nn.ModuleDict(
-            {"proj": nn.Conv2d(1, cfg.dim, cfg.patch, stride=cfg.patch)}
-        )
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(1, cfg.dim, cfg.patch, cfg.patch)})
         self.blocks = blocks(cfg.dim, cfg.heads, cfg.depth)
         self.norm = nn.LayerNorm(cfg.dim, eps=1e-6)
         init_linear(self)
@@ -59,7 +57,7 @@ class ASiT(Backbone):
         return self.run_blocks(x + positions)
 
     def positions(self) -> Tensor:
-        """The position table resized to 10 s: (1, 497, D).
+        """The position table for tokens (B, 497, D) of 10 s, resized to (1, 497, D).
 
         It was learned as 37 x 8 (time by frequency), but the published weak and strong weights
         were trained with it read as 8 x 37.

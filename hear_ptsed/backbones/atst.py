@@ -49,7 +49,9 @@ class ATSTFrame(Backbone):
 
     @classmethod
     def from_released(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Reads the upstream name of the final norm, too."""
+        """Tensors (name: tensor) in released spelling -> state; the upstream name of the final norm
+        is read, too.
+        """
         return {re.sub(r"^norm\.", "norm_frame.", key): value for key, value in state.items()}
 
     def forward(self, spec: Tensor) -> Tensor:

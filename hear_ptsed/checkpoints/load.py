@@ -212,11 +212,11 @@ def _build_above(
         except ValueError as error:
             raise ValueError(f"{path} cannot be rebuilt: {error}") from error
         width = sequence.out_dim
-    counts = {}
-    for head in HEADS:
-        sizes = [v.shape[:1].numel() for n, v in file.above.items() if n.startswith(f"{head}.")]
-        if sizes:
-            counts[head] = sizes[0]
+    counts = {}  # of classes, as the first tensor of a head has it
+    for name, value in file.above.items():
+        part = name.partition(".")[0]
+        if part in HEADS:
+            counts.setdefault(part, value.shape[:1].numel())
     if kind is None or not counts:
         return sequence, None
     if kind is AttentionHead and "strong_head" not in counts:

@@ -132,5 +132,5 @@ def usable(value: Any) -> bool:
 
 
 def is_stored(value: Tensor) -> bool:
-    """Whether a tensor (...) is backed by as many numbers as its shape needs."""
+    """Whether memory holds as many numbers as the shape (..., N) of a tensor needs."""
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()

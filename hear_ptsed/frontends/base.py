@@ -25,7 +25,7 @@ class FrontEnd(nn.Module, ABC):
 
 
 def power_spectrogram(audio: Tensor, window: Tensor, n_fft: int | None = None) -> Tensor:
-    """Power of centred frames, with the edges of the audio reflected.
+    """Power of centred frames, with the edges of the audio reflected, both as torch.stft does.
 
     Args:
         audio: (B, S)

@@ -23,7 +23,7 @@ def mel_bank(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Triangles in the mel domain with peak 1: (F, 257), F = n_mels; the Nyquist bin has weight 0.
+    """Triangles (F, 257) in the mel domain with peak 1; the Nyquist bin has weight 0.
 
     Args:
         low, high: edges of the first and the last triangle in Hz.

@@ -59,6 +59,7 @@ def split_variables(data: bytes) -> list[tuple[Tensor, ...]]:
     begin = 2
 
     def take(*shape: int) -> Tensor:
+        """The next numbers, (N, ...) of this shape."""
         nonlocal begin
         end = begin + math.prod(shape)
         values, begin = numbers[begin:end].reshape(shape), end
