@@ -114,10 +114,7 @@ class Scorer:
 
 
 def load_detector(
-    name: str,
-    stage: str | None = None,
-    checkpoint: Path | None = None,
-    options: Options = DEFAULTS,
+    name: str, stage: str | None = None, checkpoint: Path | None = None, options: Options = DEFAULTS
 ) -> Detector:
     """A model by its name, ready to score audio.
 

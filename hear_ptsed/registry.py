@@ -65,42 +65,27 @@ def _lazy(place: str, **options: Any) -> Callable[..., Any]:
     return call
 
 
-def _row(
-    backbone: str,
-    frontend: str,
-    parameters: int,
-    dim: int,
-    name: str,
-    *ssl: str,
-    **frontend_options: Any,
-) -> Row:
+def _row(backbone: str, frontend: str, parameters: int, dim: int, name: str, *ssl: str) -> Row:
     """A model with all three stages; `ssl` are other names of that file."""
     checkpoints = {
         "ssl": (f"{name}_ssl.pt", *ssl),
         "weak": (f"{name}_weak.pt",),
         "strong": (f"{name}_strong_1.pt",),
     }
-    frontend = _lazy(f"frontends.{frontend}", **frontend_options)
-    return Row(_lazy(f"backbones.{backbone}"), frontend, parameters, dim, checkpoints)
+    places = _lazy(f"backbones.{backbone}"), _lazy(f"frontends.{frontend}")
+    return Row(*places, parameters, dim, checkpoints)
 
 
 def _frame_mn(width: float, parameters: int, dim: int, *strong: str) -> Row:
-    def backbone() -> "Backbone":
-        from hear_ptsed.backbones.frame_mn import FrameMN, FrameMNConfig
-
-        return FrameMN(FrameMNConfig(width))
-
-    frontend = _lazy("frontends.kaldi:PaSSTMel", periodic=False)
+    backbone = _lazy("backbones.frame_mn:FrameMN", width=width)
+    frontend = _lazy("frontends.kaldi:frame_mn_mel")
     return Row(backbone, frontend, parameters, dim, {"strong": strong} if strong else {})
 
 
 MODELS: dict[str, Row | PublicRow] = {
     "atst_frame": _row("atst:ATSTFrame", "mel:ATSTMel", 85_419_264, 768, "ATST-F"),
     "beats": _row("beats:BEATs", "kaldi:beats_fbank", 90_311_792, 768, "BEATs"),
-    "fpasst": _row(
-        *("fpasst:FPaSST", "kaldi:PaSSTMel", 88_421_632, 768, "fpasst", "fpasst_im.pt"),
-        periodic=True,
-    ),
+    "fpasst": _row("fpasst:FPaSST", "kaldi:fpasst_mel", 88_421_632, 768, "fpasst", "fpasst_im.pt"),
     "m2d": _row("m2d:M2D", "mel:M2DMel", 85_492_992, 3840, "M2D"),
     "asit": _row("asit:ASiT", "kaldi:asit_fbank", 85_482_240, 768, "ASIT"),
     "frame_mn02": _frame_mn(0.2, 139_848, 192),

@@ -1,6 +1,7 @@
 """What a file of this project says about its model. It may come from a stranger: see `check`."""
 
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,14 +9,14 @@ from pydantic import Field
 
 from hear_ptsed import tensor_files
 from hear_ptsed.errors import shown
-from hear_ptsed.schema import STRICT, check, settings
+from hear_ptsed.schema import check, settings
 from hear_ptsed.sequence import SequenceOptions
 
 FORMAT = 1
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
-@settings(config=STRICT | {"extra": "ignore"})
+@settings
 class Description:
     """Facts that the tensors do not tell; fields of later versions are ignored."""
 
@@ -36,11 +37,14 @@ def read_described(path: Path) -> tuple[dict[str, Any], Description]:
 
 def check_description(values: Any, path: Path) -> Description:
     """Plain values as a description of the file at `path`, or a ValueError."""
-    version = values.get("format", FORMAT) if isinstance(values, dict) else FORMAT
-    if version != FORMAT:
-        raise ValueError(
-            f"{path} is of format {shown(version)}, this version reads {FORMAT}: update hear_ptsed"
-        )
+    if isinstance(values, dict):
+        if (version := values.get("format", FORMAT)) != FORMAT:
+            raise ValueError(
+                f"{path} is of format {shown(version)}, this version reads {FORMAT}: "
+                "update hear_ptsed"
+            )
+        known = {field.name for field in fields(Description)}
+        values = {key: value for key, value in values.items() if key in known}
     description = check(Description, values, f"{path}: its description")
     for name, count in Counter(description.classes or ()).items():
         if count > 1:
@@ -53,8 +57,7 @@ def describe(path: Path | str) -> dict[str, Any]:
     sequence_model (None or options of `build_sequence_model`), head, classes; empty for files of
     others.
     """
-    tensors, values = tensor_files.read(Path(path))
-    del tensors
+    _, values = tensor_files.read(Path(path))
     if values:
         check_description(values, Path(path))
     return values

@@ -198,11 +198,7 @@ def _find_above(
 
 
 def _build_above(
-    width: int,
-    file: Contents,
-    options: dict[str, Any],
-    kind: type[LinearHead] | None,
-    path: Path,
+    width: int, file: Contents, options: dict[str, Any], kind: type[LinearHead] | None, path: Path
 ) -> tuple[nn.Module | None, LinearHead | None]:
     """Sequence model and head of the file's sizes, with random weights, on frames (B, T, width)."""
     sequence = None
@@ -251,11 +247,7 @@ def _refuse_other_parts(
 
 
 def _fill(
-    model: SEDModel,
-    file: Contents,
-    state: dict[str, Tensor],
-    description: Description,
-    path: Path,
+    model: SEDModel, file: Contents, state: dict[str, Tensor], description: Description, path: Path
 ) -> Report:
     """Copy the backbone's state and what fits of the parts above it; the report."""
     fitting, dropped = match_above(model.sequence, model.head, file)

@@ -111,3 +111,11 @@ class PaSSTMel(FrontEnd):
     def _jittered_bank(self, device: torch.device) -> Tensor:
         low, high = int(torch.randint(10, ())), 8000 - int(torch.randint(2000, ()))
         return mel_bank(low, high, device=device)
+
+
+def fpasst_mel() -> PaSSTMel:
+    return PaSSTMel(periodic=True)
+
+
+def frame_mn_mel() -> PaSSTMel:
+    return PaSSTMel(periodic=False)
