@@ -17,10 +17,10 @@ import hear_ptsed
 from eval_tasks.sounds.catalogue import find_wheel
 from hear_ptsed import wheels, yamnet
 from hear_ptsed.audio import AudioFile, resampled
-from hear_ptsed.grid import SAMPLE_RATE
+from hear_ptsed.grid import SAMPLE_RATE, SPEC_HOP
 from hear_ptsed.wheels import Wheel
 from hear_ptsed.yamnet import weights
-from hear_ptsed.yamnet.network import HOP, PATCH_SAMPLES, MobileNet, YamNet
+from hear_ptsed.yamnet.network import PATCH_SAMPLES, MobileNet, YamNet
 
 # what each recording is by its file name; a package of one kind has a single class
 RECORDINGS = {
@@ -58,7 +58,7 @@ def published_scores(model: YamNet, clip: Tensor) -> Tensor:
     beyond = max(0, clip.shape[1] - PATCH_SAMPLES)
     n_samples = PATCH_SAMPLES + -(-beyond // PUBLISHED_HOP) * PUBLISHED_HOP
     spec = model.frontend(nn.functional.pad(clip, (0, n_samples - clip.shape[1])))
-    frames = model.backbone.embed_patches(spec, PUBLISHED_HOP // HOP)
+    frames = model.backbone.embed_patches(spec, PUBLISHED_HOP // SPEC_HOP)
     return model.head.strong_head(frames)[0].sigmoid()
 
 

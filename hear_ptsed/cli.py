@@ -152,10 +152,7 @@ def run_detector(
     from hear_ptsed import detect
 
     options = detect.Options(
-        overlap=args.overlap,
-        precision=args.precision,
-        untrained=args.untrained,
-        device=args.device,
+        overlap=args.overlap, precision=args.precision, untrained=args.untrained, device=args.device
     )
     detector = detect.load_detector(args.model, args.stage, args.checkpoint, options)
     threshold = by_class(args, args.threshold, args.threshold_of, detector.classes)

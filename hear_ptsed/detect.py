@@ -114,10 +114,7 @@ class Scorer:
 
 
 def load_detector(
-    name: str,
-    stage: str | None = None,
-    checkpoint: Path | None = None,
-    options: Options = DEFAULTS,
+    name: str, stage: str | None = None, checkpoint: Path | None = None, options: Options = DEFAULTS
 ) -> Detector:
     """A model by its name, ready to score audio.
 
@@ -130,8 +127,9 @@ def load_detector(
     if options.untrained and checkpoint is not None:
         raise ValueError(f"untrained and a checkpoint ({checkpoint}) exclude each other")
     row = registry.find_row(name)
-    stage = stage or row.default_stage
-    if row.default_stage is None or (checkpoint is None and not options.untrained):
+    has_stages = isinstance(row, registry.Row)
+    stage = stage or ("strong" if has_stages else None)
+    if not has_stages or (checkpoint is None and not options.untrained):
         registry.find_row(name, stage)
     if checkpoint is None and stage not in (None, "strong"):
         raise ValueError(

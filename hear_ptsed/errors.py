@@ -80,10 +80,9 @@ def printable(text: str, limit: int) -> str:
 
 def shown(value: Any, limit: int = 60) -> str:
     """A value for a message: short, on one line, however large or deep the value is."""
-    plain = isinstance(value, str | int | float | bool | None)
     if isinstance(value, int) and abs(value) > 10**limit:  # its digits would take long
         return f"a number of {value.bit_length()} bits"
-    if plain:
+    if isinstance(value, str | int | float | None):
         return printable(repr(value[: limit + 1] if isinstance(value, str) else value), limit)
     try:
         return f"a {type(value).__name__} of {len(value)}"

@@ -25,7 +25,7 @@ def n_frames(n_samples: int) -> int:
 
 
 def timestamps(n: int, device: "torch.device | None" = None) -> "Tensor":
-    """Centres of the first `n` frames in milliseconds: 20, 60, 100, ... (n,) float32."""
+    """Centres (T,) of the first T = `n` frames in milliseconds, float32: 20, 60, 100, ..."""
     import torch
 
     return (FRAME_MS // 2 + FRAME_MS * torch.arange(n, device=device)).float()

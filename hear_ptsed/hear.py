@@ -125,7 +125,7 @@ def get_scene_embeddings(audio: Tensor, model: nn.Module) -> Tensor:
 
 
 def check_audio(audio: Tensor, model: nn.Module) -> None:
-    """Raise an error that says what is wrong with the audio, or with the model's sample rate."""
+    """Raise an error if audio is not (B, S) as models take it, or the model's rate was changed."""
     if model.sample_rate != grid.SAMPLE_RATE:
         raise ValueError(
             f"model.sample_rate was set to {model.sample_rate}; the model takes 16000 Hz only: "

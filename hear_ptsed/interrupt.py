@@ -24,8 +24,8 @@ _process = os.getpid()
 def listening() -> Iterator[None]:
     """Note Ctrl-C while a command runs; where it is ignored (a background job), leave it so."""
     global _noted, _process
-    here = threading.current_thread() is threading.main_thread()
-    if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
     _noted, _process = False, os.getpid()

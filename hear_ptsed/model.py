@@ -120,6 +120,11 @@ class SEDModel(nn.Module):
         strong, weak = (None, None) if self.head is None else self.head(frames)
         return Output(strong, weak, frames)
 
+    @property
+    def width(self) -> int:
+        """D of the frames that the heads see."""
+        return self.backbone.embed_dim if self.sequence is None else self.sequence.out_dim
+
     def classes_of(self, head: str, name: str = "the model") -> tuple[str, ...]:
         """Names of the outputs of a trained head; a ValueError if it has none, or no names.
 
@@ -178,8 +183,8 @@ class SEDModel(nn.Module):
 
 
 def pooling_matrix(n_in: int, n_out: int) -> Tensor | None:
-    """Resampling over time as one matrix (n_out, n_in): mean of the inputs that an output spans,
-    or linear interpolation (half-pixel centres) if there are fewer of them; None if equal.
+    """Resampling over time as one matrix (T', T), T' = n_out, T = n_in: mean of the inputs that an
+    output spans, or linear interpolation (half-pixel centres) if there are fewer; None if equal.
     """
     if n_in == n_out:
         return None

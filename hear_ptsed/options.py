@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from pydantic import TypeAdapter, ValidationError
+
 from hear_ptsed.errors import LINE, printable, shown
-from hear_ptsed.schema import admitted, describe, from_text, strip_type
+from hear_ptsed.schema import admitted, describe, strip_type
 
 WORDS = {bool: "BOOL", int: "INT", float: "NUMBER", str: "TEXT", Literal: "CHOICE", tuple: "LIST"}
 
@@ -45,21 +47,17 @@ def add_number_of(add: Callable[..., Any], flag: str, kind: Any, owner: str, tex
         owner: what has such a number, for help.
     """
     help_text = f"{text}; {admitted(kind, 'N')}; may be repeated".replace("%", "%%")
-    metavar = (owner, "N")
-    add(flag, action=_NumberOf, kind=kind, nargs=2, default={}, metavar=metavar, help=help_text)
+    shape = {"nargs": 2, "default": {}, "metavar": (owner, "N")}
+    add(flag, action=_NumberOf, const=partial(_number, kind), **shape, help=help_text)
 
 
 class _NumberOf(argparse.Action):
-    def __init__(self, *, kind: Any, **options: Any):
-        super().__init__(**options)
-        self.kind = kind
-
     def __call__(
         self, parser: Any, namespace: argparse.Namespace, values: Sequence[str], option: Any = None
     ) -> None:
         name, text = values
         try:
-            number = _number(self.kind, text)
+            number = self.const(text)
         except argparse.ArgumentTypeError as error:
             raise argparse.ArgumentError(self, str(error)) from None
         setattr(namespace, self.dest, getattr(namespace, self.dest) | {name: number})
@@ -117,6 +115,6 @@ def _describe_option(kind: Any, default: Any) -> str:
 
 def _number(kind: Any, text: str) -> float:
     try:
-        return from_text(kind, text)
-    except ValueError:
+        return TypeAdapter(kind).validate_strings(text)
+    except ValidationError:
         raise argparse.ArgumentTypeError(f"{shown(text)}; give {admitted(kind, 'N')}") from None

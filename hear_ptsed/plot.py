@@ -70,14 +70,8 @@ def log_mel(audio: Tensor) -> np.ndarray:
     """
     hops = max(1, len(audio) // SPEC_HOP // COLUMNS)  # per column
     column = hops * SPEC_HOP  # samples
-    mel = MelSpectrogram(
-        SAMPLE_RATE,
-        n_fft=1024,
-        win_length=FRAME,
-        hop_length=SPEC_HOP,
-        n_mels=N_MELS,
-        pad_mode="constant",
-    )
+    sizes = {"n_fft": 1024, "win_length": FRAME, "hop_length": SPEC_HOP, "n_mels": N_MELS}
+    mel = MelSpectrogram(SAMPLE_RATE, **sizes, pad_mode="constant")
     blocks = []
     for block in audio.split(256 * column):  # bounds memory on long audio
         block = F.pad(block, (0, -len(block) % column))

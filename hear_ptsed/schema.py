@@ -15,7 +15,7 @@ import math
 import re
 import types
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import (
     Annotated,
@@ -35,7 +35,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    StringConstraints,
     TypeAdapter,
     ValidationError,
 )
@@ -78,35 +77,31 @@ def is_label(text: str) -> bool:
     return is_line(text) and not _MARKUP.search(text)
 
 
-def _line(value: str) -> str:
-    if not is_line(value):
-        raise ValueError("it must be a line without control characters")
-    return value
+def is_name(text: str) -> bool:
+    """Whether a text is such a label, and could name a file."""
+    return is_label(text) and text not in ("", ".", "..") and not set(text) & set("/\\")
 
 
-def _label(value: str) -> str:
-    if not is_label(value):
-        raise ValueError("it must be a line without control characters and markup")
-    return value
+def _require(test: Callable[[str], Any], what: str) -> AfterValidator:
+    def check_text(value: str) -> str:
+        if not test(value):
+            raise ValueError(f"it must be {what}")
+        return value
 
-
-def _name(value: str) -> str:
-    if _label(value) in ("", ".", "..") or "/" in value or "\\" in value:
-        raise ValueError("it must be a name, without / or \\")
-    return value
-
-
-def _digits(value: str) -> str:
-    if not re.fullmatch("[0-9a-f]{64}", value):
-        raise ValueError("it must be the 64 digits of a SHA-256")
-    return value
+    return AfterValidator(check_text)
 
 
 # Texts that are shown to others: a line, a name of a class, and what could name a file.
-Line = Annotated[str, StringConstraints(max_length=TEXT), AfterValidator(_line)]
-Label = Annotated[str, StringConstraints(max_length=NAME), AfterValidator(_label)]
-Name = Annotated[str, StringConstraints(max_length=NAME), AfterValidator(_name)]
-Sha256 = Annotated[str, AfterValidator(_digits)]
+Line = Annotated[
+    str, Field(max_length=TEXT), _require(is_line, "a line without control characters")
+]
+Label = Annotated[
+    str, Field(max_length=NAME), _require(is_label, "a line without control characters and markup")
+]
+Name = Annotated[Label, _require(is_name, "a name, without / or \\")]
+Sha256 = Annotated[
+    str, _require(re.compile("[0-9a-f]{64}").fullmatch, "the 64 digits of a SHA-256")
+]
 
 
 def setting(default: Any, about: str, **limits: float) -> Any:
@@ -173,14 +168,6 @@ def check_json(kind: type[T], text: str | bytes, where: str) -> T:
         return _adapter(kind).validate_json(text)
     except ValidationError as error:
         raise ValueError(_message(kind, error, where)) from None
-
-
-def from_text(kind: type[T], text: str) -> T:
-    """Text of a command line as `kind`, see `check`."""
-    try:
-        return _adapter(kind).validate_strings(text)
-    except ValidationError as error:
-        raise ValueError(_message(kind, error, shown(text))) from None
 
 
 @functools.cache
@@ -263,10 +250,8 @@ def _problems(kind: Any, error: ValidationError, where: str) -> list[str]:
 def _fault(kind: Any, fault: dict[str, Any], where: str) -> str:
     place = _place(fault["loc"])
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = _fields(kind, fault["loc"][:-1])
-        return f"{where} has the unknown {place}".strip() + (
-            f"; known: {', '.join(known)}" if known else ""
-        )
+        known = ", ".join(_fields(kind, fault["loc"][:-1]))
+        return f"{where} has the unknown {place}".strip() + (f"; known: {known}" if known else "")
     allowed = fault["msg"].removeprefix("Value error, ").replace("Input should be ", "it must be ")
     if fault["type"] == "value_error" and not allowed.startswith("it must "):
         return allowed  # of a check of ours, which says all
@@ -316,12 +301,9 @@ def read_json(text: str, undefined: bool = False) -> Any:
     Args:
         undefined: allow NaN and Infinity.
     """
+    constants = None if undefined else _no_constant
     try:
-        return json.loads(
-            text,
-            object_pairs_hook=_unique,
-            parse_constant=None if undefined else _no_constant,
-        )
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=constants)
     except json.JSONDecodeError as error:
         raise ValueError(f"not valid JSON ({error}); truncated?") from None
     except RecursionError:

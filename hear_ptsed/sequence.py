@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hear_ptsed.backbones.layers import init_linear
+from hear_ptsed.backbones.layers import init_linear, split_heads
 from hear_ptsed.schema import settings
 
 HEADS = 8  # attention heads of `attention` and `transformer`, whatever the width
@@ -29,10 +29,12 @@ CHUNK = 8
 class BiGRU(nn.Module):
     """Bidirectional GRU with `dim` units per direction; out_dim is 2 * dim."""
 
+    kind: type[nn.RNNBase] = nn.GRU
+
     def __init__(self, in_dim: int, dim: int = 2048, layers: int = 2, dropout: float = 0.0):
         super().__init__()
         self.out_dim = 2 * dim
-        self.rnn = nn.GRU(
+        self.rnn = self.kind(
             in_dim, dim, layers, batch_first=True, dropout=dropout, bidirectional=True
         )
 
@@ -41,20 +43,18 @@ class BiGRU(nn.Module):
         return self.rnn(frames)[0]
 
 
-class BiLSTM(nn.Module):
-    """Bidirectional LSTM with `dim` units per direction, then a linear layer on every frame."""
+class BiLSTM(BiGRU):
+    """The same with an LSTM, then a linear layer on every frame."""
+
+    kind = nn.LSTM
 
     def __init__(self, in_dim: int, dim: int = 2048, layers: int = 2, dropout: float = 0.0):
-        super().__init__()
-        self.out_dim = 2 * dim
-        self.rnn = nn.LSTM(
-            in_dim, dim, layers, batch_first=True, dropout=dropout, bidirectional=True
-        )
+        super().__init__(in_dim, dim, layers, dropout)
         self.embedding = nn.Linear(self.out_dim, self.out_dim)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Frames (B, T, E) -> (B, T, 2 dim)."""
-        return self.embedding(self.rnn(frames)[0])
+        return self.embedding(super().forward(frames))
 
 
 class RMSNorm(nn.Module):
@@ -102,13 +102,11 @@ class GatedAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Frames (B, T, D) -> (B, T, D)."""
         u = self.norm(x)
-        q, k, v = self.to_qkv(u).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(
-            self.pos_encoding(q),
-            self.pos_encoding(k),
-            v,
-            dropout_p=self.dropout if self.training else 0.0,
-        ).transpose(1, 2)  # (B, T, heads, size)
+        q, k, v = split_heads(self.to_qkv(u), HEADS)
+        q, k = self.pos_encoding(q), self.pos_encoding(k)
+        drop = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)
+        mixed = mixed.transpose(1, 2)  # (B, T, heads, size)
         return x + self.to_out((mixed * self.to_gates(u).sigmoid()[..., None]).flatten(2))
 
 
@@ -247,14 +245,14 @@ class Projected(nn.Sequential):
         self.out_dim = dim
 
 
-# kind: default dim, layers, dropout. The RNNs have those of the published teachers, the others the
-# width that did best in the ablation at this depth.
+# The RNNs have those of the published teachers, the others the width that did best in the ablation
+# at this depth.
 DEFAULTS = {
-    "bigru": (2048, 2, 0.0),
-    "bilstm": (2048, 2, 0.0),
-    "attention": (1024, 2, 0.0),
-    "transformer": (1024, 2, 0.2),
-    "mamba": (1024, 1, 0.0),
+    "bigru": {"dim": 2048, "layers": 2, "dropout": 0.0},
+    "bilstm": {"dim": 2048, "layers": 2, "dropout": 0.0},
+    "attention": {"dim": 1024, "layers": 2, "dropout": 0.0},
+    "transformer": {"dim": 1024, "layers": 2, "dropout": 0.2},
+    "mamba": {"dim": 1024, "layers": 1, "dropout": 0.0},
 }
 
 
@@ -279,11 +277,9 @@ def build_sequence_model(kind: str, in_dim: int, **options: int | float | None) 
     Returns:
         The model; its `options` are those of this function that give the same tensors.
     """
-    chosen = SequenceOptions(kind=kind, **options)
-    dim, layers, dropout = DEFAULTS[kind]
-    dim = dim if chosen.dim is None else chosen.dim
-    layers = layers if chosen.layers is None else chosen.layers
-    dropout = dropout if chosen.dropout is None else chosen.dropout
+    given = {name: value for name, value in options.items() if value is not None}
+    chosen = SequenceOptions(kind=kind, **DEFAULTS.get(kind, {}) | given)
+    dim, layers, dropout = chosen.dim, chosen.layers, chosen.dropout
     if in_dim < 1:
         raise ValueError(f"in_dim is {in_dim}; it must be at least 1")
     if chosen.bidirectional and kind != "mamba":

@@ -121,7 +121,7 @@ def _flat(content: Any, path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write a file of the kind that its suffix names, all or nothing."""
+    """Write tensors (name: tensor) to a file of the kind that its suffix names, all or nothing."""
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: unknown suffix {path.suffix!r}; use .pt or .safetensors")
     # Own memory for each: safetensors refuses shared storage, and torch would store all of it.

@@ -14,7 +14,7 @@ from hear_ptsed.backbones.asit import ASiT, ASiTConfig
 from hear_ptsed.backbones.atst import ATSTFrame, ATSTFrameConfig
 from hear_ptsed.backbones.beats import BEATs, BEATsConfig
 from hear_ptsed.backbones.fpasst import FPaSST, FPaSSTConfig
-from hear_ptsed.backbones.frame_mn import FrameMN, FrameMNConfig
+from hear_ptsed.backbones.frame_mn import FrameMN
 from hear_ptsed.backbones.m2d import M2D, M2DConfig
 from hear_ptsed.heads import LinearHead
 from hear_ptsed.model import SEDModel
@@ -26,10 +26,10 @@ SMALL = {
     "fpasst": lambda: FPaSST(FPaSSTConfig(dim=24, depth=2, heads=2)),
     "m2d": lambda: M2D(M2DConfig(dim=24, depth=2, heads=2)),
     "asit": lambda: ASiT(ASiTConfig(dim=24, depth=2, heads=2)),
-    "frame_mn02": lambda: FrameMN(FrameMNConfig(0.05)),
-    "frame_mn04": lambda: FrameMN(FrameMNConfig(0.05)),
-    "frame_mn06": lambda: FrameMN(FrameMNConfig(0.1)),
-    "frame_mn10": lambda: FrameMN(FrameMNConfig(0.2)),
+    "frame_mn02": lambda: FrameMN(0.05),
+    "frame_mn04": lambda: FrameMN(0.05),
+    "frame_mn06": lambda: FrameMN(0.1),
+    "frame_mn10": lambda: FrameMN(0.2),
 }
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

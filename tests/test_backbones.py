@@ -9,7 +9,7 @@ from conftest import GOLDEN, RELEASED, each_model, published, small
 from torch import nn
 
 from hear_ptsed.backbones.beats import buckets
-from hear_ptsed.backbones.frame_mn import FrameMN, FrameMNConfig
+from hear_ptsed.backbones.frame_mn import FrameMN
 from hear_ptsed.backbones.layers import Block
 from hear_ptsed.grid import WINDOW
 from hear_ptsed.model import pooling_matrix
@@ -113,7 +113,7 @@ def test_m2d_ignores_the_statistics_stored_in_its_checkpoint():
 )
 def test_every_width_of_frame_mn_has_the_published_size(width, dim, parameters):
     with torch.device("meta"):
-        net = FrameMN(FrameMNConfig(width))
+        net = FrameMN(width)
     assert net.embed_dim == dim
     assert sum(p.numel() for p in net.parameters()) == parameters
 

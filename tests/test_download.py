@@ -95,7 +95,7 @@ def interrupted(server, target: Path, at: int = 1_500_000) -> None:
     """Have the server break off, which the caller is told in one line."""
     server.breaks_at = at
     with pytest.raises(ConnectionError, match=f"interrupted .*; {at} bytes are kept, call again"):
-        fetch(server.url + "f.pt", target, progress=False)
+        fetch(server.url + "f.pt", target)
     server.breaks_at = None
     assert not target.exists()
 
@@ -145,7 +145,7 @@ def test_unknown_models_and_stages_are_refused_with_the_known_ones(cache):
 def test_an_interrupted_download_goes_on_where_it_stopped(server, tmp_path):
     target = tmp_path / "f.pt"
     interrupted(server, target)
-    fetch(server.url + "f.pt", target, progress=False)
+    fetch(server.url + "f.pt", target)
     assert target.read_bytes() == CONTENT
     assert server.requests[1]["Range"] == "bytes=1500000-"
     assert server.requests[1]["If-Range"] == '"one"'
@@ -161,7 +161,7 @@ def test_a_part_that_cannot_be_continued_starts_over(case, server, tmp_path):
     if case == "new file":
         server.content, server.etag = OTHER, '"two"'
     server.ranges = case != "no ranges"
-    fetch(url + "2" if case == "other url" else url, target, progress=False)
+    fetch(url + "2" if case == "other url" else url, target)
     assert target.read_bytes() == server.content
     assert ("Range" in server.requests[1]) == (case in ("new file", "no ranges"))
 
@@ -170,13 +170,13 @@ def test_a_complete_part_is_no_dead_end(server, tmp_path):
     target = tmp_path / "f.pt"
     interrupted(server, target)
     (tmp_path / "f.pt.part").write_bytes(CONTENT)
-    fetch(server.url + "f.pt", target, progress=False)
+    fetch(server.url + "f.pt", target)
     assert target.read_bytes() == CONTENT
 
 
 def test_two_downloads_at_a_time_do_not_mix(server, tmp_path):
     target = tmp_path / "f.pt"
-    args = (server.url + "f.pt", target, False)
+    args = (server.url + "f.pt", target)
     threads = [threading.Thread(target=fetch, args=args) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -185,11 +185,9 @@ def test_two_downloads_at_a_time_do_not_mix(server, tmp_path):
     assert target.read_bytes() == CONTENT and len(server.requests) == 1
 
 
-def test_progress_is_shown_if_wanted(server, tmp_path, capsys):
+def test_progress_is_shown(server, tmp_path, capsys):
     fetch(server.url + "f.pt", tmp_path / "f.pt")
-    fetch(server.url + "g.pt", tmp_path / "g.pt", progress=False)
-    shown = capsys.readouterr().err
-    assert "f.pt: 100%" in shown and "g.pt" not in shown
+    assert "f.pt: 100%" in capsys.readouterr().err
 
 
 def test_without_network_the_message_says_which_file_to_put_where(server, cache):
@@ -237,11 +235,11 @@ def test_a_disk_that_fills_up_is_told_in_one_line(server, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
     try:
         with pytest.raises(OSError, match="no room at .* call again") as caught:
-            fetch(server.url + "f.pt", tmp_path / "f.pt", progress=False)
+            fetch(server.url + "f.pt", tmp_path / "f.pt")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.errno == errno.EFBIG and not (tmp_path / "f.pt").exists()
-    fetch(server.url + "f.pt", tmp_path / "f.pt", progress=False)
+    fetch(server.url + "f.pt", tmp_path / "f.pt")
     assert (tmp_path / "f.pt").read_bytes() == CONTENT
 
 

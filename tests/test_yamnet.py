@@ -301,4 +301,4 @@ def test_a_path_to_the_wheel_gives_the_same_weights_and_names_as_the_cache():
     assert names == from_cache.classes and len(set(names)) == len(names) == 521
     assert names[0] == "Speech" and names[198] == "Bicycle bell"
     assert "Livestock, farm animals, working animals" in names
-    assert from_path.report.file == path.name == MODELS["yamnet"].file == WHEEL.path.name
+    assert from_path.report.file == path.name == WHEEL.path.name == MODELS["yamnet"].wheel.path.name

@@ -23,7 +23,6 @@ class ASiTConfig:
     patch: int = 16  # mel bins x spectrogram frames
     n_mels: int = 128
     table_columns: int = 37  # time steps of the position table
-    drop: float = 0.0  # dropout, and drop-path of the last block
 
 
 class ASiT(Backbone):
@@ -42,11 +41,8 @@ class ASiT(Backbone):
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.rows * cfg.table_columns, cfg.dim))
         self.folded_positions: Tensor | None
         self.register_buffer("folded_positions", None, persistent=False)
-        self.patch_embed = nn.ModuleDict(
-            {"proj": nn.Conv2d(1, cfg.dim, cfg.patch, stride=cfg.patch)}
-        )
-        self.drop = nn.Dropout(cfg.drop)
-        self.blocks = blocks(cfg.dim, cfg.heads, cfg.depth, drop=cfg.drop)
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(1, cfg.dim, cfg.patch, cfg.patch)})
+        self.blocks = blocks(cfg.dim, cfg.heads, cfg.depth)
         self.norm = nn.LayerNorm(cfg.dim, eps=1e-6)
         init_linear(self)
         nn.init.normal_(self.cls_token, std=0.02)
@@ -58,10 +54,10 @@ class ASiT(Backbone):
         x = x.flatten(1, 2)  # (B, T' * 8, D), frequency fastest
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
         positions = self.positions() if self.folded_positions is None else self.folded_positions
-        return self.run_blocks(self.drop(x + positions))
+        return self.run_blocks(x + positions)
 
     def positions(self) -> Tensor:
-        """The position table resized to 10 s, (1, 497, D).
+        """The position table for tokens (B, 497, D) of 10 s, resized to (1, 497, D).
 
         It was learned as 37 x 8 (time by frequency), but the published weak and strong weights
         were trained with it read as 8 x 37.

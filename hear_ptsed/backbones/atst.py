@@ -22,7 +22,6 @@ class ATSTFrameConfig:
     heads: int = 12
     n_mels: int = 64
     patch: int = 4  # spectrogram frames of one token
-    drop: float = 0.0  # dropout, and drop-path of the last block
 
 
 class ATSTFrame(Backbone):
@@ -42,8 +41,7 @@ class ATSTFrame(Backbone):
         self.patch_embed = nn.ModuleDict(
             {"patch_embed": nn.Linear(cfg.n_mels * cfg.patch, cfg.dim)}
         )
-        self.drop = nn.Dropout(cfg.drop)
-        self.blocks = blocks(cfg.dim, cfg.heads, cfg.depth, qkv_bias=False, drop=cfg.drop)
+        self.blocks = blocks(cfg.dim, cfg.heads, cfg.depth, qkv_bias=False)
         self.norm_frame = nn.LayerNorm(cfg.dim, eps=1e-6)
         init_linear(self)
         nn.init.normal_(self.mask_embed, std=0.02)
@@ -51,11 +49,13 @@ class ATSTFrame(Backbone):
 
     @classmethod
     def from_released(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Reads the upstream name of the final norm, too."""
+        """Tensors (name: tensor) in released spelling -> state; the upstream name of the final norm
+        is read, too.
+        """
         return {re.sub(r"^norm\.", "norm_frame.", key): value for key, value in state.items()}
 
     def forward(self, spec: Tensor) -> Tensor:
         """Spec (B, 1, 64, 1001) -> frames (B, 250, D); the last spectrogram frame is not used."""
         x = spec[:, 0].unfold(-1, self.patch, self.patch)  # (B, F, T', 4)
         x = self.patch_embed["patch_embed"](x.transpose(1, 2).flatten(2))  # (B, T', D)
-        return self.run_blocks(self.drop(x + self.pos_embed[:, 1:]))
+        return self.run_blocks(x + self.pos_embed[:, 1:])

@@ -21,6 +21,7 @@ class Backbone(nn.Module):
     cpu_batch: ClassVar[int] = 4  # windows at a time that suit the caches and allocator of a CPU
     bfloat16: ClassVar[bool] = True  # False: too inaccurate in bfloat16, stays in float32
     last_norm: ClassVar[str] = "norm"  # name of the final norm behind the blocks; "": none
+    no_choice: ClassVar[str] = ""  # why `take` has nothing to choose from; "": it has
 
     blocks: nn.ModuleList  # of transformers
     mean = False  # of all blocks' outputs, see take
@@ -29,12 +30,12 @@ class Backbone(nn.Module):
 
     @classmethod
     def from_released(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Released tensors (prefix removed) -> our state dict."""
+        """Tensors (name: tensor) in released spelling without prefix -> our state dict."""
         return state
 
     @classmethod
     def to_released(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Our state dict -> released tensors (without prefix)."""
+        """Our state dict -> tensors (name: tensor) in released spelling without prefix."""
         return state
 
     @property
@@ -87,9 +88,24 @@ class Backbone(nn.Module):
             final_norm: False removes the norm behind the blocks; BEATs, whose blocks end in norms
                 of their own, has none to remove and refuses.
         """
-        choices = {"layer": layer is not None, "layers": layers is not None}
-        choices["drop_layers"] = drop_layers != 0
-        chosen = [name for name, is_chosen in choices.items() if is_chosen]
+        choices = {"layer": layer, "layers": layers, "drop_layers": drop_layers or None}
+        chosen = [name for name, value in choices.items() if value is not None]
+        if self.no_choice:
+            if chosen or not final_norm:
+                raise ValueError(
+                    f"{self.no_choice}: leave out layer, layers, drop_layers and final_norm"
+                )
+            return
+        self._check_choice(chosen, layer, layers, drop_layers, final_norm)
+        if chosen:
+            self.mean = layers is not None
+        del self.blocks[self.depth - drop_layers if layer is None else layer :]
+        if not final_norm:
+            setattr(self, self.last_norm, nn.Identity())
+
+    def _check_choice(
+        self, chosen: list[str], layer: Any, layers: Any, drop_layers: Any, final_norm: Any
+    ) -> None:
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} exclude each other: give one of them")
         if layers not in (None, "mean"):
@@ -104,11 +120,6 @@ class Backbone(nn.Module):
             raise ValueError(
                 f"{type(self).__name__} has no norm behind its blocks: leave out final_norm"
             )
-        if chosen:
-            self.mean = layers is not None
-        del self.blocks[self.depth - drop_layers if layer is None else layer :]
-        if not final_norm:
-            setattr(self, self.last_norm, nn.Identity())
 
     def fold(self) -> None:
         """Bake into the weights what is constant at inference; no training or saving afterwards."""

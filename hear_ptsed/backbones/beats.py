@@ -73,8 +73,10 @@ class BEATs(Backbone):
 
     @classmethod
     def from_released(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Stacks q, k, v; takes the last of the twelve copies of the bias table, as loading the
-        published model does; reads both spellings of the weight norm.
+        """Tensors (name: tensor) in released spelling -> state.
+
+        Stacks q, k, v (D, D) as (3 D, D); takes the last of the twelve copies of the bias table, as
+        loading the published model does; reads both spellings of the weight norm.
         """
         state = dict(state)
         for old, new in (("original0", "weight_g"), ("original1", "weight_v")):
@@ -100,7 +102,9 @@ class BEATs(Backbone):
 
     @classmethod
     def to_released(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Splits q, k, v; every layer gets a copy of the bias table."""
+        """State -> tensors (name: tensor) in released spelling: q, k, v (D, D) are split, and every
+        layer gets a copy of the bias table.
+        """
         depth = sum(key.endswith("grep_a") for key in state)
         released = {}
         for key, value in state.items():
@@ -259,7 +263,7 @@ class GatedAttention(nn.Module):
 
 
 def buckets(n: int, n_buckets: int, max_distance: int) -> Tensor:
-    """Bucket of every key - query distance from -(n - 1) to n - 1, (2 n - 1,).
+    """Bucket (T,) of every key - query distance from -(n - 1) to n - 1, T = 2 n - 1.
 
     Each half of the buckets serves one direction: its first half holds single distances, its
     second half spans the rest up to `max_distance` logarithmically.

@@ -51,7 +51,11 @@ class FPaSST(Backbone):
 
     @classmethod
     def from_released(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Converts DeiT-base-distilled (ImageNet, 384 x 384 pixels) as the published model does."""
+        """Tensors (name: tensor) in released spelling -> state.
+
+        DeiT-base-distilled (ImageNet, 384 x 384 pixels) is converted as the published model does:
+        its kernel (D, 3, 16, 16) and its positions (1, N, D).
+        """
         table, kernel = state.get("pos_embed"), state.get("patch_embed.proj.weight")
         if table is None or kernel is None or kernel.shape[1:] != (3, 16, 16):
             return state

@@ -4,8 +4,6 @@ Papers: Howard et al., "Searching for MobileNetV3", ICCV 2019; Morocutti et al.,
 Performance-Complexity Trade-Offs in Sound Event Detection Models", EUSIPCO 2025, arXiv 2503.11373.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -13,6 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.grid import WINDOW_FRAMES
 
+N_MELS = 128
 # Kernel; channels inside; channels out; gate or not; activation; stride over frequency and time.
 BLOCKS = (
     (3, 16, 16, False, nn.ReLU, (1, 1)),
@@ -33,31 +32,26 @@ BLOCKS = (
 )
 
 
-@dataclass(frozen=True)
-class FrameMNConfig:
-    width: float = 1.0  # scales every channel count
-    n_mels: int = 128
-
-
 class FrameMN(Backbone):
-    """Convolutions and clip-wide gates; 4 spectrogram frames give one embedding."""
+    """Convolutions and clip-wide gates; 4 spectrogram frames give one embedding.
+
+    Args:
+        width: scales every channel count.
+    """
 
     prefixes = ("model.frame_mn.", "frame_mn.", "fmn.")
     bfloat16 = False
+    no_choice = "frame_mn, whose blocks differ in width and rate, gives the last one's output only"
 
-    def __init__(self, cfg: FrameMNConfig = FrameMNConfig()):
+    def __init__(self, width: float = 1.0):
         super().__init__()
-        self.n_mels, self.window_frames = cfg.n_mels, WINDOW_FRAMES
-        channels = round_channels(16 * cfg.width)
+        self.window_frames = WINDOW_FRAMES
+        channels = round_channels(16 * width)
         layers: list[nn.Module] = [ConvNormAct(1, channels, 3, nn.Hardswish, stride=(2, 2))]
         for kernel, expanded, out, gated, act, stride in BLOCKS:
-            sizes = [
-                channels,
-                round_channels(expanded * cfg.width),
-                round_channels(out * cfg.width),
-            ]
-            layers.append(InvertedResidual(*sizes, kernel, gated, act, stride))
-            channels = sizes[-1]
+            n_in, n_mid = channels, round_channels(expanded * width)
+            channels = round_channels(out * width)
+            layers.append(InvertedResidual(n_in, n_mid, channels, kernel, gated, act, stride))
         self.embed_dim = 6 * channels
         layers.append(ConvNormAct(channels, self.embed_dim, 1, nn.Hardswish))
         self.features = nn.Sequential(*layers)
@@ -70,8 +64,8 @@ class FrameMN(Backbone):
 
     def forward(self, spec: Tensor) -> Tensor:
         """Spec (B, 1, 128, 1000) -> frames (B, 250, D)."""
-        if spec.shape[2] != self.n_mels:
-            raise ValueError(f"{spec.shape[2]} mel bands; frame_mn takes {self.n_mels}")
+        if spec.shape[2] != N_MELS:
+            raise ValueError(f"{spec.shape[2]} mel bands; frame_mn takes {N_MELS}")
         return self.features(spec).squeeze(2).transpose(1, 2)  # from (B, D, 1, T')
 
     @property
@@ -80,20 +74,6 @@ class FrameMN(Backbone):
 
     def depth_of(self, name: str) -> int:
         return int(name.split(".")[1])  # of features
-
-    def take(
-        self,
-        layer: int | None = None,
-        layers: str | None = None,
-        drop_layers: int = 0,
-        final_norm: bool = True,
-    ) -> None:
-        """Refuses everything but the default."""
-        if (layer, layers, drop_layers, final_norm) != (None, None, 0, True):
-            raise ValueError(
-                "frame_mn, whose blocks differ in width and rate, gives the last one's output "
-                "only: leave out layer, layers, drop_layers and final_norm"
-            )
 
     def fold(self) -> None:
         for module in self.modules():

@@ -1,6 +1,5 @@
 """Transformer layers shared by the backbones."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -8,80 +7,51 @@ from torch.nn import functional as F
 class Attention(nn.Module):
     """Multi-head self-attention over all tokens; one matrix gives q, k and v, in this order."""
 
-    def __init__(self, dim: int, heads: int, qkv_bias: bool = True, drop: float = 0.0):
+    def __init__(self, dim: int, heads: int, qkv_bias: bool = True):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
-        self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, L, D) -> (B, L, D)."""
         q, k, v = split_heads(self.qkv(x), self.heads)
         x = F.scaled_dot_product_attention(q, k, v)  # (B, H, L, D/H)
-        return self.drop(self.proj(x.transpose(1, 2).flatten(2)))
+        return self.proj(x.transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
     """Two linear layers around an exact (erf) GELU."""
 
-    def __init__(self, dim: int, hidden: int, drop: float = 0.0):
+    def __init__(self, dim: int, hidden: int):
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
-        self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, L, D) -> (B, L, D)."""
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class Block(nn.Module):
     """Pre-norm transformer block, LayerNorm eps 1e-6, MLP ratio 4."""
 
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        qkv_bias: bool = True,
-        drop: float = 0.0,
-        drop_path: float = 0.0,
-    ):
+    def __init__(self, dim: int, heads: int, qkv_bias: bool = True):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, heads, qkv_bias, drop)
+        self.attn = Attention(dim, heads, qkv_bias)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, 4 * dim, drop)
-        self.drop_path = DropPath(drop_path)
+        self.mlp = Mlp(dim, 4 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, L, D) -> (B, L, D)."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
 
 
-class DropPath(nn.Module):
-    """In training sets a residual branch to zero for random clips; the mean stays the same."""
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Branch (B, L, D) -> (B, L, D)."""
-        if not self.training or self.rate == 0.0:
-            return x
-        keep = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.rate
-        return x * keep / (1.0 - self.rate)
-
-
-def blocks(
-    dim: int, heads: int, depth: int, qkv_bias: bool = True, drop: float = 0.0
-) -> nn.ModuleList:
-    """`depth` blocks; `drop` is the dropout rate and the drop-path rate of the last block."""
-    return nn.ModuleList(
-        Block(dim, heads, qkv_bias, drop, drop * i / max(depth - 1, 1)) for i in range(depth)
-    )
+def blocks(dim: int, heads: int, depth: int, qkv_bias: bool = True) -> nn.ModuleList:
+    """`depth` blocks over tokens (B, L, D)."""
+    return nn.ModuleList(Block(dim, heads, qkv_bias) for _ in range(depth))
 
 
 def patches(x: Tensor, proj: nn.Conv2d) -> Tensor:

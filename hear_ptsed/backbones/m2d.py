@@ -41,9 +41,7 @@ class M2D(Backbone):
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.rows * self.window_frames, cfg.dim))
         # Travels with the checkpoint; the front-end has constants, as the published model does.
         self.register_buffer("norm_stats", torch.tensor(NORM_STATS))
-        self.patch_embed = nn.ModuleDict(
-            {"proj": nn.Conv2d(1, cfg.dim, cfg.patch, stride=cfg.patch)}
-        )
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(1, cfg.dim, cfg.patch, cfg.patch)})
         self.blocks = blocks(cfg.dim, cfg.heads, cfg.depth)
         self.norm = nn.LayerNorm(cfg.dim, eps=1e-6)
         init_linear(self)
@@ -52,7 +50,9 @@ class M2D(Backbone):
 
     @classmethod
     def from_released(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Warns about other statistics than the front-end's."""
+        """Tensors (name: tensor) in released spelling are the state as they are; other statistics
+        than the front-end's are warned of.
+        """
         stats = state["norm_stats"].tolist() if "norm_stats" in state else list(NORM_STATS)
         if any(abs(a - b) > 0.01 for a, b in zip(stats, NORM_STATS, strict=False)):
             log.warning(

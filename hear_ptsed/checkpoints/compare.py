@@ -12,7 +12,7 @@ from hear_ptsed.heads import LinearHead
 
 
 def read_backbone(backbone: Backbone, file: Contents, path: Path) -> dict[str, Tensor]:
-    """The backbone's part of our state dict; a ValueError if the file's is not exactly that."""
+    """The backbone's part of our state dict (name: tensor); a ValueError if the file's differs."""
     try:
         state, got = convert(file.backbone, type(backbone))
     except ValueError as error:
@@ -57,36 +57,31 @@ def _find_faults(backbone: Backbone, file: Contents, got: dict[str, Tensor]) -> 
 def match_above(
     sequence: nn.Module | None, head: LinearHead | None, file: Contents
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What fits of the file's sequence model and heads, by names in SEDModel; why the rest doesn't.
+    """What fits of the file's sequence model and heads (name: tensor), by names in SEDModel; and
+    why the rest doesn't, by names in the file.
 
     The sequence model fits as a whole; a head, if it also reads the output of the same sequence
     model.
     """
-    fitting, dropped = {}, {}
-    want = {} if sequence is None else sequence.state_dict()
-    got = _choose(file.above, "seq_model.")
-    other_sequence = _differ(got, want, "sequence model")
-    if other_sequence:
-        dropped |= {file.names[f"seq_model.{name}"]: other_sequence for name in got}
-    else:
-        fitting |= {f"sequence.{name}": value for name, value in got.items()}
-    for kind in HEADS:
-        layer = getattr(head, kind, None)
-        want = {} if layer is None else layer.state_dict()
-        got = _choose(file.above, f"{kind}.")
-        why = _differ(got, want, kind)
-        if not why and other_sequence:
+    fitting, dropped, other_sequence = {}, {}, ""
+    parts = [("seq_model.", "sequence.", "sequence model", sequence)]
+    parts += [(f"{kind}.", f"head.{kind}.", kind, getattr(head, kind, None)) for kind in HEADS]
+    for released, ours, part, module in parts:
+        got = {
+            name.removeprefix(released): value
+            for name, value in file.above.items()
+            if name.startswith(released)
+        }
+        why = _differ(got, {} if module is None else module.state_dict(), part)
+        if released == "seq_model.":
+            other_sequence = why
+        elif not why and other_sequence:
             why = f"trained on another input: {other_sequence}"
         if why:
-            dropped |= {file.names[f"{kind}.{name}"]: why for name in got}
+            dropped |= {file.names[released + name]: why for name in got}
         else:
-            fitting |= {f"head.{kind}.{name}": value for name, value in got.items()}
+            fitting |= {ours + name: value for name, value in got.items()}
     return fitting, dropped
-
-
-def _choose(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those whose name begins with a prefix, without it."""
-    return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
 
 
 def _differ(got: dict[str, Tensor], want: dict[str, Tensor], part: str) -> str:

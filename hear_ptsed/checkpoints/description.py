@@ -57,8 +57,7 @@ def describe(path: Path | str) -> dict[str, Any]:
     sequence_model (None or options of `build_sequence_model`), head, classes; empty for files of
     others.
     """
-    tensors, values = tensor_files.read(Path(path))
-    del tensors
+    _, values = tensor_files.read(Path(path))
     if values:
         check_description(values, Path(path))
     return values

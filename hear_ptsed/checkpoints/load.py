@@ -198,11 +198,7 @@ def _find_above(
 
 
 def _build_above(
-    width: int,
-    file: Contents,
-    options: dict[str, Any],
-    kind: type[LinearHead] | None,
-    path: Path,
+    width: int, file: Contents, options: dict[str, Any], kind: type[LinearHead] | None, path: Path
 ) -> tuple[nn.Module | None, LinearHead | None]:
     """Sequence model and head of the file's sizes, with random weights, on frames (B, T, width)."""
     sequence = None
@@ -212,11 +208,11 @@ def _build_above(
         except ValueError as error:
             raise ValueError(f"{path} cannot be rebuilt: {error}") from error
         width = sequence.out_dim
-    counts = {}
-    for head in HEADS:
-        sizes = [v.shape[:1].numel() for n, v in file.above.items() if n.startswith(f"{head}.")]
-        if sizes:
-            counts[head] = sizes[0]
+    counts = {}  # of classes, as the first tensor of a head has it
+    for name, value in file.above.items():
+        part = name.partition(".")[0]
+        if part in HEADS:
+            counts.setdefault(part, value.shape[:1].numel())
     if kind is None or not counts:
         return sequence, None
     if kind is AttentionHead and "strong_head" not in counts:
@@ -251,11 +247,7 @@ def _refuse_other_parts(
 
 
 def _fill(
-    model: SEDModel,
-    file: Contents,
-    state: dict[str, Tensor],
-    description: Description,
-    path: Path,
+    model: SEDModel, file: Contents, state: dict[str, Tensor], description: Description, path: Path
 ) -> Report:
     """Copy the backbone's state and what fits of the parts above it; the report."""
     fitting, dropped = match_above(model.sequence, model.head, file)
@@ -291,8 +283,7 @@ def _add_random_parts(model: SEDModel, parts: Parts) -> None:
         model.sequence = build_sequence_model(in_dim=model.backbone.embed_dim, **parts.sequence)
         new += [f"sequence.{name}" for name in model.sequence.state_dict()]
     if "head" in parts.random:
-        width = model.sequence.out_dim if model.sequence else model.backbone.embed_dim
-        model.head = build_head(parts.head or "linear", width, parts.n_classes)
+        model.head = build_head(parts.head or "linear", model.width, parts.n_classes)
         new += [f"head.{name}" for name in model.head.state_dict()]
     model.report = replace(model.report, random=(*model.report.random, *new))
 

@@ -75,7 +75,9 @@ def release_name(name: str, backbone: type[Backbone]) -> str:
 def convert(
     tensors: dict[str, Tensor], backbone: type[Backbone]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Released tensors as a backbone's state, and that state as released again."""
+    """Tensors (name: tensor) in released spelling as a backbone's state, and that state in released
+    spelling again.
+    """
     try:
         state = backbone.from_released(tensors)
         return state, backbone.to_released(state)
@@ -115,7 +117,7 @@ def sign(name: str) -> tuple[type[Backbone], frozenset]:
 
 
 def pair_shapes(state: Mapping[str, Tensor]) -> frozenset[tuple[str, tuple[int, ...]]]:
-    """Names of tensors with their shapes."""
+    """Names of tensors with their shapes, such as (C', C)."""
     return frozenset((name, tuple(value.shape)) for name, value in state.items())
 
 
@@ -130,5 +132,5 @@ def usable(value: Any) -> bool:
 
 
 def is_stored(value: Tensor) -> bool:
-    """Whether there are as many numbers as the shape needs."""
+    """Whether memory holds as many numbers as the shape (..., N) of a tensor needs."""
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()

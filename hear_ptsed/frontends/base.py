@@ -25,7 +25,7 @@ class FrontEnd(nn.Module, ABC):
 
 
 def power_spectrogram(audio: Tensor, window: Tensor, n_fft: int | None = None) -> Tensor:
-    """Power of centred frames, with the edges of the audio reflected.
+    """Power of centred frames, with the edges of the audio reflected, both as torch.stft does.
 
     Args:
         audio: (B, S)
@@ -34,14 +34,6 @@ def power_spectrogram(audio: Tensor, window: Tensor, n_fft: int | None = None) -
     Returns:
         (B, 1 + n_fft // 2, 1 + S // 160)
     """
-    stft = torch.stft(
-        audio,
-        n_fft or len(window),
-        SPEC_HOP,
-        len(window),
-        window,
-        center=True,
-        pad_mode="reflect",
-        return_complex=True,
-    )
+    size = len(window)
+    stft = torch.stft(audio, n_fft or size, SPEC_HOP, size, window, return_complex=True)
     return stft.real.square() + stft.imag.square()  # abs() of complex numbers is slow

@@ -17,9 +17,13 @@ N_FFT = 512
 
 
 def mel_bank(
-    low: float, high: float, n_mels: int = 128, device: torch.device | None = None
+    low: float,
+    high: float,
+    n_mels: int = 128,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Triangles in the mel domain with peak 1, (n_mels, 257); the Nyquist bin has weight 0.
+    """Triangles (F, 257) in the mel domain with peak 1; the Nyquist bin has weight 0.
 
     Args:
         low, high: edges of the first and the last triangle in Hz.
@@ -29,9 +33,9 @@ def mel_bank(
         return 1127.0 * math.log(1.0 + hz / 700.0)
 
     step = (mel(high) - mel(low)) / (n_mels + 1)
-    index = torch.arange(n_mels, dtype=torch.float32, device=device)[:, None]
+    index = torch.arange(n_mels, dtype=dtype, device=device)[:, None]
     left, centre, right = (mel(low) + (index + i) * step for i in range(3))
-    hz = SAMPLE_RATE / N_FFT * torch.arange(N_FFT // 2, dtype=torch.float32, device=device)
+    hz = SAMPLE_RATE / N_FFT * torch.arange(N_FFT // 2, dtype=dtype, device=device)
     bins = 1127.0 * (1.0 + hz / 700.0).log()
     rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
     return F.pad(torch.minimum(rising, falling).clamp(min=0.0), (0, 1))
@@ -107,3 +111,11 @@ class PaSSTMel(FrontEnd):
     def _jittered_bank(self, device: torch.device) -> Tensor:
         low, high = int(torch.randint(10, ())), 8000 - int(torch.randint(2000, ()))
         return mel_bank(low, high, device=device)
+
+
+def fpasst_mel() -> PaSSTMel:
+    return PaSSTMel(periodic=True)
+
+
+def frame_mn_mel() -> PaSSTMel:
+    return PaSSTMel(periodic=False)

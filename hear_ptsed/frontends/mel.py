@@ -56,7 +56,7 @@ class M2DMel(FrontEnd):
 
 
 def slaney_bank(low: float, high: float, n_mels: int, n_fft: int) -> Tensor:
-    """Triangles linear in Hz with equal area on the Slaney scale, (n_mels, n_fft // 2 + 1).
+    """Triangles (F, N) linear in Hz with equal area on the Slaney scale, N = n_fft // 2 + 1.
 
     Args:
         low, high: edges of the first and the last triangle in Hz.

@@ -1,13 +1,13 @@
 """YAMNet's network, on the grid of all models: a patch of 0.975 s centred on each 40 ms frame."""
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.frontends.base import FrontEnd
-from hear_ptsed.grid import FRAME, SAMPLE_RATE, WINDOW_FRAMES, n_frames
+from hear_ptsed.frontends.kaldi import N_FFT, mel_bank
+from hear_ptsed.grid import FBANK, FRAME, SPEC_HOP, WINDOW_FRAMES, n_frames
 from hear_ptsed.heads import LinearHead
 from hear_ptsed.model import Output, SEDModel, Step, float32
 from hear_ptsed.windows import check_audio
@@ -17,9 +17,9 @@ BLOCKS = ((1, 64), (2, 128), (1, 128), (2, 256), (1, 256), (2, 512)) + 5 * ((1, 
 BLOCKS += ((2, 1024), (1, 1024))
 N_CLASSES = 521
 
-FFT_WINDOW, HOP, N_FFT, N_MELS = 400, 160, 512, 64  # samples, samples, FFT points, bands
-PATCH, FRAME_HOP = 96, FRAME // HOP  # mel frames
-PATCH_SAMPLES = (PATCH - 1) * HOP + FFT_WINDOW  # 15,600: 0.975 s
+N_MELS = 64
+PATCH, FRAME_HOP = 96, FRAME // SPEC_HOP  # mel frames
+PATCH_SAMPLES = (PATCH - 1) * SPEC_HOP + FBANK  # 15,600: 0.975 s
 # samples in front that put the centre of patch i on that of the i-th 40 ms frame
 FRONT_PADDING = (PATCH_SAMPLES - FRAME) // 2
 MEL_CHUNK = 16_384  # mel frames per FFT call: bounds memory on long audio
@@ -27,31 +27,19 @@ CHUNK_FRAMES = 1500  # 60 s of long audio at a time
 CONTEXT_FRAMES = 13  # the reach of a patch beyond its frame
 
 
-def _mel_matrix() -> Tensor:
-    """(257, 64): triangles that are straight in mel, not in Hz, over 125 to 7500 Hz."""
-
-    def mel(hz: np.ndarray) -> np.ndarray:
-        return 1127 * np.log1p(hz / 700)
-
-    edges = np.linspace(*mel(np.array([125.0, 7500.0])), N_MELS + 2)
-    bins = mel(np.arange(N_FFT // 2 + 1) * SAMPLE_RATE / N_FFT)[:, None]
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    weights = np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre))
-    return torch.from_numpy(np.maximum(0, weights)).float()
-
-
 class LogMel(FrontEnd):
     """Natural logarithm of mel magnitudes, with as many frames as lie within the audio."""
 
     def __init__(self) -> None:
         super().__init__()
-        window = torch.hann_window(FFT_WINDOW, periodic=True, dtype=torch.float64).float()
+        window = torch.hann_window(FBANK, periodic=True, dtype=torch.float64).float()
         self.register_buffer("window", window, persistent=False)
-        self.register_buffer("mel", _mel_matrix(), persistent=False)
+        bank = mel_bank(125.0, 7500.0, N_MELS, dtype=torch.float64)
+        self.register_buffer("mel", bank.T.float().contiguous(), persistent=False)  # (257, 64)
 
     def spectrogram(self, audio: Tensor) -> Tensor:
         """(B, S) -> (B, 64, F)."""
-        frames = audio.unfold(-1, FFT_WINDOW, HOP)  # (B, F, 400), a view
+        frames = audio.unfold(-1, FBANK, SPEC_HOP)  # (B, F, 400), a view
         chunks = frames.split(max(1, MEL_CHUNK // len(audio)), dim=1)
         return torch.cat([self.log_mel(chunk) for chunk in chunks], dim=1).mT
 
@@ -68,6 +56,7 @@ class MobileNet(Backbone):
     """
 
     bfloat16 = False
+    no_choice = "yamnet has no blocks to choose"
     embed_dim = BLOCKS[-1][1]
     window_frames = WINDOW_FRAMES
     batch = 64  # patches per call: more of them fall out of a CPU's caches
@@ -110,19 +99,6 @@ class MobileNet(Backbone):
                 x = F.pad(x, (0, 1, 0, 1))
             x = F.relu_(conv(x))
         return x.mean((2, 3))
-
-    def take(
-        self,
-        layer: int | None = None,
-        layers: str | None = None,
-        drop_layers: int = 0,
-        final_norm: bool = True,
-    ) -> None:
-        """There are no blocks to choose; whatever is chosen is a ValueError."""
-        if (layer, layers, drop_layers, final_norm) != (None, None, 0, True):
-            raise ValueError(
-                "yamnet has no blocks to choose: leave out layer, layers, drop_layers, final_norm"
-            )
 
     def compile(self, **options: bool) -> None:
         """A ValueError: every number of patches would be compiled anew."""

