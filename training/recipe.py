@@ -56,13 +56,17 @@ class Model:
     dim: int = setting(2048, "of the sequence model: units per direction, or width", ge=1, le=8192)
     layers: int = setting(2, "of the sequence model", ge=1, le=32)
     head: Literal["linear", "attention"] = setting("linear", "what makes scores of classes")
-    head_prior: Probability | None = setting(None, "that new heads begin with; null: about 0.5")
+    head_prior: Probability | None = setting(
+        None, "probability that new heads begin with; null: about 0.5"
+    )
     compile: bool = setting(False, "torch.compile the backbone")
     batch_norm_momentum: Share | None = setting(
-        None, "of its statistics; null: the model's own (frame_mn 0.01, for thousands of steps)"
+        None,
+        "momentum of batch-norm statistics; null: the model's own (frame_mn 0.01, for thousands of steps)",
     )
     decibel_floor: Literal["clip", "batch"] = setting(
-        "clip", "of atst_frame: 80 dB below the loudest part of it; batch: as published"
+        "clip",
+        "of atst_frame: floor 80 dB below the loudest part of the clip; batch: of the batch, as published",
     )
 
 
