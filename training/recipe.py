@@ -62,11 +62,11 @@ class Model:
     compile: bool = setting(False, "torch.compile the backbone")
     batch_norm_momentum: Share | None = setting(
         None,
-        "momentum of batch-norm statistics; null: the model's own (frame_mn 0.01, for thousands of steps)",
+        "momentum of batch-norm statistics; null: the model's own (frame_mn 0.01)",
     )
     decibel_floor: Literal["clip", "batch"] = setting(
         "clip",
-        "of atst_frame: floor 80 dB below the loudest part of the clip; batch: of the batch, as published",
+        "of atst_frame: 80 dB below the loudest part of this; batch: as published",
     )
 
 
