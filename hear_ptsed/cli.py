@@ -151,7 +151,7 @@ def run_detector(
 
     from hear_ptsed import detect
 
-    options = detect.Options(
+    options = detect.DetectorOptions(
         overlap=args.overlap, precision=args.precision, untrained=args.untrained, device=args.device
     )
     detector = detect.load_detector(args.model, args.stage, args.checkpoint, options)

@@ -71,7 +71,7 @@ def detect(
 
 
 @settings
-class Options(hear.Options):
+class DetectorOptions(hear.Options):
     """How a detector runs: those of the HEAR plug-ins and the device."""
 
     device: str | None = None  # cpu, cuda, ...; None: a GPU if there is one
@@ -86,13 +86,13 @@ class Options(hear.Options):
             raise ValueError(f"device {name!r} cannot be used here: {reason}") from error
 
 
-DEFAULTS = Options()
+DEFAULTS = DetectorOptions()
 
 
 class Scorer:
     """A model on its device that scores audio of any length; see Detector.score."""
 
-    def __init__(self, model: SEDModel, options: Options):
+    def __init__(self, model: SEDModel, options: DetectorOptions):
         self.options, self.device = options, options.usable_device()
         self.low_precision = hear.set_up(model, options)
         self.model = model.to(self.device)
@@ -114,7 +114,10 @@ class Scorer:
 
 
 def load_detector(
-    name: str, stage: str | None = None, checkpoint: Path | None = None, options: Options = DEFAULTS
+    name: str,
+    stage: str | None = None,
+    checkpoint: Path | None = None,
+    options: DetectorOptions = DEFAULTS,
 ) -> Detector:
     """A model by its name, ready to score audio.
 

@@ -16,7 +16,9 @@ def test_yamnet_in_chunks_scores_as_in_one_piece(monkeypatch):
     row = replace(MODELS["yamnet"], class_names=lambda: names)
     monkeypatch.setitem(MODELS, "yamnet", row)
     monkeypatch.setattr(network, "CHUNK_FRAMES", 30)
-    detector = detect.load_detector("yamnet", options=detect.Options(untrained=True, device="cpu"))
+    detector = detect.load_detector(
+        "yamnet", options=detect.DetectorOptions(untrained=True, device="cpu")
+    )
     audio = torch.randn(70 * 640 + 321, generator=torch.Generator().manual_seed(0)) / 9
     model = hear_ptsed.load("yamnet", stage=None, seed=0)
     expected = model(audio[None]).strong[0].T.sigmoid().numpy()

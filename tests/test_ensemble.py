@@ -13,12 +13,13 @@ from pseudo_label_parts import CLASSES, ID, published
 
 import hear_ptsed
 from hear_ptsed.checkpoints import save_checkpoint
+from hear_ptsed.detect import DetectorOptions
 from hear_ptsed.labels import load_labels
 from hear_ptsed.registry import build
 from training import ensemble
 from training.data.clips import open_clips
 from training.data.pseudo_labels import PseudoLabels
-from training.ensemble import Ensemble, Options, process
+from training.ensemble import Ensemble, process
 
 # Files are compared bit by bit, so every process must sum in the same order.
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,7 +34,7 @@ def write_pseudo_labels(models, clips, out, rank=None, world=None, **settings) -
     settings = {k: v for k, v in settings.items() if k not in names}
     share = None if rank is None else (rank, world)
     return ensemble.write_pseudo_labels(
-        models, clips, out, options=Options(**options), share=share, **settings
+        models, clips, out, options=DetectorOptions(**options), share=share, **settings
     )
 
 

@@ -18,10 +18,11 @@ from eval_tasks import features, hear_folder
 from eval_tasks.modules import Module
 from eval_tasks.small import soundscapes
 from hear_ptsed.checkpoints import save_checkpoint
+from hear_ptsed.detect import DetectorOptions
 from hear_ptsed.registry import build
 from training.data.clips import open_clips
 from training.data.pack import pack
-from training.ensemble import Options, write_pseudo_labels
+from training.ensemble import write_pseudo_labels
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # children are forked
 
@@ -65,7 +66,7 @@ def fill(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def jobs(sounds, checkpoint, tmp_path_factory) -> dict[str, Job]:
     data = tones(tmp_path_factory.mktemp("tasks"), {"train": 2, "valid": 1, "test": 1})
-    module, options = Module("eval_tasks.logmel"), Options(device="cpu")
+    module, options = Module("eval_tasks.logmel"), DetectorOptions(device="cpu")
 
     def embed(folder: Path) -> None:
         for name in ("train", "valid", "test"):

@@ -74,7 +74,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def pseudo_label(args: argparse.Namespace) -> int:
-    from hear_ptsed.detect import Options
+    from hear_ptsed.detect import DetectorOptions
     from training.data.annotations import read_events
     from training.data.clips import open_clips
     from training.ensemble import write_pseudo_labels
@@ -85,7 +85,7 @@ def pseudo_label(args: argparse.Namespace) -> int:
         [open_clips(path) for path in args.audio],
         args.out,
         keys=keys,
-        options=Options(batch=args.batch, precision=args.precision, device=args.device),
+        options=DetectorOptions(batch=args.batch, precision=args.precision, device=args.device),
     )
     print(json.dumps(report, indent=1))
     return _exit_code(report["unreadable"], report["found"])

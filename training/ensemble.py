@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hear_ptsed import __version__, interrupt, load
-from hear_ptsed.detect import Options
+from hear_ptsed.detect import DetectorOptions
 from hear_ptsed.errors import few
 from hear_ptsed.files import sha256
 from hear_ptsed.grid import WINDOW_FRAMES, WINDOW_S
@@ -22,7 +22,7 @@ from training.data.clips import Clips, Place, Unreadable
 from training.data.pseudo_labels import Writer, canonical
 from training.data.reading import read_ahead
 
-DEFAULTS = Options(batch=32)
+DEFAULTS = DetectorOptions(batch=32)
 
 
 class Ensemble(nn.Module):
@@ -84,7 +84,7 @@ def write_pseudo_labels(
     out: Path,
     *,
     keys: Collection[str] | None = None,
-    options: Options = DEFAULTS,
+    options: DetectorOptions = DEFAULTS,
     share: tuple[int, int] | None = None,
     block: int = 128,
     workers: int = 4,
@@ -129,7 +129,7 @@ def write_pseudo_labels(
     return writer.merge()
 
 
-def _device(options: Options) -> torch.device:
+def _device(options: DetectorOptions) -> torch.device:
     """The device of the options; of several GPUs, each process of a machine takes another."""
     if options.device in (None, "cuda") and torch.cuda.is_available():
         return torch.device(f"cuda:{process()[2] % torch.cuda.device_count()}")

@@ -218,7 +218,7 @@ class Layer(nn.Module):
     def __init__(self, cfg: BEATsConfig):
         super().__init__()
         self.alpha = (2 * cfg.depth) ** 0.25
-        self.self_attn = GatedAttention(cfg.dim, cfg.heads, cfg.drop)
+        self.self_attn = RelativeAttention(cfg.dim, cfg.heads, cfg.drop)
         self.self_attn_layer_norm = nn.LayerNorm(cfg.dim)
         self.fc1 = nn.Linear(cfg.dim, 4 * cfg.dim)
         self.fc2 = nn.Linear(4 * cfg.dim, cfg.dim)
@@ -235,7 +235,7 @@ class Layer(nn.Module):
         return self.final_layer_norm(torch.add(y, x, alpha=self.alpha))
 
 
-class GatedAttention(nn.Module):
+class RelativeAttention(nn.Module):
     """Self-attention; each head and query scales the shared position bias by its own gate."""
 
     def __init__(self, dim: int, heads: int, drop: float):

@@ -28,7 +28,7 @@ PARTS = ("sequence_model", "head")  # of a model, above its backbone
 
 
 @dataclass(frozen=True)
-class Parts:
+class ChosenParts:
     """What is asked for above the backbone, see `hear_ptsed.load`; `check` refuses nonsense."""
 
     n_classes: int | Literal["file"] | None
@@ -83,7 +83,7 @@ class Parts:
 
 
 def load_model(
-    name: str | None, stage: str | None, checkpoint: Path | str | None, parts: Parts
+    name: str | None, stage: str | None, checkpoint: Path | str | None, parts: ChosenParts
 ) -> SEDModel:
     """What `hear_ptsed.load` gives; see there."""
     if isinstance(MODELS.get(name), PublicRow):
@@ -114,7 +114,7 @@ def load_checkpoint(model: SEDModel, path: Path | str) -> Report:
 
 
 def _load_public(
-    name: str, stage: str | None, checkpoint: Path | str | None, parts: Parts
+    name: str, stage: str | None, checkpoint: Path | str | None, parts: ChosenParts
 ) -> SEDModel:
     if parts.are_chosen or stage not in (None, "strong"):
         raise ValueError(f"{name} has no stages and no parts to choose: leave them out")
@@ -128,7 +128,7 @@ def _load_public(
     return model
 
 
-def _build_random(name: str, parts: Parts) -> SEDModel:
+def _build_random(name: str, parts: ChosenParts) -> SEDModel:
     n_classes = 447 if parts.n_classes == "file" else parts.n_classes
     if parts.backbone_only:
         n_classes = None
@@ -137,7 +137,7 @@ def _build_random(name: str, parts: Parts) -> SEDModel:
 
 
 @float32()
-def _open_file(path: Path, name: str | None, parts: Parts) -> SEDModel:
+def _open_file(path: Path, name: str | None, parts: ChosenParts) -> SEDModel:
     """The model in a file, in evaluation mode; what goes beyond the file is refused.
 
     Args:
@@ -167,7 +167,7 @@ def _open_file(path: Path, name: str | None, parts: Parts) -> SEDModel:
 
 
 def _find_above(
-    file: Contents, description: Description, parts: Parts, path: Path
+    file: Contents, description: Description, parts: ChosenParts, path: Path
 ) -> tuple[dict[str, Any], type[LinearHead] | None]:
     """Options of the sequence model and kind of the head to take from a file: as described, by the
     tensors, or as asked for.
@@ -276,7 +276,7 @@ def _name_classes(
     return tuple(released) if strong and n == len(released) else None
 
 
-def _add_random_parts(model: SEDModel, parts: Parts) -> None:
+def _add_random_parts(model: SEDModel, parts: ChosenParts) -> None:
     """Put the parts asked for by `random` on a model, and on its report."""
     new = []
     if "sequence_model" in parts.random:
@@ -288,7 +288,7 @@ def _add_random_parts(model: SEDModel, parts: Parts) -> None:
     model.report = replace(model.report, random=(*model.report.random, *new))
 
 
-def _refuse_other_than_asked(model: SEDModel, parts: Parts, path: Path) -> None:
+def _refuse_other_than_asked(model: SEDModel, parts: ChosenParts, path: Path) -> None:
     """A ValueError if another sequence model or head was asked for than the file has."""
     if "sequence_model" not in parts.random and parts.sequence:
         has = {} if model.sequence is None else model.sequence.options
