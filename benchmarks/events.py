@@ -32,19 +32,19 @@ def clip(rng: np.random.Generator, classes: list[str], n: int) -> tuple[list, li
             labels.tolist(), starts.tolist(), rng.uniform(100, 900, n).tolist(), strict=True
         )
     ]
-    found = [
+    detected = [
         event | {"start": max(0.0, event["start"] + rng.normal(0, 40))}
         for event in reference
         if rng.random() < 0.7
     ]
-    found = [event for event in found if event["start"] < event["end"]]
+    detected = [event for event in detected if event["start"] < event["end"]]
     for start in rng.uniform(0, 119_000, n // 3).tolist():
-        found.append({"label": str(rng.choice(classes)), "start": start, "end": start + 300.0})
+        detected.append({"label": str(rng.choice(classes)), "start": start, "end": start + 300.0})
     probabilities = rng.uniform(0, 0.5, (FRAMES, len(classes))) ** 2
     for event in reference:
         span = slice(int(event["start"] / 40), int(event["end"] / 40) + 1)
         probabilities[span, classes.index(event["label"])] += rng.uniform(0, 0.7)
-    return reference, found, probabilities
+    return reference, detected, probabilities
 
 
 def main() -> None:
@@ -60,17 +60,17 @@ def main() -> None:
         rng = np.random.default_rng(0)
         classes = [f"class {k:02d}" for k in range(n_classes)]
         made = [clip(rng, classes, n) for _ in range(args.clips)]
-        reference, found, probabilities = (
-            {f"{i}.wav": one[part] for i, one in enumerate(made)} for part in range(3)
+        reference, detected, probabilities = (
+            {f"{i}.wav": parts[part] for i, parts in enumerate(made)} for part in range(3)
         )
         for metric in metrics:
             start = time.perf_counter()
             indices = {name: i for i, name in enumerate(classes)}
-            theirs = scorers[metric](indices)(found, reference)[0][1]
+            of_heareval = scorers[metric](indices)(detected, reference)[0][1]
             middle = time.perf_counter()
-            ours = event_scores(reference, found, classes, [metric]).scores[metric]
+            ours = event_scores(reference, detected, classes, [metric]).scores[metric]
             times = middle - start, time.perf_counter() - middle
-            assert ours == theirs, (ours, theirs)
+            assert ours == of_heareval, (ours, of_heareval)
             each = " | ".join(f"{value / args.clips:.3f}" for value in times)
             print(f"| {task}: {metric}, {n} events | {each} | {times[0] / times[1]:.1f} |")
         start = time.perf_counter()

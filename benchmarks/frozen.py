@@ -43,11 +43,12 @@ class Uncached(Frozen):
     parts: dict[str, Part]
 
     def gather(self, kind: str, crops: list[Crop]) -> Tensor:
+        """Embeddings (F, D) of the crops, one after the other, F frames in all."""
         if not hasattr(self, "backbone"):
             self.backbone = self.module.load(str(self.device))
         audio = [self.parts[c.part].read(c.file, c.first, WINDOW_FRAMES) for c in crops]
         frames = self.module.embed(self.backbone, torch.from_numpy(np.stack(audio)))
-        return torch.cat([one[: c.frames] for one, c in zip(frames, crops, strict=True)])
+        return torch.cat([clip[: c.frames] for clip, c in zip(frames, crops, strict=True)])
 
 
 def uncached(module: Module, data: TaskData) -> Callable[..., Uncached]:
@@ -60,13 +61,13 @@ def uncached(module: Module, data: TaskData) -> Callable[..., Uncached]:
 
 
 def trained(
-    make: Callable[..., Frozen], data: TaskData, found: dict, chosen: Recipe, seed: int
+    make: Callable[..., Frozen], data: TaskData, embedded: dict, chosen: Recipe, seed: int
 ) -> Scored:
-    problem = make(data, data.splits[0], found, chosen, seed=seed, device="cpu")
+    problem = make(data, data.splits[0], embedded, chosen, seed=seed, device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         fit(problem, chosen, Path(folder), seed=seed, progress=False)
     problem.model.eval()
-    probabilities = problem.probabilities(found["test"])
+    probabilities = problem.probabilities(embedded["test"])
     return rate(data.task, data.parts["test"], probabilities, bootstrap=Bootstrap())
 
 
@@ -80,16 +81,16 @@ def equivalence(data: TaskData, module: Module, cache: Path, seeds: Sequence[int
         "linear",
         [f"optim.epochs={epochs}", "optim.batch=64", "optim.lr=0.02", "optim.warmup_steps=2"],
     )
-    found = {n: features(data, n, module, cache, shifts=chosen.fit.shifts) for n in PARTS}
+    embedded = {n: features(data, n, module, cache, shifts=chosen.fit.shifts) for n in PARTS}
     metric = data.task.metrics[0]
     print(f"| seed | {metric}: cached | uncached | difference |\n|---|---|---|---|")
     means = []
     for seed in seeds:
-        a = trained(Frozen, data, found, chosen, seed)
-        b = trained(uncached(module, data), data, found, chosen, seed)
-        cells = [percent(one.scores[metric], *one.ci95[metric]) for one in (a, b)]
+        a = trained(Frozen, data, embedded, chosen, seed)
+        b = trained(uncached(module, data), data, embedded, chosen, seed)
+        cells = [percent(scored.scores[metric], *scored.ci95[metric]) for scored in (a, b)]
         print(f"| {seed} | {' | '.join(cells)} | {percent(*paired(a, b, metric))} |", flush=True)
-        means.append([one.scores[metric] for one in (a, b)])
+        means.append([scored.scores[metric] for scored in (a, b)])
     cached, fresh = 100 * np.mean(means, 0)
     print(f"| mean | {cached:.1f} | {fresh:.1f} | {cached - fresh:.1f} |\n")
 
@@ -116,20 +117,20 @@ def times(data: TaskData, module: Module, cache: Path, crops: int, quick: bool) 
     ahead = estimate(data, PARTS, module, cache, shifts=chosen.fit.shifts)
     if quick:
         dim = module.load().timestamp_embedding_size
-        found = {name: made_up(data.parts[name], dim, chosen.fit.shifts) for name in PARTS}
+        embedded = {name: made_up(data.parts[name], dim, chosen.fit.shifts) for name in PARTS}
         embedding = ahead.seconds
     else:
         started = time.perf_counter()
-        found = {n: features(data, n, module, cache, shifts=chosen.fit.shifts) for n in PARTS}
+        embedded = {n: features(data, n, module, cache, shifts=chosen.fit.shifts) for n in PARTS}
         embedding = time.perf_counter() - started
     options = {"seed": 0, "device": "cpu"}
-    cached = Frozen(data, data.splits[0], found, chosen, **options)
-    fresh = uncached(module, data)(data, data.splits[0], found, few, **options)
+    cached = Frozen(data, data.splits[0], embedded, chosen, **options)
+    fresh = uncached(module, data)(data, data.splits[0], embedded, few, **options)
     step, slow = seconds_per_step(cached, 5), seconds_per_step(fresh, 2) / crops
     total = embedding + cached.steps * step
     want = cached.steps * BATCH * slow
     name = module.model + (" (untrained)" if module.untrained else "")
-    dim = found["train"].rows.shape[1]
+    dim = embedded["train"].rows.shape[1]
     return (
         f"| {name} | {dim} | {embedding:.0f} (ahead: {ahead.seconds:.0f}) | {1000 * step:.0f} | "
         f"{1000 * BATCH * slow:.0f} | {total:.0f} | {want:.0f} | {want / total:.0f} |"
@@ -152,11 +153,11 @@ def dc16_size() -> None:
     task = Task("made up", "", "", ("event_onset_200ms_fms",), TASKS["office"].decoding)
     data = TaskData(task, Path(), {}, classes, {"train": part}, None)
     chosen = recipe(task, "linear")
-    found = {"train": made_up(part, DC16["dim"], chosen.fit.shifts)}
+    embedded = {"train": made_up(part, DC16["dim"], chosen.fit.shifts)}
     split = Split(("train",), "train", "train")
-    problem = Frozen(data, split, found, chosen, seed=0, device="cpu")
+    problem = Frozen(data, split, embedded, chosen, seed=0, device="cpu")
     step = seconds_per_step(problem, 10)
-    size = found["train"].rows.numel() * 2 / 1e6
+    size = embedded["train"].rows.numel() * 2 / 1e6
     print("| DC16-T2's size, dim 768 | MB | s per step | steps of 500 epochs | minutes |")
     print("|---|---|---|---|---|")
     print(f"| batch {chosen.optim.batch} | {size:.0f} | {step:.3f} | {problem.steps} | "

@@ -140,8 +140,8 @@ def compare(scores, clips, classes, events, seconds, n: int) -> None:
     value, per_class, areas, psds_s, auroc_s = plain(*inputs)
     gap = max(
         abs(ours.psds1 - value),
-        *(abs(own["psds1"] - per_class[name]) for name, own in ours.per_class.items()),
-        *(abs(own["pauroc"] - areas[name]) for name, own in ours.per_class.items()),
+        *(abs(measured["psds1"] - per_class[name]) for name, measured in ours.per_class.items()),
+        *(abs(measured["pauroc"] - areas[name]) for name, measured in ours.per_class.items()),
     )
     print(f"\n{n} clips, {len(used)} classes, one job each; s and ms per clip:\n")
     print("| | s | ms | x ours |\n| --- | --- | --- | --- |")

@@ -35,10 +35,12 @@ def files(audio: np.ndarray, rate: int) -> Tensor:
 
 
 def training(audio: np.ndarray, rate: int) -> Tensor:
+    """(S,) at 16 kHz as training resamples its clips."""
     return to_16k(torch.from_numpy(audio), rate)
 
 
 def best(audio: np.ndarray, rate: int) -> Tensor:
+    """(S,) at 16 kHz by torchaudio's "kaiser_best"."""
     method = "sinc_interp_kaiser"
     return resample(torch.from_numpy(audio), rate, 16000, resampling_method=method, **BEST)
 
@@ -51,7 +53,7 @@ def noise(rate: int) -> np.ndarray:
 
 
 def apart(a: Tensor, b: Tensor, low_hz: int = 0, high_hz: int = 8000) -> float:
-    """RMS of the difference over that of `a`, within a band."""
+    """RMS of the difference of a and b, (S,) each, over that of `a`, within a band."""
     n = min(len(a), len(b))
     band = slice(low_hz * n // 16000, high_hz * n // 16000)
     spectra = [torch.fft.rfft(x[:n] * torch.hann_window(n))[band] for x in (a, b)]
@@ -77,7 +79,7 @@ def signals() -> None:
 
 
 def compare(name: str, embed: Callable[[Tensor], Tensor], clips: list[tuple]) -> None:
-    """A row: how far embeddings are from those of audio that soxr resampled."""
+    """A row: how far embeddings, of audio (1, S), are from those of audio that soxr resampled."""
     differences = []
     with torch.inference_mode():
         for audio, rate in clips:

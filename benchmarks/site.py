@@ -60,9 +60,11 @@ def main() -> None:
         made = many(Path(folder) / "results", models, TASKS, args.seeds, args.resamples)
         load = os.getloadavg()[0]
         start = time.perf_counter()
-        found = collect([Path(folder) / "results"])
+        collected = collect([Path(folder) / "results"])
         read = time.perf_counter() - start
-        index = site.build(found, Path(folder) / "site", processes=2)  # as the command line does
+        index = site.build(
+            collected, Path(folder) / "site", processes=2
+        )  # as the command line does
         wall = time.perf_counter() - start
         files = [path for path in index.parent.rglob("*") if path.is_file()]
         print(f"{made} records, {len(models)} models; load before: {load:.1f}")
@@ -70,9 +72,11 @@ def main() -> None:
         print(f"all    {wall:6.1f} s")
         print(f"site   {len(files)} files, {sum(p.stat().st_size for p in files) / 1e6:.0f} MB")
         rows, times = sort_times(index)
-        for name, own in zip(("laid out", "drawn"), zip(*times, strict=True), strict=True):
-            middle = sorted(own)[len(own) // 2]
-            print(f"sort   {rows} rows, {name}: median {middle:.0f} ms, most {max(own):.0f} ms")
+        for name, taken_ms in zip(("laid out", "drawn"), zip(*times, strict=True), strict=True):
+            middle = sorted(taken_ms)[len(taken_ms) // 2]
+            print(
+                f"sort   {rows} rows, {name}: median {middle:.0f} ms, most {max(taken_ms):.0f} ms"
+            )
 
 
 if __name__ == "__main__":

@@ -60,30 +60,30 @@ def main() -> None:
 
 def report(folder: Path) -> None:
     """The table of all finished records."""
-    found: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
+    scores: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
     for path in sorted(folder.rglob("*.json")):
         record = results.read(path)
         value = next(iter(record.scores.values()))
-        value = 0.0 if math.isnan(value) else value  # no event was found: F is not defined
-        of_stage = found.setdefault((record.task, record.mode), {}).setdefault(record.stage, {})
+        value = 0.0 if math.isnan(value) else value  # no event came out: F is not defined
+        of_stage = scores.setdefault((record.task, record.mode), {}).setdefault(record.stage, {})
         of_stage[record.seed] = value
-    columns = sorted(found)
+    columns = sorted(scores)
     print("| | " + " | ".join(f"{task}, {mode}" for task, mode in columns) + " |")
     print("|---" * (len(columns) + 1) + "|")
     for stage in STAGES:
-        cells = [_cell(list(found[c].get(stage, {}).values())) for c in columns]
+        cells = [_cell(list(scores[c].get(stage, {}).values())) for c in columns]
         print(f"| {stage} | {' | '.join(cells)} |")
     for better, worse in DIFFERENCES:
-        cells = [_cell(_paired(found[c], better, worse)) for c in columns]
+        cells = [_cell(_paired(scores[c], better, worse)) for c in columns]
         print(f"| {better} - {worse} | {' | '.join(cells)} |")
     tasks = sorted({task for task, _ in columns})
     print("\nFine-tuned less frozen, all stages and seeds:")
     for task in tasks:
         pairs = [
-            found[task, "finetuned"][stage][seed] - found[task, "frozen"][stage][seed]
+            scores[task, "finetuned"][stage][seed] - scores[task, "frozen"][stage][seed]
             for stage, seed in product(STAGES, range(100))
-            if seed in found.get((task, "finetuned"), {}).get(stage, {})
-            and seed in found.get((task, "frozen"), {}).get(stage, {})
+            if seed in scores.get((task, "finetuned"), {}).get(stage, {})
+            and seed in scores.get((task, "frozen"), {}).get(stage, {})
         ]
         if pairs:
             print(f"- {task}: {100 * statistics.mean(pairs):+.1f} in {len(pairs)} pairs")

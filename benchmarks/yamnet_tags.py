@@ -74,10 +74,10 @@ def tags(model: YamNet, names: list[str]) -> None:
             clip = audio(find_wheel(project), member)
             scores = published_scores(model, clip).mean(0)
             order = scores.argsort(descending=True).tolist()
-            own = names.index(classes if isinstance(classes, str) else classes[path.stem])
-            best = (f"{names[i]} {scores[i]:.2f}" for i in [*order[:3], own])
+            named = names.index(classes if isinstance(classes, str) else classes[path.stem])
+            best = (f"{names[i]} {scores[i]:.2f}" for i in [*order[:3], named])
             row = (project, path.name, f"{clip.shape[1] / SAMPLE_RATE:.1f}", *best)
-            print(f"| {' | '.join(row)} | {1 + order.index(own)} |")
+            print(f"| {' | '.join(row)} | {1 + order.index(named)} |")
 
 
 def bells(model: YamNet, names: list[str]) -> None:

@@ -5,14 +5,12 @@ import shutil
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.utils._pytree as pytree
 from training_corpus import (
     CLASSES,
     EVAL,
-    TRAIN,
     DiskOf,
     KillAt,
     NoteEvaluations,
@@ -22,7 +20,6 @@ from training_corpus import (
     recipe,
     start,
     write_corpus,
-    write_pseudo_labels,
 )
 
 lightning = pytest.importorskip("lightning")
@@ -32,7 +29,6 @@ from hear_ptsed.files import sha256  # noqa: E402
 from hear_ptsed.model import SEDModel  # noqa: E402
 from leaderboards.collect import collect  # noqa: E402
 from training.callbacks import Keep  # noqa: E402
-from training.data.coverage import Coverage  # noqa: E402
 from training.module import Training  # noqa: E402
 
 # All that draws random numbers or keeps a state from step to step.
@@ -256,9 +252,6 @@ def test_another_rate_is_refused_on_the_way_and_begins_a_new_run_from_the_checkp
     assert rates == [1e-4] * len(rates)
 
 
-# Other bad input
-
-
 def test_a_folder_with_a_run_is_refused_without_resume_or_for_another_recipe(
     corpus, halfway, tmp_path
 ):
@@ -272,71 +265,6 @@ def test_a_folder_with_a_run_is_refused_without_resume_or_for_another_recipe(
         command = fit(corpus, tmp_path, "--resume", f"--{setting}")
         assert_refused(command, "is of another run", told, "use another run.out")
     assert sha256(halfway / "last.ckpt") == before
-
-
-@pytest.mark.parametrize(
-    ("sections", "message"),
-    [
-        ({"optim": {"warmup": 3}}, "recipe has the unknown optim.warmup; known: name, lr,"),
-        ({"optimiser": {"lr": 3}}, "recipe has the unknown optimiser; known: model, data,"),
-        ({"optim": {"batch": "four"}}, "optim.batch is 'four'; it must be a valid integer"),
-        (
-            {"augment": {"warp_p": 2}},
-            "augment.warp_p is 2; it must be less than or equal to 1 (",
-        ),
-        ({"optim": {"warmup_steps": 6}}, "warmup_steps 6 in a run of 6 optimizer steps"),
-        ({"data": {"train": []}}, "names no data to train on"),
-        ({"data": {"train": [{"audio": "gone.hdf"}]}}, "gone.hdf"),
-        (
-            {"data": {"train": [{"audio": "train.hdf", "events": "eval.tsv"}]}},
-            "train.hdf is in the annotation",
-        ),
-        ({"model": {"name": "frame_mn"}}, "unknown model 'frame_mn'; known: atst_frame,"),
-        ({"model": {"start": "strong"}}, "frame_mn02 has no 'strong' stage"),
-        ({"distill": {"weight": 0.5, "pseudo_labels": ["cut.h5"]}}, "expected float16 (clips, 3,"),
-        ({"distill": {"weight": 0.5, "pseudo_labels": ["nan.h5"]}}, "NaN or infinite logits of t"),
-    ],
-)
-def test_a_bad_recipe_or_bad_data_is_refused_in_one_line(corpus, tmp_path, sections, message):
-    logits = np.zeros((TRAIN, len(CLASSES), 250))
-    write_pseudo_labels(corpus / "cut.h5", logits[:, :, :249])
-    logits[:, 1, 7] = np.nan
-    write_pseudo_labels(corpus / "nan.h5", logits)
-    assert_refused(fit(corpus, tmp_path, **sections), message)
-    assert not (tmp_path / "run" / "last.ckpt").exists()
-
-
-@pytest.fixture(scope="module")
-def half_broken(tmp_path_factory) -> Path:
-    return write_corpus(tmp_path_factory.mktemp("broken"), broken=(3,))
-
-
-def test_more_unreadable_clips_than_allowed_stop_a_run(half_broken, tmp_path):
-    command = fit(half_broken, tmp_path)
-    assert_refused(command, "1 of 8 clips are unreadable", "max_unreadable = 0.01", "Yt0000000003")
-
-
-@pytest.fixture(scope="module")
-def lenient(half_broken, tmp_path_factory) -> Path:
-    """Folder of a run with one unreadable clip of 8, where more are allowed."""
-    folder = tmp_path_factory.mktemp("lenient")
-    sections = {
-        "model": {"name": "frame_mn06"},
-        "data": {"max_unreadable": 0.2},
-        "sampling": {"balanced": False},
-        "optim": {"epochs": 1},
-    }
-    command = fit(half_broken, folder, **sections)
-    assert command.code == 0, command.text
-    return folder
-
-
-def test_fewer_unreadable_clips_are_named_and_listed(lenient):
-    text = (lenient / "log").read_text(encoding="utf-8")
-    assert "unreadable, left out: " in text
-    assert "1 unreadable (12.50%): Yt0000000003" in text
-    assert list(Coverage.read(lenient / "run" / "coverage-0.json").unreadable) == ["Yt0000000003"]
-    assert Coverage.read(lenient / "run" / "coverage-1.json").unreadable == {}
 
 
 # Checkpoints
@@ -388,20 +316,6 @@ def test_a_trained_checkpoint_opens_everywhere_and_scores_as_in_training(
     assert not found.rejected
     by_name = collect([undisturbed / "best.json"], figures=False)
     assert "training writes beside its scores.json" in by_name.rejected[0].reason
-
-
-def test_a_plug_in_takes_a_trained_file(lenient):
-    from hear_ptsed.plugins import frame_mn06_strong
-
-    audio = 0.1 * torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
-    expected = hear_ptsed.load(checkpoint=lenient / "run" / "model.pt")
-    for name in ("model.pt", "model.safetensors"):
-        model = frame_mn06_strong.load_model(str(lenient / "run" / name))
-        embeddings, _ = frame_mn06_strong.get_timestamp_embeddings(audio, model)
-        assert embeddings.shape[:2] == (1, 25) and embeddings.isfinite().all()
-        with torch.no_grad():
-            features = expected(torch.nn.functional.pad(audio, (0, 144000))).frames
-        torch.testing.assert_close(embeddings, features[:, :25], rtol=1e-3, atol=1e-3)
 
 
 def test_a_checkpoint_without_a_strong_head_is_not_scored(corpus, undisturbed, tmp_path):
