@@ -11,8 +11,14 @@ from importlib import import_module
 
 import numpy as np
 
-from eval_tasks.event_based import THRESHOLDS, Decoding, event_scores, threshold_curve
-from eval_tasks.hear_tools import gpu_name_as_bytes, pkg_resources_stand_in, tensorflow_stand_in
+from eval_tasks.heareval.launch import gpu_name_as_bytes, tensorflow_stand_in
+from hear_ptsed.metrics.decoding import Decoding
+from hear_ptsed.metrics.events import (
+    THRESHOLDS,
+    event_scores,
+    pkg_resources_stand_in,
+    threshold_curve,
+)
 
 # Like a clip of 120 s of: classes, events, metrics of the task.
 TASKS = {

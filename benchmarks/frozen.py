@@ -19,17 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval_tasks import small
-from eval_tasks.base import Part, Split, Task, TaskData, open_task
-from eval_tasks.features import Features, estimate, features
-from eval_tasks.frozen import Crop, Frozen
-from eval_tasks.loop import fit
-from eval_tasks.modules import GENERIC, Module
-from eval_tasks.rating import rate
-from eval_tasks.recipe import Recipe, recipe
-from eval_tasks.scoring import Bootstrap, Scored, paired
-from eval_tasks.tasks import TASKS
+from eval_tasks.fit.features import Features, estimate, features
+from eval_tasks.fit.frozen import Crop, Frozen
+from eval_tasks.fit.loop import fit
+from eval_tasks.fit.recipe import Recipe, recipe
+from eval_tasks.plugin import GENERIC, Module
+from eval_tasks.score import rate
+from eval_tasks.tasks import TASKS, rendered
+from eval_tasks.tasks.base import Part, Split, Task, TaskData, open_task
 from hear_ptsed.grid import FRAME, WINDOW_FRAMES
+from hear_ptsed.metrics.bootstrap import Bootstrap, Scored, paired
 
 PARTS = ("train", "valid", "test")
 EPOCHS, BATCH = 500, 256  # as published
@@ -173,7 +172,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=30, help="of the first table")
     parser.add_argument("--quick", action="store_true", help="ten epochs, one seed, estimates")
     args = parser.parse_args()
-    data = open_task(TASKS["office"], small.prepare("office", args.tasks_dir))
+    data = open_task(TASKS["office"], rendered.prepare("office", args.tasks_dir))
     trained_one = Module(GENERIC, args.checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)

@@ -18,11 +18,11 @@ from pathlib import Path
 import yaml
 from pipeline import interval
 
-from eval_tasks import results
+from hear_ptsed.metrics import records
 
 STAGES = ("scratch", "weak", "strong", "strong_kd")
 TASKS = ("office", {"task": "piano", "folds": 1}, "home")
-MODES = ("frozen-linear", "finetuned")
+PROTOCOLS = ("linear", "finetuned")
 DIFFERENCES = (("weak", "scratch"), ("strong", "weak"), ("strong_kd", "strong"))
 
 
@@ -36,7 +36,7 @@ def sweep(pipeline: Path, seed: int, stages: list[str]) -> dict:
         }
         for stage in stages
     ]
-    return {"tasks": list(TASKS), "modules": modules, "modes": list(MODES), "seeds": [seed]}
+    return {"tasks": list(TASKS), "modules": modules, "protocols": list(PROTOCOLS), "seeds": [seed]}
 
 
 def main() -> None:
@@ -62,13 +62,15 @@ def report(folder: Path) -> None:
     """The table of all finished records."""
     scores: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
     for path in sorted(folder.rglob("*.json")):
-        record = results.read(path)
+        record = records.read(path)
         value = next(iter(record.scores.values()))
         value = 0.0 if math.isnan(value) else value  # no event came out: F is not defined
-        of_stage = scores.setdefault((record.task, record.mode), {}).setdefault(record.stage, {})
+        of_stage = scores.setdefault((record.task, record.protocol), {}).setdefault(
+            record.stage, {}
+        )
         of_stage[record.seed] = value
     columns = sorted(scores)
-    print("| | " + " | ".join(f"{task}, {mode}" for task, mode in columns) + " |")
+    print("| | " + " | ".join(f"{task}, {protocol}" for task, protocol in columns) + " |")
     print("|---" * (len(columns) + 1) + "|")
     for stage in STAGES:
         cells = [_cell(list(scores[c].get(stage, {}).values())) for c in columns]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from eval_tasks.request import Block, DropLayers, Folds, GridPoints, Jobs, Retries, Seeds
 from hear_ptsed.errors import run_command, shown
+from hear_ptsed.metrics.records import PROTOCOLS
 from hear_ptsed.options import Parser, add_number
 from training.recipe import Seed, Workers
 
@@ -25,27 +26,29 @@ RUN_NOTES = """\
 A finished record is kept: the same command does nothing more, another option, checkpoint or task
 makes another record. A run that was killed goes on where it was.
 
-frozen --protocol linear   a linear layer on cached embeddings (work/features, shared by all runs)
-frozen --protocol hear     the unmodified heareval
-frozen --setup baseline    DCASE 2023 task 4: CRNN beside the embeddings, mean teacher
-finetuned                  all of the network
+linear          a linear layer on cached embeddings (work/features, shared by all runs)
+hear            the unmodified heareval
+finetuned       all of the network
+weak-linear     an attention head on cached embeddings, strong and weak labels
+weak-finetuned  all of the network, strong and weak labels
+mean-teacher    DCASE 2023 task 4: CRNN beside the embeddings, mean teacher
 
 --set as_published restores the old behaviours of the public script for dcase2016_task2 (linear and
 finetuned): its warm-up, part batches, heads' bias and the like, see README, Training.
 
 With folds, all of them are tested and their scores averaged, unless --folds says otherwise."""
 SWEEP_NOTES = """\
-Every module on every task in every mode with every seed, each in a process of its own:
+Every module on every task by every protocol with every seed, each in a process of its own:
 
   tasks: [office, {task: piano, folds: 1, set: {finetuned: [optim.epochs=30]}}]
   modules: [beats_strong, {module: checkpoint, checkpoint: my.pt, stage: strong}]
-  modes: [frozen-hear, frozen-linear, {mode: finetuned, set: [optim.lr=1e-4]}]
+  protocols: [hear, linear, {protocol: finetuned, set: [optim.lr=1e-4]}]
   seeds: 3
 
-Modes are frozen-hear, frozen-linear, frozen-simple, frozen-baseline and finetuned. A task may name
-the modes it takes part in (modes: [...]). Logs of the runs are in WORK/sweep. With Ray, the folders
-of --tasks-dir, --results and --work must be on a file system that all machines share; a run takes
-one GPU if the cluster has some, and runs of lost machines are repeated."""
+Protocols are those of `run`. A task may name those it takes part in (protocols: [...]). Logs of the
+runs are in WORK/sweep. With Ray, the folders of --tasks-dir, --results and --work must be on a file
+system that all machines share; a run takes one GPU if the cluster has some, and runs of lost
+machines are repeated."""
 
 
 DEMO_NOTES = """\
@@ -56,17 +59,17 @@ packages of requirements.txt."""
 
 
 def validate(args: argparse.Namespace, _rest: list[str]) -> int:
-    from eval_tasks import hear_tools
+    from eval_tasks.heareval import launch
 
-    hear_tools.validate(args.module, args.model, args.device, args.untrained)
+    launch.validate(args.module, args.model, args.device, args.untrained)
     print("Looks good!")
     return 0
 
 
 def heareval(args: argparse.Namespace, rest: list[str]) -> int:
-    from eval_tasks import hear_tools
+    from eval_tasks.heareval import launch
 
-    return hear_tools.heareval(args.runner, rest)
+    return launch.heareval(args.runner, rest)
 
 
 def fetch(args: argparse.Namespace, _rest: list[str]) -> int:
@@ -95,8 +98,8 @@ def prepare(args: argparse.Namespace, _rest: list[str]) -> int:
 
 def run(args: argparse.Namespace, _rest: list[str]) -> int:
     from eval_tasks.request import Request
-    from eval_tasks.results import shown
     from eval_tasks.run import execute, plan
+    from hear_ptsed.metrics.records import shown
 
     names = {one.name for one in fields(Request)}
     given = {key: value for key, value in vars(args).items() if key in names}
@@ -138,14 +141,14 @@ def sweep(args: argparse.Namespace, _rest: list[str]) -> int:
 
 
 def demo(args: argparse.Namespace, _rest: list[str]) -> int:
-    from eval_tasks import small
     from eval_tasks.demo.evaluation import evaluate_modules, evaluate_stages
     from eval_tasks.demo.stages import run_stages, trained_folder
+    from eval_tasks.tasks import rendered
 
     # Threads that wait without spinning: on a busy machine spinning ones slow down all others.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     out = args.out.absolute()
-    evaluate_modules(out, small.prepare("office", out / "tasks"))
+    evaluate_modules(out, rendered.prepare("office", out / "tasks"))
     run_stages(out / "training", out / "tasks", quick=not args.full, seed=args.seed)
     evaluate_stages(out, trained_folder(out / "training", not args.full, args.seed), args.seed)
     print(f"done; everything is in {out}, the records in {out / 'results'}")
@@ -234,7 +237,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = commands.add_parser(
         "sweep",
-        help="tasks x modules x modes x seeds",
+        help="tasks x modules x protocols x seeds",
         description=SWEEP_NOTES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -257,9 +260,7 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     add("--task", required=True, help="such as office, dcase2016_task2; an unknown one lists all")
     add("--module", required=True, help="HEAR plug-in; those of this suite by name: beats_strong")
-    add("--mode", required=True, choices=["frozen", "finetuned"])
-    add("--protocol", choices=["hear", "linear"], help="of frozen; default linear")
-    add("--setup", choices=["simple", "baseline"], help="of tasks with weak labels; default simple")
+    add("--protocol", required=True, choices=PROTOCOLS, help="how the module is put to the task")
     seeds = sub.add_mutually_exclusive_group()
     add_number(seeds.add_argument, "--seeds", Seeds, None, "a record for each of 0 to N - 1")
     add_number(seeds.add_argument, "--seed", Seed, None, "of one record; default 0")

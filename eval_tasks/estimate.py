@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import torch
 
-from eval_tasks.modules import device_of
+from eval_tasks.plugin import device_of
 from eval_tasks.run import Run
 
 CLIPS = 8  # of the training step that is timed
 STATE = 4  # weights now, the best ones, and two moments of the optimiser
-HEAR_COPIES = 4  # heareval keeps float32 twice, eval_tasks.features float16 once
+HEAR_COPIES = 4  # heareval keeps float32 twice, eval_tasks.fit.features float16 once
 
 
 def told(run: Run) -> str:
@@ -24,7 +24,7 @@ def told(run: Run) -> str:
     lines += [f"  coverage: {run.data.coverage}"] if run.data.coverage else []
     parts = ", ".join(f"{name} {len(part)}" for name, part in run.data.parts.items())
     lines.append(f"  clips: {parts}; {len(run.data.classes)} classes")
-    if run.request.kind == "finetuned":
+    if run.request.protocol.endswith("finetuned"):
         lines.append(f"  training: {_training(run)}")
     else:
         lines.append(f"  embeddings: {_embeddings(run)}")
@@ -33,12 +33,12 @@ def told(run: Run) -> str:
 
 
 def _embeddings(run: Run) -> str:
-    from eval_tasks.features import estimate
+    from eval_tasks.fit.features import estimate
 
-    splits, hear = run.splits, run.request.kind == "hear"
+    splits, hear = run.splits, run.request.protocol == "hear"
     names = {name for split in splits for name in (*split.train, split.valid, split.test)}
-    if run.data.task.setups and not hear:
-        more = ("weak", "unlabelled") if run.request.kind == "baseline" else ("weak",)
+    if run.request.protocol in ("weak-linear", "mean-teacher"):
+        more = ("weak", "unlabelled") if run.request.protocol == "mean-teacher" else ("weak",)
         names |= {name for name in more if name in run.data.parts}
     shifts = 1 if run.recipe is None else run.recipe.fit.shifts
     # heareval has no use for the cache of the others.
@@ -53,10 +53,10 @@ def _embeddings(run: Run) -> str:
 
 def _training(run: Run) -> str:
     """Steps, and the time of one on a few clips that is really done."""
-    from eval_tasks import finetune, loop
+    from eval_tasks.fit import finetune, loop
 
     data, numbers = run.data, run.recipe
-    weak = [data.parts["weak"]] if data.task.setups else []
+    weak = [data.parts["weak"]] if run.request.protocol == "weak-finetuned" else []
     strong = [[data.parts[name] for name in split.train] for split in run.splits]
     steps = sum(finetune.Batches(one, weak, numbers, run.seed).plan.steps for one in strong)
     few = replace(
@@ -64,7 +64,7 @@ def _training(run: Run) -> str:
         optim=replace(numbers.optim, batch=min(CLIPS, numbers.optim.batch)),
         fit=replace(numbers.fit, weak_batch=min(CLIPS, numbers.fit.weak_batch)),
     )
-    attention = bool(data.task.setups)
+    attention = bool(weak)
     net = finetune.network(
         run.module, len(data.classes), numbers.fit, run.seed, attention=attention
     )

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from eval_tasks.base import Task
+from eval_tasks.tasks.base import Task
+from hear_ptsed.metrics.records import PROTOCOLS
 from hear_ptsed.schema import settings
 from training.recipe import Seed, Workers
 
@@ -17,6 +18,7 @@ HEAR_SEED = 42  # heareval seeds everything with it
 BLOCKS = ("layer", "layers", "drop_layers")  # of transformers, to embed by
 WHERE = ("tasks_dir", "results", "work", "device", "workers", "export")  # decide no result
 
+Protocol = Literal[*PROTOCOLS]
 Block = Annotated[int, Field(ge=1, le=1000)]
 DropLayers = Annotated[int, Field(ge=0, le=1000)]
 Folds = Annotated[int, Field(ge=1, le=1000)]
@@ -32,9 +34,7 @@ class Request:
 
     task: str
     module: str
-    mode: Literal["frozen", "finetuned"]
-    protocol: Literal["hear", "linear"] | None = None  # of frozen
-    setup: str | None = None  # of tasks that have some: simple, baseline
+    protocol: Protocol
     seed: Seed | None = None
     checkpoint: Path | None = None
     stage: str = ""
@@ -56,13 +56,6 @@ class Request:
     export: Path | None = None
 
     @property
-    def kind(self) -> str:
-        """hear, linear, baseline or finetuned."""
-        if self.mode == "finetuned":
-            return "finetuned"
-        return "baseline" if self.setup == "baseline" else self.protocol or "linear"
-
-    @property
     def options(self) -> dict[str, Any]:
         """Of the plug-in's load_model."""
         given = {key: getattr(self, key) for key in BLOCKS} | {"untrained": self.untrained or None}
@@ -77,7 +70,7 @@ class Request:
         """One for each of the seeds 0 to seeds - 1; None: this one."""
         if seeds is None:
             return [self]
-        if self.kind == "hear":
+        if self.protocol == "hear":
             # One is what heareval has; more are refused like any other seed.
             return [self if seeds == 1 else replace(self, seed=seeds)]
         return [replace(self, seed=seed) for seed in range(seeds)]
@@ -101,37 +94,17 @@ class Request:
 
     def check(self, task: Task) -> None:
         """Refuse options that do not go together."""
-        for wrong, message in (*self._of_setups(task), *self._of_kinds()):
+        for wrong, message in self._problems(task):
             if wrong:
                 raise ArgumentError(None, message)
 
-    def _of_setups(self, task: Task) -> list[tuple[Any, str]]:
-        setups = ", ".join(task.setups)
+    def _problems(self, task: Task) -> list[tuple[Any, str]]:
+        hear = self.protocol == "hear"
+        tuned = self.protocol in ("finetuned", "weak-finetuned")
         return [
             (
-                self.setup and not task.setups,
-                f"--setup is of tasks with weak labels; {task.name} has no setups",
-            ),
-            (
-                self.setup and task.setups and self.setup not in task.setups,
-                f"--setup {self.setup}: {task.name} has {setups}",
-            ),
-            (
-                self.setup and self.protocol,
-                "--setup and --protocol exclude each other: a setup has its own protocol",
-            ),
-            (
-                self.setup == "baseline" and self.mode != "frozen",
-                "--setup baseline reads frozen embeddings; give --mode frozen",
-            ),
-        ]
-
-    def _of_kinds(self) -> list[tuple[Any, str]]:
-        hear, tuned = self.kind == "hear", self.kind == "finetuned"
-        return [
-            (
-                tuned and self.protocol,
-                "--protocol is of --mode frozen (hear, linear); finetuned has one only",
+                self.protocol not in task.protocols,
+                f"--protocol {self.protocol}: {task.name} takes {', '.join(task.protocols)}",
             ),
             (
                 hear and self.seed not in (None, HEAR_SEED),
@@ -147,7 +120,7 @@ class Request:
             ),
             (
                 self.export and not tuned,
-                "--export writes fine-tuned weights; give --mode finetuned",
+                "--export writes fine-tuned weights; give --protocol finetuned or weak-finetuned",
             ),
             (
                 self.export and any(self.options.get(key) for key in BLOCKS),

@@ -23,15 +23,15 @@ from typing import Any
 
 import torch
 
-from eval_tasks import results
-from eval_tasks.base import Outcome, Split, Task, TaskData, open_task
-from eval_tasks.modules import Module, device_of
-from eval_tasks.recipe import Recipe, recipe
+from eval_tasks.fit.recipe import Recipe, recipe
+from eval_tasks.plugin import Module, device_of
 from eval_tasks.request import HEAR_SEED, Request
-from eval_tasks.results import Asked, Record
-from eval_tasks.scoring import Bootstrap, Scored, mean_of_folds
+from eval_tasks.tasks.base import Outcome, Split, TaskData, open_task
 from hear_ptsed import list_models
 from hear_ptsed.files import locked, remove_stale
+from hear_ptsed.metrics import records
+from hear_ptsed.metrics.bootstrap import Bootstrap, Scored, mean_of_folds
+from hear_ptsed.metrics.records import Asked, Record
 from hear_ptsed.schema import Label, check
 
 log = logging.getLogger(__name__)
@@ -57,12 +57,14 @@ class Run:
         return HEAR_SEED if self.request.seed is None else self.request.seed
 
     @property
-    def protocol(self) -> str:
-        """As the record names it."""
-        kind = self.request.kind
-        if kind == "hear" or not self.data.task.setups:
-            return kind
-        return "desed-baseline" if kind == "baseline" else "desed-simple"
+    def schema1(self) -> tuple[str, str]:
+        """Mode and protocol as records of schema 1 name them; goes with schema 2."""
+        return {
+            "weak-linear": ("frozen", "desed-simple"),
+            "weak-finetuned": ("finetuned", "desed-simple"),
+            "mean-teacher": ("frozen", "desed-baseline"),
+            "finetuned": ("finetuned", "finetuned"),
+        }.get(self.request.protocol, ("frozen", self.request.protocol))
 
     @property
     def splits(self) -> list[Split]:
@@ -82,7 +84,7 @@ class Run:
     def identity(self) -> str:
         """SHA-256 over all that decides the result; paths, devices and loaders do not."""
         task = self.data.task
-        return results.identity(
+        return records.identity(
             {
                 "task": self.data.fingerprint,
                 "metrics": task.metrics,
@@ -92,8 +94,7 @@ class Run:
                 "module": self.module.name,
                 "stage": self.module.stage,
                 "checkpoint": self.module.sha256,
-                "mode": self.request.mode,
-                "protocol": self.protocol,
+                "protocol": self.request.protocol,
                 "seed": self.seed,
                 "hyperparameters": self.hyperparameters,
             }
@@ -104,12 +105,12 @@ class Run:
         """Of the record."""
         names = {
             "task_version": self.data.version,
-            "mode": self.request.mode,
-            "protocol": self.protocol,
+            "mode": self.schema1[0],
+            "protocol": self.schema1[1],
             "module": self.module.name,
             "seed": self.seed,
         }
-        return results.record_path(self.request.results, names, self.identity)
+        return records.record_path(self.request.results, names, self.identity)
 
     @cached_property
     def asked(self) -> Asked:
@@ -119,8 +120,8 @@ class Run:
             "task": self.data.task.name,
             "task_version": self.data.version,
             "task_sha256": self.data.fingerprint,
-            "mode": self.request.mode,
-            "protocol": self.protocol,
+            "mode": self.schema1[0],
+            "protocol": self.schema1[1],
             "module": module.name,
             "model": module.model,
             "stage": module.stage,
@@ -142,7 +143,7 @@ class Run:
         return self.request.work / self.identity[:16]
 
     def finished(self) -> Record | None:
-        return results.finished(self.path, self.identity)
+        return records.finished(self.path, self.identity)
 
 
 def plan(request: Request, data: TaskData | None = None, *, download: bool = True) -> Run:
@@ -158,7 +159,7 @@ def plan(request: Request, data: TaskData | None = None, *, download: bool = Tru
         raise ValueError(f"unknown task {request.task!r}; known: {', '.join(TASKS)}")
     task = TASKS[request.task]
     request.check(task)
-    request = replace(request, seed=None if request.kind == "hear" else request.seed or 0)
+    request = replace(request, seed=None if request.protocol == "hear" else request.seed or 0)
     if data is None:
         data = open_task(task, request.tasks_dir / (request.folder or task.folder))
     if request.folds is not None and not 1 <= request.folds <= len(data.splits):
@@ -174,19 +175,15 @@ def plan(request: Request, data: TaskData | None = None, *, download: bool = Tru
                 f"{row.checkpoint} is not on this machine; `hear-ptsed download` fetches it"
             )
     module.sha256  # noqa: B018  reads the checkpoint
-    numbers = None if request.kind == "hear" else _recipe(request, task, module)
+    numbers = None
+    if request.protocol != "hear":
+        options = {"convolutional": module.convolutional}
+        numbers = recipe(task, request.protocol, request.set, **options)
     run = Run(request, data, module, numbers)
     if request.export and len(run.splits) > 1:
         raise ArgumentError(None, "--export writes one file; give --folds 1 with it")
     run.asked  # noqa: B018  refuses what no record may hold
     return run
-
-
-def _recipe(request: Request, task: Task, module: Module) -> Recipe:
-    name = request.kind
-    if task.setups:
-        name = "desed-baseline" if name == "baseline" else f"{request.mode}-simple"
-    return recipe(task, name, request.set, convolutional=module.convolutional)
 
 
 def full_name(module: str) -> str:
@@ -209,34 +206,34 @@ def execute(run: Run, progress: bool = True) -> Record:
         outcomes = _outcomes(run, progress)
         found, folds = _rated(run, outcomes)
         record = _record(run, outcomes, found, folds, started, time.monotonic() - began)
-        results.write(record, run.path)
+        records.write(record, run.path)
         _clear(run.folder)
     return record
 
 
 def _outcomes(run: Run, progress: bool) -> list[Outcome]:
     request, data, module, recipe = run.request, run.data, run.module, run.recipe
-    if request.kind == "hear":
-        from eval_tasks.hear_run import hear
+    if request.protocol == "hear":
+        from eval_tasks.heareval.protocol import hear
 
         grid = {key: run.hyperparameters[key] for key in ("grid", "grid_points")}
         return hear(data, module, run.folder / HEAR, **grid, progress=progress)
     cache = request.work / "features"
     common = {"seed": run.seed, "device": device_of(request.device), "progress": progress}
-    setup = "simple" if data.task.setups else None
+    setup = "simple" if request.protocol.startswith("weak-") else None
     outcomes = []
     for split in run.splits:
         parts = (data, split, module, recipe, run.folder / split.test)
-        if request.kind == "linear":
-            from eval_tasks import frozen
+        if request.protocol in ("linear", "weak-linear"):
+            from eval_tasks.fit import frozen
 
             outcome = frozen.linear(*parts, cache, setup=setup, **common)
-        elif request.kind == "baseline":
-            from eval_tasks import baseline
+        elif request.protocol == "mean-teacher":
+            from eval_tasks.fit import mean_teacher
 
-            outcome = baseline.run(*parts, cache, workers=request.workers, **common)
+            outcome = mean_teacher.run(*parts, cache, workers=request.workers, **common)
         else:
-            from eval_tasks import finetune
+            from eval_tasks.fit import finetune
 
             more = {"workers": request.workers, "setup": setup, "export": request.export}
             outcome = finetune.run(*parts, **more, **common)
@@ -246,7 +243,7 @@ def _outcomes(run: Run, progress: bool) -> list[Outcome]:
 
 def _rated(run: Run, outcomes: list[Outcome]) -> tuple[Scored, list[dict[str, float]]]:
     """Scores of all test parts, and those of each fold, where there are folds."""
-    from eval_tasks.rating import PSDS, rate
+    from eval_tasks.score import PSDS, rate
 
     data = run.data
     on_grid = all(one.training.get("frame_ms", 40.0) == 40.0 for one in outcomes)
@@ -363,8 +360,8 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _clear(folder: Path) -> None:
     """Remove a run's states, and heareval's files; all logs stay."""
-    from eval_tasks.hear_run import EMBEDDINGS
-    from eval_tasks.loop import STATE
+    from eval_tasks.fit.loop import STATE
+    from eval_tasks.heareval.protocol import EMBEDDINGS
 
     for state in folder.glob(f"*/{STATE}"):
         state.unlink()

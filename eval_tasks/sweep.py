@@ -11,23 +11,15 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from eval_tasks.base import TaskData, open_task
 from eval_tasks.processes import ending_with_parent
-from eval_tasks.request import Block, DropLayers, Folds, GridPoints, Request, Seeds
+from eval_tasks.request import Block, DropLayers, Folds, GridPoints, Protocol, Request, Seeds
+from eval_tasks.tasks.base import TaskData, open_task
 from hear_ptsed.errors import EXPECTED, one_line
 from hear_ptsed.schema import check, read_yaml_file, settings
 from training.recipe import Seed
 
-MODES = {
-    "frozen-hear": {"mode": "frozen", "protocol": "hear"},
-    "frozen-linear": {"mode": "frozen", "protocol": "linear"},
-    "frozen-simple": {"mode": "frozen", "setup": "simple"},
-    "frozen-baseline": {"mode": "frozen", "setup": "baseline"},
-    "finetuned": {"mode": "finetuned"},
-}
-Mode = Literal[*MODES]
 MOST = 100_000  # runs of a sweep
 KEPT_FOR_OTHERS = 3  # times that Ray repeats a run whose machine was lost
 
@@ -39,9 +31,11 @@ class TaskEntry:
     task: str
     folder: str | None = None
     folds: Folds | None = None
-    modes: tuple[Mode, ...] | None = None  # that it takes part in; all of the sweep's if not given
-    # settings, behind those of the mode
-    set: dict[Mode, tuple[str, ...]] = field(default_factory=dict)
+    protocols: tuple[Protocol, ...] | None = (
+        None  # of the sweep's, that it takes part in; null: all
+    )
+    # settings, behind those of the protocol
+    set: dict[Protocol, tuple[str, ...]] = field(default_factory=dict)
 
 
 @settings
@@ -56,10 +50,10 @@ class ModuleEntry:
 
 
 @settings
-class ModeEntry:
-    """A mode of a sweep, and how."""
+class ProtocolEntry:
+    """A protocol of a sweep, and how."""
 
-    mode: Mode
+    protocol: Protocol
     set: tuple[str, ...] = ()
     layer: Block | None = None
     layers: str | None = None
@@ -74,7 +68,7 @@ class Sweep:
 
     tasks: tuple[TaskEntry, ...]
     modules: tuple[ModuleEntry, ...]
-    modes: tuple[ModeEntry, ...]
+    protocols: tuple[ProtocolEntry, ...]
     seeds: tuple[Seed, ...] = (0,)
 
 
@@ -116,14 +110,14 @@ def parse(values: Any, where: str) -> Sweep:
     """A sweep from the values of its file, where a name stands for an entry with that name only."""
     if isinstance(values, dict):
         values = dict(values)
-        for key, name in (("tasks", "task"), ("modules", "module"), ("modes", "mode")):
+        for key, name in (("tasks", "task"), ("modules", "module"), ("protocols", "protocol")):
             if isinstance(values.get(key), list):
                 rows = values[key]
                 values[key] = [{name: row} if isinstance(row, str) else row for row in rows]
         if type(values.get("seeds")) is int:
             values["seeds"] = list(range(check(Seeds, values["seeds"], f"{where}: seeds")))
     sweep = check(Sweep, values, where)
-    n = math.prod(map(len, (sweep.tasks, sweep.modules, sweep.modes, sweep.seeds)))
+    n = math.prod(map(len, (sweep.tasks, sweep.modules, sweep.protocols, sweep.seeds)))
     if n > MOST:
         raise ValueError(f"{where} asks for {n} runs; allowed are {MOST}: make several of it")
     return sweep
@@ -156,12 +150,12 @@ def plan(path: Path, *, download: bool = True, **where: Any) -> list[Entry]:
 def requests(sweep: Sweep, **where: Any) -> list[Request]:
     """What a sweep asks for, task by task."""
     found = []
-    for task, module, mode in product(sweep.tasks, sweep.modules, sweep.modes):
-        if task.modes is not None and mode.mode not in task.modes:
+    for task, module, protocol in product(sweep.tasks, sweep.modules, sweep.protocols):
+        if task.protocols is not None and protocol.protocol not in task.protocols:
             continue
-        hear = mode.mode == "frozen-hear"
-        more = {one.name: getattr(mode, one.name) for one in fields(mode)} | MODES[mode.mode]
-        settings = (*mode.set, *task.set.get(mode.mode, ()))
+        hear = protocol.protocol == "hear"
+        more = {one.name: getattr(protocol, one.name) for one in fields(protocol)}
+        settings = (*protocol.set, *task.set.get(protocol.protocol, ()))
         request = Request(
             **where
             | more
@@ -188,14 +182,14 @@ def _entry(request: Request, data: Callable[[Request], TaskData | None], downloa
 
     parts = [request.task, request.module, request.checkpoint and request.checkpoint.stem]
     parts += [request.stage]
-    parts += [request.mode, request.setup or request.protocol, *request.set]
+    parts += [request.protocol, *request.set]
     parts += [f"{key}={value}" for key, value in request.options.items()]
     parts += [] if request.seed is None else [f"seed {request.seed}"]
     title = " ".join(str(part) for part in parts if part)
     try:
         run = plan(request, data(request), download=download)
         done = run.finished()
-        name = f"{run.data.version}-{request.mode}-{run.protocol}-{run.module.name}-seed{run.seed}"
+        name = f"{run.data.version}-{request.protocol}-{run.module.name}-seed{run.seed}"
         log = request.work / "sweep" / f"{name}-{run.identity[:12]}.txt"
     except EXPECTED as error:
         return Entry(title, request, "failed", one_line(error))

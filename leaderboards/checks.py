@@ -1,7 +1,7 @@
 """Files of others, read with suspicion: what is wrong is a ValueError, or a text, of one line.
 
-Types, lengths and texts are checked by `eval_tasks.results`; here is what else a board asks of a
-result: that task, metrics and curves are known, and that values are possible and belong together.
+Types, lengths and texts are checked by `hear_ptsed.metrics.records`; here is what else a board asks
+of a result: that task, metrics and curves are known, and that values are possible.
 """
 
 import math
@@ -14,9 +14,9 @@ import numpy as np
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
-from eval_tasks import results
-from eval_tasks.results import OPEN, Count, File, Interval, Module, Record, Scores, plain
 from hear_ptsed.errors import shown
+from hear_ptsed.metrics import records
+from hear_ptsed.metrics.records import OPEN, Count, File, Interval, Module, Record, Scores, plain
 from hear_ptsed.schema import Label, Name, Sha256, check, read_json, settings
 from leaderboards import names
 
@@ -45,7 +45,7 @@ def load_json(path: Path, undefined: bool = False) -> tuple[str, Any]:
 
 def record(text: str, values: Any) -> Record:
     """The record of a file, if the board may take it."""
-    made = results.parse(text, values)
+    made = records.parse(text, values)
     for problem in problems(made):
         raise ValueError(problem)
     return made

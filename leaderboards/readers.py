@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from eval_tasks.results import Scores, convention, draws, plain
 from hear_ptsed.labels import load_labels
+from hear_ptsed.metrics.records import Scores, convention, draws, plain
 from hear_ptsed.schema import Name, check, check_json
 from leaderboards import checks, names
 

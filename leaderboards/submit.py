@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from eval_tasks import results
-from eval_tasks.results import Record, convention, draws
 from hear_ptsed.errors import shown
+from hear_ptsed.metrics import records
+from hear_ptsed.metrics.records import Record, convention, draws
 from leaderboards import checks, names
 from leaderboards.ranks import interval
 
@@ -64,9 +64,9 @@ def problems(path: Path, now: datetime | None = None) -> list[str]:
         return [f"cannot be read: {error.strerror}"]
     except ValueError as error:
         return [str(error)]
-    if told := results.problems(text, values):
+    if told := records.problems(text, values):
         return told
-    made = results.parse(text, values)
+    made = records.parse(text, values)
     if told := [*checks.problems(made)]:
         return told
     checked = (_circumstances(made, now or datetime.now(UTC)), _conventions(made))

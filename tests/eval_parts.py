@@ -17,20 +17,26 @@ from unittest.mock import patch
 
 import torch
 
-from eval_tasks import small
 from eval_tasks.__main__ import main
+from eval_tasks.tasks import rendered
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.files import atomic
 from hear_ptsed.registry import build
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
-    ["eval_tasks.run", "eval_tasks.frozen", "eval_tasks.finetune", "eval_tasks.psds", "sed_eval"]
+    [
+        "eval_tasks.run",
+        "eval_tasks.fit.frozen",
+        "eval_tasks.fit.finetune",
+        "hear_ptsed.metrics.psds",
+        "sed_eval",
+    ]
 )
 OFFICE = ["--task", "office", "--folder", "office_synthetic-v1-tiny"]
 PIANO = ["--task", "piano", "--folder", "piano_synthetic-v1-tiny"]
 SHORT = ["--set", "optim.batch=4", "--set", "optim.warmup_steps=1"]
-LOGMEL = ["--module", "eval_tasks.logmel", "--mode", "frozen", *SHORT]
+LOGMEL = ["--module", "eval_tasks.logmel", "--protocol", "linear", *SHORT]
 LOGMEL += ["--set", "optim.epochs=20", "--set", "fit.check_every_epochs=5"]
 CHANGES = ("seconds", "started", "hardware", "commit")  # from run to run, beside the speed
 
@@ -38,7 +44,7 @@ CHANGES = ("seconds", "started", "hardware", "commit")  # from run to run, besid
 def tiny_tasks(folder: Path) -> Path:
     """A tasks folder with `office` and `piano` of computed sounds, and a checkpoint beside it."""
     for name in ("office", "piano"):
-        small.prepare(name, folder / "tasks", synthetic=True)
+        rendered.prepare(name, folder / "tasks", synthetic=True)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build("frame_mn02", n_classes=None)
@@ -51,7 +57,7 @@ def tuned(folder: Path) -> list[str]:
     options = ["--module", "checkpoint", "--checkpoint", str(folder / "mn02.pt"), *SHORT]
     for setting in ("fit.check_every_epochs=1", "optim.epochs=2", "optim.lr=0.0001"):
         options += ["--set", setting]
-    return [*options, "--mode", "finetuned", "--set", "fit.head_prior=0.5"]
+    return [*options, "--protocol", "finetuned", "--set", "fit.head_prior=0.5"]
 
 
 def start(cwd: Path, *arguments: str, at: Callable | None = None) -> BaseProcess:

@@ -10,11 +10,11 @@ import soundfile
 import torch
 from conftest import small
 
-from eval_tasks.base import Task, TaskData, open_task
-from eval_tasks.event_based import Decoding
-from eval_tasks.modules import Module
-from eval_tasks.recipe import Recipe, recipe
+from eval_tasks.fit.recipe import Recipe, recipe
+from eval_tasks.plugin import Module
+from eval_tasks.tasks.base import Task, TaskData, open_task
 from hear_ptsed.heads import HEADS
+from hear_ptsed.metrics.decoding import Decoding
 from hear_ptsed.model import SEDModel
 
 CLASSES = ("high", "low", "middle")
@@ -73,5 +73,5 @@ def tones_folder(folder: Path, clips: dict[str, list[float]], seed: int = 0) -> 
 def numbers(*settings: str, protocol: str = "finetuned") -> Recipe:
     """A recipe for a few steps."""
     quick = ["optim.batch=4", "optim.epochs=4", "optim.warmup_steps=0", "fit.check_every_epochs=1"]
-    quick += ["fit.weak_batch=3"] if protocol == "finetuned-simple" else []
+    quick += ["fit.weak_batch=3"] if protocol == "weak-finetuned" else []
     return recipe(TASK, protocol, [*quick, *settings])

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from eval_tasks.base import Task, TaskData, open_task
-from eval_tasks.event_based import Decoding
+from eval_tasks.tasks.base import Task, TaskData, open_task
+from hear_ptsed.metrics.decoding import Decoding
 
 PITCHES_HZ = {"high": 2000.0, "low": 500.0}
 SPLITS = {"train": 4, "valid": 2, "test": 2}

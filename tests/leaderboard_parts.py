@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eval_tasks import results
-from eval_tasks.results import Record
+from hear_ptsed.metrics import records
+from hear_ptsed.metrics.records import Record
 
 DRAWS = "; bootstrap: {} resamples of 40 clips (names 0123456789ab), seed 0"
 F200 = (
@@ -101,14 +101,14 @@ def record(
 
 def write(folder: Path, made: Record) -> Path:
     """Where `python -m eval_tasks run` would write it."""
-    path = results.record_path(folder, made, made.identity)
-    results.write(made, path)
+    path = records.record_path(folder, made, made.identity)
+    records.write(made, path)
     return path
 
 
 def write_raw(path: Path, made: Record, **changes: object) -> Path:
     """A record's file with values that `Record` would not have."""
-    results.write(made, path)
+    records.write(made, path)
     values = json.loads(path.read_text(encoding="utf-8")) | changes
     path.write_text(json.dumps(values), encoding="utf-8")
     return path

@@ -10,11 +10,11 @@ from finetune_parts import TASK, Small, numbers, tones_folder
 from frozen_parts import tones
 from torch import Tensor, nn
 
-from eval_tasks import frozen, loop
-from eval_tasks.features import features
-from eval_tasks.finetune import Batches, FineTuning, network
-from eval_tasks.modules import Module
-from eval_tasks.recipe import recipe
+from eval_tasks.fit import frozen, loop
+from eval_tasks.fit.features import features
+from eval_tasks.fit.finetune import Batches, FineTuning, network
+from eval_tasks.fit.recipe import recipe
+from eval_tasks.plugin import Module
 from training.optim import schedule
 from training.recipe import Optim
 
@@ -102,7 +102,7 @@ def test_the_published_variant_changes_these_numbers_and_no_others():
     steered = recipe(TASK, "linear", ["as_published", "optim.schedule=cosine"])
     assert (steered.optim.schedule, steered.optim.part_batches) == ("cosine", True)
     with pytest.raises(ValueError, match="as_published is of linear, finetuned; .* no frozen-simp"):
-        recipe(TASK, "frozen-simple", ["as_published"])
+        recipe(TASK, "weak-linear", ["as_published"])
 
 
 # Steps

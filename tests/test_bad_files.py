@@ -161,7 +161,7 @@ def test_pseudo_label_and_evaluate_end_with_1_where_clips_are_unreadable(
 
 
 def test_preparing_for_evaluation_names_every_bad_clip(folder, tmp_path):
-    downloads = pytest.importorskip("eval_tasks.downloads")
+    downloads = pytest.importorskip("eval_tasks.tasks.downloads")
     pairs = [(path, tmp_path / path.name) for path in sorted(folder.iterdir())]
     cut = tmp_path / "cut.wav"
     cut.write_bytes(encoded(1, kind="WAV")[:-1000])

@@ -13,13 +13,13 @@ from crnn_by_hand import network_by_hand
 from scipy.ndimage import median_filter
 from torch import nn
 
-from eval_tasks import baseline, loop
-from eval_tasks.base import Split, Task, open_task
-from eval_tasks.crnn import CRNN, scaled
-from eval_tasks.event_based import Decoding
-from eval_tasks.features import features
-from eval_tasks.modules import Module
-from eval_tasks.recipe import recipe
+from eval_tasks.fit import loop, mean_teacher
+from eval_tasks.fit.crnn import CRNN, scaled
+from eval_tasks.fit.features import features
+from eval_tasks.fit.recipe import recipe
+from eval_tasks.plugin import Module
+from eval_tasks.tasks.base import Split, Task, open_task
+from hear_ptsed.metrics.decoding import Decoding
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -70,11 +70,13 @@ def data(folder):
 def clips(data, tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
     found = {name: features(data, name, LOGMEL, cache, progress=False) for name in PARTS}
-    return {name: [baseline.Clip(f, file) for file in f.part.files] for name, f in found.items()}
+    return {
+        name: [mean_teacher.Clip(f, file) for file in f.part.files] for name, f in found.items()
+    }
 
 
 def numbers(*settings):
-    return recipe(TASK, "desed-baseline", (*TINY, *settings))
+    return recipe(TASK, "mean-teacher", (*TINY, *settings))
 
 
 def problem(clips, options, seed=0, **sizes):
@@ -82,7 +84,7 @@ def problem(clips, options, seed=0, **sizes):
     torch.manual_seed(seed)
     small = {"filters": (2, 2, 2, 2, 2, 2, 3), "units": 2} | sizes
     student = CRNN(len(CLASSES), 128, **small)
-    return baseline.MeanTeacher(student, TASK, clips, SPLIT, options, seed=seed, device="cpu")
+    return mean_teacher.MeanTeacher(student, TASK, clips, SPLIT, options, seed=seed, device="cpu")
 
 
 def test_every_64_ms_frame_that_an_event_touches_is_a_target(data):
@@ -90,14 +92,14 @@ def test_every_64_ms_frame_that_an_event_touches_is_a_target(data):
     events = [("low", 64.0, 128.0), ("low", 200.0, 257.0), ("high", 0.0, 1.0)]
     events += [("high", 9900.0, 10000.0), ("high", 9990.0, 10000.0)]
     events = [dict(zip(("label", "start", "end"), event, strict=True)) for event in events]
-    found = baseline.targets(replace(part, events={"a": events}), "a")
+    found = mean_teacher.targets(replace(part, events={"a": events}), "a")
     assert found.shape == (2, 156)
     assert np.flatnonzero(found[0]).tolist() == [0, 154, 155]
     assert np.flatnonzero(found[1]).tolist() == [1, 3, 4]
 
 
 def test_scores_at_40_ms_are_those_at_the_frames_centres():
-    found = baseline.at_40_ms(np.arange(156)[:, None], 250)[:, 0]
+    found = mean_teacher.at_40_ms(np.arange(156)[:, None], 250)[:, 0]
     assert found.tolist() == [min(int((0.02 + 0.04 * k) / 0.064), 155) for k in range(250)]
     borders = 40 * (np.flatnonzero(np.diff(found)) + 1)
     assert np.abs(borders - 64 * np.arange(1, 156)).max() <= 20
@@ -108,7 +110,7 @@ def test_the_weak_clips_are_split_as_pandas_does():
         table = pd.DataFrame({"filename": [f"Y{i}.wav" for i in range(n)]})
         train = table.sample(frac=0.9, random_state=42)
         valid = table.drop(train.index)
-        found = baseline.weak_split(table["filename"].tolist())
+        found = mean_teacher.weak_split(table["filename"].tolist())
         assert found == (train["filename"].tolist(), valid["filename"].tolist())
     assert [len(clips) for clips in found] == [1420, 158]
 
@@ -116,8 +118,8 @@ def test_the_weak_clips_are_split_as_pandas_does():
 def test_macro_f1_counts_classes_that_occur_or_are_predicted():
     labels = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0]], np.uint8)
     predicted = np.array([[1, 0, 0, 1], [0, 1, 0, 0], [0, 1, 0, 0]], bool)
-    assert baseline.macro_f1(predicted, labels) == pytest.approx((2 / 3 + 1 + 0) / 3)
-    assert baseline.macro_f1(predicted[:, 2:3], labels[:, 2:3]) == 0.0
+    assert mean_teacher.macro_f1(predicted, labels) == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert mean_teacher.macro_f1(predicted[:, 2:3], labels[:, 2:3]) == 0.0
 
 
 def loss_by_hand(student, teacher, batch, spec, consistency):
@@ -152,7 +154,7 @@ def test_a_training_step_is_that_of_the_formulae(clips):
     teacher = network_by_hand(weights[1], spec.numpy(), batch.embeddings.double().numpy())
     want = loss_by_hand(weights[0], teacher, batch, spec.numpy(), consistency)
     magnitude = 10 ** (spec * 1.5 - 0.5)  # comes out as `spec` of `scaled`
-    as_doubles = baseline.Batch(magnitude, *(x.double() for x in batch[1:]))
+    as_doubles = mean_teacher.Batch(magnitude, *(x.double() for x in batch[1:]))
     loss = ours.loss(as_doubles, step)
     assert loss.item() == pytest.approx(want, rel=1e-5)
     loss.backward()
@@ -209,7 +211,7 @@ def test_batches_hold_the_three_kinds_in_order_and_depend_on_seed_and_step_alone
     for one, other in zip(all_of_them[15], again, strict=True):
         assert torch.equal(one, other)
     assert not torch.equal(next(problem(clips, numbers(), seed=1).batches(15)).audio, again.audio)
-    weak_train, _ = baseline.weak_split(clips["weak"])
+    weak_train, _ = mean_teacher.weak_split(clips["weak"])
     known, sets = {}, {"train": clips["train"], "weak": weak_train, "un": clips["unlabelled"]}
     for part, found in sets.items():
         known |= {c.part.read(c.file).tobytes(): (part, c) for c in found}
@@ -226,9 +228,9 @@ def test_batches_hold_the_three_kinds_in_order_and_depend_on_seed_and_step_alone
 def test_a_short_clip_is_padded_to_ten_seconds(clips):
     features, file = clips["test"][0]
     part = replace(features.part, samples={file: 48000})
-    short = baseline.Clip(replace(features, part=part), file)
+    short = mean_teacher.Clip(replace(features, part=part), file)
     for batch in ([short], [short, clips["test"][1]]):
-        audio, embeddings = baseline.read(batch)
+        audio, embeddings = mean_teacher.read(batch)
         assert (audio.shape[1:], embeddings.shape[1:]) == ((160000,), (250, 128))
         assert torch.equal(embeddings[0, :75], features.get(file)[:75].float())
         assert not embeddings[0, 75:].any()
@@ -242,17 +244,17 @@ def test_clips_are_heard_alike_alone_and_together_through_a_median_of_seven_fram
         alone, own = ours.detect(student, [clip])
         np.testing.assert_allclose(alone[clip.file], together[clip.file], atol=1e-5)
         np.testing.assert_allclose(own[0], whole[i], atol=1e-5)
-    audio, embeddings = baseline.read([clip])
+    audio, embeddings = mean_teacher.read([clip])
     with torch.no_grad():
         scores = student(scaled(ours.mel(audio)), embeddings)[0][0].sigmoid().numpy()
     want = median_filter(scores, (1, 7), mode="reflect")
-    np.testing.assert_allclose(alone[clip.file], baseline.at_40_ms(want.T, 250), atol=1e-6)
+    np.testing.assert_allclose(alone[clip.file], mean_teacher.at_40_ms(want.T, 250), atol=1e-6)
 
 
 def test_an_epoch_of_the_published_sets_has_59_steps(clips):
     many = {"train": 10_000, "weak": 1_578, "unlabelled": 14_412}
     sets = clips | {part: clips[part][:1] * count for part, count in many.items()}
-    ours = problem(sets, recipe(TASK, "desed-baseline"))
+    ours = problem(sets, recipe(TASK, "mean-teacher"))
     assert (ours.epoch_steps, ours.steps) == (59, 200 * 59)
     assert ours.recipe.optim.warmup_steps == 50 * 59
 
@@ -304,7 +306,7 @@ def test_student_and_teacher_learn_to_hear_the_tones(clips, tmp_path):
 def test_a_run_tests_the_teacher_and_reports_the_student(data, tmp_path):
     options = numbers("optim.epochs=0.3", "optim.warmup_steps=0")
     run = dict(seed=0, device="cpu", progress=False)
-    found = baseline.run(data, SPLIT, LOGMEL, options, tmp_path / "a", tmp_path, **run)
+    found = mean_teacher.run(data, SPLIT, LOGMEL, options, tmp_path / "a", tmp_path, **run)
     assert found.part == "test"
     assert {p.shape for p in found.probabilities.values()} == {(250, 2)}
     assert found.probabilities.keys() == set(data.parts["test"].files)
@@ -312,13 +314,15 @@ def test_a_run_tests_the_teacher_and_reports_the_student(data, tmp_path):
     assert found.training["student"].keys() == {"segment_1s_er", "psds1"}
     assert found.training["step"] == 1
     assert found.seconds_per_minute > 0
-    again = baseline.run(data, SPLIT, LOGMEL, options, tmp_path / "a", tmp_path, **run)
+    again = mean_teacher.run(data, SPLIT, LOGMEL, options, tmp_path / "a", tmp_path, **run)
     for file, probabilities in found.probabilities.items():
         assert np.array_equal(again.probabilities[file], probabilities)
 
 
 def test_new_heads_begin_at_the_prior_and_the_seed_draws_the_rest():
-    one, same, other = (baseline.network(2, 8, numbers("fit.head_prior=0.1"), s) for s in (1, 1, 2))
+    one, same, other = (
+        mean_teacher.network(2, 8, numbers("fit.head_prior=0.1"), s) for s in (1, 1, 2)
+    )
     assert one.head.strong_head.bias.sigmoid().tolist() == pytest.approx([0.1, 0.1])
     assert torch.equal(one.fusion.weight, same.fusion.weight)
     assert not torch.equal(one.fusion.weight, other.fusion.weight)
@@ -327,7 +331,7 @@ def test_new_heads_begin_at_the_prior_and_the_seed_draws_the_rest():
 def test_what_the_set_up_cannot_do_is_refused_in_one_line(data, tmp_path):
     def refusal(data, *settings):
         with pytest.raises(ValueError) as error:
-            baseline.run(
+            mean_teacher.run(
                 data, SPLIT, LOGMEL, numbers(*settings), tmp_path, tmp_path, seed=0, device="cpu"
             )
         assert "\n" not in str(error.value)

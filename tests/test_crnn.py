@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from eval_tasks.crnn import CRNN, FILTERS, Mel, scaled
+from eval_tasks.fit.crnn import CRNN, FILTERS, Mel, scaled
 
 
 def test_the_published_network_has_the_parameters_of_its_layers():

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from scoring_parts import CLASSES, CLOSE, detections, event, plain_psds
 
-from eval_tasks.event_based import THRESHOLDS, Decoding, decode, event_scores, threshold_curve
-from eval_tasks.psds import psds_scores
-from eval_tasks.scoring import Bootstrap, Scored, mean_of_folds
+from hear_ptsed.metrics.bootstrap import Bootstrap, Scored, mean_of_folds
+from hear_ptsed.metrics.decoding import Decoding, decode
+from hear_ptsed.metrics.events import THRESHOLDS, event_scores, threshold_curve
+from hear_ptsed.metrics.psds import psds_scores
 from leaderboards.collect import collect
 
 METRIC = "event_onset_200ms_fms"

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from eval_tasks import dcase2016_task2, tasks
-from eval_tasks.base import open_task
-from eval_tasks.downloads import to_16k
+from eval_tasks import tasks
+from eval_tasks.tasks import dcase2016_task2
+from eval_tasks.tasks.base import open_task
+from eval_tasks.tasks.downloads import to_16k
 
 VALID = """dev_1_ebr_0_nec_2_poly_0 dev_1_ebr_0_nec_3_poly_0 dev_1_ebr_6_nec_3_poly_1
 dev_1_ebr_6_nec_4_poly_1 dev_1_ebr_6_nec_5_poly_1 test_1_ebr_-6_nec_1_poly_0

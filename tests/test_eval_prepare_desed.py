@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from eval_tasks import desed, tasks
+from eval_tasks import tasks
 from eval_tasks.__main__ import build_parser, main
-from eval_tasks.base import open_task
-from eval_tasks.hear_folder import subsample
+from eval_tasks.tasks import desed
+from eval_tasks.tasks.base import open_task
+from eval_tasks.tasks.hear_folder import subsample
 
 TASK = tasks.TASKS["desed"]
 SYNTHETIC = "synthetic21_{}/soundscapes"

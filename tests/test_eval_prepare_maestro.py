@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 import soundfile
 
-from eval_tasks import maestro, tasks
-from eval_tasks.base import open_task
-from eval_tasks.hear_folder import subsample
-from eval_tasks.midi import sustained_notes
+from eval_tasks import tasks
+from eval_tasks.tasks import maestro
+from eval_tasks.tasks.base import open_task
+from eval_tasks.tasks.hear_folder import subsample
+from eval_tasks.tasks.midi import sustained_notes
 
 
 def midi(path: Path, *messages: tuple) -> None:

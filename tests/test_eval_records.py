@@ -13,13 +13,13 @@ import soundfile
 import torch
 from eval_parts import LOGMEL, OFFICE, PIANO, SHORT, run, tiny_tasks, tuned
 
-from eval_tasks import results
 from eval_tasks.__main__ import main
 from eval_tasks.request import Request
-from eval_tasks.results import Record
 from eval_tasks.run import plan
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.files import temporary_beside
+from hear_ptsed.metrics import records
+from hear_ptsed.metrics.records import Record
 from hear_ptsed.registry import build
 
 TASK = Path("tasks/office_synthetic-v1-tiny")
@@ -39,7 +39,7 @@ def here(parts, tmp_path, monkeypatch) -> Path:
 
 
 def asked(parts: Path, **changes) -> Request:
-    values = {"task": "office", "folder": TASK.name, "module": "checkpoint", "mode": "frozen"}
+    values = {"task": "office", "folder": TASK.name, "module": "checkpoint", "protocol": "linear"}
     values |= {"checkpoint": parts / "mn02.pt", "tasks_dir": parts / "tasks"}
     return Request(**values | changes)
 
@@ -52,7 +52,7 @@ def test_what_decides_a_result_makes_another_record(parts, here):
     different = [
         {},
         {"seed": 1},
-        {"mode": "finetuned"},
+        {"protocol": "finetuned"},
         {"protocol": "hear"},
         {"protocol": "hear", "grid": "fast"},
         {"protocol": "hear", "grid_points": 2},
@@ -107,18 +107,17 @@ def test_a_request_is_told_as_the_arguments_it_is_read_from(parts):
 
 
 WRONG = {  # options beside the task and the module: what is said
-    ("--protocol", "hear", "--mode", "finetuned"): "--protocol is of --mode frozen",
-    ("--setup", "simple", "--mode", "frozen"): "office has no setups",
-    ("--protocol", "hear", "--seeds", "3", "--mode", "frozen"): "heareval seeds itself with 42",
-    ("--protocol", "hear", "--seed", "1", "--mode", "frozen"): "it makes one record",
-    ("--protocol", "hear", "--set", "optim.lr=1", "--mode", "frozen"): "heareval takes --grid",
-    ("--protocol", "hear", "--folds", "1", "--mode", "frozen"): "always tests all folds",
-    ("--protocol", "hear", "--device", "cpu", "--mode", "frozen"): "takes a GPU if there is one",
-    ("--grid", "fast", "--mode", "frozen"): "give --protocol hear",
-    ("--export", "x.pt", "--mode", "frozen"): "give --mode finetuned",
-    ("--untrained", "--checkpoint", "x.pt", "--mode", "frozen"): "exclude each other",
-    ("--layer", "3", "--drop-layers", "1", "--mode", "frozen"): "exclude each other",
-    ("--folds", "2", "--mode", "frozen"): "has 1 to test on",
+    ("--protocol", "weak-linear"): "office takes hear, linear, finetuned",
+    ("--protocol", "hear", "--seeds", "3"): "heareval seeds itself with 42",
+    ("--protocol", "hear", "--seed", "1"): "it makes one record",
+    ("--protocol", "hear", "--set", "optim.lr=1"): "heareval takes --grid",
+    ("--protocol", "hear", "--folds", "1"): "always tests all folds",
+    ("--protocol", "hear", "--device", "cpu"): "takes a GPU if there is one",
+    ("--grid", "fast", "--protocol", "linear"): "give --protocol hear",
+    ("--export", "x.pt", "--protocol", "linear"): "give --protocol finetuned",
+    ("--untrained", "--checkpoint", "x.pt", "--protocol", "linear"): "exclude each other",
+    ("--layer", "3", "--drop-layers", "1", "--protocol", "linear"): "exclude each other",
+    ("--folds", "2", "--protocol", "linear"): "has 1 to test on",
 }
 
 
@@ -169,40 +168,40 @@ def corrupt_checkpoint():
     Path("bad.pt").write_bytes(b"no weights")
 
 
-BAD = [  # what is done before, module, mode, parts of the message
-    (no_split_file, "eval_tasks.logmel", "frozen", ["valid.json is missing"]),
-    (empty_split, "eval_tasks.logmel", "frozen", ["valid.json lists no clip"]),
-    (no_json, "eval_tasks.logmel", "frozen", ["test.json is not valid JSON"]),
-    (unknown_label, "eval_tasks.logmel", "frozen", ["train.json", "'whale'"]),
-    (missing_audio, "eval_tasks.logmel", "frozen", [".wav is missing"]),
-    (no_audio, "eval_tasks.logmel", "frozen", ["is not audio that can be read"]),
-    (another_rate, "eval_tasks.logmel", "frozen", ["22050 Hz", "expected 16000"]),
-    (no_folder, "eval_tasks.logmel", "frozen", ["no task folder", "prepare office"]),
-    (None, "no_such_model_strong", "frozen", ["no module no_such_model_strong", "hear-ptsed list"]),
-    (None, "checkpoint --checkpoint none.pt", "frozen", ["none.pt: no such checkpoint"]),
+BAD = [  # what is done before, module, protocol, parts of the message
+    (no_split_file, "eval_tasks.logmel", "linear", ["valid.json is missing"]),
+    (empty_split, "eval_tasks.logmel", "linear", ["valid.json lists no clip"]),
+    (no_json, "eval_tasks.logmel", "linear", ["test.json is not valid JSON"]),
+    (unknown_label, "eval_tasks.logmel", "linear", ["train.json", "'whale'"]),
+    (missing_audio, "eval_tasks.logmel", "linear", [".wav is missing"]),
+    (no_audio, "eval_tasks.logmel", "linear", ["is not audio that can be read"]),
+    (another_rate, "eval_tasks.logmel", "linear", ["22050 Hz", "expected 16000"]),
+    (no_folder, "eval_tasks.logmel", "linear", ["no task folder", "prepare office"]),
+    (None, "no_such_model_strong", "linear", ["no module no_such_model_strong", "hear-ptsed list"]),
+    (None, "checkpoint --checkpoint none.pt", "linear", ["none.pt: no such checkpoint"]),
     (corrupt_checkpoint, "checkpoint --checkpoint bad.pt", "finetuned", ["bad.pt"]),
     (None, "eval_tasks.logmel", "finetuned", ["cannot be fine-tuned"]),
     (
         None,
         "eval_tasks.logmel --set optim.speed=1",
-        "frozen",
+        "linear",
         ["the unknown optim.speed"],
     ),
-    (None, "eval_tasks.logmel --set optim.lr=fast", "frozen", ["optim.lr is 'fast'", "number"]),
-    (None, 'eval_tasks.logmel --model-options {"a":1}', "frozen", ["unexpected keyword"]),
+    (None, "eval_tasks.logmel --set optim.lr=fast", "linear", ["optim.lr is 'fast'", "number"]),
+    (None, 'eval_tasks.logmel --model-options {"a":1}', "linear", ["unexpected keyword"]),
 ]
 
 
 @pytest.mark.parametrize(
-    ("damage", "module", "mode", "told"), BAD, ids=[" ".join(row[3]) for row in BAD]
+    ("damage", "module", "protocol", "told"), BAD, ids=[" ".join(row[3]) for row in BAD]
 )
 def test_bad_input_is_named_in_one_line_and_nothing_is_written(
-    here, capsys, damage, module, mode, told
+    here, capsys, damage, module, protocol, told
 ):
     if damage:
         damage()
     before = sorted(here.rglob("*"))
-    options = ["--module", *module.split(), "--mode", mode, "--quiet"]
+    options = ["--module", *module.split(), "--protocol", protocol, "--quiet"]
     assert main(["run", *OFFICE, *options, *SHORT]) == 1
     said = capsys.readouterr().err.strip()
     assert len(said.splitlines()) == 1 and all(text in said for text in told), said
@@ -211,7 +210,9 @@ def test_bad_input_is_named_in_one_line_and_nothing_is_written(
 
 
 def test_an_unknown_task_is_answered_with_the_known_ones(here, capsys):
-    assert main(["run", "--task", "offices", "--module", "beats_strong", "--mode", "frozen"]) == 1
+    assert (
+        main(["run", "--task", "offices", "--module", "beats_strong", "--protocol", "linear"]) == 1
+    )
     assert "unknown task 'offices'; known: dcase2016_task2, maestro, " in capsys.readouterr().err
 
 
@@ -246,7 +247,7 @@ def test_weights_of_a_fine_tuning_are_exported(parts, here):
 
 
 def test_export_takes_one_fold(here, capsys):
-    options = [*PIANO, "--module", "eval_tasks.logmel", "--mode", "finetuned"]
+    options = [*PIANO, "--module", "eval_tasks.logmel", "--protocol", "finetuned"]
     assert main(["run", *options, "--export", "tuned.pt"]) == 2
     assert "--export writes one file; give --folds 1" in capsys.readouterr().err
 
@@ -279,25 +280,25 @@ def test_a_record_is_strict_json_and_comes_back_with_its_nans(tmp_path):
     half.start()
     half.join()
     assert len(list(path.parent.iterdir())) == 1
-    results.write(record(), path)
+    records.write(record(), path)
     assert [one.name for one in path.parent.iterdir()] == ["r.json"]
     of_another_machine = f".hear_ptsed-1-{'0' * 8}-{'0' * 16}-other.json"
     (path.parent / of_another_machine).write_text("{")
     (path.parent / ".99-r.json").write_text("mine")
-    results.write(record(), path)
+    records.write(record(), path)
     assert len([*path.parent.iterdir()]) == 3
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert repr(results.read(path)) == repr(record())
-    assert results.finished(path, "a" * 64) is not None
+    assert repr(records.read(path)) == repr(record())
+    assert records.finished(path, "a" * 64) is not None
     with pytest.raises(ValueError, match="the record of another run"):
-        results.finished(path, "b" * 64)
-    assert results.finished(tmp_path / "none.json", "a" * 64) is None
+        records.finished(path, "b" * 64)
+    assert records.finished(tmp_path / "none.json", "a" * 64) is None
 
 
 def test_a_training_that_never_had_a_score_is_kept_with_null(tmp_path):
     """As heareval tells of a network that finds no event."""
-    results.write(replace(record(), training=[{"best": -math.inf, "step": 9}]), tmp_path / "r.json")
-    assert results.read(tmp_path / "r.json").training == [{"best": None, "step": 9}]
+    records.write(replace(record(), training=[{"best": -math.inf, "step": 9}]), tmp_path / "r.json")
+    assert records.read(tmp_path / "r.json").training == [{"best": None, "step": 9}]
 
 
 @pytest.mark.parametrize(
@@ -307,7 +308,7 @@ def test_a_training_that_never_had_a_score_is_kept_with_null(tmp_path):
 def test_a_file_that_is_no_record_is_refused(tmp_path, text, told):
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(ValueError, match=told):
-        results.read(tmp_path / "r.json")
+        records.read(tmp_path / "r.json")
 
 
 def test_a_paired_difference_is_that_of_equal_resamples():
@@ -316,10 +317,10 @@ def test_a_paired_difference_is_that_of_equal_resamples():
     first[7] = math.nan
     a = record(replicates={"f": first.tolist()}, scores={"f": 0.6})
     b = record(replicates={"f": second.tolist()}, scores={"f": 0.5})
-    difference, low, high = results.paired(a, b, "f")
+    difference, low, high = records.paired(a, b, "f")
     assert difference == pytest.approx(0.1)
     assert (low, high) == pytest.approx(tuple(np.nanpercentile(first - second, (2.5, 97.5))))
-    assert results.paired(a, a, "f") == (0.0, 0.0, 0.0)
+    assert records.paired(a, a, "f") == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -333,4 +334,4 @@ def test_a_paired_difference_is_that_of_equal_resamples():
 )
 def test_records_of_other_clips_or_conventions_are_not_paired(changes, told):
     with pytest.raises(ValueError, match=told):
-        results.paired(record(), record(**changes), "f")
+        records.paired(record(), record(**changes), "f")

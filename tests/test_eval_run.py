@@ -21,8 +21,8 @@ from eval_parts import (  # noqa: E402
     tuned,
 )
 
-from eval_tasks import results  # noqa: E402
 from hear_ptsed.files import LOCK  # noqa: E402
+from hear_ptsed.metrics.records import read  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_record_is_complete_and_says_how_it_is_made_again(undisturbed, parts, 
     assert len(undisturbed[mode]) == 2
     paths = sorted((parts / mode / "results").rglob("*.json"))
     for seed, path in enumerate(paths):
-        record = results.read(path)
+        record = read(path)
         assert record.seed == seed and record.mode == mode and record.clips == 4
         assert [*record.scores][0] == "event_onset_200ms_fms"
         assert record.scores["event_onset_200ms_fms"] >= 0  # not NaN
@@ -74,7 +74,7 @@ def test_a_record_is_complete_and_says_how_it_is_made_again(undisturbed, parts, 
 def test_a_finished_run_is_not_done_again(undisturbed, parts, tasks):
     folder = parts / "frozen"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    code, said = run(folder, "run", *OFFICE, *LOGMEL, *tasks, at=Killed("eval_tasks.loop.fit"))
+    code, said = run(folder, "run", *OFFICE, *LOGMEL, *tasks, at=Killed("eval_tasks.fit.loop.fit"))
     assert code == 0 and "already done: results/" in said
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     del before[folder / "output.txt"], after[folder / "output.txt"]
@@ -87,10 +87,10 @@ def test_only_logs_and_features_stay_behind_a_finished_run(undisturbed, parts):
 
 
 MOMENTS = {
-    "while it embeds": ("frozen", Killed("eval_tasks.features._fill", 2)),
-    "while it trains a head": ("frozen", Killed("eval_tasks.loop._check", 3)),
-    "while it fine-tunes": ("finetuned", Killed("eval_tasks.loop._check", 2)),
-    "before it scores": ("finetuned", Killed("eval_tasks.rating.rate")),
+    "while it embeds": ("frozen", Killed("eval_tasks.fit.features._fill", 2)),
+    "while it trains a head": ("frozen", Killed("eval_tasks.fit.loop._check", 3)),
+    "while it fine-tunes": ("finetuned", Killed("eval_tasks.fit.loop._check", 2)),
+    "before it scores": ("finetuned", Killed("eval_tasks.score.rate")),
     "while it writes": ("frozen", killed_while_writing),
     "before it clears up": ("frozen", Killed("eval_tasks.run._clear")),
 }
@@ -192,10 +192,10 @@ def test_a_dry_run_tells_time_and_disk_and_writes_nothing(parts, tasks, tmp_path
 
 
 def test_what_a_table_shows(undisturbed, parts):
-    record = results.read(min((parts / "frozen" / "results").rglob("*.json")))
-    text = results.shown(record, per_class=True)
+    record = records.read(min((parts / "frozen" / "results").rglob("*.json")))
+    text = records.shown(record, per_class=True)
     score = f"{record.scores['event_onset_200ms_fms']:.4f}"
     assert f"event_onset_200ms_fms  {score}  95 % " in text
     assert "pluck" in text and "UNTRAINED" not in text and "coverage" not in text
-    text = results.shown(replace(record, untrained=True, coverage="3 of 9 left"))
+    text = records.shown(replace(record, untrained=True, coverage="3 of 9 left"))
     assert "UNTRAINED" in text and "coverage: 3 of 9 left" in text and "pluck" not in text

@@ -8,10 +8,11 @@ import pytest
 import torch
 from scoring_parts import CLASSES, CLOSE, detections, event, plain_psds, random_events
 
-from eval_tasks.event_based import EVENT_METRICS, Decoding, decode, event_scores
-from eval_tasks.hear_tools import gpu_name_as_bytes, pkg_resources_stand_in, tensorflow_stand_in
-from eval_tasks.psds import psds_scores
-from eval_tasks.scoring import Bootstrap, mean_of_folds, paired
+from eval_tasks.heareval.launch import gpu_name_as_bytes, tensorflow_stand_in
+from hear_ptsed.metrics.bootstrap import Bootstrap, mean_of_folds, paired
+from hear_ptsed.metrics.decoding import Decoding, decode
+from hear_ptsed.metrics.events import EVENT_METRICS, event_scores, pkg_resources_stand_in
+from hear_ptsed.metrics.psds import psds_scores
 
 pytest.importorskip("heareval")
 intersection_based = pytest.importorskip("sed_scores_eval").intersection_based

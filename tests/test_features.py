@@ -14,9 +14,9 @@ import pytest
 import torch
 from frozen_parts import TASK, tones
 
-from eval_tasks import features as ft
-from eval_tasks.base import TaskData, open_task
-from eval_tasks.modules import GENERIC, Module
+from eval_tasks.fit import features as ft
+from eval_tasks.plugin import GENERIC, Module
+from eval_tasks.tasks.base import TaskData, open_task
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.files import locked
 from hear_ptsed.registry import build
@@ -100,9 +100,9 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)  # children are forked
-from eval_tasks import features as ft
-from eval_tasks.base import open_task
-from eval_tasks.modules import Module
+from eval_tasks.fit import features as ft
+from eval_tasks.tasks.base import open_task
+from eval_tasks.plugin import Module
 from frozen_parts import TASK
 
 data, cache = open_task(TASK, Path(sys.argv[1])), Path(sys.argv[2])

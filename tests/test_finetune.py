@@ -17,11 +17,11 @@ import torch
 from finetune_parts import CLASSES, OFF, Small, numbers, tones_folder
 
 import hear_ptsed
-from eval_tasks import finetune
-from eval_tasks.base import Split
-from eval_tasks.finetune import Batches, Crops, FineTuning, frame_loss, network, probabilities
-from eval_tasks.modules import GENERIC, Module
-from eval_tasks.rating import rate
+from eval_tasks.fit import finetune
+from eval_tasks.fit.finetune import Batches, Crops, FineTuning, frame_loss, network, probabilities
+from eval_tasks.plugin import GENERIC, Module
+from eval_tasks.score import rate
+from eval_tasks.tasks.base import Split
 from hear_ptsed import cli
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.registry import build
@@ -108,7 +108,7 @@ def test_folds_with_files_of_the_same_name_keep_their_own_labels(data):
     assert {("valid", "0.wav"), ("test", "0.wav")} <= seen
 
 
-@pytest.mark.parametrize("protocol", ["finetuned", "finetuned-simple"])
+@pytest.mark.parametrize("protocol", ["finetuned", "weak-finetuned"])
 def test_a_step_has_the_same_batch_in_any_number_of_loader_processes(data, protocol):
     recipe = numbers(protocol=protocol)
     weak = [data.parts["weak"]] if recipe.fit.weak_batch else []
@@ -130,7 +130,7 @@ def test_a_step_has_the_same_batch_in_any_number_of_loader_processes(data, proto
 
 
 def test_weak_clips_bring_the_labels_of_their_clip_and_count_the_epochs(data):
-    recipe = numbers(*OFF, "fit.weak_batch=2", protocol="finetuned-simple")
+    recipe = numbers(*OFF, "fit.weak_batch=2", protocol="weak-finetuned")
     made = Batches([data.parts["train"]], [data.parts["weak"]], recipe, 0)
     assert made.plan.steps == 6  # 4 epochs of 3 weak clips, 2 at a time
     rows = made[1]["weak"]
@@ -179,7 +179,7 @@ def test_new_heads_begin_as_the_recipe_and_the_spec_say():
     again, other = network(Small(), 3, fit, 0), network(Small(), 3, fit, 1)
     assert torch.equal(net.head.strong_head.weight, again.head.strong_head.weight)
     assert not torch.equal(net.head.strong_head.weight, other.head.strong_head.weight)
-    weak = network(Small(), 400, numbers(protocol="finetuned-simple").fit, 0, attention=True).head
+    weak = network(Small(), 400, numbers(protocol="weak-finetuned").fit, 0, attention=True).head
     for layer in (weak.strong_head, weak.weak_head):
         assert not layer.bias.any()
         assert layer.weight.std().item() == pytest.approx(0.01, rel=0.05)
@@ -204,7 +204,7 @@ SPLIT = Split(("train",), "valid", "test")
 
 
 def fine_tune(data, folder: Path, *settings: str, model: str = "atst_frame", **options):
-    protocol = "finetuned-simple" if "setup" in options else "finetuned"
+    protocol = "weak-finetuned" if "setup" in options else "finetuned"
     return finetune.run(
         data,
         SPLIT,
@@ -273,7 +273,7 @@ import sys
 from pathlib import Path
 import torch
 import test_finetune as tests
-from eval_tasks.base import open_task
+from eval_tasks.tasks.base import open_task
 from finetune_parts import TASK
 torch.set_num_threads(int(sys.argv[3]))
 tests.fine_tune(open_task(TASK, Path(sys.argv[1])), Path(sys.argv[2]), "optim.epochs=6")

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import default_convert
 from training_parts import network
 
-from eval_tasks import loop
-from eval_tasks.base import open_task
-from eval_tasks.finetune import Batches, FineTuning
-from eval_tasks.recipe import Recipe
+from eval_tasks.fit import loop
+from eval_tasks.fit.finetune import Batches, FineTuning
+from eval_tasks.fit.recipe import Recipe
+from eval_tasks.tasks.base import open_task
 from hear_ptsed.heads import HEADS
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import MODELS, trainable
@@ -129,7 +129,7 @@ def gradients(net: SEDModel, loss: Tensor) -> dict[str, Tensor]:
     ("name", "setup"), [(n, "linear") for n in LINEAR] + [(n, "weak") for n in WEAK]
 )
 def test_loss_and_gradients_equal_their_definition(data, name, setup):
-    protocol = "finetuned-simple" if setup == "weak" else "finetuned"
+    protocol = "weak-finetuned" if setup == "weak" else "finetuned"
     weak = ["fit.weak_batch=1"] if setup == "weak" else []
     recipe = numbers(*OFF, "optim.batch=2", *weak, protocol=protocol)
     net = net_of(name, "attention" if setup == "weak" else "linear")
@@ -203,7 +203,7 @@ def test_every_parameter_learns_once_at_the_rate_of_its_block_and_vectors_never_
         backbone = MODELS[name].backbone()
         head = HEADS["attention"](backbone.embed_dim, len(CLASSES))
     net = SEDModel(MODELS[name].frontend(), backbone, head=head)
-    recipe = numbers("optim.lr=1e-2", "optim.weight_decay=0.3", protocol="finetuned-simple")
+    recipe = numbers("optim.lr=1e-2", "optim.weight_decay=0.3", protocol="weak-finetuned")
     blocks = 17 if name.startswith("frame_mn") else 12
     named = {id(p): (key, p) for key, p in net.named_parameters() if p.requires_grad}
     seen, exponents = [], set()

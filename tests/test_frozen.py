@@ -11,12 +11,12 @@ import torch
 from frozen_parts import PITCHES_HZ, TASK, tones
 from torch.nn import functional as F
 
-from eval_tasks import frozen
-from eval_tasks.base import TaskData, open_task
-from eval_tasks.features import features
-from eval_tasks.modules import Module
-from eval_tasks.rating import rate
-from eval_tasks.recipe import Recipe, recipe
+from eval_tasks.fit import frozen
+from eval_tasks.fit.features import features
+from eval_tasks.fit.recipe import Recipe, recipe
+from eval_tasks.plugin import Module
+from eval_tasks.score import rate
+from eval_tasks.tasks.base import TaskData, open_task
 from hear_ptsed.heads import AttentionHead
 
 LOGMEL = Module("eval_tasks.logmel")
@@ -67,7 +67,7 @@ def test_a_linear_head_learns_and_beats_one_that_did_not(data, cache, tmp_path):
 
 
 def test_an_attention_head_learns_from_strong_and_weak_clips(data, cache, tmp_path):
-    chosen = recipe(TASK, "frozen-simple", (*SIMPLE, "optim.lr=0.5", "optim.epochs=40"))
+    chosen = recipe(TASK, "weak-linear", (*SIMPLE, "optim.lr=0.5", "optim.epochs=40"))
     outcome = frozen.linear(
         data,
         data.splits[0],
@@ -146,7 +146,7 @@ def test_the_loss_is_that_of_the_crops_in_the_audio(data, cache):
 
 
 def test_the_loss_of_the_simple_setup_adds_that_of_weak_clips(data, cache):
-    made = problem(data, cache, recipe(TASK, "frozen-simple", SIMPLE), setup="simple")
+    made = problem(data, cache, recipe(TASK, "weak-linear", SIMPLE), setup="simple")
     batch = next(made.batches(0))
     head, weak = made.model, data.parts["weak"]
     assert isinstance(head, AttentionHead) and len(batch["weak"]) == 4
@@ -208,7 +208,7 @@ def test_a_training_that_was_killed_ends_at_the_same_weights(data, cache, tmp_pa
 
 
 WRONG = {
-    "no weak part": ("simple", "frozen-simple", (), "no weak.json"),
+    "no weak part": ("simple", "weak-linear", (), "no weak.json"),
     "weak batch without setup": (None, "linear", ("fit.weak_batch=4",), "fit.weak_batch is 4"),
     "augmentation": (None, "linear", ("augment.mixup_p=0.5",), "augment.mixup_p is 0.5"),
     "averaging": (None, "linear", ("optim.ema=0.9",), "optim.ema is 0.9"),

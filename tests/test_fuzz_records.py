@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval_tasks import results
+from hear_ptsed.metrics import records
 from leaderboards.__main__ import main
 from leaderboards.collect import collect
 from leaderboards.submit import problems
@@ -79,14 +79,14 @@ def test_a_damaged_record_is_a_right_entry_or_told_in_a_line(tmp_path_factory, v
         assert not found.entries and one.reason and one.reason.isprintable() and told
         assert "cannot be read" not in one.reason  # an error that nobody foresaw
         try:
-            results.read(path)
+            records.read(path)
         except ValueError as error:
             assert "\n" not in str(error)
         return
     (entry,) = found.entries
     for key in NUMBERS:
         assert same(getattr(entry, key), values.get(key, {})), key
-    read = results.read(path)
+    read = records.read(path)
     for key in (*NUMBERS[:5], "folds"):
         assert same(getattr(read, key), values.get(key, {})), key
 

@@ -122,7 +122,7 @@ def test_a_file_of_anything_is_no_traceback(folder, content):
 @few
 @given(
     st.fixed_dictionaries(
-        {}, optional={key: values for key in ("tasks", "modules", "modes", "seeds", "more")}
+        {}, optional={key: values for key in ("tasks", "modules", "protocols", "seeds", "more")}
     )
 )
 def test_a_sweep_of_anything_is_planned_or_refused(folder, sweep):
@@ -146,7 +146,7 @@ DOORS = {
     "option": ("training", "fit", "plain.yaml", "--print"),
     "set downstream": (
         *("eval_tasks", "run", "--task", "office", "--module", "eval_tasks.logmel"),
-        *("--mode", "frozen", "--dry-run", "--set"),
+        *("--protocol", "linear", "--dry-run", "--set"),
     ),
     "sweep": ("eval_tasks", "sweep", "bomb.yaml"),
 }
@@ -178,9 +178,9 @@ def test_a_yaml_bomb_is_refused_at_every_door(tmp_path, door, kind):
     if words[-1] == "--set":
         words.append(f"optim.lr={inline}")
     if "office" in words:
-        from eval_tasks import small
+        from eval_tasks.tasks import rendered
 
-        small.prepare("office", tmp_path / "tasks", synthetic=True)
+        rendered.prepare("office", tmp_path / "tasks", synthetic=True)
         words += ["--folder", "office_synthetic-v1-tiny"]
     done = subprocess.run(
         [sys.executable, "-m", package, *words],

@@ -16,7 +16,7 @@ pytest.importorskip("heareval")
 
 from eval_parts import OFFICE, Killed, records, run, tiny_tasks  # noqa: E402
 
-HEAR = ["--module", "eval_tasks.logmel", "--mode", "frozen", "--protocol", "hear"]
+HEAR = ["--module", "eval_tasks.logmel", "--protocol", "hear"]
 HEAR += ["--grid", "faster", "--grid-points", "1"]
 
 
@@ -48,7 +48,7 @@ def command(tmp_path_factory) -> tuple[str, ...]:
 def killed(command, tmp_path_factory) -> Path:
     """The folder of a run that was killed when heareval had done its work."""
     folder = tmp_path_factory.mktemp("killed")
-    code, said = run(folder, *command, at=Killed("eval_tasks.hear_run._outcomes"))
+    code, said = run(folder, *command, at=Killed("eval_tasks.heareval.protocol._outcomes"))
     assert code == -9, said
     return folder
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from frozen_parts import TASK, tones
 
-from eval_tasks import hear_run
-from eval_tasks.modules import Module
-from eval_tasks.rating import rate
+from eval_tasks.heareval import protocol
+from eval_tasks.plugin import Module
+from eval_tasks.score import rate
 
 pytest.importorskip("heareval")
 
@@ -56,7 +56,7 @@ def test_heareval_goes_on_after_an_interruption_and_its_score_is_reproduced(tmp_
     task.mkdir(parents=True)
     (task / "test.embeddings.npy").write_bytes(b"half")
     (task / "prediction.log").write_text("interrupted")
-    (first,) = hear_run.hear(data, module, tmp_path / "run", **QUICK)
+    (first,) = protocol.hear(data, module, tmp_path / "run", **QUICK)
     assert agrees(first, data) > 0.5
     assert first.training["frame_ms"] == 40 and first.seconds_per_minute > 0
     assert {file: p.shape for file, p in first.probabilities.items()} == {
@@ -81,7 +81,7 @@ def test_folds_another_rate_another_grid_and_options(tmp_path, monkeypatch):
     data = tones(tmp_path / "tasks", {"a": 3, "b": 3, "c": 3}, 12.0, rates=(16_000, 22_050))
     (tmp_path / "weights.pt").write_bytes(b"")
     module = Module("bands", tmp_path / "weights.pt", {"layers": "mean", "batch": 2})
-    outcomes = hear_run.hear(data, module, tmp_path / "run", **QUICK)
+    outcomes = protocol.hear(data, module, tmp_path / "run", **QUICK)
     assert [outcome.part for outcome in outcomes] == ["a", "b", "c"]
     assert all(agrees(outcome, data) > 0.3 for outcome in outcomes)
     assert {outcome.training["frame_ms"] for outcome in outcomes} == {50.0}
@@ -93,6 +93,6 @@ def test_folds_another_rate_another_grid_and_options(tmp_path, monkeypatch):
 def test_what_heareval_fails_at_is_told_in_a_line(tmp_path):
     data = tones(tmp_path / "tasks", {"train": 1, "valid": 1, "test": 1}, 2.0)
     with pytest.raises(RuntimeError, match="No module named 'no_such_plugin'") as error:
-        hear_run.hear(data, Module("no_such_plugin"), tmp_path / "run", **QUICK)
+        protocol.hear(data, Module("no_such_plugin"), tmp_path / "run", **QUICK)
     assert str(tmp_path / "run" / "logs" / "embeddings.txt") in str(error.value)
     assert "\n" not in str(error.value)

@@ -20,8 +20,8 @@ import soundfile
 import torch
 from hear_scores import scores
 
-from eval_tasks import hear_tools
 from eval_tasks.__main__ import main
+from eval_tasks.heareval import launch
 
 pytest.importorskip("heareval")
 pytest.importorskip("hearvalidator")
@@ -225,7 +225,7 @@ def test_events_scenes_and_folds_run_from_clips_to_scores(copied, work, capsys):
 def test_events_are_decoded_with_the_best_epochs_post_processing(copied, monkeypatch, capsys):
     folder = copied("bells")
     with monkeypatch.context() as without:
-        without.setattr(hear_tools, "epoch_of_best_model_kept", nullcontext)
+        without.setattr(launch, "epoch_of_best_model_kept", nullcontext)
         assert predict(folder) == 1
     assert "KeyError" in capsys.readouterr().err.splitlines()[-1]
     assert predict(folder) == 0
@@ -235,12 +235,12 @@ def test_events_are_decoded_with_the_best_epochs_post_processing(copied, monkeyp
 
 def test_only_heareval_checkpoints_gain_from_the_allowed_classes(copied, monkeypatch, capsys):
     with monkeypatch.context() as without:
-        without.setattr(hear_tools, "checkpoint_classes_allowed", nullcontext)
+        without.setattr(launch, "checkpoint_classes_allowed", nullcontext)
         assert predict(copied("places")) == 1
     assert "Weights only load failed" in capsys.readouterr().err.splitlines()[-1]
     torch.save({"run": SimpleNamespace()}, "other.pt")
     refused = pytest.raises(pickle.UnpicklingError, match="Weights only load failed")
-    with hear_tools.checkpoint_classes_allowed(), refused:
+    with launch.checkpoint_classes_allowed(), refused:
         torch.load("other.pt")
     assert torch.nn.Identity not in torch.serialization.get_safe_globals()
 
@@ -257,7 +257,7 @@ def test_an_interrupt_never_leaves_scores_of_a_half_trained_model(copied, monkey
 
     monkeypatch.setattr(EarlyStopping, "on_validation_end", press)
     if not adjusted:
-        monkeypatch.setattr(hear_tools, "interrupt_ends_the_run", nullcontext)
+        monkeypatch.setattr(launch, "interrupt_ends_the_run", nullcontext)
     folder = copied("places")
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -272,7 +272,7 @@ def test_without_tensorflow_both_tools_are_imported(fresh_packages, monkeypatch)
     for name in ("heareval.embeddings.runner", "hearvalidator.validate"):
         with pytest.raises(ModuleNotFoundError, match="tensorflow"):
             importlib.import_module(name)
-        with hear_tools.tensorflow_stand_in():
+        with launch.tensorflow_stand_in():
             importlib.import_module(name)
     assert sys.modules["tensorflow"] is None
 
@@ -284,7 +284,7 @@ def test_an_installed_tensorflow_is_neither_used_nor_lost(
     assert main(["heareval", "embeddings", "--help"]) == 0
     assert "tensorflow" not in sys.modules
     tensorflow = importlib.import_module("tensorflow")
-    with hear_tools.tensorflow_stand_in():
+    with launch.tensorflow_stand_in():
         assert sys.modules["tensorflow"] is not tensorflow
     assert sys.modules["tensorflow"] is tensorflow
 
@@ -308,7 +308,9 @@ def test_a_gpu_that_tensorflow_does_not_see_is_accepted_and_named(
 
 
 def test_pkg_resources_is_replaced_only_where_it_is_missing(copied):
-    with hear_tools.pkg_resources_stand_in():
+    from hear_ptsed.metrics import events
+
+    with events.pkg_resources_stand_in():
         found = importlib.import_module("pkg_resources")
     assert hasattr(found, "require") is (find_spec("pkg_resources") is not None)
     code = """
@@ -323,7 +325,7 @@ from eval_tasks.__main__ import main
 sys.exit(main(["heareval", "predictions", "places", "--grid", "faster", "--grid-points", "1"]))
 """
     copied("places")
-    env = os.environ | {"PYTHONPATH": str(Path(hear_tools.__file__).parents[1])}
+    env = os.environ | {"PYTHONPATH": str(Path(launch.__file__).parents[1])}
     run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert run.returncode == 0 and "pkg_resources halted" in run.stdout, run.stderr
     assert scores(Path("places"))["score"] > 0.9
@@ -357,7 +359,7 @@ def test_folders_that_heareval_would_stumble_over_are_named_before_it_runs(
     Path("tasks/places/16000").rename("tasks/places/48000")
     assert "no audio in 16000/train" in refusal("--task", "places")
     with pytest.raises(ValueError, match="must be an int"):
-        hear_tools.check_audio(Path("tasks/places"), 48000.0)
+        launch.check_audio(Path("tasks/places"), 48000.0)
     assert predict("tasks/places") == 1
     assert "no finished embeddings" in capsys.readouterr().err
     Path("tasks/places/48000").rename("tasks/places/16000")
@@ -382,4 +384,4 @@ def test_a_last_batch_of_one_row_is_refused(rows, refused, tmp_path):
     for split, n_rows in rows.items():
         (tmp_path / f"{split}.embedding-dimensions.json").write_text(json.dumps([n_rows, 8]))
     with pytest.raises(ValueError, match=refused) if refused else nullcontext():
-        hear_tools.check_embeddings(tmp_path)
+        launch.check_embeddings(tmp_path)

@@ -8,10 +8,10 @@ import pytest
 import soundfile
 from hear_scores import scores
 
-from eval_tasks import hear_tools
-from eval_tasks.base import open_task
-from eval_tasks.small.home import HOME, HOME_CLASSES, PARTS, TURNS
+from eval_tasks.heareval import launch
 from eval_tasks.tasks import TASKS, prepare
+from eval_tasks.tasks.base import open_task
+from eval_tasks.tasks.home import HOME, HOME_CLASSES, PARTS, TURNS
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +108,8 @@ def test_the_unmodified_heareval_runs_on_the_folder(folder, tmp_path):
     options = ["--tasks-dir", str(folder.parent), "--embeddings-dir", str(tmp_path / "e")]
     results = tmp_path / "e" / "eval_tasks.logmel" / folder.name
     assert (
-        hear_tools.heareval("embeddings", ["eval_tasks.logmel", "--task", folder.name, *options])
-        == 0
+        launch.heareval("embeddings", ["eval_tasks.logmel", "--task", folder.name, *options]) == 0
     )
     grid = ["--grid", "faster", "--grid-points", "1"]
-    assert hear_tools.heareval("predictions", [str(results), *grid]) == 0
+    assert launch.heareval("predictions", [str(results), *grid]) == 0
     assert scores(results)["score"] > 0

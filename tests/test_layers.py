@@ -7,7 +7,7 @@ import torch
 from conftest import SMALL
 from torch import Tensor, nn
 
-from eval_tasks import hear_tools
+from eval_tasks.heareval import launch
 from hear_ptsed import hear, tensor_files
 from hear_ptsed.backbones.asit import ASiT, ASiTConfig
 from hear_ptsed.backbones.atst import ATSTFrame, ATSTFrameConfig
@@ -284,7 +284,7 @@ def own(tmp_path_factory) -> str:
 
 @pytest.mark.filterwarnings(r"ignore:\s*IMPORTANT")  # said to everybody
 def test_hear_validator_finds_nothing_to_complain_about_in_a_file_of_ones_own(own, capsys):
-    hear_tools.validate("hear_ptsed.plugins.checkpoint", own, device="cpu")
+    launch.validate("hear_ptsed.plugins.checkpoint", own, device="cpu")
     assert capsys.readouterr().out.count("Received embedding of shape") == 4
 
 

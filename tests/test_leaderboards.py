@@ -8,7 +8,7 @@ import leaderboard_parts as parts
 import numpy as np
 import pytest
 
-from eval_tasks import results
+from hear_ptsed.metrics import records
 from leaderboards import stats, tables
 from leaderboards.collect import collect, published_entries
 from leaderboards.stats import cells, gains, normalised
@@ -30,7 +30,7 @@ DOWNSTREAM = {
 }
 
 
-def measured(folder: Path, *records: results.Record, metric: str = F) -> list[stats.Cell]:
+def measured(folder: Path, *records: records.Record, metric: str = F) -> list[stats.Cell]:
     """Cells of records that were written and read again."""
     for one in records:
         parts.write(folder, one)
@@ -318,7 +318,7 @@ def test_the_gain_of_a_stage_is_what_pairing_two_records_says(tmp_path):
     ssl, strong = parts.record(stage="ssl", f=0.78), parts.record(stage="strong", f=0.80)
     (gain,) = gains(measured(tmp_path, ssl, strong))
     (step,) = gain.steps
-    assert (step.value, step.low, step.high) == pytest.approx(results.paired(strong, ssl, F))
+    assert (step.value, step.low, step.high) == pytest.approx(records.paired(strong, ssl, F))
     assert step.improves is True
     assert step.before.high > step.after.low  # the intervals overlap, the paired one leaves 0 out
 

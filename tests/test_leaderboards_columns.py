@@ -9,10 +9,12 @@ import leaderboard_parts as parts
 import numpy as np
 import pytest
 
-from eval_tasks import event_based, psds, results, run, scoring
+from eval_tasks import run
 from hear_ptsed.labels import load_labels
+from hear_ptsed.metrics import bootstrap, events, psds, records
 from leaderboards.__main__ import main
 from leaderboards.submit import problems
+from training import metrics
 
 F, ER = "event_onset_200ms_fms", "segment_1s_er"
 PSDS = "sed_scores_eval{}: dtc 0.7, gtc 0.7, no cross triggers, alpha_ct 0, alpha_st 1"
@@ -64,13 +66,13 @@ def test_records_of_two_releases_are_compared_and_accepted(tmp_path, capsys):
     assert main(["compare", *paths]) == 0
     assert "BEATs strong is better than M2D strong" in capsys.readouterr().out
     assert main(["submit", *paths]) == 0
-    assert results.paired(*made, F)[1] > 0
+    assert records.paired(*made, F)[1] > 0
 
 
 def test_the_versions_of_what_scores_are_told_as_software_and_nowhere_else():
     clips = {f"{k}.wav": [{"label": "a", "start": 100.0, "end": 900.0}] for k in range(2)}
-    draws = scoring.Bootstrap(2)
-    scored = event_based.event_scores(clips, clips, ["a"], [F, ER], draws)
+    draws = bootstrap.Bootstrap(2)
+    scored = events.event_scores(clips, clips, ["a"], [F, ER], draws)
     frames = {file: np.full((100, 1), 0.5) for file in clips}
     areas = psds.psds_scores(frames, clips, dict.fromkeys(clips, 4.0), ["a"], ["psds1"])
     software = run.software()
@@ -85,7 +87,7 @@ def test_the_versions_of_what_scores_are_told_as_software_and_nowhere_else():
 def test_what_a_later_version_adds_is_kept_and_ignored_everywhere(tmp_path, capsys):
     more = {"energy_wh": 12.5, "title": "DCASE", "draws": {"n": [1, 2]}}
     path = parts.write_raw(tmp_path / "r" / "later.json", parts.record(), **more)
-    assert results.read(path).scores == results.read(parts.write(tmp_path, parts.record())).scores
+    assert records.read(path).scores == records.read(parts.write(tmp_path, parts.record())).scores
     assert main(["submit", str(path)]) == 0
     (row, _) = build(tmp_path / "r", tmp_path / "site")
     assert float(row["mean"]) == 0.8
@@ -104,7 +106,7 @@ def test_a_key_that_comes_twice_is_refused_by_all_readers(tmp_path, capsys, deep
     path.write_text(text.replace(old, new), encoding="utf-8")
     twice = "the key 'lr' comes twice" if deep else "the key 'seed' comes twice"
     with pytest.raises(ValueError, match=twice):
-        results.read(path)
+        records.read(path)
     assert any(twice in line for line in problems(path))
     build(tmp_path / "r", tmp_path / "site")
     assert twice in capsys.readouterr().err
@@ -116,7 +118,6 @@ def test_a_key_that_comes_twice_is_refused_by_all_readers(tmp_path, capsys, deep
 def evaluation(folder: Path, classes: list[str], **more: object) -> dict:
     """As `python -m training evaluate --out` writes it, of one clip for each class."""
     from hear_ptsed.files import null_for_nan, write_json
-    from training import metrics
     from training.data.annotations import Events
 
     rng = np.random.default_rng(0)

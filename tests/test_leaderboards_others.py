@@ -8,6 +8,7 @@ import pytest
 
 from leaderboards.collect import collect
 from leaderboards.stats import cells
+from training import metrics
 
 F = "event_onset_200ms_fms"
 
@@ -80,7 +81,6 @@ def test_other_options_of_a_folder_of_heareval_make_no_model_untrained(tmp_path,
 
 def test_an_evaluation_of_training_is_read_with_its_interval(tmp_path):
     from hear_ptsed.files import null_for_nan, write_json
-    from training import metrics
     from training.data.annotations import Events
 
     events = Events.from_columns(

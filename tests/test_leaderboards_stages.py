@@ -4,10 +4,10 @@ import leaderboard_parts as parts
 import pytest
 from test_leaderboards import measured
 
-from eval_tasks import results
+from hear_ptsed.metrics import records
 
 
-def own_file(seed: int, stage: str, trained: int, **changes: object) -> results.Record:
+def own_file(seed: int, stage: str, trained: int, **changes: object) -> records.Record:
     """Of a file of one's own that was trained with a seed."""
     return parts.record(
         "small",

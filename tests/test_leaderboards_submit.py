@@ -100,17 +100,17 @@ def test_all_problems_are_told_at_once_and_the_exit_code_is_1(tmp_path, capsys):
 
 
 def test_the_conventions_that_are_accepted_are_those_that_this_suite_writes(tmp_path):
-    from eval_tasks import event_based, psds, scoring
+    from hear_ptsed.metrics import bootstrap, events, psds
 
-    events = [{"label": "a", "start": 100.0, "end": 900.0}]
-    clips = {f"{k}.wav": events for k in range(2)}
-    draws = scoring.Bootstrap(2)
-    found = [event_based.event_scores(clips, clips, ["a"], list(event_based.EVENT_METRICS), draws)]
+    heard = [{"label": "a", "start": 100.0, "end": 900.0}]
+    clips = {f"{k}.wav": heard for k in range(2)}
+    draws = bootstrap.Bootstrap(2)
+    found = [events.event_scores(clips, clips, ["a"], list(events.EVENT_METRICS), draws)]
 
     frames = {file: np.full((100, 1), 0.5) for file in clips}
     seconds = dict.fromkeys(clips, 4.0)
     found.append(psds.psds_scores(frames, clips, seconds, ["a"], list(psds.PSDS_METRICS), 7, draws))
-    folds = scoring.mean_of_folds([found[0], found[0]])
+    folds = bootstrap.mean_of_folds([found[0], found[0]])
     texts = found[0].conventions | found[1].conventions
     assert texts.keys() == CONVENTIONS.keys()
     for conventions in (texts, folds.conventions):

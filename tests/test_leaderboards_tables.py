@@ -13,7 +13,7 @@ from pathlib import Path
 import leaderboard_parts as parts
 import pytest
 
-from eval_tasks import results
+from hear_ptsed.metrics import records
 from leaderboards import tables
 from leaderboards.__main__ import main
 from leaderboards.collect import collect
@@ -115,7 +115,7 @@ def test_two_records_differ_by_what_pairing_them_says(tmp_path):
     made = parts.record(f=0.80), parts.record("m2d", f=0.78)
     found = compare(*(parts.write(tmp_path, one) for one in made))
     own = found.difference
-    assert (own.value, own.low, own.high) == pytest.approx(results.paired(*made, F))
+    assert (own.value, own.low, own.high) == pytest.approx(records.paired(*made, F))
     assert found.titles == ("BEATs strong", "M2D strong")
     assert found.classes["class 3"] == pytest.approx((0.80, 0.78, 13))
 

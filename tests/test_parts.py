@@ -14,9 +14,9 @@ import soundfile
 import torch
 from frozen_parts import tones
 
-from eval_tasks import features, hear_folder
-from eval_tasks.modules import Module
-from eval_tasks.small import soundscapes
+from eval_tasks.fit import features
+from eval_tasks.plugin import Module
+from eval_tasks.tasks import soundscapes
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.detect import DetectorOptions
 from hear_ptsed.registry import build
@@ -85,7 +85,7 @@ def jobs(sounds, checkpoint, tmp_path_factory) -> dict[str, Job]:
         pack([open_clips(sounds)], None, folder / "out", clips_per_shard=clips_per_shard)
 
     def task(folder: Path, seed: int = 0) -> None:
-        hear_folder.build(folder / "out", {"seed": seed}, fill)
+        folder.build(folder / "out", {"seed": seed}, fill)
 
     return {
         "pack": Job(

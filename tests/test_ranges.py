@@ -11,8 +11,8 @@ import pytest
 import eval_tasks.__main__
 import hear_ptsed.cli
 import training.__main__
-from eval_tasks import recipe as downstream
-from eval_tasks.recipe import recipe
+from eval_tasks.fit import recipe as downstream
+from eval_tasks.fit.recipe import recipe
 from eval_tasks.request import Request
 from eval_tasks.sweep import Sweep
 from eval_tasks.tasks import TASKS
@@ -120,7 +120,7 @@ def test_a_value_outside_is_refused_in_a_sweep(tmp_path, capsys, place, kind, li
         entries = {
             "tasks": [{"task": "office"}],
             "modules": [{"module": "beats_strong"}],
-            "modes": [{"mode": "finetuned"}],
+            "protocols": [{"protocol": "finetuned"}],
         }
         entries[section][0][name] = value
         file.write_text(json.dumps(entries))
@@ -130,7 +130,7 @@ def test_a_value_outside_is_refused_in_a_sweep(tmp_path, capsys, place, kind, li
 
 @pytest.mark.parametrize("seeds", [0, -1, 10**9, [-1], [2**40], [1.5]])
 def test_seeds_of_a_sweep_outside_are_refused(tmp_path, capsys, seeds):
-    values = {"tasks": ["office"], "modules": ["m"], "modes": ["finetuned"], "seeds": seeds}
+    values = {"tasks": ["office"], "modules": ["m"], "protocols": ["finetuned"], "seeds": seeds}
     (tmp_path / "sweep.yaml").write_text(json.dumps(values))
     arguments = ["sweep", str(tmp_path / "sweep.yaml"), "--dry-run"]
     assert "seeds" in refused(capsys, eval_tasks.__main__.main(arguments))
@@ -138,7 +138,7 @@ def test_seeds_of_a_sweep_outside_are_refused(tmp_path, capsys, seeds):
 
 def test_a_sweep_of_more_runs_than_anybody_wants_is_refused(tmp_path, capsys):
     many = [f"m{i}" for i in range(2000)]
-    values = {"tasks": many, "modules": many, "modes": ["finetuned"]}
+    values = {"tasks": many, "modules": many, "protocols": ["finetuned"]}
     (tmp_path / "sweep.yaml").write_text(json.dumps(values))
     line = refused(capsys, eval_tasks.__main__.main(["sweep", str(tmp_path / "sweep.yaml")]))
     assert "asks for 4000000 runs; allowed are 100000" in line
@@ -150,7 +150,7 @@ OPTIONS = {
     "pseudo-label": ["pseudo-label", "x.pt", "--audio", "a", "--out", "o"],
     "pack": ["pack", "--audio", "a", "--out", "o"],
     "demo": ["demo"],
-    "run": ["run", "--task", "office", "--module", "m", "--mode", "frozen"],
+    "run": ["run", "--task", "office", "--module", "m", "--protocol", "linear"],
     "sweep": ["sweep", "s.yaml"],
     "prepare": ["prepare", "office"],
 }

@@ -11,12 +11,11 @@ from eval_parts import OFFICE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eval_tasks import small
 from eval_tasks.__main__ import main
-from eval_tasks.base import TaskData, open_task
 from eval_tasks.request import Request
 from eval_tasks.run import Run, plan
-from eval_tasks.tasks import TASKS
+from eval_tasks.tasks import TASKS, rendered
+from eval_tasks.tasks.base import TaskData, open_task
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.registry import build
 from leaderboards import site
@@ -33,7 +32,7 @@ NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"
 @pytest.fixture(scope="module")
 def parts_of(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("names")
-    small.prepare("office", folder / "tasks", synthetic=True)
+    rendered.prepare("office", folder / "tasks", synthetic=True)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         save_checkpoint(build("frame_mn02", n_classes=None).eval(), folder / "mn02.pt")

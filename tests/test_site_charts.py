@@ -14,6 +14,7 @@ from hear_ptsed.labels import load_labels
 from leaderboards import charts, pivots, site, stats
 from leaderboards.collect import Collected, collect, published_entries
 from leaderboards.pages import Names
+from training import metrics
 
 F = "event_onset_200ms_fms"
 PSDS = "sed_scores_eval 0.0.4: dtc 0.7, gtc 0.7, no cross triggers, alpha_ct 0, alpha_st 1"
@@ -176,7 +177,6 @@ def test_a_published_table_marks_its_own_best_and_a_suspected_misprint():
 
 def test_what_was_measured_on_audioset_stands_beside_the_published_table(tmp_path):
     from hear_ptsed.files import null_for_nan, write_json
-    from training import metrics
     from training.data.annotations import Events
 
     rng = np.random.default_rng(0)

@@ -11,11 +11,11 @@ import pytest
 import soundfile
 
 from eval_tasks.__main__ import main
-from eval_tasks.small import NAMES, prepare
 from eval_tasks.sounds import catalogue
 from eval_tasks.sounds.catalogue import find_wheel
 from eval_tasks.sounds.sources import make_bank
 from eval_tasks.sounds.synthetic import synthetic_bank
+from eval_tasks.tasks.rendered import NAMES, prepare
 from hear_ptsed import wheels, yamnet
 
 RATE = 16000
@@ -193,7 +193,7 @@ def test_a_render_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("eval_tasks.small.folder._card", fail)
+    monkeypatch.setattr("eval_tasks.tasks.render._card", fail)
     with pytest.raises(OSError, match="disk full"):
         prepare("scenes", tmp_path, synthetic=True)
     assert list(tmp_path.iterdir()) == []

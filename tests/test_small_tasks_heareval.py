@@ -3,22 +3,23 @@
 import pytest
 from hear_scores import scores
 
-from eval_tasks import hear_tools, small
+from eval_tasks.heareval import launch
+from eval_tasks.tasks import rendered
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # dozens of the old packages' own
 
 
 @pytest.mark.parametrize(("task", "chance"), [("office", 0.0), ("piano", 0.0), ("scenes", 0.35)])
 def test_a_small_task_ends_with_scores_and_is_not_computed_twice(task, chance, tmp_path):
-    folder = small.prepare(task, tmp_path / "tasks", synthetic=True)
+    folder = rendered.prepare(task, tmp_path / "tasks", synthetic=True)
     results = tmp_path / "embeddings" / "eval_tasks.logmel" / folder.name
     written = []
     for _ in range(2):
         options = ["--tasks-dir", tmp_path / "tasks", "--embeddings-dir", tmp_path / "embeddings"]
         arguments = ["eval_tasks.logmel", "--task", folder.name, *map(str, options)]
-        assert hear_tools.heareval("embeddings", arguments) == 0
+        assert launch.heareval("embeddings", arguments) == 0
         grid = ["--grid", "faster", "--grid-points", "1"]
-        assert hear_tools.heareval("predictions", [str(results), *grid]) == 0
+        assert launch.heareval("predictions", [str(results), *grid]) == 0
         written.append((results / "test.predicted-scores.json").stat().st_mtime_ns)
     assert written[0] == written[1]
     assert scores(results)["score"] > chance

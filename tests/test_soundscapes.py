@@ -12,13 +12,13 @@ import pytest
 import soundfile
 
 from eval_tasks.__main__ import main
-from eval_tasks.small import soundscapes
-from eval_tasks.small.soundscapes import PARTS, prepare, render
 from eval_tasks.sounds import audioset, scene
 from eval_tasks.sounds.catalogue import WHEELS
 from eval_tasks.sounds.signal import WINDOW, decibels, window_rms
 from eval_tasks.sounds.sources import Source
 from eval_tasks.sounds.synthetic import synthetic_audioset_bank
+from eval_tasks.tasks import soundscapes
+from eval_tasks.tasks.soundscapes import PARTS, prepare, render
 from hear_ptsed import wheels
 from hear_ptsed.files import sha256
 from hear_ptsed.grid import SAMPLE_RATE

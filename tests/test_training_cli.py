@@ -12,7 +12,7 @@ import torch
 from training_corpus import recipe, write_corpus
 
 import hear_ptsed
-from eval_tasks.small import soundscapes
+from eval_tasks.tasks import soundscapes
 from hear_ptsed.checkpoints import describe
 from training import recipe as config
 from training.__main__ import main

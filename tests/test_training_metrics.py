@@ -9,7 +9,7 @@ from sed_scores_eval import intersection_based, segment_based
 from sed_scores_eval.base_modules.scores import create_score_dataframe
 from sklearn.metrics import average_precision_score
 
-from training import psds
+from hear_ptsed.metrics import points
 from training.data.annotations import Events
 from training.metrics import clip_average_precision, evaluate
 
@@ -159,16 +159,16 @@ def test_pruning_leaves_out_only_what_cannot_be_seen(corpus, monkeypatch):
     scores, *rest = corpus
     scores = scores.astype(np.float32)
     kept = []
-    change_points = psds.change_points
+    change_points = points.change_points
     monkeypatch.setattr(
-        psds, "change_points", lambda *a: kept.append(change_points(*a)) or kept[-1]
+        points, "change_points", lambda *a: kept.append(change_points(*a)) or kept[-1]
     )
     pruned = evaluate(scores, *rest)
-    n_pruned = sum(len(points.row) for points in kept)
+    n_pruned = sum(len(each.row) for each in kept)
     kept.clear()
-    monkeypatch.setattr(psds, "lowest_score", lambda *a: -np.inf)
+    monkeypatch.setattr(points, "lowest_score", lambda *a: -np.inf)
     assert evaluate(scores, *rest) == pruned
-    assert n_pruned < 0.3 * sum(len(points.row) for points in kept)
+    assert n_pruned < 0.3 * sum(len(each.row) for each in kept)
 
 
 def test_clips_whose_scores_are_shuffled_in_order_score_the_same(corpus):
@@ -216,9 +216,9 @@ def test_average_precision_equals_scikit_learn_with_ties_and_weights(levels):
     label = rng.random(200) < 0.2
     weights = rng.integers(0, 4, (5, 200))
     expected = [average_precision_score(label, score, sample_weight=own) for own in weights]
-    got = psds.average_precision(score, label, weights)
+    got = points.average_precision(score, label, weights)
     np.testing.assert_allclose(got, expected, **CLOSE)
-    assert np.isnan(psds.average_precision(score, np.zeros(200, bool), weights)).all()
+    assert np.isnan(points.average_precision(score, np.zeros(200, bool), weights)).all()
 
 
 def test_map_takes_the_highest_frame_of_a_clip_as_its_score(corpus):

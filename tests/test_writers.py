@@ -16,7 +16,7 @@ from training_corpus import KillAt, assert_refused, fit, recipe, start, write_co
 
 pytest.importorskip("lightning")
 
-from eval_tasks import hear_folder  # noqa: E402
+from eval_tasks.tasks import hear_folder  # noqa: E402
 from hear_ptsed.checkpoints import save_checkpoint  # noqa: E402
 from hear_ptsed.files import atomic, atomic_folder, locked, remove_stale  # noqa: E402
 from hear_ptsed.registry import build  # noqa: E402

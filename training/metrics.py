@@ -8,9 +8,9 @@ from importlib.metadata import version
 
 import numpy as np
 
-from training import psds
+from hear_ptsed.metrics import points
+from hear_ptsed.metrics.points import ClassEvents
 from training.data.annotations import Events, merged
-from training.psds import ClassEvents
 
 CI = (2.5, 97.5)  # percentiles
 
@@ -102,7 +102,7 @@ def clip_average_precision(
         raise ValueError(f"clip {row} has a score that is not finite in {classes[column]!r}")
     once = np.ones((1, len(scores)), dtype=np.int32)
     ap = {
-        name: float(psds.average_precision(scores[:, k], targets[:, k], once)[0])
+        name: float(points.average_precision(scores[:, k], targets[:, k], once)[0])
         for k, name in enumerate(classes)
         if targets[:, k].any()
     }
@@ -110,7 +110,7 @@ def clip_average_precision(
 
 
 def _convention(bootstrap: int, seed: int, problem: "_Problem") -> dict[str, object]:
-    scored = math.ceil(problem.scores.shape[2] / psds.SEGMENT_FRAMES)
+    scored = math.ceil(problem.scores.shape[2] / points.SEGMENT_FRAMES)
     beyond = problem.durations_s.max() > scored
     durations = (
         f"durations of whole clips: a segment behind the {scored} s of scores has score 0"
@@ -118,17 +118,18 @@ def _convention(bootstrap: int, seed: int, problem: "_Problem") -> dict[str, obj
         else f"durations of at most the {scored} s of scores"
     )
     return {
-        "psds1": f"dtc {psds.DTC}, gtc {psds.GTC}, no cross triggers (alpha_ct 0), alpha_st "
-        f"{psds.ALPHA_ST:g}, at most {psds.MAX_EFPR:g} false positives per hour",
+        "psds1": f"dtc {points.DTC}, gtc {points.GTC}, no cross triggers (alpha_ct 0), alpha_st "
+        f"{points.ALPHA_ST:g}, at most {points.MAX_EFPR:g} false positives per hour",
         "psds1_macro": "mean of the classes' PSDS1 (alpha_st 0)",
-        "pauroc": f"segments of 1 s, staircase area up to a false positive rate of {psds.MAX_FPR}, "
-        f"divided by it; {durations}; mean of the classes with both positive and negative segments",
+        "pauroc": "segments of 1 s, staircase area up to a false positive rate of "
+        f"{points.MAX_FPR}, divided by it; {durations}; mean of the classes with both positive and "
+        "negative segments",
         "map": "mean over classes of the average precision of clips: the score of a clip is its "
         "highest frame, its label whether it has an event",
         "clips": "those with an event of a scored class",
         "classes": "those that the model has and the scored clips have events of",
         "events": "touching and overlapping ones of one class and clip joined",
-        "hop_s": psds.HOP_S,
+        "hop_s": points.HOP_S,
         "sed_scores_eval": version("sed_scores_eval"),
         "bootstrap": f"{bootstrap} resamples of the clips, seed {seed}, 95 % percentile interval; "
         "a class absent from a resample is left out of its means"
@@ -256,7 +257,7 @@ def _check_events(events: Events) -> None:
 class _ClassPart:
     """What one class contributes to the set and its resamples."""
 
-    counts: list[tuple[np.ndarray, np.ndarray]]  # R, see psds.counts_of
+    counts: list[tuple[np.ndarray, np.ndarray]]  # R, see points.counts_of
     n_events: np.ndarray  # (R,)
     pauroc: np.ndarray  # (R,)
     ap: np.ndarray  # (R,)
@@ -274,13 +275,13 @@ def _score_class(problem: _Problem, k: int) -> _ClassPart:
     events, weights, top = problem.events[k], problem.weights, x.max(1)
     has_event = np.zeros(len(x), dtype=bool)
     has_event[events.row] = True
-    lowest = psds.lowest_score(top[~has_event], weights[:, ~has_event], problem.seconds / 3600)
-    points = psds.change_points(x, events, lowest)
+    lowest = points.lowest_score(top[~has_event], weights[:, ~has_event], problem.seconds / 3600)
+    changes = points.change_points(x, events, lowest)
     return _ClassPart(
-        [psds.counts_of(points, weight) for weight in weights],
+        [points.counts_of(changes, weight) for weight in weights],
         weights[:, events.row].sum(1),
-        psds.segment_pauroc(x, events, problem.durations_s, weights),
-        psds.average_precision(top, has_event, weights),
+        points.segment_pauroc(x, events, problem.durations_s, weights),
+        points.average_precision(top, has_event, weights),
     )
 
 
@@ -290,7 +291,7 @@ def _psds1(problem: _Problem, parts: Sequence[_ClassPart]) -> tuple[np.ndarray, 
     of_class = np.full((len(psds1), len(parts)), np.nan)
     for r, seconds in enumerate(problem.seconds):
         present = [k for k, part in enumerate(parts) if part.n_events[r]]
-        psds1[r], of = psds.psds1(
+        psds1[r], of = points.psds1(
             {problem.names[k]: parts[k].counts[r] for k in present},
             {problem.names[k]: int(parts[k].n_events[r]) for k in present},
             float(seconds),

@@ -9,12 +9,13 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval_tasks import results, sweep
-from eval_tasks.base import read_json
+from eval_tasks import sweep
 from eval_tasks.demo import steps
-from eval_tasks.event_based import event_scores
+from eval_tasks.tasks.base import read_json
 from hear_ptsed import list_models
 from hear_ptsed.files import atomic, write_json
+from hear_ptsed.metrics import records
+from hear_ptsed.metrics.events import event_scores
 
 PLUGINS = "hear_ptsed.plugins."
 MODULES = ("atst_frame_strong", "beats_strong", "frame_mn10_strong")
@@ -35,7 +36,7 @@ def evaluate_modules(out: Path, task: Path) -> None:
     modules += [{"module": PLUGINS + name} for name in MODULES]
     for row in modules:
         row["untrained"] = not cached.get(row["module"], True)
-    planned = _plan(out, "modules", modules, mode="frozen-hear", grid="faster", grid_points=2)
+    planned = _plan(out, "modules", modules, protocol="hear", grid="faster", grid_points=2)
     for entry in planned:
         if entry.state == "planned":
             module, flag = entry.request.module, ["--untrained"] * entry.request.untrained
@@ -57,15 +58,20 @@ def evaluate_stages(out: Path, trained: Path, seed: int) -> None:
         {"module": "checkpoint", "checkpoint": str(trained / stage / "model.pt"), "stage": stage}
         for stage in STAGES
     ]
-    _evaluate(_plan(out, "stages", modules, mode="frozen-linear", seeds=[seed]))
+    _evaluate(_plan(out, "stages", modules, protocol="linear", seeds=[seed]))
 
 
 def _plan(
-    out: Path, name: str, modules: list[dict], seeds: Sequence[int] = (0,), **mode: str | int
+    out: Path, name: str, modules: list[dict], seeds: Sequence[int] = (0,), **protocol: str | int
 ) -> list[sweep.Entry]:
     """Write a sweep of modules on `office` into OUT/NAME.yaml; its evaluations."""
     path = out / f"{name}.yaml"  # of which JSON is a part
-    wanted = {"tasks": ["office"], "modules": modules, "modes": [mode], "seeds": list(seeds)}
+    wanted = {
+        "tasks": ["office"],
+        "modules": modules,
+        "protocols": [protocol],
+        "seeds": list(seeds),
+    }
     write_json(path, wanted)
     return sweep.plan(path, tasks_dir=out / "tasks", results=out / "results", work=out / "work")
 
@@ -95,7 +101,7 @@ def _percent(score: float) -> str:
 
 
 def _write_table(path: Path, task: Path, folder: Path) -> None:
-    records = [results.read(file) for file in sorted(folder.rglob("*hear*/*.json"))]
+    records = [records.read(file) for file in sorted(folder.rglob("*hear*/*.json"))]
     rows = [
         (record.module, "untrained" * record.untrained, next(iter(record.scores.values())))
         for record in records

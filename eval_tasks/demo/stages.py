@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from eval_tasks.base import read_json
 from eval_tasks.demo import steps
-from eval_tasks.small import soundscapes
+from eval_tasks.tasks import soundscapes
+from eval_tasks.tasks.base import read_json
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.files import atomic
 from hear_ptsed.registry import build

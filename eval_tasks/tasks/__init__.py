@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eval_tasks import dcase2016_task2, desed, maestro, small
-from eval_tasks.base import Task, read_json
+from eval_tasks.tasks import dcase2016_task2, desed, maestro, rendered
+from eval_tasks.tasks.base import Task, read_json
 
 # Minutes of audio instead of hours: smaller batches, two minutes for a narrow network on a core.
 SMALL = {
@@ -17,15 +17,15 @@ SMALL = {
     }
 }
 SMALL_HOME = {
-    "frozen-simple": {
+    "weak-linear": {
         "optim": {"batch": 32, "epochs": 100.0, "warmup_steps": 20},
         "fit": {"weak_batch": 32},
     },
-    "finetuned-simple": {
+    "weak-finetuned": {
         "optim": {"batch": 8, "epochs": 12.0, "warmup_steps": 15},
         "fit": {"weak_batch": 8, "check_every_epochs": 2.0},
     },
-    "desed-baseline": {
+    "mean-teacher": {
         "optim": {"batch": 8, "epochs": 40.0, "warmup_steps": 75},
         "fit": {"weak_batch": 8, "unlabelled_batch": 16},
     },
@@ -38,7 +38,7 @@ def _small(name: str, like: Task, recipes: dict) -> Task:
         like,
         name=name,
         folder=f"{name}-v1-demo",
-        about=small.NAMES[name],
+        about=rendered.NAMES[name],
         published=False,
         recipes=recipes,
     )
@@ -58,7 +58,7 @@ TASKS: dict[str, Task] = {
 
 
 def _soundscapes(tasks_dir: Path, **options: Any) -> Path:
-    from eval_tasks.small import soundscapes  # which nothing else of the tasks needs
+    from eval_tasks.tasks.rendered import soundscapes  # which nothing else of the tasks needs
 
     return soundscapes.prepare(tasks_dir, **options)
 
@@ -70,7 +70,7 @@ PREPARE: dict[str, tuple[Callable[..., Path], frozenset[str]]] = {
     "dcase2016_task2": (dcase2016_task2.prepare, DOWNLOADED),
     "maestro": (maestro.prepare, DOWNLOADED),
     "desed": (desed.prepare, DOWNLOADED | {"strong_real", "mode"}),
-    **{name: (partial(small.prepare, name), RENDERED) for name in small.NAMES},
+    **{name: (partial(rendered.prepare, name), RENDERED) for name in rendered.NAMES},
     "soundscapes": (_soundscapes, RENDERED | {"jobs"}),
 }
 

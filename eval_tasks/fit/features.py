@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from eval_tasks.base import Part, TaskData
-from eval_tasks.modules import Module
+from eval_tasks.plugin import Module
+from eval_tasks.tasks.base import Part, TaskData
 from hear_ptsed import __version__, interrupt
 from hear_ptsed.files import sha256, write_json
 from hear_ptsed.grid import FRAME, SAMPLE_RATE, WINDOW, WINDOW_FRAMES

@@ -7,7 +7,6 @@ sounds come from pinned packages on first use. The synthetic version needs none 
 from functools import partial
 from pathlib import Path
 
-from eval_tasks import hear_folder
 from eval_tasks.sounds.catalogue import describe_packages
 
 NAMES = {
@@ -42,7 +41,7 @@ def prepare(
     mode = "tiny" if synthetic else size
     settings = {"task": name, "size": mode, "seed": seed, "synthetic": synthetic, "format": FORMAT}
     fill = partial(_render, name, folder.name.split("-")[0], settings)
-    return hear_folder.build(folder, settings, fill, force=force)
+    return folder.build(folder, settings, fill, force=force)
 
 
 def folder_name(task: str, size: str, seed: int, synthetic: bool) -> str:
@@ -55,13 +54,13 @@ def folder_name(task: str, size: str, seed: int, synthetic: bool) -> str:
 
 
 def _render(name: str, task_name: str, settings: dict, folder: Path) -> None:
-    from eval_tasks.small import home, office
-    from eval_tasks.small.folder import write
+    from eval_tasks.tasks import home, office
+    from eval_tasks.tasks.render import write
 
     mode, seed, synthetic = settings["size"], settings["seed"], settings["synthetic"]
 
     if name == "piano":
-        from eval_tasks.small.piano import REAL, SYNTHETIC, piano
+        from eval_tasks.tasks.piano import REAL, SYNTHETIC, piano
 
         provenance = {"notes": PIANO_NOTES}
         task = piano(SYNTHETIC if synthetic else REAL, mode, seed, task_name, provenance)
@@ -121,7 +120,7 @@ def _bank_provenance(bank) -> dict:
 
 
 def _piano_provenance(pieces: dict[str, list[str]]) -> dict:
-    from eval_tasks.small.scores import source_file
+    from eval_tasks.sounds.sheet_music import source_file
     from eval_tasks.sounds.soundfont import FONTS
     from eval_tasks.sounds.sources import describe_origins
     from hear_ptsed.files import sha256

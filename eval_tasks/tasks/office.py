@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from eval_tasks.small.folder import Clip, Task, generator, list_events, metadata
 from eval_tasks.sounds import speech
 from eval_tasks.sounds.signal import coloured_noise, decibels, room
 from eval_tasks.sounds.sources import (
@@ -28,6 +27,7 @@ from eval_tasks.sounds.sources import (
     make_bank,
     variation,
 )
+from eval_tasks.tasks.render import Clip, Task, generator, list_events, metadata
 from hear_ptsed.grid import SAMPLE_RATE
 
 BACKGROUND_DB = -45.0  # dBFS, pink noise

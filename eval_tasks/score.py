@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eval_tasks.base import Part, Task
-from eval_tasks.event_based import Decoding, decode, event_scores, threshold_curve
-from eval_tasks.scoring import Bootstrap, Scored
+from eval_tasks.tasks.base import Part, Task
+from hear_ptsed.metrics.bootstrap import Bootstrap, Scored
+from hear_ptsed.metrics.decoding import Decoding, decode
+from hear_ptsed.metrics.events import event_scores, threshold_curve
 
 PSDS = ("psds1", "psds2")
 
@@ -47,7 +48,7 @@ def rate(
             own = threshold_curve(part.events, probabilities, part.classes, metrics[0], decoding)
             scored.curves[metrics[0]] = own
     if by_area := [name for name in metrics if name in PSDS]:
-        from eval_tasks.psds import psds_scores  # seconds to import
+        from hear_ptsed.metrics.psds import psds_scores  # seconds to import
 
         areas = psds_scores(
             probabilities,

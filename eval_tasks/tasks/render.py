@@ -11,9 +11,9 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from eval_tasks import hear_folder
-from eval_tasks.manifest import versions
 from eval_tasks.sounds.signal import find_audible, to_pcm
+from eval_tasks.tasks import hear_folder
+from eval_tasks.tasks.hear_folder import versions
 from hear_ptsed import interrupt
 from hear_ptsed.files import write_json
 from hear_ptsed.grid import SAMPLE_RATE

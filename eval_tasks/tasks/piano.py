@@ -13,11 +13,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.random import Generator
 
-from eval_tasks.small import scores
-from eval_tasks.small.folder import Clip, Task, generator, metadata
-from eval_tasks.small.scores import Score
+from eval_tasks.sounds import sheet_music
+from eval_tasks.sounds.sheet_music import Score
 from eval_tasks.sounds.soundfont import Note, play
 from eval_tasks.sounds.synthetic import play_strings
+from eval_tasks.tasks.render import Clip, Task, generator, metadata
 from hear_ptsed.grid import SAMPLE_RATE
 
 FOLDS = [f"fold{i:02d}" for i in range(5)]
@@ -62,7 +62,7 @@ class Music:
     instrument: Callable[[list[Note]], np.ndarray]
 
 
-REAL = Music(scores.pieces, scores.score, partial(play, "TimGM6mb", 0))
+REAL = Music(sheet_music.pieces, sheet_music.score, partial(play, "TimGM6mb", 0))
 
 
 def piano(music: Music, size: str, seed: int, name: str, provenance: dict) -> Task:

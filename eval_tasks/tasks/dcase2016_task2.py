@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from eval_tasks import hear_folder
-from eval_tasks.base import Task, TaskData
-from eval_tasks.downloads import convert_all, find, opened
-from eval_tasks.event_based import Decoding
-from eval_tasks.manifest import versions
+from eval_tasks.tasks import hear_folder
+from eval_tasks.tasks.base import Task, TaskData
+from eval_tasks.tasks.downloads import convert_all, find, opened
+from eval_tasks.tasks.hear_folder import versions
+from hear_ptsed.metrics.decoding import Decoding
 
 SECONDS = 120.0
 CLIPS = {"train": 44, "valid": 14, "test": 14}

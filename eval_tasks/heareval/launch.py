@@ -15,7 +15,6 @@ from contextlib import ExitStack, contextmanager
 from functools import partial, wraps
 from importlib import import_module
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -26,6 +25,7 @@ import numpy as np
 import torch
 
 from hear_ptsed.files import atomic
+from hear_ptsed.metrics.events import pkg_resources_stand_in
 
 PREDICTED = ".predictions.npz"  # arrays of heareval's predictions, which it pickles itself
 BATCH_ROWS = 1024  # heareval's training batch, the same in all of its grids
@@ -48,22 +48,6 @@ def tensorflow_stand_in() -> Iterator[None]:
     tensorflow.Module = type("Module", (), {})  # isinstance() is asked; nothing inherits from it
     tensorflow.test = SimpleNamespace(is_gpu_available=lambda **_: True)
     with _in_module_table(tensorflow):
-        yield
-
-
-@contextmanager
-def pkg_resources_stand_in() -> Iterator[None]:
-    """Import: the one function of pkg_resources that pytorch-lightning 1.9.5 calls, if it is gone.
-
-    setuptools 82 dropped the package; Lightning then stops at `No module named 'pkg_resources'`.
-    """
-    if find_spec("pkg_resources"):
-        yield
-        return
-    pkg_resources = ModuleType("pkg_resources")
-    pkg_resources.__spec__ = ModuleSpec("pkg_resources", None)
-    pkg_resources.declare_namespace = lambda _name: None
-    with _in_module_table(pkg_resources):
         yield
 
 

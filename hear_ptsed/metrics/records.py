@@ -32,6 +32,16 @@ from hear_ptsed.schema import (
 )
 
 SCHEMA = 1
+# How a model is put to a task: the word of the command, the recipes, records, sweeps and pages.
+PROTOCOLS = {
+    "hear": "heareval's own networks on frozen embeddings, with its own grid",
+    "linear": "a linear layer on frozen embeddings",
+    "finetuned": "the whole network, with layer-wise learning rates",
+    "weak-linear": "an attention head on frozen embeddings; strong and weak labels",
+    "weak-finetuned": "the whole network; strong and weak labels",
+    "mean-teacher": "the DCASE 2023 task 4 baseline: a CRNN beside frozen embeddings; strong, weak "
+    "and no labels",
+}
 HUGE, TINY = 1e15, 1e-9  # beyond which no number is one of an evaluation
 ITEMS, DEPTH = 5000, 10  # of what is kept as it came
 DRAWN = "; bootstrap: "  # ends a convention with what was drawn
@@ -181,7 +191,7 @@ class Record(Asked):
     scores: Scores  # the task's primary metric first; NaN where undefined
     per_class: Annotated[dict[Label, Scores], Field(max_length=2000)]  # metrics, and "events"
     ci95: Annotated[dict[str, Interval], Field(max_length=50)]  # over clips
-    # Scores on resampled clips, see eval_tasks.scoring.
+    # Scores on resampled clips, see hear_ptsed.metrics.bootstrap.
     replicates: Annotated[dict[str, Numbers], Field(max_length=50)]
     conventions: Annotated[dict[str, Line], Field(max_length=50)]  # what exactly was computed
     # Parameters; seconds_per_minute of audio, at inference.

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from eval_tasks.base import Outcome, Part, TaskData
-from eval_tasks.event_based import Decoding
-from eval_tasks.hear_tools import PREDICTED
-from eval_tasks.modules import Module
+from eval_tasks.heareval.launch import PREDICTED
+from eval_tasks.plugin import Module
 from eval_tasks.processes import ending_with_parent
+from eval_tasks.tasks.base import Outcome, Part, TaskData
 from hear_ptsed.files import locked
 from hear_ptsed.grid import SAMPLE_RATE
+from hear_ptsed.metrics.decoding import Decoding
 
 EMBEDDINGS = "embeddings"
 GRID_MS = 40.0

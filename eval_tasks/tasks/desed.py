@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from eval_tasks import hear_folder
-from eval_tasks.base import Task
-from eval_tasks.downloads import convert
-from eval_tasks.event_based import Decoding
-from eval_tasks.manifest import versions
+from eval_tasks.tasks import hear_folder
+from eval_tasks.tasks.base import Task
+from eval_tasks.tasks.downloads import convert
+from eval_tasks.tasks.hear_folder import versions
 from hear_ptsed.files import write_json
+from hear_ptsed.metrics.decoding import Decoding
 from training.data.tables import read_records
 
 SECONDS = 10.0
@@ -44,7 +44,7 @@ TASK = Task(
     metrics=("psds1", "psds2", "event_onset_200ms_fms", "segment_1s_er"),
     decoding=Decoding(280, 120),
     psds_median=7,
-    setups=("simple", "baseline"),
+    labels=("strong", "weak", "unlabelled"),
     published=True,
 )
 

@@ -1,6 +1,6 @@
 """A head on frozen embeddings: the published linear layer, or DESED's attention head.
 
-The embeddings are cached, see eval_tasks.features: the crops of a step are rows of a file on disk.
+The embeddings are cached, see eval_tasks.fit.features: the crops of a step are rows of a file.
 """
 
 import math
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eval_tasks.base import Outcome, Split, TaskData
-from eval_tasks.features import Features, features
-from eval_tasks.loop import fit
-from eval_tasks.modules import Module
-from eval_tasks.rating import validation
-from eval_tasks.recipe import Recipe, check_setup
+from eval_tasks.fit.features import Features, features
+from eval_tasks.fit.loop import fit
+from eval_tasks.fit.recipe import Recipe, check_setup
+from eval_tasks.plugin import Module
+from eval_tasks.score import validation
+from eval_tasks.tasks.base import Outcome, Split, TaskData
 from hear_ptsed.grid import SAMPLE_RATE, WINDOW_FRAMES
 from hear_ptsed.heads import AttentionHead
 from training.data.sampling import AUGMENT, ORDER, Plan, TrainPicks, generator, torch_seed
@@ -32,7 +32,7 @@ class Crop(NamedTuple):
     file: str
     first: int
     frames: int
-    grid: int  # of windows, see eval_tasks.features
+    grid: int  # of windows, see eval_tasks.fit.features
 
     @property
     def span(self) -> slice:
@@ -146,7 +146,7 @@ class Crops:
 
 
 class Frozen:
-    """A head on a task, as eval_tasks.loop trains it."""
+    """A head on a task, as eval_tasks.fit.loop trains it."""
 
     def __init__(
         self,

@@ -16,12 +16,20 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import soundfile
 
-from eval_tasks.event_based import Decoding
 from hear_ptsed.grid import FRAME, SAMPLE_RATE, n_frames
+from hear_ptsed.metrics.decoding import Decoding
 from training.data.tables import read_records
 
 END_MS = 0.0001  # HEAR: a frame is active where start <= centre < end + this
 MORE_PARTS = ("weak", "unlabelled")
+NEEDS = {  # protocol -> labels that it learns from
+    "hear": {"strong"},
+    "linear": {"strong"},
+    "finetuned": {"strong"},
+    "weak-linear": {"strong", "weak"},
+    "weak-finetuned": {"strong", "weak"},
+    "mean-teacher": {"strong", "weak", "unlabelled"},
+}
 
 
 @dataclass(frozen=True)
@@ -35,9 +43,14 @@ class Task:
     decoding: Decoding  # how frames become events
     psds_median: int = 1  # frames, before PSDS
     select: Literal["score", "loss"] = "score"  # what the best epoch is chosen by, on validation
-    setups: tuple[str, ...] = ()  # DESED: ways to use its weak and unlabelled parts
+    labels: tuple[str, ...] = ("strong",)  # that its clips have: of strong, weak, unlabelled
     published: bool = False  # a published data set; else one of this suite's small tasks
     recipes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """That its labels allow."""
+        return tuple(name for name, needs in NEEDS.items() if needs <= {*self.labels})
 
 
 class Split(NamedTuple):

@@ -1,35 +1,36 @@
-"""Scores of sound events by sed_eval as heareval computes them, and how events are decoded.
+"""Scores of sound events by sed_eval, as heareval computes them.
 
 sed_eval's counts are sums over clips: each clip is evaluated once, and the score of a set or of a
 resample of it is sed_eval's own formula on summed counts.
 """
 
 import math
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
-from eval_tasks.hear_tools import pkg_resources_stand_in
-from eval_tasks.results import DRAWN
-from eval_tasks.scoring import (
-    HOP_MS,
+from hear_ptsed.metrics.bootstrap import (
     Bootstrap,
     Events,
     Scored,
     check_events,
     check_files,
     check_metrics,
-    check_probabilities,
     scored,
 )
-from hear_ptsed.events import median_filter
+from hear_ptsed.metrics.decoding import Decoding, decode
+from hear_ptsed.metrics.records import DRAWN
 
-FIRST_MS = HOP_MS / 2  # centre of the first frame
 THRESHOLDS = tuple(k / 20 for k in range(1, 20))  # of a curve: 0.05 to 0.95
 # heareval 2021.1.3's names -> class of sed_eval, its arguments, the score and what belongs to it.
 _F = ("f_measure", "precision", "recall")
@@ -43,47 +44,6 @@ EVENT_METRICS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     ),
     "segment_1s_er": ("SegmentBasedMetrics", {"time_resolution": 1.0}, ("error_rate",)),
 }
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How frame probabilities become events, HEAR's way."""
-
-    median_ms: float  # 0 for no filter
-    min_ms: float  # from the centre of the first frame to that of the last
-    threshold: float = 0.5  # an event lies strictly above it
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.median_ms < math.inf and 0 <= self.min_ms < math.inf):
-            raise ValueError(f"median_ms and min_ms must be 0 or more milliseconds, got {self}")
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold {self.threshold} is no probability; give one from 0 to 1")
-
-
-def decode(
-    probabilities: np.ndarray, classes: Sequence[str], decoding: Decoding
-) -> list[dict[str, Any]]:
-    """Events [{"label", "start", "end"}] in ms by start, as heareval makes them of 40 ms frames.
-
-    An event begins at the centre of its first frame and ends at the centre of its last.
-
-    Args:
-        probabilities: (T, C)
-    """
-    check_probabilities(probabilities, classes)
-    width = round(decoding.median_ms / HOP_MS)
-    if width:
-        probabilities = median_filter(probabilities, width)
-    active = np.pad(probabilities > decoding.threshold, ((1, 1), (0, 0)))
-    steps = np.diff(active.T.astype(np.int8), axis=1)  # (C, T + 1)
-    columns, first = np.nonzero(steps == 1)
-    last = np.nonzero(steps == -1)[1] - 1
-    events = [
-        {"label": classes[c], "start": FIRST_MS + HOP_MS * i, "end": FIRST_MS + HOP_MS * j}
-        for c, i, j in zip(columns.tolist(), first.tolist(), last.tolist(), strict=True)
-        if HOP_MS * (j - i) >= decoding.min_ms
-    ]
-    return sorted(events, key=lambda event: event["start"])
 
 
 def event_scores(
@@ -155,6 +115,22 @@ def threshold_curve(
         for part in _F:
             curve[part].append(details[f"{metric}_{part}"])
     return curve
+
+
+@contextmanager
+def pkg_resources_stand_in() -> Iterator[None]:
+    """Import: the one function of pkg_resources that pytorch-lightning 1.9.5 calls, if it is gone.
+
+    setuptools 82 dropped the package; Lightning then stops at `No module named 'pkg_resources'`.
+    """
+    if find_spec("pkg_resources"):
+        yield
+        return
+    pkg_resources = ModuleType("pkg_resources")
+    pkg_resources.__spec__ = ModuleSpec("pkg_resources", None)
+    pkg_resources.declare_namespace = lambda _name: None
+    with patch.dict(sys.modules, {"pkg_resources": pkg_resources}):
+        yield
 
 
 @cache

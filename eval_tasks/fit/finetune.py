@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from eval_tasks import loop
-from eval_tasks.base import Outcome, Part, Split, Task, TaskData
-from eval_tasks.modules import Module
-from eval_tasks.rating import validation
-from eval_tasks.recipe import Fit, Recipe, check_setup
+from eval_tasks.fit import loop
+from eval_tasks.fit.recipe import Fit, Recipe, check_setup
+from eval_tasks.plugin import Module
+from eval_tasks.score import validation
+from eval_tasks.tasks.base import Outcome, Part, Split, Task, TaskData
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.frontends.mel import ATSTMel
 from hear_ptsed.grid import SAMPLE_RATE, WINDOW_FRAMES, n_frames
@@ -195,7 +195,7 @@ class Batches(Dataset):
 
 
 class FineTuning:
-    """A network on a task, as eval_tasks.loop trains it."""
+    """A network on a task, as eval_tasks.fit.loop trains it."""
 
     def __init__(
         self,

@@ -11,9 +11,6 @@ from functools import partial
 import numpy as np
 from numpy.random import Generator
 
-from eval_tasks.base import MORE_PARTS
-from eval_tasks.small.folder import Clip, Task, generator, list_events, metadata
-from eval_tasks.small.office import OFFICE_CLASSES, background
 from eval_tasks.sounds import synthetic, tones
 from eval_tasks.sounds.audioset import AUDIOSET_CLASSES
 from eval_tasks.sounds.signal import cut, decibels, repitch, room
@@ -27,6 +24,9 @@ from eval_tasks.sounds.sources import (
     make_bank,
     variation,
 )
+from eval_tasks.tasks.base import MORE_PARTS
+from eval_tasks.tasks.office import OFFICE_CLASSES, background
+from eval_tasks.tasks.render import Clip, Task, generator, list_events, metadata
 from hear_ptsed.grid import SAMPLE_RATE
 
 PARTS = (*SPLITS, *MORE_PARTS)

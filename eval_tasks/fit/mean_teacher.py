@@ -21,13 +21,13 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from eval_tasks import rating
-from eval_tasks.base import MORE_PARTS, Outcome, Part, Split, Task, TaskData
-from eval_tasks.crnn import CRNN, FRAME_MS, FRAMES, Mel, scaled
-from eval_tasks.features import Features, features
-from eval_tasks.loop import autocast, fit
-from eval_tasks.modules import Module
-from eval_tasks.recipe import OFF, Recipe
+from eval_tasks import score
+from eval_tasks.fit.crnn import CRNN, FRAME_MS, FRAMES, Mel, scaled
+from eval_tasks.fit.features import Features, features
+from eval_tasks.fit.loop import autocast, fit
+from eval_tasks.fit.recipe import OFF, Recipe
+from eval_tasks.plugin import Module
+from eval_tasks.tasks.base import MORE_PARTS, Outcome, Part, Split, Task, TaskData
 from hear_ptsed.events import median_filter
 from hear_ptsed.grid import SAMPLE_RATE, WINDOW_FRAMES
 from training import optim
@@ -156,7 +156,7 @@ def tags(clips: Sequence[Clip]) -> np.ndarray:
 
 
 class MeanTeacher:
-    """Student and teacher on the three kinds of clips, as eval_tasks.loop trains them.
+    """Student and teacher on the three kinds of clips, as eval_tasks.fit.loop trains them.
 
     The teacher is the student's moving average. Its batch-norm statistics are its own: like the
     student it is in training mode, with dropout, whenever it hears a batch.
@@ -237,7 +237,7 @@ class MeanTeacher:
         student = self.model["student"]
         strong, _ = self.detect(student, self.valid)
         _, weak = self.detect(student, self.weak_valid)
-        scores = rating.validation(self.task, self.valid[0].part, strong)
+        scores = score.validation(self.task, self.valid[0].part, strong)
         f1 = macro_f1(weak > 0.5, tags(self.weak_valid))
         return {"score": next(iter(scores.values())) + f1, "weak_f1": f1} | scores
 
@@ -304,7 +304,7 @@ def run(
         found, _ = problem.detect(problem.model["teacher"], clips[split.test])
         seconds = time.perf_counter() - started
     minutes = sum(test.part.samples.values()) / SAMPLE_RATE / 60
-    scores = rating.rate(data.task, test.part, of_student).scores
+    scores = score.rate(data.task, test.part, of_student).scores
     return Outcome(
         split.test,
         found,

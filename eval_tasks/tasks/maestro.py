@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from eval_tasks import hear_folder
-from eval_tasks.base import Task, TaskData
-from eval_tasks.downloads import convert_all, find, opened, some
-from eval_tasks.event_based import Decoding
-from eval_tasks.manifest import versions
-from eval_tasks.midi import Note, sustained_notes
+from eval_tasks.tasks import hear_folder
+from eval_tasks.tasks.base import Task, TaskData
+from eval_tasks.tasks.downloads import convert_all, find, opened, some
+from eval_tasks.tasks.hear_folder import versions
+from eval_tasks.tasks.midi import Note, sustained_notes
+from hear_ptsed.metrics.decoding import Decoding
 from training.data.tables import read_records
 
 SECONDS = 120.0

@@ -1,6 +1,6 @@
 """What scores are: values with bootstrap over clips, of one test set or averaged over folds.
 
-Event-based scores are computed in eval_tasks.event_based, PSDS in eval_tasks.psds.
+Event-based scores are computed in hear_ptsed.metrics.events, PSDS in hear_ptsed.metrics.psds.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from eval_tasks.results import DRAWN, draws
+from hear_ptsed.metrics.records import DRAWN, draws
 
 HOP_MS = 40.0
 CI = (2.5, 97.5)  # percentiles

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from eval_tasks.base import Task, TaskData
+from eval_tasks.tasks.base import Task, TaskData
 from hear_ptsed.schema import Number, check, settings
 from training.recipe import Alpha, Augment, Optim, Probability, Share, override
 
@@ -68,7 +68,7 @@ PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
     },
     # DESED, attention head on frozen features, as published in audiossl: an epoch is a pass over
     # the weak clips (11 steps), 5 of 100 warm up, new heads begin at zero bias
-    "frozen-simple": {
+    "weak-linear": {
         "optim": {
             "name": "sgd",
             "lr": 0.1,
@@ -84,7 +84,7 @@ PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
     # all of the network, at the published decay of 0.5 per block; of the learning rate only a grid
     # is published (SGD at 0.1 is for the head and the last block), so it is AdamW, untuned, such
     # that the uppermost blocks learn at 2e-4, 1e-4, ...
-    "finetuned-simple": {
+    "weak-finetuned": {
         "optim": {
             "lr": 4e-4,
             "weight_decay": 0.001,
@@ -99,7 +99,7 @@ PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
     },
     # DESED, CRNN beside frozen features and a mean teacher, as published: an epoch is a pass over
     # the smallest of the three sets (59 steps), 50 of 200 warm up
-    "desed-baseline": {
+    "mean-teacher": {
         "optim": {
             "name": "adam",
             "lr": 1e-3,
@@ -146,7 +146,7 @@ def recipe(
         settings: such as "optim.lr=1e-4"; "as_published" stands for all of AS_PUBLISHED.
     """
     parts = [PROTOCOLS.get(protocol, {}), task.recipes.get(protocol, {})]
-    if convolutional and protocol.startswith("finetuned"):
+    if convolutional and protocol.endswith("finetuned"):
         parts.insert(1, CONVOLUTIONAL)
     if "as_published" in settings:
         if protocol not in AS_PUBLISHED:

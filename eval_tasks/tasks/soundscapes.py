@@ -21,13 +21,12 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
-from eval_tasks import hear_folder
-from eval_tasks.manifest import versions
-from eval_tasks.small import folder_name
 from eval_tasks.sounds import scene
 from eval_tasks.sounds.audioset import PARTS, audioset_bank
 from eval_tasks.sounds.sources import Bank, describe_origins
 from eval_tasks.sounds.synthetic import synthetic_audioset_bank
+from eval_tasks.tasks.hear_folder import versions
+from eval_tasks.tasks.rendered import folder_name
 from hear_ptsed import interrupt
 from hear_ptsed.files import write_json
 from hear_ptsed.grid import SAMPLE_RATE
@@ -104,7 +103,7 @@ def render(
         "format": FORMAT,
     }
     folder = Path(folder)
-    hear_folder.build(folder, settings, partial(_fill, folder, settings, jobs), force=force)
+    folder.build(folder, settings, partial(_fill, folder, settings, jobs), force=force)
     shutil.rmtree(_parts_folder(folder), ignore_errors=True)
     return folder
 

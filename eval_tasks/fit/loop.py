@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from eval_tasks.recipe import Recipe
+from eval_tasks.fit.recipe import Recipe
 from hear_ptsed import interrupt
 from hear_ptsed.files import atomic, remove_stale
 from training import optim

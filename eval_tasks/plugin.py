@@ -133,8 +133,8 @@ class Module:
         generic = self.name == GENERIC and self.file is not None
         if not generic and not (self._of_suite and self.model in trainable()):
             raise ValueError(
-                f"{self.name} is no model of this suite and cannot be fine-tuned; use --mode "
-                f"frozen, or {GENERIC} with --checkpoint"
+                f"{self.name} is no model of this suite and cannot be fine-tuned; use "
+                f"--protocol linear, or {GENERIC} with --checkpoint"
             )
         if generic:
             net = load(checkpoint=self.file, backbone_only=True)

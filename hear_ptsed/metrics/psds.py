@@ -11,8 +11,8 @@ import numpy as np
 from sed_scores_eval import intersection_based
 from sed_scores_eval.base_modules.scores import create_score_dataframe
 
-from eval_tasks.results import DRAWN
-from eval_tasks.scoring import (
+from hear_ptsed.events import median_filter
+from hear_ptsed.metrics.bootstrap import (
     HOP_MS,
     Bootstrap,
     Events,
@@ -23,8 +23,8 @@ from eval_tasks.scoring import (
     check_probabilities,
     scored,
 )
-from hear_ptsed.events import median_filter
-from training.psds import ALPHA_ST, MAX_EFPR, lowest_score
+from hear_ptsed.metrics.points import ALPHA_ST, MAX_EFPR, lowest_score
+from hear_ptsed.metrics.records import DRAWN
 
 # Tolerance criteria of detections, of ground-truth intersections and of cross triggers.
 PSDS_METRICS: dict[str, dict[str, float]] = {

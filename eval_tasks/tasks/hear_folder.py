@@ -2,20 +2,22 @@
 
 import hashlib
 import logging
+import platform
 import random
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eval_tasks.base import MORE_PARTS, Task, TaskData, open_task, read_json
-from eval_tasks.downloads import RATE, convert_all, find, link, some
-from eval_tasks.manifest import versions
+from eval_tasks.tasks.base import MORE_PARTS, Task, TaskData, open_task, read_json
+from eval_tasks.tasks.downloads import RATE, convert_all, find, link, some
 from hear_ptsed.files import write_json
 from hear_ptsed.parts import make_folder
 
+LIBRARIES = ("numpy", "scipy", "soxr", "soundfile", "tinysoundfont", "espeakng-loader", "music21")
 RELEASED_RATE = 48000  # Hz, of HEAR's archives; they exist at 16 kHz too
 
 
@@ -174,3 +176,15 @@ def checked(task: Task, folder: Path, source: Path) -> TaskData:
         if name not in MORE_PARTS and not any(part.events.values()):
             raise ValueError(f"{source}: no clip of {name} has an event")
     return data
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that shape the audio."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in LIBRARIES}
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "not installed"

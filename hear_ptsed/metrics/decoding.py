@@ -1,0 +1,54 @@
+"""Frame scores -> events, as heareval makes them of frames of 40 ms."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hear_ptsed.events import median_filter
+from hear_ptsed.metrics.bootstrap import HOP_MS, check_probabilities
+
+FIRST_MS = HOP_MS / 2  # centre of the first frame
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How frame probabilities become events, HEAR's way."""
+
+    median_ms: float  # 0 for no filter
+    min_ms: float  # from the centre of the first frame to that of the last
+    threshold: float = 0.5  # an event lies strictly above it
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.median_ms < math.inf and 0 <= self.min_ms < math.inf):
+            raise ValueError(f"median_ms and min_ms must be 0 or more milliseconds, got {self}")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold {self.threshold} is no probability; give one from 0 to 1")
+
+
+def decode(
+    probabilities: np.ndarray, classes: Sequence[str], decoding: Decoding
+) -> list[dict[str, Any]]:
+    """Events [{"label", "start", "end"}] in ms by start, as heareval makes them of 40 ms frames.
+
+    An event begins at the centre of its first frame and ends at the centre of its last.
+
+    Args:
+        probabilities: (T, C)
+    """
+    check_probabilities(probabilities, classes)
+    width = round(decoding.median_ms / HOP_MS)
+    if width:
+        probabilities = median_filter(probabilities, width)
+    active = np.pad(probabilities > decoding.threshold, ((1, 1), (0, 0)))
+    steps = np.diff(active.T.astype(np.int8), axis=1)  # (C, T + 1)
+    columns, first = np.nonzero(steps == 1)
+    last = np.nonzero(steps == -1)[1] - 1
+    events = [
+        {"label": classes[c], "start": FIRST_MS + HOP_MS * i, "end": FIRST_MS + HOP_MS * j}
+        for c, i, j in zip(columns.tolist(), first.tolist(), last.tolist(), strict=True)
+        if HOP_MS * (j - i) >= decoding.min_ms
+    ]
+    return sorted(events, key=lambda event: event["start"])
