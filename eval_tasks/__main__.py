@@ -265,6 +265,7 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
     add_number(seeds.add_argument, "--seeds", Seeds, None, "a record for each of 0 to N - 1")
     add_number(seeds.add_argument, "--seed", Seed, None, "of one record; default 0")
     add("--checkpoint", type=Path, metavar="FILE", help="instead of the plug-in's own")
+    add("--name", default="", help="what you call the model: records of one name belong together")
     add("--stage", default="", metavar="NAME", help="what the record calls the checkpoint's stage")
     add("--model-options", type=_json_object, default={}, metavar="JSON", help="of load_model")
     add("--untrained", action="store_true", help="random weights, no checkpoint")

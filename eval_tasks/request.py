@@ -37,6 +37,7 @@ class Request:
     protocol: Protocol
     seed: Seed | None = None
     checkpoint: Path | None = None
+    name: str = ""
     stage: str = ""
     model_options: dict[str, Any] = field(default_factory=dict)
     untrained: bool = False

@@ -5,10 +5,7 @@ left, and nothing else does.
 """
 
 import logging
-import os
-import platform
 import shutil
-import subprocess
 import time
 from argparse import ArgumentError
 from collections.abc import Iterator
@@ -16,12 +13,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from eval_tasks.fit.recipe import Recipe, recipe
 from eval_tasks.plugin import Module, device_of
@@ -31,16 +25,13 @@ from hear_ptsed import list_models
 from hear_ptsed.files import locked, remove_stale
 from hear_ptsed.metrics import records
 from hear_ptsed.metrics.bootstrap import Bootstrap, Scored, mean_of_folds
+from hear_ptsed.metrics.provenance import commit, hardware, software
 from hear_ptsed.metrics.records import Asked, Record
 from hear_ptsed.schema import Label, check
 
 log = logging.getLogger(__name__)
 PLUGINS = "hear_ptsed.plugins."
 HEAR = "hear"  # what heareval does lies there, in the folder of a run
-PACKAGES = (
-    *("torch", "torchaudio", "numpy", "hear_ptsed", "heareval", "pytorch-lightning"),
-    *("sed_eval", "dcase_util", "sed_scores_eval", "scipy", "soundfile"),
-)
 
 
 @dataclass(frozen=True)
@@ -55,16 +46,6 @@ class Run:
     @property
     def seed(self) -> int:
         return HEAR_SEED if self.request.seed is None else self.request.seed
-
-    @property
-    def schema1(self) -> tuple[str, str]:
-        """Mode and protocol as records of schema 1 name them; goes with schema 2."""
-        return {
-            "weak-linear": ("frozen", "desed-simple"),
-            "weak-finetuned": ("finetuned", "desed-simple"),
-            "mean-teacher": ("frozen", "desed-baseline"),
-            "finetuned": ("finetuned", "finetuned"),
-        }.get(self.request.protocol, ("frozen", self.request.protocol))
 
     @property
     def splits(self) -> list[Split]:
@@ -100,17 +81,10 @@ class Run:
             }
         )
 
-    @cached_property
+    @property
     def path(self) -> Path:
         """Of the record."""
-        names = {
-            "task_version": self.data.version,
-            "mode": self.schema1[0],
-            "protocol": self.schema1[1],
-            "module": self.module.name,
-            "seed": self.seed,
-        }
-        return records.record_path(self.request.results, names, self.identity)
+        return records.record_path(self.request.results, self.asked)
 
     @cached_property
     def asked(self) -> Asked:
@@ -118,11 +92,13 @@ class Run:
         module = self.module
         values = {
             "task": self.data.task.name,
+            "title": self.data.task.title,
+            "primary": self.data.task.metrics[0],
             "task_version": self.data.version,
             "task_sha256": self.data.fingerprint,
-            "mode": self.schema1[0],
-            "protocol": self.schema1[1],
+            "protocol": self.request.protocol,
             "module": module.name,
+            "name": self.request.name,
             "model": module.model,
             "stage": module.stage,
             "checkpoint": {"file": module.file and module.file.name, "sha256": module.sha256},
@@ -264,12 +240,7 @@ def _rated(run: Run, outcomes: list[Outcome]) -> tuple[Scored, list[dict[str, fl
         log.warning("no PSDS: %s has no frames of 40 ms, which it asks for", run.module.name)
     if len(data.splits) == 1:
         return each[0], []
-    found = mean_of_folds(each)
-    if len(each) < len(data.splits):
-        only = f"the first {len(each)} of {len(data.splits)} folds only; "
-        texts = {name: only + text for name, text in found.conventions.items()}
-        found.conventions.update(texts)
-    return found, [one.scores for one in each]
+    return mean_of_folds(each), [one.scores for one in each]
 
 
 def _record(
@@ -287,60 +258,24 @@ def _record(
         per_class=found.per_class,
         ci95=found.ci95,
         replicates=found.replicates,
+        draws=found.draws,
         conventions=found.conventions,
+        settings=found.settings,
         cost={
             "parameters": outcomes[0].parameters,
             "seconds_per_minute": sum(speeds) / len(speeds),
         },
         clips=sum(len(run.data.parts[one.part]) for one in outcomes),
         folds=folds,
+        folds_of=len(run.data.splits) if folds else 0,
         seconds=round(seconds, 3),
         software=software(),
-        hardware=hardware(run.request),
+        hardware=hardware(device_of(run.request.device)),
         commit=commit(),
         started=started.isoformat(timespec="seconds"),
         training=[one.training for one in outcomes],
         curves=found.curves,
     )
-
-
-def software() -> dict[str, str]:
-    """Versions of what computes and scores; a package that is not there is left out."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def hardware(request: Request) -> dict[str, Any]:
-    """The machine this runs on; its GPU only if it is used."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    found = {"cpu": (models or [platform.processor() or platform.machine()])[0]}
-    found |= {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
-    if hasattr(os, "sysconf"):
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        found["memory_gib"] = round(memory / 2**30, 1)
-    device = torch.device(device_of(request.device))
-    return found | {"gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None}
-
-
-def commit() -> str | None:
-    """Of the checkout that the code runs from, "+changes" if files differ; None without one."""
-    root = Path(__file__).parents[1]
-    if not (root / ".git").exists() or shutil.which("git") is None:
-        return None
-    texts = []
-    for command in ("rev-parse HEAD", "status --porcelain --untracked-files=no"):
-        done = subprocess.run(["git", *command.split()], cwd=root, capture_output=True, text=True)
-        if done.returncode:
-            return None
-        texts.append(done.stdout.strip())
-    return texts[0] + ("+changes" if texts[1] else "")
 
 
 @contextmanager

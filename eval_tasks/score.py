@@ -1,6 +1,7 @@
 """Scores of a task from what a module says of its clips."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def rate(
         raise ValueError(f"no predictions for {len(missing)} clips of {part.name}: {missing[0]}, …")
     metrics = task.metrics if metrics is None else metrics
     decoding = decoding or task.decoding
-    scored = Scored({}, {}, {}, {}, {})
+    scored = Scored({}, {}, {})
     by_event = [name for name in metrics if name not in PSDS]
     if by_event:
         if events is None:
@@ -59,15 +60,8 @@ def rate(
             task.psds_median,
             bootstrap,
         )
-        scored = _joined(areas, scored)
-    return Scored(
-        {name: scored.scores[name] for name in metrics},
-        scored.per_class,
-        scored.ci95,
-        scored.replicates,
-        scored.conventions,
-        curves=scored.curves,
-    )
+        scored = areas | scored
+    return replace(scored, scores={name: scored.scores[name] for name in metrics}, details={})
 
 
 def validation(task: Task, part: Part, probabilities: dict[str, np.ndarray]) -> dict[str, float]:
@@ -80,18 +74,3 @@ def validation(task: Task, part: Part, probabilities: dict[str, np.ndarray]) -> 
     if task.select == "loss":
         return loss
     return rate(task, part, probabilities, metrics=task.metrics[:1]).scores | loss
-
-
-def _joined(first: Scored, second: Scored) -> Scored:
-    classes = first.per_class.keys() | second.per_class.keys()
-    return Scored(
-        first.scores | second.scores,
-        {
-            name: second.per_class.get(name, {}) | first.per_class.get(name, {})
-            for name in sorted(classes)
-        },
-        first.ci95 | second.ci95,
-        first.replicates | second.replicates,
-        first.conventions | second.conventions,
-        curves=first.curves | second.curves,
-    )

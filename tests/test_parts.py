@@ -16,7 +16,7 @@ from frozen_parts import tones
 
 from eval_tasks.fit import features
 from eval_tasks.plugin import Module
-from eval_tasks.tasks import soundscapes
+from eval_tasks.tasks import hear_folder, soundscapes
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.detect import DetectorOptions
 from hear_ptsed.registry import build
@@ -85,7 +85,7 @@ def jobs(sounds, checkpoint, tmp_path_factory) -> dict[str, Job]:
         pack([open_clips(sounds)], None, folder / "out", clips_per_shard=clips_per_shard)
 
     def task(folder: Path, seed: int = 0) -> None:
-        folder.build(folder / "out", {"seed": seed}, fill)
+        hear_folder.build(folder / "out", {"seed": seed}, fill)
 
     return {
         "pack": Job(

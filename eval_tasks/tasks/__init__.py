@@ -37,6 +37,7 @@ def _small(name: str, like: Task, recipes: dict) -> Task:
     return replace(
         like,
         name=name,
+        title=f"{name.capitalize()} (small)",
         folder=f"{name}-v1-demo",
         about=rendered.NAMES[name],
         published=False,

@@ -37,6 +37,7 @@ class Task:
     """What a task asks for. The numbers of a training on it are in `recipes`."""
 
     name: str  # on the command line
+    title: str  # on pages
     folder: str  # its usual folder in a tasks folder
     about: str
     metrics: tuple[str, ...]  # the primary one first

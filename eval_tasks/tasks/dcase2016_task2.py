@@ -25,6 +25,7 @@ ORIGINAL = ("dcase2016_task2_dev", "dcase2016_task2_test_public")  # each: sound
 
 TASK = Task(
     name="dcase2016_task2",
+    title="DCASE 2016 task 2",
     folder="dcase2016_task2-hear2021-full",
     about="DCASE 2016 task 2: 11 office sounds, scenes of 120 s with and without overlap",
     metrics=("event_onset_200ms_fms", "event_onset_50ms_fms", "segment_1s_er"),

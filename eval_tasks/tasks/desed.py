@@ -39,6 +39,7 @@ EVALUATION = {
 
 TASK = Task(
     name="desed",
+    title="DESED",
     folder="desed-dcase2023-full",
     about="DESED: 10 domestic sounds, trained on synthetic, tested on real clips of 10 s",
     metrics=("psds1", "psds2", "event_onset_200ms_fms", "segment_1s_er"),

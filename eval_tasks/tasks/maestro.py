@@ -33,6 +33,7 @@ EVALUATION = {
 
 TASK = Task(
     name="maestro",
+    title="MAESTRO 5h",
     folder="maestro-v3.0.0-5h",
     about="MAESTRO: notes of piano recordings, five folds of 37 clips of 120 s",
     metrics=("event_onset_50ms_fms", "event_onset_offset_50ms_20perc_fms"),

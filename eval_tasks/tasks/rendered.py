@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from eval_tasks.sounds.catalogue import describe_packages
+from eval_tasks.tasks import hear_folder
 
 NAMES = {
     "office": "sound events in 120-s scenes, 11 classes, DCASE-2016-task-2-like",
@@ -41,7 +42,7 @@ def prepare(
     mode = "tiny" if synthetic else size
     settings = {"task": name, "size": mode, "seed": seed, "synthetic": synthetic, "format": FORMAT}
     fill = partial(_render, name, folder.name.split("-")[0], settings)
-    return folder.build(folder, settings, fill, force=force)
+    return hear_folder.build(folder, settings, fill, force=force)
 
 
 def folder_name(task: str, size: str, seed: int, synthetic: bool) -> str:

@@ -25,6 +25,7 @@ from eval_tasks.sounds import scene
 from eval_tasks.sounds.audioset import PARTS, audioset_bank
 from eval_tasks.sounds.sources import Bank, describe_origins
 from eval_tasks.sounds.synthetic import synthetic_audioset_bank
+from eval_tasks.tasks import hear_folder
 from eval_tasks.tasks.hear_folder import versions
 from eval_tasks.tasks.rendered import folder_name
 from hear_ptsed import interrupt
@@ -103,7 +104,7 @@ def render(
         "format": FORMAT,
     }
     folder = Path(folder)
-    folder.build(folder, settings, partial(_fill, folder, settings, jobs), force=force)
+    hear_folder.build(folder, settings, partial(_fill, folder, settings, jobs), force=force)
     shutil.rmtree(_parts_folder(folder), ignore_errors=True)
     return folder
 

@@ -1,22 +1,28 @@
-"""What scores are: values with bootstrap over clips, of one test set or averaged over folds.
-
-Event-based scores are computed in hear_ptsed.metrics.events, PSDS in hear_ptsed.metrics.psds.
-"""
+"""Scores with their values on resamples of the clips, of one test set or averaged over folds."""
 
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-
-from hear_ptsed.metrics.records import DRAWN, draws
+from typing_extensions import TypedDict
 
 HOP_MS = 40.0
 CI = (2.5, 97.5)  # percentiles
 
 Events = Mapping[str, Sequence[Mapping[str, Any]]]  # file -> [{"label", "start", "end"}] in ms
+
+
+class Draws(TypedDict):
+    """Which clips the resamples draw from, and how: those of equal `Draws` can be paired."""
+
+    resamples: int
+    seed: int
+    clips: int
+    names: str  # digest of the clips' names
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,10 @@ class Bootstrap:
             drawn[r] = np.bincount(rng.integers(n, size=n), minlength=n)
         return drawn
 
-    def describe(self, files: Sequence[str]) -> str:
-        """Equal for two results exactly if their replicates can be paired."""
-        return (
-            f"{self.resamples} resamples of {len(files)} clips (names {_names(files)}), "
-            f"seed {self.seed}"
+    def draws(self, files: Sequence[str]) -> Draws:
+        """What was drawn from these files."""
+        return Draws(
+            resamples=self.resamples, seed=self.seed, clips=len(files), names=_names(files)
         )
 
 
@@ -54,50 +59,27 @@ class Scored:
 
     scores: dict[str, float]  # metric -> value, in the order asked
     per_class: dict[str, dict[str, float]]  # class -> metric -> value; and "events", in the labels
-    ci95: dict[str, tuple[float, float]]  # over clips; empty without bootstrap
-    replicates: dict[str, list[float]]  # metric -> value on each resample; empty without bootstrap
-    conventions: dict[str, str]  # metric -> what exactly was computed
+    conventions: dict[str, str]  # metric -> what exactly was computed, for people
+    # metric -> what its id leaves open: scores with other settings are not compared
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # metric -> value on each resample, and what was drawn, of each fold; empty without bootstrap
+    replicates: dict[str, list[float]] = field(default_factory=dict)
+    draws: dict[str, list[Draws]] = field(default_factory=dict)
     details: dict[str, float] = field(default_factory=dict)  # heareval's {metric}_{part}
     # metric -> column -> values, the abscissa first; those of folds and seeds are the same
     curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
+    @cached_property
+    def ci95(self) -> dict[str, tuple[float, float]]:
+        """Percentile intervals over clips."""
+        return {metric: interval(values) for metric, values in self.replicates.items()}
 
-class Resampled(Protocol):
-    """A `Scored`, or a record of it."""
-
-    scores: dict[str, float]
-    replicates: dict[str, list[float]]
-    conventions: dict[str, str]
-
-
-def scored(
-    scores: dict[str, float],
-    per_class: dict[str, dict[str, float]],
-    replicates: dict[str, list[float]],
-    conventions: dict[str, str],
-    details: dict[str, float] | None = None,
-    curves: dict[str, dict[str, list[float]]] | None = None,
-) -> Scored:
-    """Values and their replicates, with 95 % percentile intervals of those that are defined."""
-    replicates = {metric: values for metric, values in replicates.items() if values}
-    ci95 = {metric: interval(values) for metric, values in replicates.items()}
-    return Scored(scores, per_class, ci95, replicates, conventions, details or {}, curves or {})
-
-
-def paired(a: Resampled, b: Resampled, metric: str) -> tuple[float, float, float]:
-    """Score of a less that of b, and the 95 % interval of it over the same resampled clips."""
-    for one in (a, b):
-        if not one.replicates.get(metric):
-            known = ", ".join(one.replicates) or "none at all"
-            raise ValueError(f"no replicates of {metric} to compare; there are those of: {known}")
-    drawn = [draws(one.conventions[metric]) for one in (a, b)]
-    if drawn[0] != drawn[1] or len(a.replicates[metric]) != len(b.replicates[metric]):
-        raise ValueError(
-            f"{metric} was not computed on the same resamples of the same clips: {drawn[0]!r} and "
-            f"{drawn[1]!r}; only results on equal clips can be paired"
-        )
-    differences = np.subtract(a.replicates[metric], b.replicates[metric])
-    return a.scores[metric] - b.scores[metric], *interval(differences)
+    def __or__(self, other: "Scored") -> "Scored":
+        """Both, of the same test set."""
+        joined = {f.name: getattr(self, f.name) | getattr(other, f.name) for f in fields(self)}
+        classes = sorted(joined["per_class"])
+        rows = {n: other.per_class.get(n, {}) | self.per_class.get(n, {}) for n in classes}
+        return Scored(**joined | {"per_class": rows})
 
 
 def mean_of_folds(folds: Sequence[Scored]) -> Scored:
@@ -119,16 +101,15 @@ def mean_of_folds(folds: Sequence[Scored]) -> Scored:
     }
     conventions = {}
     for metric in first.scores:
-        texts = [fold.conventions[metric].partition(DRAWN) for fold in folds]
-        what = " | ".join(dict.fromkeys(text[0] for text in texts))
-        drawn = DRAWN + " and ".join(text[2] for text in texts) if first.replicates else ""
-        conventions[metric] = f"mean of {len(folds)} folds, those without a value left out: {what}"
-        conventions[metric] += drawn
-    return scored(
+        texts = " | ".join(dict.fromkeys(fold.conventions[metric] for fold in folds))
+        conventions[metric] = f"mean of folds, those without a value left out: {texts}"
+    return Scored(
         {metric: _mean([fold.scores[metric] for fold in folds]) for metric in first.scores},
         per_class,
-        replicates,
         conventions,
+        first.settings,
+        replicates,
+        {metric: [d for fold in folds for d in fold.draws[metric]] for metric in first.draws},
         {key: _mean([fold.details[key] for fold in folds]) for key in first.details},
         {metric: _mean_curve([fold.curves[metric] for fold in folds]) for metric in first.curves},
     )
@@ -136,11 +117,11 @@ def mean_of_folds(folds: Sequence[Scored]) -> Scored:
 
 def _mean_curve(curves: Sequence[dict[str, list[float]]]) -> dict[str, list[float]]:
     x, *others = curves[0]
-    found = {x: curves[0][x]}
-    for part in others:
-        rows = zip(*(curve[part] for curve in curves), strict=True)
-        found[part] = [_mean(row) for row in rows]
-    return found
+    mean = {x: curves[0][x]}
+    for column in others:
+        rows = zip(*(curve[column] for curve in curves), strict=True)
+        mean[column] = [_mean(row) for row in rows]
+    return mean
 
 
 def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:

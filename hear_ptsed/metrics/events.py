@@ -26,10 +26,8 @@ from hear_ptsed.metrics.bootstrap import (
     check_events,
     check_files,
     check_metrics,
-    scored,
 )
 from hear_ptsed.metrics.decoding import Decoding, decode
-from hear_ptsed.metrics.records import DRAWN
 
 THRESHOLDS = tuple(k / 20 for k in range(1, 20))  # of a curve: 0.05 to 0.95
 # heareval 2021.1.3's names -> class of sed_eval, its arguments, the score and what belongs to it.
@@ -75,7 +73,6 @@ def event_scores(
             "defined for it: correct the label or leave the metric out"
         )
     weights = bootstrap.weights(files) if bootstrap else np.empty((0, len(files)))
-    drawn = DRAWN + bootstrap.describe(files) if bootstrap else ""
     clips = [(reference[file], estimated[file]) for file in files]
     per_class = {name: {"events": 0.0} for name in classes}
     for event in (event for file in files for event in reference[file]):
@@ -90,8 +87,15 @@ def event_scores(
         replicates[metric] = [_overall_value(scorer, metric, own) for own in weights @ counts]
         for name in classes:
             per_class[name][metric] = of_class[name]
-    conventions = {name: f"{_convention(name, classes, unknown)}{drawn}" for name in metrics}
-    return scored(scores, per_class, replicates, conventions, details)
+    return Scored(
+        scores,
+        per_class,
+        {name: _convention(name, classes, unknown) for name in metrics},
+        {name: {} for name in metrics},
+        replicates if bootstrap else {},
+        {name: [bootstrap.draws(files)] for name in metrics} if bootstrap else {},
+        details,
+    )
 
 
 def threshold_curve(

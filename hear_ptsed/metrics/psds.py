@@ -21,10 +21,8 @@ from hear_ptsed.metrics.bootstrap import (
     check_files,
     check_metrics,
     check_probabilities,
-    scored,
 )
 from hear_ptsed.metrics.points import ALPHA_ST, MAX_EFPR, lowest_score
-from hear_ptsed.metrics.records import DRAWN
 
 # Tolerance criteria of detections, of ground-truth intersections and of cross triggers.
 PSDS_METRICS: dict[str, dict[str, float]] = {
@@ -101,9 +99,15 @@ def psds_scores(
         f"{len(reference) - len(files)} of {len(reference)} clips and "
         f"{len(classes) - len(present)} of {len(classes)} classes without events left out"
     )
-    drawn = DRAWN + bootstrap.describe(files) if bootstrap else ""
-    conventions = {m: f"{_convention(m, median_frames)}; {left_out}{drawn}" for m in metrics}
-    return scored(scores, per_class, replicates, conventions, curves=curves)
+    return Scored(
+        scores,
+        per_class,
+        {name: f"{_convention(name, median_frames)}; {left_out}" for name in metrics},
+        {name: {"median_frames": median_frames} for name in metrics},
+        replicates if bootstrap else {},
+        {name: [bootstrap.draws(files)] for name in metrics} if bootstrap else {},
+        curves=curves,
+    )
 
 
 def _counted(reference: Events, classes: Sequence[str]) -> dict[str, int]:

@@ -8,7 +8,6 @@ Fields that a later version adds are kept and ignored.
 import hashlib
 import json
 import math
-import re
 from dataclasses import field
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +18,8 @@ from typing_extensions import TypedDict
 
 from hear_ptsed import errors, schema
 from hear_ptsed.files import null_for_nan, remove_stale, write_json
+from hear_ptsed.metrics import schema1
+from hear_ptsed.metrics.bootstrap import Draws
 from hear_ptsed.schema import (
     TEXT,
     Label,
@@ -31,7 +32,7 @@ from hear_ptsed.schema import (
     settings,
 )
 
-SCHEMA = 1
+SCHEMA = 2
 # How a model is put to a task: the word of the command, the recipes, records, sweeps and pages.
 PROTOCOLS = {
     "hear": "heareval's own networks on frozen embeddings, with its own grid",
@@ -41,11 +42,10 @@ PROTOCOLS = {
     "weak-finetuned": "the whole network; strong and weak labels",
     "mean-teacher": "the DCASE 2023 task 4 baseline: a CRNN beside frozen embeddings; strong, weak "
     "and no labels",
+    "as-trained": "the model's own heads, as `python -m training evaluate` scores them",
 }
 HUGE, TINY = 1e15, 1e-9  # beyond which no number is one of an evaluation
 ITEMS, DEPTH = 5000, 10  # of what is kept as it came
-DRAWN = "; bootstrap: "  # ends a convention with what was drawn
-_SCORER = re.compile(r"\b(sed_eval|sed_scores_eval) \d[\w.+!-]*")  # with its version
 OPEN = ConfigDict(strict=True, extra="allow")  # what a later version adds is no error
 
 
@@ -133,6 +133,12 @@ def _complete(value: "Checkpoint") -> "Checkpoint":
     return value
 
 
+class Drawn(Draws):
+    """See hear_ptsed.metrics.bootstrap."""
+
+    __pydantic_config__ = OPEN
+
+
 class Checkpoint(TypedDict):
     """A file of weights; both null without one."""
 
@@ -141,6 +147,7 @@ class Checkpoint(TypedDict):
     sha256: Sha256 | None
 
 
+Protocol = Literal[*PROTOCOLS]
 Module = Annotated[Name, AfterValidator(_module)]
 Version = Annotated[Name, AfterValidator(_version)]
 Stage = Annotated[Label, AfterValidator(_stage)]
@@ -165,18 +172,18 @@ class Asked:
     """What of a record is known before its run: checked before anything is computed."""
 
     task: Name
+    title: Label  # of the task
+    primary: Label  # metric of the task to report
     task_version: Version  # such as dcase2016_task2-hear2021-full
     task_sha256: Sha256  # of labels, metadata and clip names
-    mode: Literal["frozen", "finetuned"]
-    protocol: Literal["hear", "linear", "finetuned", "desed-simple", "desed-baseline"]
-    module: Module  # HEAR plug-in
+    protocol: Protocol
+    module: Module  # HEAR plug-in; of as-trained the file name of the checkpoint
     model: Name
-    stage: Annotated[
-        Label, AfterValidator(_stage)
-    ]  # ssl, weak, strong; what a checkpoint of the user's is said to be
+    stage: Stage  # ssl, weak, strong; what a checkpoint of the user's is said to be
+    name: Label  # what the user calls the model: records of one name belong together; may be empty
     checkpoint: File
     untrained: bool  # random weights
-    seed: Count
+    seed: Count | None  # null: nothing was trained
     hyperparameters: Plain
     published_task: bool  # false: one of the small tasks of this suite
     coverage: Line | None  # what of the data set is missing
@@ -188,16 +195,20 @@ class Asked:
 class Record(Asked):
     """One evaluation of one module on one task with one seed."""
 
-    scores: Scores  # the task's primary metric first; NaN where undefined
+    scores: Scores  # NaN where undefined
     per_class: Annotated[dict[Label, Scores], Field(max_length=2000)]  # metrics, and "events"
-    ci95: Annotated[dict[str, Interval], Field(max_length=50)]  # over clips
-    # Scores on resampled clips, see hear_ptsed.metrics.bootstrap.
-    replicates: Annotated[dict[str, Numbers], Field(max_length=50)]
-    conventions: Annotated[dict[str, Line], Field(max_length=50)]  # what exactly was computed
+    ci95: Annotated[dict[Label, Interval], Field(max_length=50)]  # over clips
+    # Scores on resampled clips, and what was drawn, of each fold; see hear_ptsed.metrics.bootstrap.
+    replicates: Annotated[dict[Label, Numbers], Field(max_length=50)]
+    draws: Annotated[dict[Label, list[Drawn]], Field(max_length=50)]
+    conventions: Annotated[dict[Label, Line], Field(max_length=50)]  # what was computed, for people
+    # What a metric's id leaves open: scores with other settings are not compared.
+    settings: Annotated[dict[Label, Plain], Field(max_length=50)]
     # Parameters; seconds_per_minute of audio, at inference.
     cost: dict[Name, Annotated[float, Field(ge=0), AfterValidator(_cost)]]
     clips: Annotated[Count, Field(ge=1)]  # tested
     folds: Annotated[list[Scores], Field(max_length=100)]  # of each; empty without folds
+    folds_of: Count  # folds of the task; 0 without folds
     seconds: Annotated[float, Field(ge=0), AfterValidator(_number)]  # of the process that ended it
     software: Plain
     hardware: Plain
@@ -205,20 +216,10 @@ class Record(Asked):
     started: Annotated[Line, AfterValidator(_when)]
     training: Training = field(default_factory=list)
     # metric -> {"threshold", "f_measure", …} or {"efpr_per_hour", "etpr"} -> values
-    curves: Annotated[dict[str, dict[str, Points]], Field(max_length=50)] = field(
+    curves: Annotated[dict[Label, dict[str, Points]], Field(max_length=50)] = field(
         default_factory=dict
     )
     schema: int = SCHEMA
-
-
-def convention(text: str) -> str:
-    """What was computed, alike for all releases of the library that did, and for all draws."""
-    return _SCORER.sub(r"\1", text.partition(DRAWN)[0])
-
-
-def draws(text: str) -> str:
-    """Which clips were drawn how for the replicates, of a convention: equal ones can be paired."""
-    return text.partition(DRAWN)[2]
 
 
 def identity(values: dict[str, Any]) -> str:
@@ -226,12 +227,11 @@ def identity(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def record_path(results: Path, record: dict[str, Any] | Record, identity: str) -> Path:
+def record_path(results: Path, asked: Asked) -> Path:
     """Where the record of a run lies: its name says what it is, and its identity tells it apart."""
-    get = record.get if isinstance(record, dict) else lambda key: getattr(record, key)
-    kind = f"{get('mode')}-{get('protocol')}"
-    name = f"{get('module')}-seed{get('seed')}-{identity[:12]}.json"
-    return Path(results) / get("task_version") / kind / name
+    seed = "" if asked.seed is None else f"-seed{asked.seed}"
+    name = f"{asked.module}{seed}-{asked.identity[:12]}.json"
+    return Path(results) / asked.task_version / asked.protocol / name
 
 
 def write(record: Record, path: Path) -> None:
@@ -251,27 +251,36 @@ def read(path: Path) -> Record:
 
 
 def parse(text: str, values: Any, where: str = "") -> Record:
-    """The record of a file.
+    """The record of a file, of this schema or of an earlier one.
 
     Args:
         text, values: of the file, and what `read_json` makes of it.
     """
-    if told := _other_schema(values, where):
-        raise ValueError(told)
-    return check_json(Record, text, where)
+    if other := _other_schema(values, where):
+        raise ValueError(other)
+    return check_json(Record, _current(text, values), where)
 
 
 def problems(text: str, values: Any, where: str = "") -> list[str]:
     """All that is wrong in a record's file, a line each, see `parse`."""
-    told = _other_schema(values, where)
-    return [told] if told else schema.problems(Record, text, where)
+    if other := _other_schema(values, where):
+        return [other]
+    try:
+        return schema.problems(Record, _current(text, values), where)
+    except ValueError as error:
+        return [str(error)]
+
+
+def _current(text: str, values: Any) -> str:
+    """The text of a record of this schema."""
+    return text if values["schema"] == SCHEMA else json.dumps(schema1.upgrade(values))
 
 
 def _other_schema(values: Any, where: str) -> str:
     number = values.get("schema") if isinstance(values, dict) else type(values).__name__
-    if type(number) is int and number == SCHEMA:
+    if type(number) is int and number in (1, SCHEMA):
         return ""
-    return f"{where} has schema {errors.shown(number)}; this version reads {SCHEMA}".strip()
+    return f"{where} has schema {errors.shown(number)}; this version reads 1 and {SCHEMA}".strip()
 
 
 def finished(path: Path, identity: str) -> Record | None:
@@ -284,38 +293,13 @@ def finished(path: Path, identity: str) -> Record | None:
     return record
 
 
-def paired(a: Record, b: Record, metric: str) -> tuple[float, float, float]:
-    """Score of a less that of b, and the 95 % interval of it over the same resampled clips."""
-    for one in (a, b):
-        if not one.replicates.get(metric):
-            known = ", ".join(one.replicates) or "none"
-            raise ValueError(f"{_called(one)} has no resampled {metric} to compare; it has {known}")
-    if a.task_sha256 != b.task_sha256:
-        raise ValueError(
-            f"{_called(a)} and {_called(b)} were not tested on the same labels and clips; only "
-            "records of one task folder can be paired"
-        )
-    values = [one.replicates[metric] for one in (a, b)]
-    ways = {
-        (convention(text), draws(text)) for text in (a.conventions[metric], b.conventions[metric])
-    }
-    if len(ways) > 1 or len(values[0]) != len(values[1]):
-        raise ValueError(
-            f"{metric} was computed in two ways: {a.conventions[metric]!r} in {_called(a)}, "
-            f"{b.conventions[metric]!r} in {_called(b)}; such records cannot be paired"
-        )
-    pairs = zip(*values, strict=True)
-    differences = sorted(x - y for x, y in pairs if not math.isnan(x - y))
-    ends = (_percentile(differences, share) for share in (0.025, 0.975))
-    return a.scores[metric] - b.scores[metric], *ends
-
-
 def shown(record: Record, per_class: bool = False) -> str:
     """A table of the scores, for people."""
-    how = " ".join(dict.fromkeys((record.mode, record.protocol)))
-    what = f"{record.task_version}, {how}: {record.module}"
-    remarks = [f"seed {record.seed}", f"{record.clips} clips"]
-    remarks += [f"mean of {len(record.folds)} folds"] if record.folds else []
+    what = f"{record.task_version}, {record.protocol}: {record.name or record.module}"
+    remarks = [] if record.seed is None else [f"seed {record.seed}"]
+    remarks += [f"{record.clips} clips"]
+    if record.folds:
+        remarks.append(f"mean of {len(record.folds)} folds of {record.folds_of}")
     remarks += ["UNTRAINED: random weights"] if record.untrained else []
     lines = [f"{what} ({', '.join(remarks)})"]
     lines += [f"  coverage: {record.coverage}"] if record.coverage else []
@@ -333,21 +317,7 @@ def shown(record: Record, per_class: bool = False) -> str:
     return "\n".join(lines)
 
 
-def _called(record: Record) -> str:
-    return f"{record.module} seed {record.seed} ({record.identity[:12]})"
-
-
 def _text(value: float) -> str:
     if math.isnan(value):
         return "  none"
     return f"{value:.0f}" if value == int(value) and value > 1 else f"{value:.4f}"
-
-
-def _percentile(ordered: list[float], share: float) -> float:
-    """By linear interpolation, as numpy's; NaN of nothing."""
-    if not ordered:
-        return math.nan
-    place = share * (len(ordered) - 1)
-    i = math.floor(place)
-    above = ordered[min(i + 1, len(ordered) - 1)]
-    return ordered[i] + (place - i) * (above - ordered[i])
