@@ -219,7 +219,8 @@ def _outcomes(run: Run, progress: bool) -> list[Outcome]:
 
 def _rated(run: Run, outcomes: list[Outcome]) -> tuple[Scored, list[dict[str, float]]]:
     """Scores of all test parts, and those of each fold, where there are folds."""
-    from eval_tasks.score import PSDS, rate
+    from eval_tasks.score import rate
+    from hear_ptsed.metrics.catalogue import METRICS
 
     data = run.data
     on_grid = all(one.training.get("frame_ms", 40.0) == 40.0 for one in outcomes)
@@ -228,7 +229,7 @@ def _rated(run: Run, outcomes: list[Outcome]) -> tuple[Scored, list[dict[str, fl
             data.task,
             data.parts[outcome.part],
             outcome.probabilities,
-            metrics=None if on_grid else [m for m in data.task.metrics if m not in PSDS],
+            metrics=None if on_grid else [m for m in data.task.metrics if not METRICS[m].of_frames],
             events=outcome.events,
             decoding=outcome.decoding,
             bootstrap=Bootstrap(),

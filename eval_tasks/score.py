@@ -1,16 +1,15 @@
 """Scores of a task from what a module says of its clips."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from eval_tasks.tasks.base import Part, Task
-from hear_ptsed.metrics.bootstrap import Bootstrap, Scored
-from hear_ptsed.metrics.decoding import Decoding, decode
-from hear_ptsed.metrics.events import event_scores, threshold_curve
-
-PSDS = ("psds1", "psds2")
+from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap, Scored
+from hear_ptsed.metrics.checks import Events
+from hear_ptsed.metrics.decoding import Decoding
+from hear_ptsed.metrics.predictions import Predictions
+from hear_ptsed.metrics.score import score
 
 
 def rate(
@@ -19,9 +18,9 @@ def rate(
     probabilities: dict[str, np.ndarray],
     *,
     metrics: Sequence[str] | None = None,
-    events: dict[str, list[dict]] | None = None,
+    events: Events | None = None,
     decoding: Decoding | None = None,
-    bootstrap: Bootstrap | None = None,
+    bootstrap: Bootstrap = NO_BOOTSTRAP,
     curves: bool = False,
 ) -> Scored:
     """The task's metrics of one part.
@@ -36,32 +35,16 @@ def rate(
     if missing := [file for file in part.files if file not in probabilities]:
         raise ValueError(f"no predictions for {len(missing)} clips of {part.name}: {missing[0]}, …")
     metrics = task.metrics if metrics is None else metrics
-    decoding = decoding or task.decoding
-    scored = Scored({}, {}, {})
-    by_event = [name for name in metrics if name not in PSDS]
-    if by_event:
-        if events is None:
-            events = {
-                file: decode(probabilities[file], part.classes, decoding) for file in part.files
-            }
-        scored = event_scores(part.events, events, part.classes, by_event, bootstrap)
-        if curves and metrics[0].endswith("_fms"):
-            own = threshold_curve(part.events, probabilities, part.classes, metrics[0], decoding)
-            scored.curves[metrics[0]] = own
-    if by_area := [name for name in metrics if name in PSDS]:
-        from hear_ptsed.metrics.psds import psds_scores  # seconds to import
-
-        areas = psds_scores(
-            probabilities,
-            part.events,
-            part.durations_s,
-            part.classes,
-            by_area,
-            task.psds_median,
-            bootstrap,
-        )
-        scored = areas | scored
-    return replace(scored, scores={name: scored.scores[name] for name in metrics}, details={})
+    predictions = Predictions(
+        part.classes,
+        part.events,
+        part.durations_s,
+        probabilities,
+        events,
+        decoding or task.decoding,
+        task.psds_median,
+    )
+    return score(predictions, metrics, bootstrap, metrics[:1] if curves else ())
 
 
 def validation(task: Task, part: Part, probabilities: dict[str, np.ndarray]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Scores of 40 ms frames -> events: median filter and thresholds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +41,14 @@ def median_filter(scores: np.ndarray, sizes: int | Sequence[int]) -> np.ndarray:
     return filtered
 
 
+def runs(active: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """Runs of active frames in (T, C) bool: class, first frame, frame after the last; by class."""
+    steps = np.diff(np.pad(active, ((1, 1), (0, 0))).T.astype(np.int8), axis=1)  # (C, T + 1)
+    columns, first = np.nonzero(steps == 1)
+    stop = np.nonzero(steps == -1)[1]
+    return zip(columns.tolist(), first.tolist(), stop.tolist(), strict=True)
+
+
 def decode(
     scores: np.ndarray,
     classes: Sequence[str],
@@ -66,19 +74,15 @@ def decode(
     end_s = math.inf
     if duration_s is not None:
         scores = scores[: n_frames(round(duration_s * SAMPLE_RATE))]
-        end_s = duration_s
+        end_s = float(duration_s)
     threshold = np.broadcast_to(threshold, len(classes))
     # The median is at most the highest score: classes that stay below need no filter.
     live = np.flatnonzero((scores > threshold).any(0))
     scores = median_filter(scores[:, live], np.broadcast_to(median, len(classes))[live])
-    active = np.pad(scores > threshold[live], ((1, 1), (0, 0)))
-    steps = np.diff(active.T.astype(np.int8), axis=1)  # (classes, T + 1)
-    columns, first = np.nonzero(steps == 1)
-    last = np.nonzero(steps == -1)[1]
     events = []
-    for c, start, stop in zip(columns, first, last, strict=True):
+    for c, start, stop in runs(scores > threshold[live]):
         onset_s, offset_s = start / FRAMES_PER_SECOND, min(stop / FRAMES_PER_SECOND, end_s)
         if onset_s < offset_s:
             mean = float(scores[start:stop, c].mean(dtype=np.float64))
-            events.append(Event(classes[live[c]], float(onset_s), float(offset_s), mean))
+            events.append(Event(classes[live[c]], onset_s, offset_s, mean))
     return events

@@ -6,10 +6,24 @@ import numpy as np
 import pytest
 from scipy.ndimage import median_filter
 
+from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP
+from hear_ptsed.metrics.catalogue import METRICS, score_events
+from hear_ptsed.metrics.predictions import Predictions
+from hear_ptsed.metrics.score import score
+
 intersection_based = pytest.importorskip("sed_scores_eval").intersection_based
 
 CLASSES = ["bell", "cat", "dog"]
+EVENT_METRICS = [name for name, metric in METRICS.items() if metric.function is score_events]
 CLOSE = {"rtol": 0, "atol": 1e-9, "equal_nan": True}
+
+
+def psds_scores(
+    probabilities, reference, durations, classes, metrics=("psds1", "psds2"), median=1,
+    bootstrap=NO_BOOTSTRAP,
+):  # fmt: skip
+    predictions = Predictions(classes, reference, durations, probabilities, median_frames=median)
+    return score(predictions, metrics, bootstrap)
 
 
 def event(label, start, end):

@@ -6,12 +6,11 @@ from dataclasses import replace
 import leaderboard_parts as parts
 import numpy as np
 import pytest
-from scoring_parts import CLASSES, CLOSE, detections, event, plain_psds
+from scoring_parts import CLASSES, CLOSE, detections, event, plain_psds, psds_scores
 
 from hear_ptsed.metrics.bootstrap import Bootstrap, Scored, mean_of_folds
 from hear_ptsed.metrics.decoding import Decoding, decode
 from hear_ptsed.metrics.events import THRESHOLDS, event_scores, threshold_curve
-from hear_ptsed.metrics.psds import psds_scores
 from leaderboards.collect import collect
 
 METRIC = "event_onset_200ms_fms"
@@ -65,7 +64,7 @@ def test_psds_without_a_value_has_no_roc():
 
 def test_curves_of_folds_are_averaged_where_they_are_defined():
     folds = [
-        Scored({}, {}, {}, {}, {}, {}, {METRIC: {"threshold": [0.1, 0.7], "f_measure": values}})
+        Scored({}, {}, {}, curves={METRIC: {"threshold": [0.1, 0.7], "f_measure": values}})
         for values in ([0.2, math.nan], [0.4, 0.5])
     ]
     curve = mean_of_folds(folds).curves[METRIC]

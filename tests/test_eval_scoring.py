@@ -6,13 +6,21 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
-from scoring_parts import CLASSES, CLOSE, detections, event, plain_psds, random_events
+from scoring_parts import (
+    CLASSES,
+    CLOSE,
+    EVENT_METRICS,
+    detections,
+    event,
+    plain_psds,
+    psds_scores,
+    random_events,
+)
 
 from eval_tasks.heareval.launch import gpu_name_as_bytes, tensorflow_stand_in
 from hear_ptsed.metrics.bootstrap import Bootstrap, mean_of_folds, paired
 from hear_ptsed.metrics.decoding import Decoding, decode
-from hear_ptsed.metrics.events import EVENT_METRICS, event_scores, pkg_resources_stand_in
-from hear_ptsed.metrics.psds import psds_scores
+from hear_ptsed.metrics.events import event_scores, pkg_resources_stand_in
 
 pytest.importorskip("heareval")
 intersection_based = pytest.importorskip("sed_scores_eval").intersection_based

@@ -2,18 +2,15 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from typing_extensions import TypedDict
 
-HOP_MS = 40.0
 CI = (2.5, 97.5)  # percentiles
-
-Events = Mapping[str, Sequence[Mapping[str, Any]]]  # file -> [{"label", "start", "end"}] in ms
 
 
 class Draws(TypedDict):
@@ -29,12 +26,12 @@ class Draws(TypedDict):
 class Bootstrap:
     """Resampling of clips: equal for all results on the same clips, so that these can be paired."""
 
-    resamples: int = 500
+    resamples: int = 500  # 0: no intervals
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.resamples < 1 or self.seed < 0:
-            raise ValueError(f"resamples must be at least 1 and seed at least 0, got {self}")
+        if self.resamples < 0 or self.seed < 0:
+            raise ValueError(f"resamples and seed must be 0 or a number above, got {self}")
 
     def weights(self, files: Sequence[str]) -> np.ndarray:
         """(R, N) int64: how often each of the files, sorted by name, is drawn."""
@@ -51,6 +48,18 @@ class Bootstrap:
         return Draws(
             resamples=self.resamples, seed=self.seed, clips=len(files), names=_names(files)
         )
+
+
+NO_BOOTSTRAP = Bootstrap(0)
+
+
+class Resampled(Protocol):
+    """What can be paired: scores of a test set or of folds, such as `Scored` and records."""
+
+    scores: dict[str, float]
+    replicates: dict[str, list[float]]
+    draws: dict[str, list[Draws]]
+    settings: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -132,48 +141,35 @@ def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def interval_of_difference(
+    a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray
+) -> tuple[float, float]:
+    """As `interval`, of a less b: values on the same resamples of the same clips."""
+    return interval(np.subtract(a, b))
+
+
+def paired(a: Resampled, b: Resampled, metric: str) -> tuple[float, float, float]:
+    """Score of a less that of b, and the 95 % interval of it over the same resampled clips."""
+    for scored in (a, b):
+        if not scored.replicates.get(metric):
+            known = ", ".join(scored.replicates) or "none at all"
+            raise ValueError(f"no replicates of {metric} to compare; there are those of: {known}")
+    if a.draws.get(metric) != b.draws.get(metric):
+        raise ValueError(
+            f"{metric} was not computed on the same resamples of the same clips; only results on "
+            "equal clips can be paired"
+        )
+    if a.settings.get(metric) != b.settings.get(metric):
+        raise ValueError(
+            f"{metric} was computed in two ways, {a.settings.get(metric)} and "
+            f"{b.settings.get(metric)}; such results cannot be paired"
+        )
+    ends = interval_of_difference(a.replicates[metric], b.replicates[metric])
+    return a.scores[metric] - b.scores[metric], *ends
+
+
 def _names(files: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()[:12]
-
-
-def check_metrics(metrics: Sequence[str], known: Mapping[str, Any]) -> None:
-    """Refuse names that are not known."""
-    for metric in metrics:
-        if metric not in known:
-            raise ValueError(f"unknown metric {metric!r}; known: {', '.join(known)}")
-
-
-def check_probabilities(
-    probabilities: np.ndarray, classes: Sequence[str], where: str = "probabilities"
-) -> None:
-    """Refuse what is not a finite (T, C)."""
-    shape = np.shape(probabilities)
-    if len(shape) != 2 or not shape[0] or shape[1] != len(classes):
-        raise ValueError(f"{where}: shape {shape}; expected (frames, {len(classes)})")
-    if not np.isfinite(probabilities).all():
-        raise ValueError(f"{where}: NaN or infinity; check the training and the precision")
-
-
-def check_files(reference: Mapping, other: Mapping, what: str) -> None:
-    """Refuse two sets of files that differ, or are empty."""
-    if not reference:
-        raise ValueError("no clip to score; the reference names none")
-    if missing := sorted(reference.keys() ^ other.keys()):
-        lacks = what if missing[0] in reference else "a reference"
-        raise ValueError(
-            f"{missing[0]} lacks {lacks}, as do {len(missing) - 1} others; give both for each clip"
-        )
-
-
-def check_events(events: Events, where: str) -> None:
-    """Refuse times that are no span of time."""
-    for file, found in events.items():
-        for event in found:
-            if not -math.inf < event["start"] <= event["end"] < math.inf:
-                raise ValueError(
-                    f"{where} of {file}: event from {event['start']} to {event['end']} ms; it must "
-                    "not end before it begins"
-                )
 
 
 def _mean(values: Sequence[float]) -> float:

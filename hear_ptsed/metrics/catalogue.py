@@ -1,7 +1,42 @@
-"""All metrics by id: how a score is called, what it can be, and what better means."""
+"""All metrics by id: how a score is called, what it can be, what better means, and its function.
+
+A new metric is an entry of METRICS and its function. Functions import what they need when called.
+"""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hear_ptsed.metrics.bootstrap import Bootstrap, Scored
+
+if TYPE_CHECKING:
+    from hear_ptsed.metrics.predictions import Predictions
+
+# Predictions, ids of metrics, resamples, ids of those whose curve is asked for -> their scores.
+# A function that several entries have is called once with all that are asked for.
+Function = Callable[["Predictions", Sequence[str], Bootstrap, Sequence[str]], Scored]
+
+
+def score_events(*given: Any) -> Scored:
+    """By sed_eval."""
+    from hear_ptsed.metrics.events import event_metrics
+
+    return event_metrics(*given)
+
+
+def score_psds(*given: Any) -> Scored:
+    """By sed_scores_eval."""
+    from hear_ptsed.metrics.psds import psds_scores
+
+    return psds_scores(*given)
+
+
+def score_rankings(*given: Any) -> Scored:
+    """Of segments and of clips."""
+    from hear_ptsed.metrics.rankings import ranking_scores
+
+    return ranking_scores(*given)
 
 
 @dataclass(frozen=True)
@@ -25,6 +60,9 @@ class Metric:
     lower_is_better: bool = False
     curve: Curve | None = None
     of_classes: str = ""  # metric that a class has instead of a mean over classes
+    function: Function | None = None  # None: it is read from heareval's folders
+    of_frames: bool = False  # computed from scores of frames of 40 ms, not from events
+    options: dict[str, Any] = field(default_factory=dict)  # of this metric, for its function
 
 
 F_CURVE = Curve(
@@ -40,16 +78,56 @@ PSD_ROC = Curve(
     tuple(range(0, 101, 10)),
     stairs=True,
 )
+EVENTS = "EventBasedMetrics"  # of sed_eval, and its arguments, as heareval 2021.1.3 has them
 METRICS = {
-    "event_onset_200ms_fms": Metric("onset F1, 200 ms", curve=F_CURVE),
-    "event_onset_50ms_fms": Metric("onset F1, 50 ms", curve=F_CURVE),
-    "event_onset_offset_50ms_20perc_fms": Metric("onset and offset F1, 50 ms, 20 %", curve=F_CURVE),
-    "segment_1s_er": Metric("error rate, 1 s", high=math.inf, lower_is_better=True),
-    "psds1": Metric("PSDS1", curve=PSD_ROC),
-    "psds2": Metric("PSDS2", curve=PSD_ROC),
-    "psds1_macro": Metric("PSDS1, mean over classes", of_classes="psds1"),
-    "pauroc": Metric("segment pAUROC"),
-    "map": Metric("mAP of clips"),
+    "event_onset_200ms_fms": Metric(
+        "onset F1, 200 ms",
+        curve=F_CURVE,
+        function=score_events,
+        options={"scorer": EVENTS, "evaluate_offset": False, "t_collar": 0.2},
+    ),
+    "event_onset_50ms_fms": Metric(
+        "onset F1, 50 ms",
+        curve=F_CURVE,
+        function=score_events,
+        options={"scorer": EVENTS, "evaluate_offset": False, "t_collar": 0.05},
+    ),
+    "event_onset_offset_50ms_20perc_fms": Metric(
+        "onset and offset F1, 50 ms, 20 %",
+        curve=F_CURVE,
+        function=score_events,
+        options={"scorer": EVENTS, "t_collar": 0.05, "percentage_of_length": 0.2},
+    ),
+    "segment_1s_er": Metric(
+        "error rate, 1 s",
+        high=math.inf,
+        lower_is_better=True,
+        function=score_events,
+        options={"scorer": "SegmentBasedMetrics", "time_resolution": 1.0},
+    ),
+    "psds1": Metric(
+        "PSDS1",
+        curve=PSD_ROC,
+        function=score_psds,
+        of_frames=True,
+        options={"dtc": 0.7, "gtc": 0.7, "alpha_st": 1.0},
+    ),
+    "psds2": Metric(
+        "PSDS2",
+        curve=PSD_ROC,
+        function=score_psds,
+        of_frames=True,
+        options={"dtc": 0.1, "gtc": 0.1, "cttc": 0.3, "alpha_ct": 0.5, "alpha_st": 1.0},
+    ),
+    "psds1_macro": Metric(
+        "PSDS1, mean over classes",
+        of_classes="psds1",
+        function=score_psds,
+        of_frames=True,
+        options={"dtc": 0.7, "gtc": 0.7, "alpha_st": 0.0},
+    ),
+    "pauroc": Metric("segment pAUROC", function=score_rankings, of_frames=True),
+    "map": Metric("mAP of clips", function=score_rankings, of_frames=True),
     # Of heareval's folders only.
     "top1_acc": Metric("accuracy"),
     "pitch_acc": Metric("pitch accuracy"),

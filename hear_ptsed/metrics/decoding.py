@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from hear_ptsed.events import median_filter
-from hear_ptsed.metrics.bootstrap import HOP_MS, check_probabilities
+from hear_ptsed.events import median_filter, runs
+from hear_ptsed.grid import FRAME_MS
+from hear_ptsed.metrics.checks import check_probabilities
 
-FIRST_MS = HOP_MS / 2  # centre of the first frame
+FIRST_MS = FRAME_MS / 2  # centre of the first frame
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,16 @@ def decode(
         probabilities: (T, C)
     """
     check_probabilities(probabilities, classes)
-    width = round(decoding.median_ms / HOP_MS)
+    width = round(decoding.median_ms / FRAME_MS)
     if width:
         probabilities = median_filter(probabilities, width)
-    active = np.pad(probabilities > decoding.threshold, ((1, 1), (0, 0)))
-    steps = np.diff(active.T.astype(np.int8), axis=1)  # (C, T + 1)
-    columns, first = np.nonzero(steps == 1)
-    last = np.nonzero(steps == -1)[1] - 1
     events = [
-        {"label": classes[c], "start": FIRST_MS + HOP_MS * i, "end": FIRST_MS + HOP_MS * j}
-        for c, i, j in zip(columns.tolist(), first.tolist(), last.tolist(), strict=True)
-        if HOP_MS * (j - i) >= decoding.min_ms
+        {
+            "label": classes[c],
+            "start": FIRST_MS + FRAME_MS * first,
+            "end": FIRST_MS + FRAME_MS * (stop - 1),
+        }
+        for c, first, stop in runs(probabilities > decoding.threshold)
+        if FRAME_MS * (stop - 1 - first) >= decoding.min_ms
     ]
     return sorted(events, key=lambda event: event["start"])

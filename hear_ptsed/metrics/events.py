@@ -19,29 +19,29 @@ from unittest.mock import patch
 
 import numpy as np
 
-from hear_ptsed.metrics.bootstrap import (
-    Bootstrap,
-    Events,
-    Scored,
-    check_events,
-    check_files,
-    check_metrics,
-)
+from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap, Scored
+from hear_ptsed.metrics.catalogue import EVENTS, METRICS, score_events
+from hear_ptsed.metrics.checks import Events, check_events, check_files, check_metrics
 from hear_ptsed.metrics.decoding import Decoding, decode
+from hear_ptsed.metrics.predictions import Predictions
 
 THRESHOLDS = tuple(k / 20 for k in range(1, 20))  # of a curve: 0.05 to 0.95
-# heareval 2021.1.3's names -> class of sed_eval, its arguments, the score and what belongs to it.
-_F = ("f_measure", "precision", "recall")
-EVENT_METRICS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
-    "event_onset_200ms_fms": ("EventBasedMetrics", {"evaluate_offset": False, "t_collar": 0.2}, _F),
-    "event_onset_50ms_fms": ("EventBasedMetrics", {"evaluate_offset": False, "t_collar": 0.05}, _F),
-    "event_onset_offset_50ms_20perc_fms": (
-        "EventBasedMetrics",
-        {"t_collar": 0.05, "percentage_of_length": 0.2},
-        _F,
-    ),
-    "segment_1s_er": ("SegmentBasedMetrics", {"time_resolution": 1.0}, ("error_rate",)),
-}
+F_PARTS = ("f_measure", "precision", "recall")
+
+
+def event_metrics(
+    predictions: Predictions, metrics: Sequence[str], bootstrap: Bootstrap, curves: Sequence[str]
+) -> Scored:
+    """Scores of the events of predictions; F-scores of `curves` over thresholds, too."""
+    events = predictions.events
+    reference, classes = predictions.reference, predictions.classes
+    scored = event_scores(reference, events, classes, metrics, bootstrap)
+    for metric in curves:
+        if METRICS[metric].curve:
+            scored.curves[metric] = threshold_curve(
+                reference, predictions.scores, classes, metric, predictions.decoding
+            )
+    return scored
 
 
 def event_scores(
@@ -49,7 +49,7 @@ def event_scores(
     estimated: Events,
     classes: Sequence[str],
     metrics: Sequence[str],
-    bootstrap: Bootstrap | None = None,
+    bootstrap: Bootstrap = NO_BOOTSTRAP,
 ) -> Scored:
     """F-scores and error rates over all events of all clips, by sed_eval.
 
@@ -58,9 +58,9 @@ def event_scores(
 
     Args:
         reference, estimated: of the same files, times in ms.
-        metrics: of EVENT_METRICS.
+        metrics: of METRICS, with `score_events`.
     """
-    check_metrics(metrics, EVENT_METRICS)
+    check_metrics(metrics, [m for m, of in METRICS.items() if of.function is score_events])
     check_events(reference, "reference")
     check_events(estimated, "estimate")
     check_files(reference, estimated, "an estimate")
@@ -72,7 +72,7 @@ def event_scores(
             f"label {unknown[0]!r} is none of the {len(classes)} classes; segment_1s_er is not "
             "defined for it: correct the label or leave the metric out"
         )
-    weights = bootstrap.weights(files) if bootstrap else np.empty((0, len(files)))
+    weights = bootstrap.weights(files)
     clips = [(reference[file], estimated[file]) for file in files]
     per_class = {name: {"events": 0.0} for name in classes}
     for event in (event for file in files for event in reference[file]):
@@ -84,7 +84,7 @@ def event_scores(
         values = _overall(scorer, metric, counts.sum(0))
         scores[metric], *_ = values.values()
         details |= {f"{metric}_{part}": value for part, value in values.items()}
-        replicates[metric] = [_overall_value(scorer, metric, own) for own in weights @ counts]
+        replicates[metric] = [_overall_value(scorer, metric, sums) for sums in weights @ counts]
         for name in classes:
             per_class[name][metric] = of_class[name]
     return Scored(
@@ -92,8 +92,8 @@ def event_scores(
         per_class,
         {name: _convention(name, classes, unknown) for name in metrics},
         {name: {} for name in metrics},
-        replicates if bootstrap else {},
-        {name: [bootstrap.draws(files)] for name in metrics} if bootstrap else {},
+        replicates if bootstrap.resamples else {},
+        {name: [bootstrap.draws(files)] for name in metrics} if bootstrap.resamples else {},
         details,
     )
 
@@ -109,14 +109,14 @@ def threshold_curve(
 
     Args:
         probabilities: file -> (T, C), of the files of the reference.
-        metric: of EVENT_METRICS, an F-score.
+        metric: an F-score.
     """
-    curve: dict[str, list[float]] = {"threshold": list(THRESHOLDS)} | {part: [] for part in _F}
+    curve: dict[str, list[float]] = {"threshold": list(THRESHOLDS)} | {part: [] for part in F_PARTS}
     for threshold in THRESHOLDS:
-        own = replace(decoding, threshold=threshold)
-        events = {file: decode(probabilities[file], classes, own) for file in reference}
+        at = replace(decoding, threshold=threshold)
+        events = {file: decode(probabilities[file], classes, at) for file in reference}
         details = event_scores(reference, events, classes, [metric]).details
-        for part in _F:
+        for part in F_PARTS:
             curve[part].append(details[f"{metric}_{part}"])
     return curve
 
@@ -175,7 +175,7 @@ def _counts(
     An event matches only events of its label, so each label is counted by itself: sed_eval looks
     at all pairs of events.
     """
-    name, options, _ = EVENT_METRICS[metric]
+    name, options = _scorer(metric)
     make = getattr(_sed_eval().sound_event, name)
     if name == "SegmentBasedMetrics":
         groups = {None: classes}
@@ -196,21 +196,32 @@ def _counts(
     return scorer, counts, of_class
 
 
+def _scorer(metric: str) -> tuple[str, dict[str, Any]]:
+    """Class of sed_eval, and its arguments."""
+    options = dict(METRICS[metric].options)
+    return options.pop("scorer"), options
+
+
 def _by_label(reference: Sequence, estimated: Sequence) -> dict[str, tuple[list, list]]:
-    found: dict[str, tuple[list, list]] = {}
+    of_label: dict[str, tuple[list, list]] = {}
     for side, events in enumerate((reference, estimated)):
         for event in events:
-            found.setdefault(str(event["label"]), ([], []))[side].append(event)
-    return found
+            of_label.setdefault(str(event["label"]), ([], []))[side].append(event)
+    return of_label
+
+
+def _is_f(metric: str) -> bool:
+    return METRICS[metric].options["scorer"] == EVENTS
 
 
 def _overall(scorer: Any, metric: str, counts: np.ndarray) -> dict[str, float]:
     scorer.overall = dict(zip(scorer.overall, counts.tolist(), strict=True))
-    is_f = metric.endswith("_fms")
-    values = scorer.overall_f_measure() if is_f else scorer.overall_error_rate()
-    if not is_f and not scorer.overall["Nref"]:  # sed_eval divides by the smallest float
-        return dict.fromkeys(EVENT_METRICS[metric][2], math.nan)
-    return {part: float(values[part]) for part in EVENT_METRICS[metric][2]}
+    if _is_f(metric):
+        values = scorer.overall_f_measure()
+        return {part: float(values[part]) for part in F_PARTS}
+    if not scorer.overall["Nref"]:  # sed_eval divides by the smallest float
+        return {"error_rate": math.nan}
+    return {"error_rate": float(scorer.overall_error_rate()["error_rate"])}
 
 
 def _overall_value(scorer: Any, metric: str, counts: np.ndarray) -> float:
@@ -218,7 +229,7 @@ def _overall_value(scorer: Any, metric: str, counts: np.ndarray) -> float:
 
 
 def _of_class(scorer: Any, metric: str, name: str) -> float:
-    if metric.endswith("_fms"):
+    if _is_f(metric):
         return float(scorer.class_wise_f_measure(name)["f_measure"])
     if not scorer.class_wise[name]["Nref"]:
         return math.nan
@@ -231,10 +242,10 @@ def _unknown_labels(reference: Events, estimated: Events, classes: list[str]) ->
 
 
 def _convention(metric: str, classes: list[str], unknown: list[str]) -> str:
-    name, options, _ = EVENT_METRICS[metric]
+    name, options = _scorer(metric)
     options = ", ".join(f"{key}={value}" for key, value in options.items())
     what = "error rate, lower is better; over all segments and classes (micro average)"
-    if metric.endswith("_fms"):
+    if _is_f(metric):
         what = "F-score over all events (micro average), optimal matching"
     text = (
         f"sed_eval {name}({options}) as in heareval 2021.1.3: {what}, "

@@ -1,258 +1,296 @@
-"""PSDS1 and PSDS2 by sed_scores_eval, with bootstrap over clips.
+"""PSDS1 and PSDS2, of a set of clips and of many resamples of it at once.
 
-What changes in a clip as the threshold falls is computed once by the library and summed for each
-resample. Of these points only those that can lie on the curve are given back to the library.
+Detections, their counts at a threshold, the curve over classes and its area are those of
+sed_scores_eval; between them three steps are ours. The library visits every pair of class and clip
+and sorts all points at which counts change. Nearly all pairs have no event, where these points are
+the local extrema of the scores, and nearly all points lie at more false positives per hour than
+PSDS looks at. Finding the extrema of a class in one go, leaving those points out, and summing the
+changes of a clip as often as a resample drew it changes no digit of the result.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from sed_scores_eval import intersection_based
-from sed_scores_eval.base_modules.scores import create_score_dataframe
+from sed_scores_eval.base_modules.cy_detection import onset_offset_curves
+from sed_scores_eval.intersection_based.intermediate_statistics import statistics_fn
 
-from hear_ptsed.events import median_filter
-from hear_ptsed.metrics.bootstrap import (
-    HOP_MS,
-    Bootstrap,
-    Events,
-    Scored,
-    check_events,
-    check_files,
-    check_metrics,
-    check_probabilities,
-)
-from hear_ptsed.metrics.points import ALPHA_ST, MAX_EFPR, lowest_score
+from hear_ptsed.grid import FRAME_MS
+from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap, Scored
+from hear_ptsed.metrics.catalogue import METRICS
+from hear_ptsed.metrics.predictions import EventClips, Predictions, ScoreArray
 
-# Tolerance criteria of detections, of ground-truth intersections and of cross triggers.
-PSDS_METRICS: dict[str, dict[str, float]] = {
-    "psds1": {"dtc_threshold": 0.7, "gtc_threshold": 0.7},
-    "psds2": {"dtc_threshold": 0.1, "gtc_threshold": 0.1, "cttc_threshold": 0.3},
-}
-ALPHA_CT = {"psds1": 0.0, "psds2": 0.5}  # weight of cross triggers
+MAX_EFPR = 100.0  # effective false positives per hour
 HOUR_S = 3600.0
+TPS, FPS = 0, 1  # true and false positives, rows of an array of counts
+NO_SPAN = (np.empty(0), np.empty(0))
 CURVE = range(int(MAX_EFPR) + 1)  # effective false positives per hour at which a curve is told
 
-Spans = dict[str, list[tuple[float, float, str]]]  # file -> (onset s, offset s, column)
+
+@dataclass(frozen=True)
+class Criteria:
+    """When a detection, an event and a cross trigger count."""
+
+    dtc: float  # tolerance of detections
+    gtc: float  # of ground-truth intersections
+    cttc: float | None = None  # of cross triggers; None: there are none
+    alpha_ct: float = 0.0  # weight of cross triggers
+
+
+@dataclass(frozen=True)
+class ChangePoints:
+    """Where the counts of one class change as the threshold falls, from the highest score down."""
+
+    row: np.ndarray  # (P,) clip
+    changes: np.ndarray  # (2, P) or (2 + K, P) int32: TPS, FPS, cross triggers with each class
+    last: np.ndarray  # (G,) last point of each group of equal scores
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """The set itself (r = 0) and its resamples, R in all."""
+
+    weights: np.ndarray  # (R, n) how often each clip counts
+    seconds: np.ndarray  # (R,) of audio
+    n_events: np.ndarray  # (R, K)
+    event_seconds: np.ndarray  # (R, K)
+
+    @classmethod
+    def of(cls, clips: EventClips, bootstrap: Bootstrap) -> "Resamples":
+        weights = weights_of(clips, bootstrap)
+        n_events = [weights[:, events.row].sum(1) for events in clips.events]
+        seconds = [weights[:, e.row] @ (e.offset_s - e.onset_s) for e in clips.events]
+        return cls(
+            weights, weights @ clips.durations_s, np.stack(n_events, 1), np.stack(seconds, 1)
+        )
+
+
+def weights_of(clips: EventClips, bootstrap: Bootstrap) -> np.ndarray:
+    """(R, n) int32: 1 for the set itself, then how often each resample draws a clip."""
+    weights = np.ones((1 + bootstrap.resamples, len(clips.files)), np.int32)
+    weights[1:] = bootstrap.weights(clips.files)
+    return weights
 
 
 def psds_scores(
-    probabilities: Mapping[str, np.ndarray],
-    reference: Events,
-    durations_s: Mapping[str, float],
-    classes: Sequence[str],
-    metrics: Sequence[str] = ("psds1", "psds2"),
-    median_frames: int = 1,
-    bootstrap: Bootstrap | None = None,
+    predictions: Predictions,
+    metrics: Sequence[str],
+    bootstrap: Bootstrap = NO_BOOTSTRAP,
+    _curves: Sequence[str] = (),
 ) -> Scored:
-    """PSDS of frame probabilities: with variance penalty over classes, and of each class.
+    """PSDS of a set and of each class, and the PSD-ROC.
 
     Files without events are left out, and so are classes without events: their PSDS is NaN. PSDS2
     of a single class is NaN, for want of another that could trigger.
 
     Args:
-        probabilities: file -> (T, C) at 25 frames per second.
-        reference: of the same files, times in ms.
-        durations_s: of the audio without padding; frames that begin later are cut, first of all.
-        metrics: of psds1, psds2.
-        median_frames: of a filter over time; 1 for none.
+        metrics: whose options in METRICS are those of `Criteria`, and `alpha_st`, the weight of the
+            deviation between classes.
     """
-    check_metrics(metrics, PSDS_METRICS)
-    check_events(reference, "reference")
-    check_files(reference, probabilities, "probabilities")
-    check_files(reference, durations_s, "a duration")
-    classes = [str(name) for name in classes]
-    counted = _counted(reference, classes)
-    present = [name for name in classes if counted[name]]
-    files = sorted(file for file in reference if reference[file])
-    if not files:
-        raise ValueError(f"none of the {len(reference)} clips has an event; PSDS needs some")
-    spans = {file: _spans(reference[file], present) for file in files}
-    columns = [classes.index(name) for name in present]
-    tables = {}
-    for file in files:
-        own = probabilities[file]
-        check_probabilities(own, classes, f"probabilities of {file}")
-        if not 0 < durations_s[file] < np.inf:
-            raise ValueError(f"{file} has duration {durations_s[file]} s; give seconds, above 0")
-        tables[file] = _table(own[:, columns], durations_s[file], median_frames)
-    weights = np.ones((1, len(files)), np.int64)
-    if bootstrap:
-        weights = np.concatenate([weights, bootstrap.weights(files)])
-    resamples = _resamples(files, spans, durations_s, len(present), weights)
-
-    per_class = {name: {"events": float(counted[name])} for name in classes}
-    scores, replicates, curves = {}, {}, {}
-    for metric in metrics:
-        points = _points(metric, tables, spans, resamples)
-        (scores[metric], values, roc), *others = (
-            _psds(metric, points, resamples, r) for r in range(len(weights))
-        )
-        replicates[metric] = [value for value, *_ in others]
-        if roc is not None:
-            curves[metric] = _curve(*roc)
-        for name in classes:
-            per_class[name][metric] = float("nan")
-        for k, value in values.items():
-            per_class[present[k]][metric] = value
-    left_out = (
-        f"{len(reference) - len(files)} of {len(reference)} clips and "
-        f"{len(classes) - len(present)} of {len(classes)} classes without events left out"
-    )
-    return Scored(
-        scores,
-        per_class,
-        {name: f"{_convention(name, median_frames)}; {left_out}" for name in metrics},
-        {name: {"median_frames": median_frames} for name in metrics},
-        replicates if bootstrap else {},
-        {name: [bootstrap.draws(files)] for name in metrics} if bootstrap else {},
-        curves=curves,
-    )
-
-
-def _counted(reference: Events, classes: Sequence[str]) -> dict[str, int]:
-    counted = dict.fromkeys(classes, 0)
-    for file, events in reference.items():
-        for event in events:
-            if str(event["label"]) not in counted:
-                raise ValueError(
-                    f"reference of {file}: label {event['label']!r} is none of the {len(classes)} "
-                    "classes"
-                )
-            counted[str(event["label"])] += 1
-    return counted
-
-
-def _spans(events: Sequence[Mapping], present: Sequence[str]) -> list[tuple[float, float, str]]:
-    """Events of one clip; those of a class that overlap or touch joined, as the library demands."""
-    joined: list[tuple[float, float, str]] = []
-    # The library sees the number of a class: it allows less in a name than a vocabulary does.
-    ours = [
-        (str(present.index(str(e["label"]))), e["start"] / 1000.0, e["end"] / 1000.0)
-        for e in events
-    ]
-    for column, onset, offset in sorted(ours):
-        if joined and joined[-1][2] == column and onset <= joined[-1][1]:
-            onset, offset = joined[-1][0], max(offset, joined.pop()[1])
-        joined.append((onset, offset, column))
-    return joined
-
-
-def _table(probabilities: np.ndarray, duration_s: float, median_frames: int):
-    """The library's table of scores: frame boundaries, and a column for each class."""
-    boundaries = np.arange(len(probabilities) + 1) * HOP_MS / 1000.0
-    frames = min(np.searchsorted(boundaries, duration_s), len(probabilities))
-    boundaries = np.minimum(boundaries[: frames + 1], duration_s)
-    columns = [str(k) for k in range(probabilities.shape[1])]
-    filtered = median_filter(probabilities[:frames], median_frames)
-    return create_score_dataframe(filtered.astype(np.float64), boundaries, columns)
-
-
-@dataclass(frozen=True)
-class _Resamples:
-    """The set itself (r = 0) and its resamples."""
-
-    weights: np.ndarray  # (R, N) how often each file counts
-    seconds: np.ndarray  # (R,) of audio
-    n_events: np.ndarray  # (R, K)
-    event_seconds: np.ndarray  # (R, K)
-    has_event: np.ndarray  # (N, K)
-
-
-def _resamples(
-    files: Sequence[str],
-    spans: Spans,
-    durations_s: Mapping[str, float],
-    n_classes: int,
-    weights: np.ndarray,
-) -> _Resamples:
-    n_events = np.zeros((len(files), n_classes), np.int64)
-    seconds = np.zeros((len(files), n_classes))
-    for i, file in enumerate(files):
-        for onset, offset, column in spans[file]:
-            n_events[i, int(column)] += 1
-            seconds[i, int(column)] += offset - onset
-    durations = np.array([durations_s[file] for file in files], np.float64)
-    return _Resamples(
-        weights, weights @ durations, weights @ n_events, weights @ seconds, n_events > 0
-    )
-
-
-@dataclass(frozen=True)
-class _Points:
-    """Changes of one class as the threshold falls, (P,) each, from the highest score down."""
-
-    row: np.ndarray  # file
-    tps: np.ndarray  # change of the true positives
-    fps: np.ndarray  # change of the false positives
-    cts: np.ndarray  # (P, K) change of the cross triggers with each class
-    last: np.ndarray  # (G,) last point of each group of equal scores
-
-
-def _points(metric: str, tables: dict, spans: Spans, resamples: _Resamples) -> list[_Points]:
-    n_classes = resamples.has_event.shape[1]
-    if metric == "psds2" and n_classes == 1:
-        return []
-    deltas = intersection_based.intermediate_statistics_deltas(
-        tables, spans, **PSDS_METRICS[metric]
-    )
-    found = []
-    for k in range(n_classes):
-        free = ~resamples.has_event[:, k]
-        top = np.array([table[str(k)].max() for table in tables.values()])[free]
-        # Nothing at or below it shows: there every event-free file of many has a false positive.
-        lowest = lowest_score(top, resamples.weights[:, free], resamples.seconds / HOUR_S)
-        own = [deltas[file][str(k)] for file in tables]
-        score = np.concatenate([scores for scores, _ in own])
-        row = np.repeat(np.arange(len(own)), [len(scores) for scores, _ in own])
-        order = np.argsort(-score)
-        order = order[score[order] > lowest]
-        score = score[order]
-        last = np.flatnonzero(np.append(score[1:] != score[:-1], len(score) > 0))
-        cts = np.zeros((len(order), n_classes))
-        if ALPHA_CT[metric]:
-            for other in set(range(n_classes)) - {k}:
-                cts[:, other] = _changes(own, f"cts\\{other}")[order]
-        tps, fps = (_changes(own, key)[order] for key in ("tps", "fps"))
-        found.append(_Points(row[order], tps, fps, cts, last))
-    return found
-
-
-def _changes(own: list[tuple[np.ndarray, dict[str, np.ndarray]]], key: str) -> np.ndarray:
-    return np.concatenate([changes[key] for _, changes in own])
-
-
-def _psds(
-    metric: str, points: Sequence[_Points], resamples: _Resamples, r: int
-) -> tuple[float, dict[int, float], tuple[np.ndarray, np.ndarray] | None]:
-    """PSDS, that of each class, and the PSD-ROC, of the set (r = 0) or of a resample."""
-    present = [k for k in range(len(points)) if resamples.n_events[r, k]]
-    if not points or (metric == "psds2" and len(present) == 1):
-        return float("nan"), {}, None
+    clips = predictions.event_clips
+    resamples = Resamples.of(clips, bootstrap)
+    criteria = {metric: _criteria(metric) for metric in metrics}
+    points: dict[Criteria, list[ChangePoints]] = {each: [] for each in criteria.values()}
+    for k in range(len(clips.classes)):
+        x = clips.column(k)
+        for each, of_class in points.items():
+            of_class.append(change_points(x, clips, k, each, resamples))
+    values = {metric: np.full(len(resamples.weights), np.nan) for metric in metrics}
+    per_class = {
+        name: {"events": float(n)} | dict.fromkeys(map(_key_of_class, metrics), np.nan)
+        for name, n in predictions.events_of_class.items()
+    }
     curves = {}
+    for each, of_class in points.items():
+        of_each = [metric for metric in metrics if criteria[metric] == each]
+        for r in range(len(resamples.weights)):
+            rocs = _rocs(of_class, each, resamples, r)
+            for metric in of_each:
+                values[metric][r], roc = _over_classes(rocs, METRICS[metric].options["alpha_st"])
+                if r == 0 and roc is not None and METRICS[metric].curve:
+                    curves[metric] = _curve(*roc)
+            if r == 0:
+                for k, roc in rocs.items():
+                    row = dict.fromkeys(map(_key_of_class, of_each), _area(*roc))
+                    per_class[clips.classes[k]] |= row
+    return scored_areas(
+        predictions,
+        bootstrap,
+        values,
+        per_class,
+        {metric: _convention(metric, criteria[metric]) for metric in metrics},
+        curves,
+    )
+
+
+def scored_areas(
+    predictions: Predictions,
+    bootstrap: Bootstrap,
+    values: dict[str, np.ndarray],
+    per_class: dict[str, dict[str, float]],
+    conventions: dict[str, str],
+    curves: dict[str, dict[str, list[float]]] | None = None,
+) -> Scored:
+    """What areas under curves have in common.
+
+    Args:
+        values: of each metric (R,), of the set and its resamples.
+    """
+    clips, n = predictions.event_clips, len(predictions.reference)
+    frames = f"scores of {FRAME_MS} ms"
+    if not isinstance(predictions.scores, ScoreArray):
+        frames += " cut at the end of the audio, then"
+    median = predictions.median_frames
+    frames += f" median filter of {median} frames" if median > 1 else " not smoothed"
+    text = (
+        f"{frames}; events of a class that touch joined; {n - len(clips.files)} of {n} clips and "
+        f"{len(per_class) - len(clips.classes)} of {len(per_class)} classes without events left out"
+    )
+    draws = [bootstrap.draws(clips.files)]
+    return Scored(
+        {metric: float(of[0]) for metric, of in values.items()},
+        per_class,
+        {metric: f"{convention}; {text}" for metric, convention in conventions.items()},
+        {metric: {"median_frames": median} for metric in values},
+        {m: of[1:].tolist() for m, of in values.items()} if bootstrap.resamples else {},
+        dict.fromkeys(values, draws) if bootstrap.resamples else {},
+        curves=curves or {},
+    )
+
+
+def _criteria(metric: str) -> Criteria:
+    options = METRICS[metric].options
+    return Criteria(**{key: value for key, value in options.items() if key != "alpha_st"})
+
+
+def _key_of_class(metric: str) -> str:
+    return METRICS[metric].of_classes or metric
+
+
+def lowest_score(top: np.ndarray, weights: np.ndarray, hours: np.ndarray) -> float:
+    """Score that PSDS does not look at, nor anything below it; -inf where it may see all.
+
+    Each clip without the class has at least one false positive at any threshold up to its maximum.
+
+    Args:
+        top: (n,) maxima of the clips without a class.
+        weights: (R, n) how often each of these clips counts, in each of R resamples.
+        hours: (R,) audio in each resample.
+    """
+    order = np.argsort(-top)
+    # One more than the first whole number beyond the limit: safe from rounding in the library.
+    too_many = np.floor(MAX_EFPR * hours) + 2
+    reached = (np.cumsum(weights[:, order], axis=1) < too_many[:, None]).sum(1).max()
+    return float(top[order[reached]]) if reached < len(top) else -np.inf
+
+
+def change_points(
+    x: np.ndarray, clips: EventClips, k: int, criteria: Criteria, resamples: Resamples
+) -> ChangePoints:
+    """Where the counts of class k change, as far as PSDS of any resample may see it.
+
+    Args:
+        x: (n, T) scores of the class.
+    """
+    with_class = np.zeros(len(x), bool)
+    with_class[clips.events[k].row] = True
+    top, hours = x.max(1), resamples.seconds / HOUR_S
+    lowest = lowest_score(top[~with_class], resamples.weights[:, ~with_class], hours)
+    seen = top > lowest
+    # All of the clips have an event, which a false detection may be a cross trigger of.
+    counted = with_class if criteria.cttc is None else np.ones(len(x), bool)
+    parts = [
+        _without_events(x, np.flatnonzero(seen & ~counted), criteria, lowest, len(clips.classes))
+    ]
+    borders_s = np.arange(x.shape[1] + 1) * FRAME_MS / 1000.0
+    for row in np.flatnonzero(seen & counted):
+        n = clips.frames[row]
+        times_s = np.minimum(borders_s[: n + 1], clips.ends_s[row])
+        parts.append(_with_events(x[row, :n], times_s, clips, row, k, criteria, lowest))
+    score, row, changes = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
+    order = np.argsort(-score)
+    score = score[order]
+    last = np.flatnonzero(np.append(score[1:] != score[:-1], len(score) > 0))
+    return ChangePoints(row[order], changes[:, order], last)
+
+
+def _without_events(
+    x: np.ndarray, rows: np.ndarray, criteria: Criteria, lowest: float, n_classes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # Every detection is false: one begins at a local maximum, two become one at a local minimum.
+    x = x[rows]
+    rises = np.ones((len(x), x.shape[1] + 1), dtype=np.int8)
+    rises[:, 1:-1] = x[:, 1:] > x[:, :-1]
+    rises[:, -1] = 0
+    change = rises[:, :-1] - rises[:, 1:]
+    at = np.nonzero((change != 0) & (x > lowest))
+    changes = np.zeros((2 if criteria.cttc is None else 2 + n_classes, len(at[0])), np.int32)
+    changes[FPS] = change[at]
+    return x[at], rows[at[0]], changes
+
+
+def _with_events(
+    x: np.ndarray,
+    times_s: np.ndarray,
+    clips: EventClips,
+    row: int,
+    k: int,
+    criteria: Criteria,
+    lowest: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of one clip with scores (T,) and borders of frames (T + 1,)."""
+    thresholds = np.unique(x[x > lowest])
+    _, starts, ends = onset_offset_curves(x, times_s, thresholds)
+    spans = clips.spans[row]
+    others = {}
+    if criteria.cttc is not None:
+        others = {j: span for j, span in spans.items() if j != k}
+    counts = statistics_fn(
+        starts,
+        ends,
+        *spans.get(k, NO_SPAN),
+        {j: onset_s for j, (onset_s, _) in others.items()},
+        {j: offset_s for j, (_, offset_s) in others.items()},
+        dtc_threshold=criteria.dtc,
+        gtc_threshold=criteria.gtc,
+        cttc_threshold=criteria.cttc,
+    )
+    rows = 2 if criteria.cttc is None else 2 + len(clips.classes)
+    of_thresholds = np.zeros((rows, len(thresholds) + 1), np.int32)  # the last: above all scores
+    of_thresholds[TPS, :-1], of_thresholds[FPS, :-1] = counts["tps"], counts["fps"]
+    for j in others:
+        of_thresholds[2 + j, :-1] = counts["cts"][j]
+    changes = of_thresholds[:, :-1] - of_thresholds[:, 1:]
+    at = np.flatnonzero(changes.any(0))
+    return thresholds[at], np.full(len(at), row), changes[:, at]
+
+
+def _rocs(
+    points: Sequence[ChangePoints], criteria: Criteria, resamples: Resamples, r: int
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Of each class in resample r: true positive rates, effective false positives per hour.
+
+    None with cross triggers but no other class to trigger.
+    """
+    present = np.flatnonzero(resamples.n_events[r]).tolist()
+    if criteria.cttc is not None and len(present) == 1:
+        return {}
+    rocs = {}
     for k in present:
-        own = points[k]
-        times = resamples.weights[r][own.row]
-        tps, fps = (_falling(times * change, own.last) for change in (own.tps, own.fps))
+        of_class = points[k]
+        times = resamples.weights[r][of_class.row]
+        tps, fps = (_falling(times * of_class.changes[i], of_class.last) for i in (TPS, FPS))
         rate = fps / resamples.seconds[r]
-        if ALPHA_CT[metric]:
+        if criteria.cttc is not None:
             others = [other for other in present if other != k]
             seconds = np.maximum(resamples.event_seconds[r, others], 1e-12)  # as in the library
-            per_second = own.cts[:, others] @ (1 / seconds)
-            rate = rate + ALPHA_CT[metric] * _falling(times * per_second, own.last) / len(others)
-        curves[k] = _frontier(tps / resamples.n_events[r, k], rate * HOUR_S)
-    curve = intersection_based.multi_class_psd_roc_from_single_class_psd_rocs(
-        curves, alpha_st=ALPHA_ST, max_efpr=MAX_EFPR
-    )
-    area = intersection_based.psds_from_psd_roc
-    values = {k: float(area(*own, MAX_EFPR)) for k, own in curves.items()} if r == 0 else {}
-    return float(area(*curve, MAX_EFPR)), values, curve[:2]
-
-
-def _curve(tpr: np.ndarray, efpr: np.ndarray) -> dict[str, list[float]]:
-    """The PSD-ROC, which is a staircase, at CURVE."""
-    at = np.searchsorted(efpr, CURVE, side="right") - 1
-    return {"efpr_per_hour": list(CURVE), "etpr": np.append(tpr, 0.0)[at].tolist()}
+            per_second = (1 / seconds) @ of_class.changes[2:][others]
+            rate = rate + criteria.alpha_ct * _falling(times * per_second, of_class.last) / len(
+                others
+            )
+        rocs[k] = _frontier(tps / resamples.n_events[r, k], rate * HOUR_S)
+    return rocs
 
 
 def _falling(changes: np.ndarray, last: np.ndarray) -> np.ndarray:
@@ -262,6 +300,9 @@ def _falling(changes: np.ndarray, last: np.ndarray) -> np.ndarray:
 
 def _frontier(tpr: np.ndarray, efpr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The points that no other has at fewer false positives, up to the most that count."""
+    # Of neighbouring thresholds with the same true positives one can show. Sorting fewer is faster.
+    starts = np.flatnonzero(np.diff(tpr, prepend=-1))
+    tpr, efpr = tpr[starts], np.minimum.reduceat(efpr, starts)
     order = np.lexsort((tpr, efpr))
     order = order[efpr[order] <= MAX_EFPR]
     tpr, efpr = tpr[order], efpr[order]
@@ -271,16 +312,38 @@ def _frontier(tpr: np.ndarray, efpr: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return tpr[best], efpr[best]
 
 
-def _convention(metric: str, median_frames: int) -> str:
-    thresholds = PSDS_METRICS[metric]
-    cross = "no cross triggers"
-    if ALPHA_CT[metric]:
-        cross = f"cttc {thresholds['cttc_threshold']}"
-    smoothed = f"median filter of {median_frames} frames" if median_frames > 1 else "not smoothed"
+def _over_classes(
+    rocs: dict[int, tuple[np.ndarray, np.ndarray]], alpha_st: float
+) -> tuple[float, tuple[np.ndarray, np.ndarray] | None]:
+    """PSDS and the PSD-ROC; without weight of the deviation PSDS is the mean of the classes."""
+    if not rocs:
+        return float("nan"), None
+    if not alpha_st:
+        return float(np.mean([_area(*roc) for roc in rocs.values()])), None
+    etpr, efpr = intersection_based.multi_class_psd_roc_from_single_class_psd_rocs(
+        rocs, alpha_st=alpha_st, max_efpr=MAX_EFPR
+    )
+    return _area(etpr, efpr), (etpr, efpr)
+
+
+def _area(tpr: np.ndarray, efpr: np.ndarray) -> float:
+    return float(intersection_based.psds_from_psd_roc(tpr, efpr, MAX_EFPR))
+
+
+def _curve(etpr: np.ndarray, efpr: np.ndarray) -> dict[str, list[float]]:
+    """The PSD-ROC, which is a staircase, at CURVE."""
+    at = np.searchsorted(efpr, CURVE, side="right") - 1
+    return {"efpr_per_hour": list(CURVE), "etpr": np.append(etpr, 0.0)[at].tolist()}
+
+
+def _convention(metric: str, criteria: Criteria) -> str:
+    cross = "no cross triggers" if criteria.cttc is None else f"cttc {criteria.cttc}"
+    alpha_st = METRICS[metric].options["alpha_st"]
+    over = "mean of classes"
+    if alpha_st:
+        over = "variance penalty over classes; none in the value of a class"
     return (
-        f"sed_scores_eval: dtc {thresholds['dtc_threshold']}, gtc "
-        f"{thresholds['gtc_threshold']}, {cross}, alpha_ct {ALPHA_CT[metric]:g}, alpha_st "
-        f"{ALPHA_ST:g} (variance penalty over classes; none in the value of a class), at most "
-        f"{MAX_EFPR:g} false positives per hour; frames of {HOP_MS:g} ms cut at the end of the "
-        f"audio, then {smoothed}; events of a class that touch joined"
+        f"sed_scores_eval: dtc {criteria.dtc}, gtc {criteria.gtc}, {cross}, alpha_ct "
+        f"{criteria.alpha_ct:g}, alpha_st {alpha_st:g} ({over}), at most "
+        f"{MAX_EFPR:g} false positives per hour"
     )
