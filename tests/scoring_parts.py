@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from scipy.ndimage import median_filter
 
-from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP
+from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap
 from hear_ptsed.metrics.catalogue import METRICS, score_events
 from hear_ptsed.metrics.predictions import Predictions
 from hear_ptsed.metrics.score import score
+from training.scores import METRICS as TRAINING_METRICS
+from training.scores import as_predictions
 
 intersection_based = pytest.importorskip("sed_scores_eval").intersection_based
 
@@ -24,6 +26,12 @@ def psds_scores(
 ):  # fmt: skip
     predictions = Predictions(classes, reference, durations, probabilities, median_frames=median)
     return score(predictions, metrics, bootstrap)
+
+
+def evaluate(scores, clips, classes, events, durations_s, *, bootstrap=0, seed=0):
+    """As training scores the classes that occur in `events` on the clips that have some."""
+    predictions = as_predictions(scores, clips, classes, events, durations_s)
+    return score(predictions, TRAINING_METRICS, Bootstrap(bootstrap, seed))
 
 
 def event(label, start, end):

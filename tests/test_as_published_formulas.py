@@ -8,6 +8,7 @@ import soundfile
 import torch
 from conftest import small
 from scipy import stats
+from scoring_parts import evaluate
 from sed_scores_eval import segment_based
 from sed_scores_eval.base_modules.scores import create_score_dataframe
 from training_parts import ALIKE, Memory, clip_set, seeded, sound
@@ -16,7 +17,6 @@ from hear_ptsed import load
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.frontends.mel import ATSTMel
 from training import __main__ as command
-from training import metrics
 from training.augment import filter_augment, mixup, time_mask
 from training.data.annotations import Events, read_events
 from training.data.batch import frames_of
@@ -246,7 +246,7 @@ def test_an_eleventh_segment_is_negative_and_scores_zero_as_in_the_public_evalua
     whole = np.where(np.arange(60) % 20 == 0, 10.00984, heard)
     results = {}
     for name, seconds in {"heard": heard, "whole": whole}.items():
-        results[name] = metrics.evaluate(logits, clips, ["a"], events, seconds)
+        results[name] = evaluate(logits, clips, ["a"], events, seconds)
         tables = {
             clip: create_score_dataframe(logits[i].T, np.arange(251) * 0.04, ["a"])
             for i, clip in enumerate(clips)
@@ -254,9 +254,9 @@ def test_an_eleventh_segment_is_negative_and_scores_zero_as_in_the_public_evalua
         spans = {clip: [(2.0, 5.0, "a")] for clip in clips}
         durations = dict(zip(clips, seconds.tolist(), strict=True))
         area, _ = segment_based.auroc(tables, spans, durations, segment_length=1.0, max_fpr=0.1)
-        assert results[name].pauroc == pytest.approx(area["a"], abs=1e-9)
-    assert 0.002 < results["heard"].pauroc - results["whole"].pauroc
-    told = {name: result.convention["pauroc"] for name, result in results.items()}
+        assert results[name].scores["pauroc"] == pytest.approx(area["a"], abs=1e-9)
+    assert 0.002 < results["heard"].scores["pauroc"] - results["whole"].scores["pauroc"]
+    told = {name: result.conventions["pauroc"] for name, result in results.items()}
     assert "durations of at most the 10 s of scores" in told["heard"]
     assert "durations of whole clips: a segment behind the 10 s of scores" in told["whole"]
 

@@ -1,17 +1,19 @@
 """Evaluation metrics of AudioSet Strong against plain sed_scores_eval and scikit-learn."""
 
-import json
 from importlib.metadata import version
 
 import numpy as np
 import pytest
+from scoring_parts import evaluate
 from sed_scores_eval import intersection_based, segment_based
 from sed_scores_eval.base_modules.scores import create_score_dataframe
 from sklearn.metrics import average_precision_score
 
-from hear_ptsed.metrics import points
+from hear_ptsed.metrics import psds
+from hear_ptsed.metrics.bootstrap import Bootstrap
+from hear_ptsed.metrics.rankings import average_precision, clip_label_scores
 from training.data.annotations import Events
-from training.metrics import clip_average_precision, evaluate
+from training.scores import as_predictions
 
 CLOSE = {"rtol": 0, "atol": 1e-9}
 
@@ -48,13 +50,15 @@ def same_as_plain(scores, clips, classes, events, durations_s):
     result = evaluate(scores, clips, classes, events, durations_s)
     value, per_class, areas = plain(scores, clips, classes, events, durations_s)
     assert list(result.per_class) == list(per_class)
-    np.testing.assert_allclose(result.psds1, value, **CLOSE)
+    np.testing.assert_allclose(result.scores["psds1"], value, **CLOSE)
     for name, own in result.per_class.items():
         np.testing.assert_allclose(own["psds1"], per_class[name], **CLOSE)
         np.testing.assert_allclose(own["pauroc"], areas[name], **CLOSE)
-    np.testing.assert_allclose(result.psds1_macro, np.mean(list(per_class.values())), **CLOSE)
+    np.testing.assert_allclose(
+        result.scores["psds1_macro"], np.mean(list(per_class.values())), **CLOSE
+    )
     defined = [area for area in areas.values() if not np.isnan(area)]
-    np.testing.assert_allclose(result.pauroc, np.mean(defined or [np.nan]), **CLOSE)
+    np.testing.assert_allclose(result.scores["pauroc"], np.mean(defined or [np.nan]), **CLOSE)
     return result
 
 
@@ -134,10 +138,14 @@ def corpus():
 def test_values_equal_plain_sed_scores_eval_on_400_clips_with_all_edge_cases(corpus, dtype):
     scores, *rest = corpus
     result = same_as_plain(scores.astype(dtype), *rest)
-    assert 0.1 < result.psds1_macro < 0.9 and result.psds1 < result.psds1_macro
+    assert (
+        0.1 < result.scores["psds1_macro"] < 0.9
+        and result.scores["psds1"] < result.scores["psds1_macro"]
+    )
     assert result.per_class["class 7, of 12"]["psds1"] == 0
-    assert (result.clips, result.classes) == (len(set(rest[2].clips) & set(rest[0])), 11)
-    assert result.clips + result.clips_without_events == 400
+    clips = as_predictions(scores, *rest).event_clips
+    assert set(clips.files) == set(rest[2].clips) & set(rest[0])
+    assert list(result.per_class) == clips.classes and len(clips.classes) == 11
 
 
 @pytest.mark.parametrize("levels", [2, 4, 40, 0])
@@ -159,14 +167,14 @@ def test_pruning_leaves_out_only_what_cannot_be_seen(corpus, monkeypatch):
     scores, *rest = corpus
     scores = scores.astype(np.float32)
     kept = []
-    change_points = points.change_points
+    change_points = psds.change_points
     monkeypatch.setattr(
-        points, "change_points", lambda *a: kept.append(change_points(*a)) or kept[-1]
+        psds, "change_points", lambda *a: kept.append(change_points(*a)) or kept[-1]
     )
     pruned = evaluate(scores, *rest)
     n_pruned = sum(len(each.row) for each in kept)
     kept.clear()
-    monkeypatch.setattr(points, "lowest_score", lambda *a: -np.inf)
+    monkeypatch.setattr(psds, "lowest_score", lambda *a: -np.inf)
     assert evaluate(scores, *rest) == pruned
     assert n_pruned < 0.3 * sum(len(each.row) for each in kept)
 
@@ -179,7 +187,7 @@ def test_clips_whose_scores_are_shuffled_in_order_score_the_same(corpus):
     shuffled = scores[order][:, back]
     names = [clips[i] for i in order], [classes[i] for i in back]
     other = evaluate(shuffled, *names, events, durations_s[order])
-    np.testing.assert_allclose(other.psds1, one.psds1, **CLOSE)
+    np.testing.assert_allclose(other.scores["psds1"], one.scores["psds1"], **CLOSE)
     for name, own in one.per_class.items():
         again = other.per_class[name]
         np.testing.assert_allclose(list(again.values()), list(own.values()), **CLOSE)
@@ -192,7 +200,7 @@ def test_touching_and_overlapping_events_count_as_one(corpus):
     joined = Events.from_columns(clips[:1], classes[:1], [1.0], [3.0])
     given = scores[:1], clips[:1], classes
     one, other = (evaluate(*given, own, np.array([10.0])) for own in (events, joined))
-    assert one == other and one.events == 1
+    assert one == other and one.per_class[classes[0]]["events"] == 1
 
 
 def test_perfect_scores_reach_one_and_inverted_ones_zero():
@@ -203,10 +211,10 @@ def test_perfect_scores_reach_one_and_inverted_ones_zero():
     scores[np.arange(40), np.arange(40) % 2, 50:125] = 1
     seconds = np.full(40, 10.0)
     right = evaluate(scores, clips, classes, events, seconds)
-    assert right.psds1 == right.psds1_macro == right.map == 1
-    assert right.pauroc == pytest.approx(1, abs=1e-12)
+    assert right.scores["psds1"] == right.scores["psds1_macro"] == right.scores["map"] == 1
+    assert right.scores["pauroc"] == pytest.approx(1, abs=1e-12)
     wrong = evaluate(-scores, clips, classes, events, seconds)
-    assert wrong.psds1_macro == wrong.pauroc == 0
+    assert wrong.scores["psds1_macro"] == wrong.scores["pauroc"] == 0
 
 
 @pytest.mark.parametrize("levels", [3, 1000])
@@ -216,9 +224,9 @@ def test_average_precision_equals_scikit_learn_with_ties_and_weights(levels):
     label = rng.random(200) < 0.2
     weights = rng.integers(0, 4, (5, 200))
     expected = [average_precision_score(label, score, sample_weight=own) for own in weights]
-    got = points.average_precision(score, label, weights)
+    got = average_precision(score, label, weights)
     np.testing.assert_allclose(got, expected, **CLOSE)
-    assert np.isnan(points.average_precision(score, np.zeros(200, bool), weights)).all()
+    assert np.isnan(average_precision(score, np.zeros(200, bool), weights)).all()
 
 
 def test_map_takes_the_highest_frame_of_a_clip_as_its_score(corpus):
@@ -234,26 +242,32 @@ def test_map_takes_the_highest_frame_of_a_clip_as_its_score(corpus):
         for c, name in enumerate(classes)
         if any(name in labels for labels in own.values())
     ]
-    np.testing.assert_allclose([p["ap"] for p in result.per_class.values()], expected, **CLOSE)
-    np.testing.assert_allclose(result.map, np.mean(expected), **CLOSE)
+    np.testing.assert_allclose([p["map"] for p in result.per_class.values()], expected, **CLOSE)
+    np.testing.assert_allclose(result.scores["map"], np.mean(expected), **CLOSE)
 
 
 def test_map_of_clip_labels_leaves_out_classes_without_clips():
     rng = np.random.default_rng(0)
     scores, targets = rng.normal(size=(50, 4)), rng.random((50, 4)) < 0.3
     targets[:, 2] = False
-    result = clip_average_precision(scores, targets, ["a", "b", "c", "d"])
+    files = [f"{i:02}" for i in range(50)][::-1]
+    result = clip_label_scores(files, scores, targets, ["a", "b", "c", "d"], Bootstrap(3))
     expected = average_precision_score(targets[:, [0, 1, 3]], scores[:, [0, 1, 3]])
-    assert list(result["ap"]) == ["a", "b", "d"]
-    np.testing.assert_allclose(result["map"], expected, **CLOSE)
+    assert list(result.per_class) == ["a", "b", "d"]
+    np.testing.assert_allclose(result.scores["map"], expected, **CLOSE)
+    for value, weights in zip(result.replicates["map"], Bootstrap(3).weights(files), strict=True):
+        drawn = average_precision_score(
+            targets[:, [0, 1, 3]], scores[:, [0, 1, 3]], sample_weight=weights[::-1]
+        )
+        np.testing.assert_allclose(value, drawn, **CLOSE)
     with pytest.raises(ValueError, match=r"scores \(50, 4\) and targets \(49, 4\) must be"):
-        clip_average_precision(scores, targets[1:], ["a", "b", "c", "d"])
+        clip_label_scores(files, scores, targets[1:], ["a", "b", "c", "d"])
 
 
 def written_out(corpus, seed):
     """The first resample of a seed as a set of its own, repeated clips under new names."""
     scores, clips, classes, events, durations_s = corpus
-    picks = np.sort(np.random.default_rng(seed).integers(len(clips), size=len(clips)))
+    picks = np.repeat(np.arange(len(clips)), Bootstrap(1, seed).weights(clips)[0])
     names, rows = [f"{clips[i]}#{n}" for n, i in enumerate(picks)], []
     code = {clip: k for k, clip in enumerate(events.clips)}
     for name, i in zip(names, picks, strict=True):
@@ -281,9 +295,9 @@ def test_a_resample_scores_as_the_set_written_out(corpus, start, end):
         ci95 = evaluate(*part, bootstrap=1, seed=seed).ci95
         written = written_out(part, seed)
         expected = evaluate(*written)
-        absent += expected.classes < evaluate(*part).classes
+        absent += len(expected.per_class) < len(evaluate(*part).per_class)
         for name, (low, high) in ci95.items():
-            np.testing.assert_allclose([low, high], getattr(expected, name), **CLOSE)
+            np.testing.assert_allclose([low, high], expected.scores[name], **CLOSE)
     assert absent or start > 0  # classes missing from a resample have been tried
     if start == 20:
         same_as_plain(*written)
@@ -300,7 +314,7 @@ def test_a_resample_looks_lower_where_its_highest_false_positives_are_missing():
     part = scores, clips, classes, Events.from_columns(*zip(*rows, strict=True)), np.full(80, 10.0)
     for seed in range(8):
         low, high = evaluate(*part, bootstrap=1, seed=seed).ci95["psds1_macro"]
-        expected = same_as_plain(*written_out(part, seed)).psds1_macro
+        expected = same_as_plain(*written_out(part, seed)).scores["psds1_macro"]
         np.testing.assert_allclose([low, high], expected, **CLOSE)
 
 
@@ -308,20 +322,22 @@ def test_intervals_hold_the_value_and_narrow_with_more_clips(corpus):
     small, large = (evaluate(*with_events(corpus, 110, end), bootstrap=100) for end in (180, 400))
     for name in ("psds1_macro", "pauroc", "map"):
         low, high = large.ci95[name]
-        assert low < getattr(large, name) < high
+        assert low < large.scores[name] < high
         assert high - low < np.diff(small.ci95[name])
     assert large == evaluate(*with_events(corpus, 110, 400), bootstrap=100)
     assert large.ci95 != evaluate(*with_events(corpus, 110, 400), bootstrap=100, seed=1).ci95
 
 
-def test_a_result_says_how_it_came_about_and_goes_into_json(corpus):
+def test_a_result_says_how_it_came_about(corpus):
     scores, *rest = with_events(corpus, 110, 150)
-    told = json.loads(json.dumps(evaluate(scores, *rest, bootstrap=2).to_dict()))
-    convention = told["convention"]
-    assert convention["sed_scores_eval"] == version("sed_scores_eval")
-    assert "alpha_st 1" in convention["psds1"] and "2 resamples" in convention["bootstrap"]
-    assert told["clips"] == len(scores)
-    assert list(told["ci95"]) == ["psds1", "psds1_macro", "pauroc", "map"]
+    result = evaluate(scores, *rest, bootstrap=2)
+    assert list(result.ci95) == ["psds1_macro", "psds1", "pauroc", "map"]
+    assert "alpha_st 1" in result.conventions["psds1"]
+    assert not any(version("sed_scores_eval") in text for text in result.conventions.values())
+    assert result.settings["psds1"] == {"median_frames": 1}
+    (drawn,) = result.draws["map"]
+    assert (drawn["clips"], drawn["resamples"]) == (len(scores), 2)
+    assert evaluate(scores, *rest).ci95 == evaluate(scores, *rest).draws == {}
 
 
 def changed(corpus, **changes):
@@ -351,16 +367,16 @@ def event(onset, offset):
         ({"clips": ["Y000", "Y001", "Y000", "Y003"]}, "clip 'Y000' comes twice"),
         ({"classes": ["x"] * 12}, "class 'x' comes twice"),
         ({"durations_s": np.ones(3)}, r"one entry for each of 4 clips, got shape \(3,\)"),
-        ({"durations_s": np.array([1, 0, 1, 1])}, "clip 'Y001' has duration 0.0 s"),
-        ({"durations_s": np.array([1, 1, -1, 1])}, "clip 'Y002' has duration -1.0 s"),
-        ({"durations_s": np.array([1, 1, 1, np.nan])}, "clip 'Y003' has duration nan s"),
+        ({"durations_s": np.array([1, 0, 1, 1])}, "Y001 has duration 0.0 s"),
+        ({"durations_s": np.array([1, 1, -1, 1])}, "Y002 has duration -1.0 s"),
+        ({"durations_s": np.array([1, 1, 1, np.nan])}, "Y003 has duration nan s"),
         ({"classes": [f"other {i}" for i in range(12)]}, "no event to score: none of .* check"),
         ({"clips": ["a", "b", "c", "d"]}, "no event to score"),
         ({"events": event(2.0, 2.0)}, "'Y000' has an event of class 'class 0, of 12' from 2.0 to"),
         ({"events": event(-1.0, 2.0)}, "from -1.0 to 2.0 s; it must begin at 0 or later"),
         ({"events": event(1.0, np.inf)}, "from 1.0 to inf s"),
         ({"events": event(np.nan, 2.0)}, "from nan to 2.0 s"),
-        ({"bootstrap": -1}, "bootstrap must be 0"),
+        ({"bootstrap": -1}, "resamples and seed must be 0"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(corpus, changes, message):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,6 +65,8 @@ def evaluate(args: argparse.Namespace) -> int:
         model=args.model,
         out=args.out,
         task=args.task,
+        name=args.name,
+        command=args.again,
     )
     shown = {k: v for k, v in result.items() if k not in ("per_class", "coverage")}
     print(json.dumps(null_for_nan(shown), indent=1))
@@ -184,7 +187,12 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     add_number(sub.add_argument, "--bootstrap", Resamples, 0, "resamples for 95 % intervals")
     add_number(sub.add_argument, "--workers", Workers, 2, "loader processes")
     _add_device(sub, batch=32)
-    sub.add_argument("--out", type=Path, metavar="FILE", help="write all of the result as JSON")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="Write the record of the evaluation.")
+    sub.add_argument(
+        "--name",
+        default="",
+        help="What to call the model in the record: records of one name belong together.",
+    )
     sub.set_defaults(run=evaluate)
 
 
@@ -239,9 +247,11 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("training").setLevel(logging.INFO)
     parser = build_parser()
+    argv = sys.argv[1:] if argv is None else argv
     args, rest = parser.parse_known_args(argv)
     if rest:
         parser.error(describe_unknown(rest[0], getattr(args, "fields", ())))
+    args.again = shlex.join(["python", "-m", "training", *argv])
     again = "the same command goes on" + " with --resume" * (args.command == "fit")
     return run_command(f"training {args.command}", lambda: args.run(args), args.debug, again)
 

@@ -3,9 +3,12 @@
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,18 +16,23 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hear_ptsed import interrupt, load
-from hear_ptsed.files import null_for_nan, sha256, write_json
+from hear_ptsed.files import sha256
 from hear_ptsed.labels import load_labels
+from hear_ptsed.metrics import records
+from hear_ptsed.metrics.bootstrap import Bootstrap
+from hear_ptsed.metrics.provenance import commit, hardware, software
+from hear_ptsed.metrics.records import Asked, Record
 from hear_ptsed.model import SEDModel
-from hear_ptsed.schema import Label, Name, check
+from hear_ptsed.schema import Label, Line, Name, check
 from training.data.annotations import Events, merged
+from training.data.coverage import Coverage
 from training.data.sources import open_sources
 from training.labels import ClipLabels, FrameLabels, Labels
 from training.recipe import Data, Evaluation, Source
 from training.scores import Scores
 
 log = logging.getLogger(__name__)
-TASKS = ("strong_labels", "audioset_strong")
+TASKS = {"strong_labels": "Own strong labels", "audioset_strong": "AudioSet Strong"}  # titles
 AUDIOSET_CLIPS = 16_996  # annotated, of the official evaluation set
 
 
@@ -73,19 +81,26 @@ def evaluate(
     names: str | None = None,
     model: str | None = None,
     out: Path | None = None,
-    task: str = TASKS[0],
-) -> dict:
+    task: str = "strong_labels",
+    name: str = "",
+    command: str = "",
+) -> dict[str, Any]:
     """Score a checkpoint on annotated clips; the classes are those that both have.
 
     Args:
         names: file of AudioSet ids and names beyond the 447.
         model: name of the model, for files that do not say it.
-        out: where to write the result as JSON.
+        out: where to write the record.
+        name: what the record calls the model: those of one name belong together.
+        command: that makes the record again.
         task: audioset_strong states that the annotation is the official evaluation set, which is
             refused where that cannot be.
     """
+    started, began = datetime.now(UTC), time.monotonic()
     if out is not None:  # refused now, not when all is computed
         check(Name, checkpoint.name, f"the name of {checkpoint}")
+        check(Label, name, "--name")
+        check(Line, command, "the command")
     net, classes = _open(checkpoint, model, options.labels)
     data = Data(eval=tuple(sources), names=names)
     opened = open_sources(data.eval, data, FrameLabels(), unknown="keep")
@@ -101,10 +116,32 @@ def evaluate(
     scores.clips.report_unreadable(score(net, scores, options))
     for report in scores.clips.coverage:
         log.info(report.text())
-    result = _result(scores, scored, checkpoint, options.usable_device, task)
+    rated, clips = scores.rate(Bootstrap(options.evaluation.bootstrap))
     if out is not None:
-        write_json(out, null_for_nan(result))
-    return result
+        asked = _asked(checkpoint, model, task, name, command, options, scores, scored)
+        record = Record(
+            **vars(asked),
+            scores=rated.scores,
+            per_class=rated.per_class,
+            ci95=rated.ci95,
+            replicates=rated.replicates,
+            draws=rated.draws,
+            conventions=rated.conventions,
+            settings=rated.settings,
+            cost={"parameters": sum(weight.numel() for weight in net.parameters())},
+            clips=clips,
+            folds=[],
+            folds_of=0,
+            seconds=round(time.monotonic() - began, 3),
+            software=software(),
+            hardware=hardware(options.usable_device),
+            commit=commit(),
+            started=started.isoformat(timespec="seconds"),
+            curves=rated.curves,
+        )
+        records.write(record, out)
+    coverage = [asdict(report) for report in scores.clips.coverage]
+    return scores.as_dict(rated, clips) | {"coverage": coverage}
 
 
 def _open(checkpoint: Path, name: str | None, labels: Labels) -> tuple[SEDModel, list[str]]:
@@ -117,24 +154,54 @@ def _open(checkpoint: Path, name: str | None, labels: Labels) -> tuple[SEDModel,
         raise ValueError(f"{error}{'; --weak scores its weak head' if other else ''}") from None
 
 
-def _result(
-    scores: Scores, classes: Sequence[str], checkpoint: Path, device: str, task: str
-) -> dict:
-    """The record: what was scored, on what, how, and the scores."""
-    events = scores.events
+def _asked(
+    checkpoint: Path,
+    model: str | None,
+    task: str,
+    name: str,
+    command: str,
+    options: Scoring,
+    scores: Scores,
+    classes: Sequence[str],
+) -> Asked:
+    """What a record says of what was scored, on what, and how."""
     read = [key for key, s in zip(scores.clips.keys, scores.seconds, strict=True) if s > 0]
-    result = {
-        "task": task,
-        "data": {"sha256": fingerprint(events, read, classes), "clips": len(events.clips)},
-        "checkpoint": {"file": checkpoint.name, "sha256": sha256(checkpoint)},
-        "device": device,
-        **scores.result(),
-        "coverage": [asdict(report) for report in scores.clips.coverage],
+    data, weights = fingerprint(scores.events, read, classes), sha256(checkpoint)
+    how = {
+        "head": options.labels.head,
+        "median_frames": options.evaluation.median,
+        "durations": options.evaluation.durations,
     }
-    # A release computes no other score: it is no part of what makes two results comparable.
-    convention = result.get("convention", {})
-    result["software"] = {k: convention.pop(k) for k in ("sed_scores_eval",) if k in convention}
-    return result
+    return Asked(
+        task=task,
+        title=TASKS[task],
+        primary=scores.primary,
+        task_version=task,
+        task_sha256=data,
+        protocol="as-trained",
+        module=checkpoint.name,
+        model=model or checkpoint.stem,
+        stage="",
+        name=name,
+        checkpoint={"file": checkpoint.name, "sha256": weights},
+        untrained=False,
+        seed=None,
+        hyperparameters=how,
+        published_task=task == "audioset_strong",
+        coverage="; ".join(filter(None, map(_missing, scores.clips.coverage))) or None,
+        command=command,
+        identity=records.identity({"task": task, "data": data, "checkpoint": weights} | how),
+    )
+
+
+def _missing(report: Coverage) -> str:
+    """What of an annotation was not there, or could not be read; "" if all was scored."""
+    if report.found == report.expected and not report.unreadable:
+        return ""
+    return (
+        f"{report.found} of {report.expected} clips there, {len(report.unreadable)} of them "
+        "unreadable"
+    )
 
 
 def fingerprint(events: Events, clips: Sequence[str], classes: Sequence[str]) -> str:

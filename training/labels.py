@@ -23,7 +23,7 @@ class FrameLabels:
 
     head = "strong"
     of_clips = False  # stored labels of whole clips do not teach it, and are not scored
-    convention = {"scores": "float16 logits"}
+    scores = "float16 logits"  # that are rated
 
     def prepare(self, events: Events) -> Events:
         """An annotation as it is taught: overlapping events of one class are one."""
@@ -77,10 +77,7 @@ class ClipLabels:
 
     head = "weak"
     of_clips = True
-    convention = {
-        "scores": "float16 logits of the weak head, applied to every frame",
-        "map": "of clip logits, mean over classes that occur",
-    }
+    scores = "float16 logits of the weak head, applied to every frame; mAP of those of clips"
 
     def prepare(self, events: Events) -> Events:
         return events

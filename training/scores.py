@@ -1,7 +1,9 @@
 """Scores of a model on an evaluation set, batch by batch: in training and for `evaluate`."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,15 +11,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hear_ptsed.grid import WINDOW_FRAMES
+from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap, Scored
+from hear_ptsed.metrics.predictions import Predictions, ScoreArray, check_distinct
+from hear_ptsed.metrics.rankings import clip_label_scores
+from hear_ptsed.metrics.score import score
 from hear_ptsed.model import SEDModel
-from training import metrics
-from training.data.annotations import Events
+from training.data.annotations import Events, merged
 from training.data.batch import Batch, ClipSet, loader, windows
 from training.data.sampling import EvalPicks
 from training.labels import Labels
 from training.recipe import Evaluation
 from training.targets import clip_targets
 
+METRICS = ("psds1_macro", "psds1", "pauroc", "map")
 SECONDS_OF = {"heard": "seconds", "whole": "clip_seconds"}  # Evaluation.durations -> in a batch
 
 
@@ -112,37 +118,127 @@ class Scores:
         self.seconds[rows] = seconds.cpu()[ok].numpy()
         self.loss[rows] = loss.cpu()[ok].numpy()
 
-    def result(self, intervals: bool = True) -> dict:
-        """The metrics with everything that says how they came about; maybe their intervals."""
-        scored = self.seconds > 0
-        if not scored.any():
+    def rate(self, bootstrap: Bootstrap = NO_BOOTSTRAP) -> tuple[Scored, int]:
+        """The scores of the clips that could be read, and the number of those that count."""
+        read = self.seconds > 0
+        if not read.any():
             raise RuntimeError("no clip could be scored; see the coverage report")
-        of_clips: dict = {}
+        keys = [key for key, kept in zip(self.clips.keys, read, strict=True) if kept]
+        rated, clips, metrics = Scored({}, {}, {}), len(keys), METRICS
         if self.labels.of_clips:
-            of_clips = metrics.clip_average_precision(
-                self.weak[scored], self.target[scored], self.clips.classes
+            rated = clip_label_scores(
+                keys, self.weak[read], self.target[read], self.clips.classes, bootstrap
             )
-        of_frames = {}
-        if self.scored or not of_clips:
-            of_frames = self._of_frames(scored, self.options.bootstrap if intervals else 0)
-        result = of_frames | of_clips
+            metrics = [metric for metric in METRICS if metric not in rated.scores]
+        if self.scored or not self.labels.of_clips:
+            predictions = as_predictions(
+                self.strong if read.all() else self.strong[read],
+                keys,
+                [self.clips.classes[c] for c in self.scored],
+                self.events,
+                self.seconds[read],
+                self.options.median,
+            )
+            clips = len(predictions.event_clips.files)
+            rated = score(predictions, metrics, bootstrap) | rated
+        facts = {"durations": self.options.durations, "head": self.labels.head}
+        return replace(
+            rated,
+            conventions={
+                m: f"{self.labels.scores}; {text}" for m, text in rated.conventions.items()
+            },
+            settings={m: values | facts for m, values in rated.settings.items()},
+        ), clips
+
+    def as_dict(self, rated: Scored, clips: int) -> dict[str, Any]:
+        """What `rate` says in plain numbers, for files beside a training and for a screen."""
+        return rated.scores | {
+            "per_class": rated.per_class,
+            "ci95": rated.ci95,
+            "clips": clips,
+            "clips_without_events": int((self.seconds > 0).sum()) - clips,
+            "classes": len(rated.per_class),
+            "events": int(sum(row.get("events", 0) for row in rated.per_class.values())),
+            "convention": rated.conventions | {"scores": self.labels.scores},
+        }
+
+    def result(self, intervals: bool = True) -> dict[str, Any]:
+        """Plain numbers: the scores, what they are about, the loss; maybe their intervals."""
+        bootstrap = Bootstrap(self.options.bootstrap) if intervals else NO_BOOTSTRAP
+        result = self.as_dict(*self.rate(bootstrap))
         if self.with_loss:
+            read = self.seconds > 0
             size = self.options.batch if self.options.loss_mean == "batches" else 1
-            batch = np.flatnonzero(scored) // size
+            batch = np.flatnonzero(read) // size
             clips = np.bincount(batch)
-            losses = np.bincount(batch, self.loss[scored])[clips > 0]
+            losses = np.bincount(batch, self.loss[read])[clips > 0]
             result["loss"] = float((losses / clips[clips > 0]).mean())
         return result
 
-    def _of_frames(self, scored: np.ndarray, bootstrap: int) -> dict:
-        """PSDS1, pAUROC and mAP of the clips `scored` (N,) bool."""
-        result = metrics.evaluate(
-            self.strong if scored.all() else self.strong[scored],
-            [key for key, kept in zip(self.clips.keys, scored, strict=True) if kept],
-            [self.clips.classes[c] for c in self.scored],
-            self.events,
-            self.seconds[scored],
-            bootstrap=bootstrap,
-        ).to_dict()
-        result["convention"] |= {"median_frames": self.options.median} | self.labels.convention
-        return result
+
+def as_predictions(
+    scores: np.ndarray,
+    clips: Sequence[str],
+    classes: Sequence[str],
+    events: Events,
+    durations_s: np.ndarray,
+    median_frames: int = 1,
+) -> Predictions:
+    """Frame scores and an annotation, of the classes that occur in it; touching events joined.
+
+    Args:
+        scores: (N, C, T) logits or probabilities of T frames of 40 ms, any float type, already
+            median filtered. Not float16 probabilities: they saturate.
+        clips: N keys.
+        classes: C names.
+        events: of any clips and classes.
+        durations_s: (N,) of the audio without padding.
+        median_frames: of the filter that the scores have been through.
+    """
+    durations_s = np.asarray(durations_s, np.float64)
+    check_distinct("class", classes)
+    if scores.ndim == 3 and scores.shape[:2] != (len(clips), len(classes)):
+        raise ValueError(
+            f"scores have shape {scores.shape}, but there are {len(clips)} clips and "
+            f"{len(classes)} classes"
+        )
+    if durations_s.shape != (len(clips),):
+        raise ValueError(
+            f"durations_s must have one entry for each of {len(clips)} clips, got shape "
+            f"{durations_s.shape}"
+        )
+    _check_events(events)
+    events = merged(events)
+    reference: dict[str, list[dict[str, Any]]] = {clip: [] for clip in clips}
+    columns = events.clip, events.label, 1000 * events.onset_s, 1000 * events.offset_s
+    wanted = set(classes)
+    for clip, label, start, end in zip(*(column.tolist() for column in columns), strict=True):
+        name = events.labels[label]
+        if name in wanted and (of_clip := reference.get(events.clips[clip])) is not None:
+            of_clip.append({"label": name, "start": start, "end": end})
+    occurring = {event["label"] for of_clip in reference.values() for event in of_clip}
+    if not occurring:
+        raise ValueError(
+            f"no event to score: none of {len(events)} events is of one of the {len(classes)} "
+            f"classes in one of the {len(clips)} clips; check the names of both"
+        )
+    kept = [c for c, name in enumerate(classes) if name in occurring]
+    return Predictions(
+        [classes[c] for c in kept],
+        reference,
+        dict(zip(clips, durations_s.tolist(), strict=True)),
+        ScoreArray(clips, scores, kept),
+        median_frames=median_frames,
+    )
+
+
+def _check_events(events: Events) -> None:
+    fine = (events.onset_s >= 0) & (events.offset_s > events.onset_s) & np.isfinite(events.offset_s)
+    if not fine.all():
+        i = int(np.argmin(fine))
+        clip = events.clips[events.clip[i]]
+        raise ValueError(
+            f"clip {clip!r} has an event of class {events.labels[events.label[i]]!r} from "
+            f"{events.onset_s[i]} to {events.offset_s[i]} s; it must begin at 0 or later and end "
+            "after it begins"
+        )

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from typing_extensions import TypedDict
@@ -53,15 +53,6 @@ class Bootstrap:
 NO_BOOTSTRAP = Bootstrap(0)
 
 
-class Resampled(Protocol):
-    """What can be paired: scores of a test set or of folds, such as `Scored` and records."""
-
-    scores: dict[str, float]
-    replicates: dict[str, list[float]]
-    draws: dict[str, list[Draws]]
-    settings: dict[str, dict[str, Any]]
-
-
 @dataclass(frozen=True)
 class Scored:
     """Scores of one test set, or means over test folds; NaN where a value is not defined."""
@@ -86,8 +77,10 @@ class Scored:
     def __or__(self, other: "Scored") -> "Scored":
         """Both, of the same test set."""
         joined = {f.name: getattr(self, f.name) | getattr(other, f.name) for f in fields(self)}
-        classes = sorted(joined["per_class"])
-        rows = {n: other.per_class.get(n, {}) | self.per_class.get(n, {}) for n in classes}
+        rows = {
+            name: self.per_class.get(name, {}) | other.per_class.get(name, {})
+            for name in joined["per_class"]
+        }
         return Scored(**joined | {"per_class": rows})
 
 
@@ -148,7 +141,7 @@ def interval_of_difference(
     return interval(np.subtract(a, b))
 
 
-def paired(a: Resampled, b: Resampled, metric: str) -> tuple[float, float, float]:
+def paired(a: Any, b: Any, metric: str) -> tuple[float, float, float]:
     """Score of a less that of b, and the 95 % interval of it over the same resampled clips."""
     for scored in (a, b):
         if not scored.replicates.get(metric):

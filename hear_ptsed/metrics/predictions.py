@@ -13,26 +13,27 @@ from hear_ptsed.metrics.decoding import Decoding, decode
 
 
 class ScoreArray(Mapping[str, np.ndarray]):
-    """Frame scores (N, C, T) of N files of one length, of any float type, as file -> (T, C).
+    """Frame scores (N, C', T) of N files of one length, any float type, as file -> (T, C).
 
     They are scored as they stand: already filtered, and not cut at the end of the audio. Not
     float16 probabilities, which saturate: logits.
+
+    Args:
+        columns: C of the C' classes.
     """
 
-    def __init__(self, files: Sequence[str], scores: np.ndarray):
+    def __init__(self, files: Sequence[str], scores: np.ndarray, columns: Sequence[int]):
         if scores.ndim != 3 or not np.issubdtype(scores.dtype, np.floating) or not scores.shape[-1]:
             raise ValueError(
                 f"scores must be floats of shape (clips, classes, frames), got {scores.dtype} "
                 f"{scores.shape}"
             )
-        if len(scores) != len(files):
-            raise ValueError(f"scores have shape {scores.shape}, but there are {len(files)} clips")
         check_distinct("clip", files)
-        self.scores = scores
+        self.scores, self.columns = scores, list(columns)
         self.row = {file: i for i, file in enumerate(files)}
 
     def __getitem__(self, file: str) -> np.ndarray:
-        return self.scores[self.row[file]].T
+        return self.scores[self.row[file], self.columns].T
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.row)
@@ -164,16 +165,11 @@ class Predictions:
         return numbers.tolist(), [ClassEvents(row[p], onset[p], offset[p]) for p in parts]
 
     def _of_array(self, files: Sequence[str], numbers: Sequence[int]) -> tuple:
-        scores = self.scores.scores
-        if scores.shape[1] != len(self.classes):
-            raise ValueError(
-                f"scores have shape {scores.shape}, but there are {len(scores)} clips and "
-                f"{len(self.classes)} classes"
-            )
+        scores, columns = self.scores.scores, self.scores.columns
         rows = np.array([self.scores.row[file] for file in files])
 
         def column(k: int) -> np.ndarray:
-            x = scores[rows, numbers[k]]
+            x = scores[rows, columns[numbers[k]]]
             # Exact, and NumPy is faster in it; of one class at a time it needs little memory.
             x = x.astype(np.float32) if x.dtype == np.float16 else x
             if (wrong := ~np.isfinite(x).all(1)).any():

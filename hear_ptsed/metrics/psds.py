@@ -58,7 +58,7 @@ class Resamples:
 
     @classmethod
     def of(cls, clips: EventClips, bootstrap: Bootstrap) -> "Resamples":
-        weights = weights_of(clips, bootstrap)
+        weights = weights_of(clips.files, bootstrap)
         n_events = [weights[:, events.row].sum(1) for events in clips.events]
         seconds = [weights[:, e.row] @ (e.offset_s - e.onset_s) for e in clips.events]
         return cls(
@@ -66,10 +66,10 @@ class Resamples:
         )
 
 
-def weights_of(clips: EventClips, bootstrap: Bootstrap) -> np.ndarray:
-    """(R, n) int32: 1 for the set itself, then how often each resample draws a clip."""
-    weights = np.ones((1 + bootstrap.resamples, len(clips.files)), np.int32)
-    weights[1:] = bootstrap.weights(clips.files)
+def weights_of(files: Sequence[str], bootstrap: Bootstrap) -> np.ndarray:
+    """(R, n) int32: 1 for the set itself, then how often each resample draws a file."""
+    weights = np.ones((1 + bootstrap.resamples, len(files)), np.int32)
+    weights[1:] = bootstrap.weights(files)
     return weights
 
 

@@ -24,7 +24,7 @@ def ranking_scores(
     The score of a clip is its highest frame, its label whether it has an event.
     """
     clips = predictions.event_clips
-    weights = weights_of(clips, bootstrap)
+    weights = weights_of(clips.files, bootstrap)
     of_class: dict[str, list[np.ndarray]] = {metric: [] for metric in metrics}
     for k, events in enumerate(clips.events):
         x = clips.column(k)
@@ -132,12 +132,17 @@ def average_precision(score: np.ndarray, label: np.ndarray, weights: np.ndarray)
     return np.where(total > 0, gain.sum(1) / np.maximum(total, 1), np.nan)
 
 
-def label_precision(
-    scores: np.ndarray, targets: np.ndarray, classes: Sequence[str]
-) -> dict[str, float]:
-    """Average precision of clip labels, of each class that a clip has.
+def clip_label_scores(
+    files: Sequence[str],
+    scores: np.ndarray,
+    targets: np.ndarray,
+    classes: Sequence[str],
+    bootstrap: Bootstrap = NO_BOOTSTRAP,
+) -> Scored:
+    """`map` of clip labels, the mean over the classes that a clip has.
 
     Args:
+        files: N names.
         scores: (N, C) of the clips.
         targets: (N, C) bool.
     """
@@ -149,12 +154,23 @@ def label_precision(
     if not np.isfinite(scores).all():
         row, column = np.argwhere(~np.isfinite(scores))[0]
         raise ValueError(f"clip {row} has a score that is not finite in {classes[column]!r}")
-    once = np.ones((1, len(scores)), np.int32)
-    return {
-        name: float(average_precision(scores[:, k], targets[:, k], once)[0])
+    order = np.argsort(files)
+    weights = weights_of(sorted(files), bootstrap)
+    of_class = {
+        name: average_precision(scores[order, k], targets[order, k], weights)
         for k, name in enumerate(classes)
         if targets[:, k].any()
     }
+    columns = [*of_class.values()] or [np.full(len(weights), math.nan)]
+    value, *replicates = _means(np.stack(columns, 1)).tolist()
+    return Scored(
+        {"map": value},
+        {name: {"map": float(values[0])} for name, values in of_class.items()},
+        {"map": "mean over the classes that occur of the average precision of clips"},
+        {"map": {}},
+        {"map": replicates} if replicates else {},
+        {"map": [bootstrap.draws(files)]} if replicates else {},
+    )
 
 
 def _means(values: np.ndarray) -> np.ndarray:

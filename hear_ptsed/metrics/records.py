@@ -177,7 +177,7 @@ class Asked:
     task_version: Version  # such as dcase2016_task2-hear2021-full
     task_sha256: Sha256  # of labels, metadata and clip names
     protocol: Protocol
-    module: Module  # HEAR plug-in; of as-trained the file name of the checkpoint
+    module: Name  # HEAR plug-in; of as-trained the file name of the checkpoint
     model: Name
     stage: Stage  # ssl, weak, strong; what a checkpoint of the user's is said to be
     name: Label  # what the user calls the model: records of one name belong together; may be empty
