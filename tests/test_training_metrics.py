@@ -9,9 +9,10 @@ from sed_scores_eval import intersection_based, segment_based
 from sed_scores_eval.base_modules.scores import create_score_dataframe
 from sklearn.metrics import average_precision_score
 
-from hear_ptsed.metrics import psds
+from hear_ptsed.metrics import areas, psds
+from hear_ptsed.metrics.areas import clip_label_scores
 from hear_ptsed.metrics.bootstrap import Bootstrap
-from hear_ptsed.metrics.rankings import average_precision, clip_label_scores
+from hear_ptsed.metrics.rankings import average_precision
 from training.data.annotations import Events
 from training.scores import as_predictions
 
@@ -169,7 +170,7 @@ def test_pruning_leaves_out_only_what_cannot_be_seen(corpus, monkeypatch):
     kept = []
     change_points = psds.change_points
     monkeypatch.setattr(
-        psds, "change_points", lambda *a: kept.append(change_points(*a)) or kept[-1]
+        areas, "change_points", lambda *a: kept.append(change_points(*a)) or kept[-1]
     )
     pruned = evaluate(scores, *rest)
     n_pruned = sum(len(each.row) for each in kept)

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hear_ptsed.grid import WINDOW_FRAMES
+from hear_ptsed.metrics.areas import clip_label_scores
 from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap, Scored
 from hear_ptsed.metrics.predictions import Predictions, ScoreArray, check_distinct
-from hear_ptsed.metrics.rankings import clip_label_scores
 from hear_ptsed.metrics.score import score
 from hear_ptsed.model import SEDModel
 from training.data.annotations import Events, merged

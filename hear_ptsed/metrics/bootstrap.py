@@ -43,6 +43,10 @@ class Bootstrap:
             drawn[r] = np.bincount(rng.integers(n, size=n), minlength=n)
         return drawn
 
+    def with_whole_set(self, files: Sequence[str]) -> np.ndarray:
+        """(1 + R, N) int32: 1 for the set itself, then `weights`."""
+        return np.concatenate([np.ones((1, len(files))), self.weights(files)]).astype(np.int32)
+
     def draws(self, files: Sequence[str]) -> Draws:
         """What was drawn from these files."""
         return Draws(

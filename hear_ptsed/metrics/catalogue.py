@@ -25,18 +25,11 @@ def score_events(*given: Any) -> Scored:
     return event_metrics(*given)
 
 
-def score_psds(*given: Any) -> Scored:
-    """By sed_scores_eval."""
-    from hear_ptsed.metrics.psds import psds_scores
+def score_areas(*given: Any) -> Scored:
+    """By sed_scores_eval, of frame scores."""
+    from hear_ptsed.metrics.areas import area_scores
 
-    return psds_scores(*given)
-
-
-def score_rankings(*given: Any) -> Scored:
-    """Of segments and of clips."""
-    from hear_ptsed.metrics.rankings import ranking_scores
-
-    return ranking_scores(*given)
+    return area_scores(*given)
 
 
 @dataclass(frozen=True)
@@ -108,26 +101,26 @@ METRICS = {
     "psds1": Metric(
         "PSDS1",
         curve=PSD_ROC,
-        function=score_psds,
+        function=score_areas,
         of_frames=True,
         options={"dtc": 0.7, "gtc": 0.7, "alpha_st": 1.0},
     ),
     "psds2": Metric(
         "PSDS2",
         curve=PSD_ROC,
-        function=score_psds,
+        function=score_areas,
         of_frames=True,
         options={"dtc": 0.1, "gtc": 0.1, "cttc": 0.3, "alpha_ct": 0.5, "alpha_st": 1.0},
     ),
     "psds1_macro": Metric(
         "PSDS1, mean over classes",
         of_classes="psds1",
-        function=score_psds,
+        function=score_areas,
         of_frames=True,
         options={"dtc": 0.7, "gtc": 0.7, "alpha_st": 0.0},
     ),
-    "pauroc": Metric("segment pAUROC", function=score_rankings, of_frames=True),
-    "map": Metric("mAP of clips", function=score_rankings, of_frames=True),
+    "pauroc": Metric("segment pAUROC", function=score_areas, of_frames=True),
+    "map": Metric("mAP of clips", function=score_areas, of_frames=True),
     # Of heareval's folders only.
     "top1_acc": Metric("accuracy"),
     "pitch_acc": Metric("pitch accuracy"),

@@ -17,9 +17,9 @@ from sed_scores_eval.base_modules.cy_detection import onset_offset_curves
 from sed_scores_eval.intersection_based.intermediate_statistics import statistics_fn
 
 from hear_ptsed.grid import FRAME_MS
-from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap, Scored
+from hear_ptsed.metrics.bootstrap import Bootstrap
 from hear_ptsed.metrics.catalogue import METRICS
-from hear_ptsed.metrics.predictions import EventClips, Predictions, ScoreArray
+from hear_ptsed.metrics.predictions import EventClips
 
 MAX_EFPR = 100.0  # effective false positives per hour
 HOUR_S = 3600.0
@@ -58,7 +58,7 @@ class Resamples:
 
     @classmethod
     def of(cls, clips: EventClips, bootstrap: Bootstrap) -> "Resamples":
-        weights = weights_of(clips.files, bootstrap)
+        weights = bootstrap.with_whole_set(clips.files)
         n_events = [weights[:, events.row].sum(1) for events in clips.events]
         seconds = [weights[:, e.row] @ (e.offset_s - e.onset_s) for e in clips.events]
         return cls(
@@ -66,106 +66,30 @@ class Resamples:
         )
 
 
-def weights_of(files: Sequence[str], bootstrap: Bootstrap) -> np.ndarray:
-    """(R, n) int32: 1 for the set itself, then how often each resample draws a file."""
-    weights = np.ones((1 + bootstrap.resamples, len(files)), np.int32)
-    weights[1:] = bootstrap.weights(files)
-    return weights
-
-
-def psds_scores(
-    predictions: Predictions,
-    metrics: Sequence[str],
-    bootstrap: Bootstrap = NO_BOOTSTRAP,
-    _curves: Sequence[str] = (),
-) -> Scored:
-    """PSDS of a set and of each class, and the PSD-ROC.
-
-    Files without events are left out, and so are classes without events: their PSDS is NaN. PSDS2
-    of a single class is NaN, for want of another that could trigger.
-
-    Args:
-        metrics: whose options in METRICS are those of `Criteria`, and `alpha_st`, the weight of the
-            deviation between classes.
-    """
-    clips = predictions.event_clips
-    resamples = Resamples.of(clips, bootstrap)
-    criteria = {metric: _criteria(metric) for metric in metrics}
-    points: dict[Criteria, list[ChangePoints]] = {each: [] for each in criteria.values()}
-    for k in range(len(clips.classes)):
-        x = clips.column(k)
-        for each, of_class in points.items():
-            of_class.append(change_points(x, clips, k, each, resamples))
-    values = {metric: np.full(len(resamples.weights), np.nan) for metric in metrics}
-    per_class = {
-        name: {"events": float(n)} | dict.fromkeys(map(_key_of_class, metrics), np.nan)
-        for name, n in predictions.events_of_class.items()
-    }
-    curves = {}
-    for each, of_class in points.items():
-        of_each = [metric for metric in metrics if criteria[metric] == each]
-        for r in range(len(resamples.weights)):
-            rocs = _rocs(of_class, each, resamples, r)
-            for metric in of_each:
-                values[metric][r], roc = _over_classes(rocs, METRICS[metric].options["alpha_st"])
-                if r == 0 and roc is not None and METRICS[metric].curve:
-                    curves[metric] = _curve(*roc)
-            if r == 0:
-                for k, roc in rocs.items():
-                    row = dict.fromkeys(map(_key_of_class, of_each), _area(*roc))
-                    per_class[clips.classes[k]] |= row
-    return scored_areas(
-        predictions,
-        bootstrap,
-        values,
-        per_class,
-        {metric: _convention(metric, criteria[metric]) for metric in metrics},
-        curves,
-    )
-
-
-def scored_areas(
-    predictions: Predictions,
-    bootstrap: Bootstrap,
-    values: dict[str, np.ndarray],
-    per_class: dict[str, dict[str, float]],
-    conventions: dict[str, str],
-    curves: dict[str, dict[str, list[float]]] | None = None,
-) -> Scored:
-    """What areas under curves have in common.
-
-    Args:
-        values: of each metric (R,), of the set and its resamples.
-    """
-    clips, n = predictions.event_clips, len(predictions.reference)
-    frames = f"scores of {FRAME_MS} ms"
-    if not isinstance(predictions.scores, ScoreArray):
-        frames += " cut at the end of the audio, then"
-    median = predictions.median_frames
-    frames += f" median filter of {median} frames" if median > 1 else " not smoothed"
-    text = (
-        f"{frames}; events of a class that touch joined; {n - len(clips.files)} of {n} clips and "
-        f"{len(per_class) - len(clips.classes)} of {len(per_class)} classes without events left out"
-    )
-    draws = [bootstrap.draws(clips.files)]
-    return Scored(
-        {metric: float(of[0]) for metric, of in values.items()},
-        per_class,
-        {metric: f"{convention}; {text}" for metric, convention in conventions.items()},
-        {metric: {"median_frames": median} for metric in values},
-        {m: of[1:].tolist() for m, of in values.items()} if bootstrap.resamples else {},
-        dict.fromkeys(values, draws) if bootstrap.resamples else {},
-        curves=curves or {},
-    )
-
-
-def _criteria(metric: str) -> Criteria:
+def criteria_of(metric: str) -> Criteria:
+    """As METRICS has them for a metric."""
     options = METRICS[metric].options
     return Criteria(**{key: value for key, value in options.items() if key != "alpha_st"})
 
 
-def _key_of_class(metric: str) -> str:
-    return METRICS[metric].of_classes or metric
+def psds_of_points(
+    points: Sequence[ChangePoints], criteria: Criteria, resamples: Resamples, alpha_st: float
+) -> tuple[np.ndarray, np.ndarray, dict[str, list[float]]]:
+    """PSDS of the set and its resamples (R,), of each class (K,), and the PSD-ROC of the set.
+
+    Args:
+        points: of each class.
+        alpha_st: weight of the deviation between classes; 0: the mean of the classes, without ROC.
+    """
+    values = np.full(len(resamples.weights), np.nan)
+    of_class, curve = np.full(len(points), np.nan), {}
+    for r in range(len(values)):
+        rocs = _rocs(points, criteria, resamples, r)
+        values[r], roc = _over_classes(rocs, alpha_st)
+        if r == 0:
+            of_class[[*rocs]] = [_area(*of) for of in rocs.values()]
+            curve = _curve(*roc) if roc else {}
+    return values, of_class, curve
 
 
 def lowest_score(top: np.ndarray, weights: np.ndarray, hours: np.ndarray) -> float:
@@ -336,7 +260,9 @@ def _curve(etpr: np.ndarray, efpr: np.ndarray) -> dict[str, list[float]]:
     return {"efpr_per_hour": list(CURVE), "etpr": np.append(etpr, 0.0)[at].tolist()}
 
 
-def _convention(metric: str, criteria: Criteria) -> str:
+def describe_psds(metric: str) -> str:
+    """What exactly is computed."""
+    criteria = criteria_of(metric)
     cross = "no cross triggers" if criteria.cttc is None else f"cttc {criteria.cttc}"
     alpha_st = METRICS[metric].options["alpha_st"]
     over = "mean of classes"

@@ -1,0 +1,151 @@
+"""Areas under curves of frame scores: PSDS, segment pAUROC and mAP, one class at a time."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from hear_ptsed.grid import FRAME_MS, FRAMES_PER_SECOND
+from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap, Scored
+from hear_ptsed.metrics.catalogue import METRICS
+from hear_ptsed.metrics.predictions import Predictions, ScoreArray
+from hear_ptsed.metrics.psds import (
+    ChangePoints,
+    Criteria,
+    Resamples,
+    change_points,
+    criteria_of,
+    describe_psds,
+    psds_of_points,
+)
+from hear_ptsed.metrics.rankings import MAX_FPR, RANKINGS, average_precision, mean_of_classes
+
+
+def area_scores(
+    predictions: Predictions,
+    metrics: Sequence[str],
+    bootstrap: Bootstrap = NO_BOOTSTRAP,
+    _curves: Sequence[str] = (),
+) -> Scored:
+    """The metrics of a set and of each class, and PSD-ROCs.
+
+    Files without events are left out, and so are classes without events, whose values are NaN.
+    PSDS2 of a single class is NaN, for want of another that could trigger.
+
+    Args:
+        metrics: of RANKINGS, or with the options of `Criteria` and `alpha_st` in METRICS.
+    """
+    clips = predictions.event_clips
+    resamples = Resamples.of(clips, bootstrap)
+    criteria = {metric: criteria_of(metric) for metric in metrics if metric not in RANKINGS}
+    points: dict[Criteria, list[ChangePoints]] = {each: [] for each in criteria.values()}
+    ranked: dict[str, list[np.ndarray]] = {m: [] for m in metrics if m in RANKINGS}
+    for k, events in enumerate(clips.events):
+        x = clips.column(k)
+        for each, of_classes in points.items():
+            of_classes.append(change_points(x, clips, k, each, resamples))
+        for metric, of_classes in ranked.items():
+            rank = RANKINGS[metric]
+            of_classes.append(rank(x, events, clips.durations_s, resamples.weights))
+
+    per_class = {name: {"events": float(n)} for name, n in predictions.events_of_class.items()}
+    values, curves = {}, {}
+    for metric in metrics:
+        if metric in ranked:
+            columns = np.stack(ranked[metric], axis=1)  # (R, K)
+            values[metric], of_class, curve = mean_of_classes(columns), columns[0], {}
+        else:
+            each, alpha_st = criteria[metric], METRICS[metric].options["alpha_st"]
+            areas = psds_of_points(points[each], each, resamples, alpha_st)
+            values[metric], of_class, curve = areas
+        curves |= {metric: curve} if curve else {}
+        of_name = dict(zip(clips.classes, of_class.tolist(), strict=True))
+        for name, row in per_class.items():
+            row[METRICS[metric].of_classes or metric] = of_name.get(name, math.nan)
+    return Scored(
+        {metric: float(of[0]) for metric, of in values.items()},
+        per_class,
+        {metric: _convention(predictions, metric) for metric in metrics},
+        {metric: {"median_frames": predictions.median_frames} for metric in metrics},
+        *_resampled(bootstrap, clips.files, values),
+        curves=curves,
+    )
+
+
+def clip_label_scores(
+    files: Sequence[str],
+    scores: np.ndarray,
+    targets: np.ndarray,
+    classes: Sequence[str],
+    bootstrap: Bootstrap = NO_BOOTSTRAP,
+) -> Scored:
+    """`map` of clip labels, the mean over the classes that a clip has.
+
+    Args:
+        files: N names.
+        scores: (N, C) of the clips.
+        targets: (N, C) bool.
+    """
+    scores, targets = np.asarray(scores, np.float64), np.asarray(targets, bool)
+    if scores.ndim != 2 or scores.shape != targets.shape or scores.shape[1] != len(classes):
+        raise ValueError(
+            f"scores {scores.shape} and targets {targets.shape} must be (clips, {len(classes)})"
+        )
+    if not np.isfinite(scores).all():
+        row, column = np.argwhere(~np.isfinite(scores))[0]
+        raise ValueError(f"clip {row} has a score that is not finite in {classes[column]!r}")
+    order = np.argsort(files)
+    weights = bootstrap.with_whole_set(files)
+    of_class = {
+        name: average_precision(scores[order, k], targets[order, k], weights)
+        for k, name in enumerate(classes)
+        if targets[:, k].any()
+    }
+    columns = [*of_class.values()] or [np.full(len(weights), math.nan)]
+    values = {"map": mean_of_classes(np.stack(columns, 1))}
+    return Scored(
+        {"map": float(values["map"][0])},
+        {name: {"map": float(of[0])} for name, of in of_class.items()},
+        {"map": "mean over the classes that occur of the average precision of clips"},
+        {"map": {}},
+        *_resampled(bootstrap, files, values),
+    )
+
+
+def _resampled(bootstrap: Bootstrap, files: Sequence[str], values: dict[str, np.ndarray]) -> tuple:
+    """`Scored.replicates` and `draws`, from values (1 + R,) of a set and its resamples."""
+    if not bootstrap.resamples:
+        return {}, {}
+    replicates = {metric: of[1:].tolist() for metric, of in values.items()}
+    return replicates, {metric: [bootstrap.draws(files)] for metric in values}
+
+
+def _convention(predictions: Predictions, metric: str) -> str:
+    clips, n, n_classes = (
+        predictions.event_clips,
+        len(predictions.reference),
+        len(predictions.classes),
+    )
+    if metric not in RANKINGS:
+        text = describe_psds(metric)
+    elif metric == "map":
+        text = "mean over classes of the average precision of clips: the score of a clip is its "
+        text += "highest frame, its label whether it has an event"
+    else:
+        text = f"segments of 1 s, staircase area up to a false positive rate of {MAX_FPR}, divided "
+        text += "by it; " + _durations(clips.durations_s.max(), clips.frames.max())
+        text += "; mean of the classes with both positive and negative segments"
+    median, cut = predictions.median_frames, not isinstance(predictions.scores, ScoreArray)
+    return (
+        f"{text}; frames of {FRAME_MS} ms{' cut at the end of the audio, then' * cut} "
+        f"{f'median filter of {median} frames' if median > 1 else 'not smoothed'}; events of a "
+        f"class that touch joined; {n - len(clips.files)} of {n} clips and "
+        f"{n_classes - len(clips.classes)} of {n_classes} classes without events left out"
+    )
+
+
+def _durations(longest_s: float, frames: int) -> str:
+    segments = math.ceil(frames / FRAMES_PER_SECOND)
+    if longest_s > segments:
+        return f"durations of whole clips: a segment behind the {segments} s of scores has score 0"
+    return f"durations of at most the {segments} s of scores"
