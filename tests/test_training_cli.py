@@ -97,13 +97,15 @@ def test_a_student_learns_from_them_and_is_scored(work, weak, ensemble, capsys):
     out = work / "scores.json"
     command = ["evaluate", str(student), "--audio", str(work / "eval"), "--workers", "0"]
     assert main([*command, "--bootstrap", "20", "--out", str(out)]) == 0
-    shown, result = json.loads(capsys.readouterr().out), json.loads(out.read_text())
+    shown, record = json.loads(capsys.readouterr().out), json.loads(out.read_text())
     trained = json.loads((work / "student" / "last.json").read_text())
     for metric in ("psds1_macro", "psds1", "pauroc", "map"):
-        low, high = result["ci95"][metric]
+        low, high = record["ci95"][metric]
         assert 0 <= low <= high <= 1
-        assert shown[metric] == result[metric] == pytest.approx(trained[metric], abs=1e-9)
-    assert result["clips"] == 4 and result["coverage"][0]["found"] == 4
+        assert shown[metric] == record["scores"][metric] == pytest.approx(trained[metric], abs=1e-9)
+        assert len(record["replicates"][metric]) == record["draws"][metric][0]["resamples"] == 20
+    assert record["clips"] == shown["clips"] == 4 and record["coverage"] is None
+    assert shown["coverage"][0]["found"] == 4
 
 
 def test_the_weak_stage_is_scored_by_its_head_on_every_frame(work, weak, capsys):

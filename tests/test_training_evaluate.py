@@ -10,7 +10,9 @@ import torch
 
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.labels import load_labels
+from hear_ptsed.metrics import records
 from hear_ptsed.registry import build
+from hear_ptsed.schema import check_json
 from leaderboards.collect import collect
 from training.__main__ import main
 
@@ -48,28 +50,39 @@ def events(names: list[str]) -> list[tuple[str, float, float, str]]:
     return [(f"c{k % 3}.wav", 0.2, 0.7, name) for k, name in enumerate(names)]
 
 
+def record_of(work: Path) -> records.Record:
+    text = (work / "out" / ".scores.json").read_text(encoding="utf-8")
+    return check_json(records.Record, text, "")
+
+
 SOME = events(load_labels()[:6])
 
 
 def test_a_result_names_its_task_its_data_and_its_software(work, capsys):
-    result = evaluated(work, SOME)
-    assert result["task"] == "strong_labels" and result["data"]["clips"] == 3
+    result = evaluated(work, SOME, "--name", "mine", "--bootstrap", "3")
+    assert (result["task"], result["clips"], result["name"]) == ("strong_labels", 3, "mine")
+    assert "--name mine --bootstrap 3" in result["command"]
     version = result["software"]["sed_scores_eval"]
-    assert version not in json.dumps(result["convention"])
+    assert version not in json.dumps(result["conventions"])
+    made = record_of(work)
+    assert made.primary == "psds1_macro" and not made.published_task
+    assert made.checkpoint["file"] == "model #1.pt" and made.model == "model #1"
+    assert len(made.per_class) == 6 and {"events", "map"} <= made.per_class[SOME[0][3]].keys()
+    assert made.settings["pauroc"] == {"median_frames": 9, "durations": "heard", "head": "strong"}
+    assert len(made.replicates["psds1_macro"]) == 3 and made.draws["map"][0]["clips"] == 3
     found = collect([work / "out"], figures=False)
     (entry,) = found.entries
     assert not found.rejected and entry.task == "strong_labels" and entry.small_data
-    assert entry.record["checkpoint"]["file"] == "model #1.pt" and entry.model == "model #1"
-    assert entry.data == result["data"]["sha256"][:12]
+    assert entry.model == "model #1" and entry.data == result["task_sha256"][:12]
 
 
 def test_the_fingerprint_is_that_of_what_is_scored(work):
-    one = evaluated(work, SOME)["data"]["sha256"]
-    assert evaluated(work, SOME[::-1])["data"]["sha256"] == one
+    one = evaluated(work, SOME)["task_sha256"]
+    assert evaluated(work, SOME[::-1])["task_sha256"] == one
     strange = ("c0.wav", 0.1, 0.9, "no class of the model")
-    assert evaluated(work, [*SOME, strange])["data"]["sha256"] == one
+    assert evaluated(work, [*SOME, strange])["task_sha256"] == one
     others = [SOME[:-1], [(*SOME[0][:2], 0.71, SOME[0][3]), *SOME[1:]]]
-    assert len({one, *(evaluated(work, rows)["data"]["sha256"] for rows in others)}) == 3
+    assert len({one, *(evaluated(work, rows)["task_sha256"] for rows in others)}) == 3
 
 
 @pytest.mark.parametrize(
@@ -91,7 +104,7 @@ def test_what_has_the_classes_of_audioset_is_what_it_is_said_to_be(work):
     every = load_labels(evaluated=True)
     assert evaluated(work, events(every))["task"] == "strong_labels"
     result = evaluated(work, events(every), "--task", "audioset_strong")
-    assert result["task"] == "audioset_strong" and result["classes"] == 407
+    assert result["task"] == "audioset_strong" and len(result["per_class"]) == 407
     (entry,) = collect([work / "out"], figures=False).entries
     assert entry.task == "audioset_strong" and entry.small_data  # of three clips
 

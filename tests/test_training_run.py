@@ -305,14 +305,14 @@ def test_a_trained_checkpoint_opens_everywhere_and_scores_as_in_training(
     assert command.code == 0, command.text
     scores = json.loads((tmp_path / "scores.json").read_text())
     for name in ("psds1_macro", "psds1", "pauroc"):
-        assert scores[name] == pytest.approx(expected[name], abs=1e-6, nan_ok=True)
+        assert scores["scores"][name] == pytest.approx(expected[name], abs=1e-6, nan_ok=True)
     for name, values in expected["per_class"].items():
         assert scores["per_class"][name] == pytest.approx(values, abs=1e-6, nan_ok=True)
     assert scores["clips"] == expected["clips"] == EVAL
-    assert json.loads(command.text[command.text.index("{") :])["psds1"] == scores["psds1"]
+    assert json.loads(command.text[command.text.index("{") :])["psds1"] == scores["scores"]["psds1"]
     # A leaderboard takes the evaluation, and leaves alone what else the folders hold.
     found = collect([undisturbed, tmp_path], figures=False)
-    assert [entry.scores["psds1"] for entry in found.entries] == [scores["psds1"]]
+    assert [entry.scores["psds1"] for entry in found.entries] == [scores["scores"]["psds1"]]
     assert not found.rejected
     by_name = collect([undisturbed / "best.json"], figures=False)
     assert "training writes beside its scores.json" in by_name.rejected[0].reason

@@ -102,12 +102,14 @@ def _save_random(path: Path, classes: Sequence[str], seed: int) -> None:
 
 
 def _score(work: Path, name: str, corpus: Path) -> dict:
-    """The result of `evaluate`, with means over classes that do or do not share their sources."""
+    """What `evaluate` scored, with means over classes that do or do not share their sources."""
     command = ["training", "evaluate", f"{name}/model.pt", "--audio", "eval", "--workers", "0"]
     command += ["--bootstrap", "200", *["--weak"] * (name == "weak")]
     done = f"{name}/scores.json"
     steps.run(work, f"evaluate {name}", [*command, "--out", done], done)
-    result = read_json(work / done)
+    record = read_json(work / done)
+    result = record["scores"] | {key: record[key] for key in ("ci95", "per_class", "clips")}
+    result["classes"] = len(result["per_class"])
     classes = read_json(corpus / "manifest.json")["classes"]
     groups: dict[str, list[float]] = {"new sources": [], "shared sources": []}
     for label, scores in result["per_class"].items():

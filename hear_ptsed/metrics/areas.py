@@ -49,17 +49,19 @@ def area_scores(
             of_classes.append(rank(x, events, clips.durations_s, resamples.weights))
 
     per_class = {name: {"events": float(n)} for name, n in predictions.events_of_class.items()}
-    values, curves = {}, {}
+    values, curves, of_class = {}, {}, {}
+    for metric, of_classes in ranked.items():
+        columns = np.stack(of_classes, axis=1)  # (R, K)
+        values[metric], of_class[metric] = mean_of_classes(columns), columns[0]
+    for each, of_classes in points.items():
+        alphas = {m: METRICS[m].options["alpha_st"] for m in metrics if criteria.get(m) == each}
+        areas, of_each, rocs = psds_of_points(of_classes, each, resamples, [*alphas.values()])
+        for metric, alpha in alphas.items():
+            values[metric], of_class[metric] = areas[alpha], of_each
+            curves |= {metric: rocs[alpha]} if alpha in rocs else {}
+    values = {metric: values[metric] for metric in metrics}
     for metric in metrics:
-        if metric in ranked:
-            columns = np.stack(ranked[metric], axis=1)  # (R, K)
-            values[metric], of_class, curve = mean_of_classes(columns), columns[0], {}
-        else:
-            each, alpha_st = criteria[metric], METRICS[metric].options["alpha_st"]
-            areas = psds_of_points(points[each], each, resamples, alpha_st)
-            values[metric], of_class, curve = areas
-        curves |= {metric: curve} if curve else {}
-        of_name = dict(zip(clips.classes, of_class.tolist(), strict=True))
+        of_name = dict(zip(clips.classes, of_class[metric].tolist(), strict=True))
         for name, row in per_class.items():
             row[METRICS[metric].of_classes or metric] = of_name.get(name, math.nan)
     return Scored(

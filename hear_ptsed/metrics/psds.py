@@ -73,23 +73,29 @@ def criteria_of(metric: str) -> Criteria:
 
 
 def psds_of_points(
-    points: Sequence[ChangePoints], criteria: Criteria, resamples: Resamples, alpha_st: float
-) -> tuple[np.ndarray, np.ndarray, dict[str, list[float]]]:
+    points: Sequence[ChangePoints],
+    criteria: Criteria,
+    resamples: Resamples,
+    alphas_st: Sequence[float],
+) -> tuple[dict[float, np.ndarray], np.ndarray, dict[float, dict[str, list[float]]]]:
     """PSDS of the set and its resamples (R,), of each class (K,), and the PSD-ROC of the set.
 
     Args:
         points: of each class.
-        alpha_st: weight of the deviation between classes; 0: the mean of the classes, without ROC.
+        alphas_st: weights of the deviation between classes, each with its PSDS and its PSD-ROC; of
+            weight 0 PSDS is the mean of the classes, without ROC.
     """
-    values = np.full(len(resamples.weights), np.nan)
-    of_class, curve = np.full(len(points), np.nan), {}
-    for r in range(len(values)):
+    values = {alpha: np.full(len(resamples.weights), np.nan) for alpha in alphas_st}
+    of_class, curves = np.full(len(points), np.nan), {}
+    for r in range(len(resamples.weights)):
         rocs = _rocs(points, criteria, resamples, r)
-        values[r], roc = _over_classes(rocs, alpha_st)
+        for alpha in values:
+            values[alpha][r], roc = _over_classes(rocs, alpha)
+            if r == 0 and roc:
+                curves[alpha] = _curve(*roc)
         if r == 0:
-            of_class[[*rocs]] = [_area(*of) for of in rocs.values()]
-            curve = _curve(*roc) if roc else {}
-    return values, of_class, curve
+            of_class[[*rocs]] = [_area(*roc) for roc in rocs.values()]
+    return values, of_class, curves
 
 
 def lowest_score(top: np.ndarray, weights: np.ndarray, hours: np.ndarray) -> float:
