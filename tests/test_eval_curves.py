@@ -80,7 +80,7 @@ def test_an_error_rate_of_no_events_is_undefined_and_its_record_is_read(tmp_path
     estimated = {"a.wav": [event("cat", 1000, 2000), event("dog", 0, 900)], "b.wav": []}
     found = event_scores(reference, estimated, CLASSES, ["segment_1s_er"], Bootstrap(50))
     assert math.isnan(found.per_class["dog"]["segment_1s_er"])  # it has no event
-    names = ("scores", "per_class", "replicates", "conventions", "ci95")
+    names = ("scores", "per_class", "replicates", "draws", "settings", "conventions", "ci95")
     own = {name: getattr(found, name) for name in names}
     parts.write(tmp_path, replace(parts.record(), curves={}, **own))
     assert not collect([tmp_path], figures=False).rejected
