@@ -59,9 +59,9 @@ SOME = events(load_labels()[:6])
 
 
 def test_a_result_names_its_task_its_data_and_its_software(work, capsys):
-    result = evaluated(work, SOME, "--name", "mine", "--bootstrap", "3")
+    result = evaluated(work, SOME, "--name", "mine", "--bootstrap", "20")
     assert (result["task"], result["clips"], result["name"]) == ("strong_labels", 3, "mine")
-    assert "--name mine --bootstrap 3" in result["command"]
+    assert "--name mine --bootstrap 20" in result["command"]
     version = result["software"]["sed_scores_eval"]
     assert version not in json.dumps(result["conventions"])
     made = record_of(work)
@@ -69,7 +69,7 @@ def test_a_result_names_its_task_its_data_and_its_software(work, capsys):
     assert made.checkpoint["file"] == "model #1.pt" and made.model == "model #1"
     assert len(made.per_class) == 6 and {"events", "map"} <= made.per_class[SOME[0][3]].keys()
     assert made.settings["pauroc"] == {"median_frames": 9, "durations": "heard", "head": "strong"}
-    assert len(made.replicates["psds1_macro"]) == 3 and made.draws["map"][0]["clips"] == 3
+    assert len(made.replicates["psds1_macro"]) == 20 and made.draws["map"][0]["clips"] == 3
     found = collect([work / "out"], figures=False)
     (entry,) = found.entries
     assert not found.rejected and entry.task == "strong_labels" and entry.small_data
