@@ -8,7 +8,6 @@ keeps its own reference afterwards.
 import os
 import pickle
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 
 from hear_ptsed.files import atomic
+from hear_ptsed.metrics.events import in_module_table
 
 PREDICTED = ".predictions.npz"  # arrays of heareval's predictions, which it pickles itself
 
@@ -41,7 +41,7 @@ def tensorflow_stand_in() -> Iterator[None]:
     tensorflow.__spec__ = ModuleSpec("tensorflow", None)  # torch's compiler probes for a spec
     tensorflow.Module = type("Module", (), {})  # isinstance() is asked; nothing inherits from it
     tensorflow.test = SimpleNamespace(is_gpu_available=lambda **_: True)
-    with _in_module_table(tensorflow):
+    with in_module_table(tensorflow):
         yield
 
 
@@ -207,18 +207,6 @@ def librosa_takes_positions() -> Iterator[None]:
 
     with patch.object(filters, "mel", by_position):
         yield
-
-
-@contextmanager
-def _in_module_table(stand_in: ModuleType) -> Iterator[None]:
-    name = stand_in.__name__
-    before = {name: sys.modules[name]} if name in sys.modules else {}
-    sys.modules[name] = stand_in
-    try:
-        yield
-    finally:
-        del sys.modules[name]
-        sys.modules.update(before)
 
 
 def import_tool(name: str) -> ModuleType:
