@@ -45,12 +45,14 @@ def hear(
     embeddings = folder / EMBEDDINGS
     with locked(folder, wait=True):
         with tqdm(total=2, desc="heareval", disable=not progress) as bar:
-            _run(_embed(data, module, embeddings), folder / "logs" / "embeddings.txt")
+            if not _finished(embeddings, data):
+                _run(_embed(data, module, embeddings), folder / "logs" / "embeddings.txt")
             bar.update()
             task = _embedded(embeddings, data)
-            options = ["--grid", grid, "--grid-points", str(grid_points)]
-            command = ["heareval", "predictions", str(task), *options]
-            _run(command, folder / "logs" / "predictions.txt")
+            if not (task / "prediction-done.json").exists():
+                options = ["--grid", grid, "--grid-points", str(grid_points)]
+                command = ["heareval", "predictions", str(task), *options]
+                _run(command, folder / "logs" / "predictions.txt")
             bar.update()
         return collect(data, module, task)
 
@@ -74,14 +76,18 @@ def _run(arguments: Sequence[str], log: Path) -> None:
         raise RuntimeError(f"{name} failed: {last} (exit code {code}, all output: {log})")
 
 
-def _embedded(embeddings: Path, data: TaskData) -> Path:
-    """The task folder that heareval wrote, below one named by the module and its options."""
+def _finished(embeddings: Path, data: TaskData) -> list[Path]:
+    """The task folders that heareval wrote, each below one named by a module and its options."""
     name = data.folder.resolve().name
-    folders = [path.parent for path in embeddings.glob(f"*/{name}/.done.embeddings")]
+    return [path.parent for path in embeddings.glob(f"*/{name}/.done.embeddings")]
+
+
+def _embedded(embeddings: Path, data: TaskData) -> Path:
+    folders = _finished(embeddings, data)
     if len(folders) != 1:
         raise ValueError(
-            f"{embeddings} has {len(folders)} finished embeddings of {name}; expected 1: "
-            "delete it to begin again"
+            f"{embeddings} has {len(folders)} finished embeddings of {data.folder.name}; expected "
+            "1: delete it to begin again"
         )
     return folders[0]
 
