@@ -8,7 +8,7 @@ import pytest
 import torch
 from scoring_parts import CLASSES, CLOSE, detections, event, plain_psds, random_events
 
-from eval_tasks.heareval.launch import gpu_name_as_bytes, tensorflow_stand_in
+from eval_tasks.heareval.adjustments import gpu_name_as_bytes, tensorflow_stand_in
 from hear_ptsed.metrics.bootstrap import Bootstrap, mean_of_folds, paired
 from hear_ptsed.metrics.decoding import Decoding, decode
 from hear_ptsed.metrics.events import EVENT_METRICS, event_scores, pkg_resources_stand_in
