@@ -109,7 +109,7 @@ def killed(data, command, tmp_path_factory) -> Path:
     task.mkdir(parents=True)
     (task / "test.embeddings.npy").write_bytes(b"half")
     (task / "prediction.log").write_text("interrupted")
-    code, said = run(folder, *command, at=Killed("eval_tasks.heareval.protocol.collect"))
+    code, said = run(folder, *command, at=Killed("eval_tasks.heareval.protocol.read_outcomes"))
     assert code == -9, said
     return folder
 

@@ -46,18 +46,19 @@ def hear(
     with locked(folder, wait=True):
         with tqdm(total=2, desc="heareval", disable=not progress) as bar:
             if not _finished(embeddings, data):
-                _run(_embed(data, module, embeddings), folder / "logs" / "embeddings.txt")
+                command = _embedding_command(data, module, embeddings)
+                _run_step(command, folder / "logs" / "embeddings.txt")
             bar.update()
             task = _embedded(embeddings, data)
             if not (task / "prediction-done.json").exists():
                 options = ["--grid", grid, "--grid-points", str(grid_points)]
                 command = ["heareval", "predictions", str(task), *options]
-                _run(command, folder / "logs" / "predictions.txt")
+                _run_step(command, folder / "logs" / "predictions.txt")
             bar.update()
-        return collect(data, module, task)
+        return read_outcomes(data, module, task)
 
 
-def _embed(data: TaskData, module: Module, embeddings: Path) -> list[str]:
+def _embedding_command(data: TaskData, module: Module, embeddings: Path) -> list[str]:
     command = ["heareval", "embeddings", module.name, "--embeddings-dir", str(embeddings)]
     folder = data.folder.resolve()
     command += ["--tasks-dir", str(folder.parent), "--task", folder.name]
@@ -68,7 +69,7 @@ def _embed(data: TaskData, module: Module, embeddings: Path) -> list[str]:
     return command
 
 
-def _run(arguments: Sequence[str], log: Path) -> None:
+def _run_step(arguments: Sequence[str], log: Path) -> None:
     """`python -m eval_tasks …` with its output in a file."""
     code, last = logged([sys.executable, "-m", "eval_tasks", *arguments], log)
     if code:
@@ -92,7 +93,7 @@ def _embedded(embeddings: Path, data: TaskData) -> Path:
     return folders[0]
 
 
-def collect(data: TaskData, module: Module, task: Path) -> list[Outcome]:
+def read_outcomes(data: TaskData, module: Module, task: Path) -> list[Outcome]:
     """What heareval left in an embedding task folder: an outcome for each part it tests on."""
     results = _json(task / "test.predicted-scores.json")
     profile = _json(task / "profile.embeddings.json")
