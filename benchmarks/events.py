@@ -11,7 +11,7 @@ from importlib import import_module
 
 import numpy as np
 
-from eval_tasks.heareval.launch import gpu_name_as_bytes, tensorflow_stand_in
+from eval_tasks.heareval.adjustments import gpu_name_as_bytes, tensorflow_stand_in
 from hear_ptsed.metrics.decoding import Decoding
 from hear_ptsed.metrics.events import (
     THRESHOLDS,

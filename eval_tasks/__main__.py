@@ -14,13 +14,16 @@ from hear_ptsed.options import Parser, add_number
 from training.recipe import Seed, Workers
 
 HEAREVAL_NOTES = """\
-Runs heareval 2021.1.3 as it is; all options after 'embeddings' or 'predictions' are heareval's own
-('--help' there lists them).
+Runs heareval 2021.1.3 as it is. All options after 'embeddings' or 'predictions' are heareval's own,
+and '--help' there lists them.
 
-Finished tasks are skipped, whatever the options are: delete the embedding task folder to compute
-it again, its prediction-done.json to train again. Embeddings are kept per module and
---model-options; the file given with --model is not part of the folder's name.
-Training logs and checkpoints go to ./logs, or into the embedding folder if its path is absolute."""
+A finished task is skipped, whatever the options are. To compute it again, delete its folder of
+embeddings; to train again, delete prediction-done.json in that folder. Embeddings are kept for each
+module and --model-options. The file given with --model is not part of the folder's name. Logs and
+checkpoints of the training go to ./logs, or into the folder of embeddings if its path is absolute.
+
+The module may be of others, and take audio at another rate. If the task has no audio at that rate,
+it is made in the task's folder."""
 
 RUN_NOTES = """\
 A finished record is kept: the same command does nothing more, another option, checkpoint or task
@@ -170,14 +173,14 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = commands.add_parser(
         "heareval",
-        help="heareval's runners, with their own options",
+        help="Run heareval's two steps with its own options.",
         description=HEAREVAL_NOTES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     runners = sub.add_subparsers(dest="runner", required=True, metavar="RUNNER")
     for name, text in (
-        ("embeddings", "embed the clips of the tasks"),
-        ("predictions", "train and test a small network on the embeddings"),
+        ("embeddings", "Embed the clips of the tasks."),
+        ("predictions", "Train and test a small network on the embeddings."),
     ):
         runners.add_parser(name, help=text, add_help=False, allow_abbrev=False)
     sub.set_defaults(run=heareval)

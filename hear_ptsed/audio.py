@@ -42,17 +42,17 @@ CHUNKED = {  # first four bytes: byte order, and the chunk that holds the sample
 }
 
 
-def read_audio(path: Path) -> tuple[Tensor, float]:
-    """Mono audio (S,) at 16 kHz, channels averaged, and the duration of the file in seconds.
+def read_audio(path: Path, rate: int = SAMPLE_RATE) -> tuple[Tensor, float]:
+    """Mono audio (S,) at `rate` Hz, channels averaged, and the duration of the file in seconds.
 
     The file is read and resampled block by block, which gives what soxr makes of the whole.
     A file that is cut off is used as far as it goes, with a warning.
     """
     try:
         with AudioFile(path) as file:
-            audio = resampled(file.blocks(), file.rate)
+            audio = resampled(file.blocks(), file.rate, rate)
             if not len(audio):
-                raise ValueError(f"is too short at {file.rate} Hz: no sample at {SAMPLE_RATE} Hz")
+                raise ValueError(f"is too short at {file.rate} Hz: no sample at {rate} Hz")
             if shortfall := file.shortfall():
                 shown = printable(str(path), 1000)
                 log.warning("%s: %s; what can be read of it is used", shown, shortfall)
@@ -63,13 +63,13 @@ def read_audio(path: Path) -> tuple[Tensor, float]:
     return torch.from_numpy(audio), file.samples / file.rate
 
 
-def resampled(blocks: Iterable[np.ndarray], rate: float) -> np.ndarray:
-    """Consecutive mono blocks (S,) at `rate` Hz, float32 or float64, as one array at 16 kHz."""
+def resampled(blocks: Iterable[np.ndarray], rate: float, new_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Consecutive mono blocks (S,) at `rate` Hz, float32 or float64, as one array at `new_rate`."""
     blocks = iter(blocks)
     first = next(blocks)
-    if rate == SAMPLE_RATE:
+    if rate == new_rate:
         return np.concatenate([first, *blocks])
-    stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, first.dtype.name, "HQ")
+    stream = soxr.ResampleStream(rate, new_rate, 1, first.dtype.name, "HQ")
     pieces = [stream.resample_chunk(block) for block in chain([first], blocks)]
     return np.concatenate([*pieces, stream.resample_chunk(first[:0], last=True)])
 

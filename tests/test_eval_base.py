@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from eval_tasks.heareval import launch
+from eval_tasks.heareval.adjustments import tensorflow_stand_in
 from eval_tasks.tasks import TASKS
 from eval_tasks.tasks.base import Split, open_task
 from eval_tasks.tasks.hear_folder import audio_folder, metadata, write
@@ -79,7 +79,7 @@ def test_weak_and_unlabelled_parts_durations_and_coverage_are_read_where_they_ar
 
 
 def test_targets_are_those_of_heareval_for_any_events(tmp_path):
-    with launch.tensorflow_stand_in():
+    with tensorflow_stand_in():
         from heareval.embeddings.task_embeddings import get_labels_for_timestamps
 
     folder = make(tmp_path / "pets")

@@ -17,7 +17,7 @@ from scoring_parts import (
     random_events,
 )
 
-from eval_tasks.heareval.launch import gpu_name_as_bytes, tensorflow_stand_in
+from eval_tasks.heareval.adjustments import gpu_name_as_bytes, tensorflow_stand_in
 from hear_ptsed.metrics.bootstrap import Bootstrap, mean_of_folds, paired
 from hear_ptsed.metrics.decoding import Decoding, decode
 from hear_ptsed.metrics.events import event_scores, pkg_resources_stand_in

@@ -1,17 +1,37 @@
-"""`--protocol hear`: the real heareval in subprocesses, and what is collected of it."""
+"""`--protocol hear`: the real heareval in subprocesses, and what is collected of it.
+
+What lies in the folder of a run is data, never run.
+"""
 
 import importlib
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from frozen_parts import TASK, tones
+from eval_parts import Killed, records, run
+from frozen_parts import tones
 
 from eval_tasks.heareval import protocol
 from eval_tasks.plugin import Module
+from eval_tasks.request import Request
+from eval_tasks.run import plan
 from eval_tasks.score import rate
+from eval_tasks.tasks import TASKS
+from eval_tasks.tasks.base import TaskData, open_task
 
 pytest.importorskip("heareval")
 
+HEAR = ["--module", "eval_tasks.logmel", "--protocol", "hear"]
+HEAR += ["--grid", "faster", "--grid-points", "1"]
+QUICK = {"grid": "faster", "grid_points": 1, "progress": False}
 PLUGIN = '''
 """Energies in 32 bands every 50 ms, of audio at 22050 Hz."""
 import torch
@@ -34,29 +54,74 @@ def get_timestamp_embeddings(audio, model):
 def get_scene_embeddings(audio, model):
     return get_timestamp_embeddings(audio, model)[0].mean(1)
 '''
-QUICK = {"grid": "faster", "grid_points": 1, "progress": False}
+
+
+class Mischief:
+    """A pickle of it makes a folder when it is read."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.makedirs, (str(self.folder), 0o777, True)
+
+
+def plant(folder: Path, pattern: str, made: Path) -> int:
+    """Put such pickles in the place of all that are in a folder; how many."""
+    paths = list(folder.rglob(pattern))
+    for path in paths:
+        path.write_bytes(pickle.dumps(Mischief(made)))
+    return len(paths)
 
 
 def agrees(outcome, data) -> float:
     """heareval's own score, which our metrics give for its events."""
     part, score = data.parts[outcome.part], outcome.training["heareval_score"]
-    found = rate(TASK, part, outcome.probabilities, events=outcome.events)
-    assert found.scores[TASK.metrics[0]] == pytest.approx(score, abs=1e-6)
+    task, metric = data.task, data.task.metrics[0]
+    decoded = rate(task, part, outcome.probabilities, events=outcome.events)
+    assert decoded.scores[metric] == pytest.approx(score, abs=1e-6)
     if outcome.training["frame_ms"] == 40:  # our decoding of its probabilities gives its events
-        own = rate(TASK, part, outcome.probabilities, decoding=outcome.decoding, curves=True)
-        assert own.scores == found.scores
-        curve = own.curves[TASK.metrics[0]]
-        assert curve["f_measure"][curve["threshold"].index(0.5)] == own.scores[TASK.metrics[0]]
+        ours = rate(task, part, outcome.probabilities, decoding=outcome.decoding, curves=True)
+        assert ours.scores == decoded.scores
+        curve = ours.curves[metric]
+        assert curve["f_measure"][curve["threshold"].index(0.5)] == ours.scores[metric]
     return score
 
 
-def test_heareval_goes_on_after_an_interruption_and_its_score_is_reproduced(tmp_path):
-    data, module = tones(tmp_path / "tasks"), Module("eval_tasks.logmel")
-    task = tmp_path / "run" / "embeddings" / module.name / data.folder.name
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> TaskData:
+    return open_task(TASKS["office"], tones(tmp_path_factory.mktemp("tasks")).folder)
+
+
+@pytest.fixture(scope="module")
+def command(data) -> tuple[str, ...]:
+    where = ["--folder", data.folder.name, "--tasks-dir", str(data.folder.parent)]
+    return ("run", "--task", "office", *HEAR, *where, "--quiet")
+
+
+@pytest.fixture(scope="module")
+def killed(data, command, tmp_path_factory) -> Path:
+    """The folder of a run that began with half of an embedding, and was killed after heareval."""
+    folder = tmp_path_factory.mktemp("killed")
+    asked = Request("office", "eval_tasks.logmel", "hear", grid="faster", grid_points=1)
+    work = folder / plan(asked, data).folder / "hear" / "embeddings"
+    task = work / "eval_tasks.logmel" / data.folder.name
     task.mkdir(parents=True)
     (task / "test.embeddings.npy").write_bytes(b"half")
     (task / "prediction.log").write_text("interrupted")
-    (first,) = protocol.hear(data, module, tmp_path / "run", **QUICK)
+    code, said = run(folder, *command, at=Killed("eval_tasks.heareval.protocol.read_outcomes"))
+    assert code == -9, said
+    return folder
+
+
+@pytest.fixture
+def folder(killed, tmp_path) -> Path:
+    return Path(shutil.copytree(killed, tmp_path / "run"))
+
+
+def test_heareval_goes_on_after_an_interruption_and_its_score_is_reproduced(data, folder):
+    (work,) = (folder / "work").glob("*/hear")
+    (first,) = protocol.hear(data, Module("eval_tasks.logmel"), work, **QUICK)
     assert agrees(first, data) > 0.5
     assert first.training["frame_ms"] == 40 and first.seconds_per_minute > 0
     assert {file: p.shape for file, p in first.probabilities.items()} == {
@@ -68,17 +133,50 @@ def test_heareval_goes_on_after_an_interruption_and_its_score_is_reproduced(tmp_
         for event in events:
             row = round((event["start"] - 20) / 40)
             assert first.probabilities[file][row, data.classes.index(event["label"])] > 0.5
-    saved = torch.load(next(task.rglob("*.ckpt")), weights_only=False)["state_dict"]
+    saved = torch.load(next(work.rglob("*.ckpt")), weights_only=False)["state_dict"]
     trained = [t.numel() for key, t in saved.items() if "running" not in key and "num_" not in key]
     assert first.parameters == sum(trained)  # log-mel itself has none
 
 
-def test_folds_another_rate_another_grid_and_options(tmp_path, monkeypatch):
+def test_a_strangers_pickle_of_predictions_is_not_run_and_changes_nothing(
+    command, folder, tmp_path
+):
+    undisturbed = shutil.copytree(folder, tmp_path / "undisturbed")
+    assert plant(folder / "work", "*.pkl", tmp_path / "made") == 4
+    for run_folder in (folder, undisturbed):
+        code, said = run(run_folder, *command)
+        assert code == 0, said
+    assert not (tmp_path / "made").exists()
+    assert records(folder) == records(undisturbed) != {}
+    assert not list(folder.rglob("*.pkl")) and not list(folder.rglob("*.npz"))
+
+
+def test_a_strangers_pickle_of_labels_is_told_and_not_run(folder, tmp_path):
+    (done,) = (folder / "work").rglob("prediction-done.json")
+    done.unlink()
+    assert plant(folder / "work", "train.target-labels.pkl", tmp_path / "made") == 1
+    code, said = run(folder, "heareval", "predictions", str(done.parent))
+    last = said.strip().splitlines()[-1]
+    assert code == 1 and "train.target-labels.pkl is damaged or not heareval's" in last
+    assert "it calls os.makedirs" in last
+    assert not (tmp_path / "made").exists()
+
+
+def test_objects_among_the_predictions_are_told_and_not_made(command, folder, tmp_path):
+    (path,) = (folder / "work").rglob("*.predictions.npz")
+    np.savez(path, prediction=np.array([Mischief(tmp_path / "made")], dtype=object))
+    code, said = run(folder, *command)
+    last = said.strip().splitlines()[-1]
+    assert code == 1 and "predictions.npz cannot be read" in last and "to run it again" in last
+    assert not (tmp_path / "made").exists() and not records(folder)
+
+
+def test_folds_another_rate_which_is_made_another_grid_and_options(tmp_path, monkeypatch):
     (tmp_path / "bands.py").write_text(PLUGIN)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
-    data = tones(tmp_path / "tasks", {"a": 3, "b": 3, "c": 3}, 12.0, rates=(16_000, 22_050))
+    data = tones(tmp_path / "tasks", {"a": 3, "b": 3, "c": 3}, 12.0)
     (tmp_path / "weights.pt").write_bytes(b"")
     module = Module("bands", tmp_path / "weights.pt", {"layers": "mean", "batch": 2})
     outcomes = protocol.hear(data, module, tmp_path / "run", **QUICK)
@@ -96,3 +194,43 @@ def test_what_heareval_fails_at_is_told_in_a_line(tmp_path):
         protocol.hear(data, Module("no_such_plugin"), tmp_path / "run", **QUICK)
     assert str(tmp_path / "run" / "logs" / "embeddings.txt") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+SLEEPS = """
+import os, pathlib, time
+def load_model(path="", **options):
+    pathlib.Path("started").write_text(str(os.getpid()))
+    time.sleep(120)
+"""
+
+
+def state_of(process: int) -> str:
+    """As Linux has it: Z is one that has ended; nothing if there is none."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others leave the child to itself")
+def test_heareval_ends_with_the_command_that_started_it(command, tmp_path):
+    (tmp_path / "sleeps.py").write_text(SLEEPS)
+    words = [word.replace("eval_tasks.logmel", "sleeps") for word in command]
+    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "eval_tasks", *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": paths},
+        stderr=subprocess.DEVNULL,
+    )
+    started = tmp_path / "started"
+    while not (started.exists() and started.read_text()):
+        assert parent.poll() is None
+        time.sleep(0.01)
+    child = int(started.read_text())
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    end = time.monotonic() + 60
+    while state_of(child) not in ("", "Z", "X"):
+        assert time.monotonic() < end, "it works on"
+        time.sleep(0.01)

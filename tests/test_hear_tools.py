@@ -21,7 +21,7 @@ import torch
 from hear_scores import scores
 
 from eval_tasks.__main__ import main
-from eval_tasks.heareval import launch
+from eval_tasks.heareval import adjustments, launch, rates
 
 pytest.importorskip("heareval")
 pytest.importorskip("hearvalidator")
@@ -68,6 +68,23 @@ BAD = {  # what is wrong: code that replaces a part of the plug-in, the message
         "received torch.float64",
     ),
     "without_scenes": ("del get_scene_embeddings\n", "must include a function"),
+}
+OF_2021 = """
+from librosa.filters import mel
+
+def load_model(model_file_path=""):
+    assert mel(16000, n_fft=512, n_mels=8).shape == (8, 257)
+    return good.load_model()
+"""
+UNLOADED = {  # code that replaces load_model, the message
+    "needs_a_file": (
+        "def load_model(model_file_path):\n    return good.load_model()\n",
+        "needs_a_file.load_model: missing a required argument: 'model_file_path'; HEAR lets it",
+    ),
+    "downloads": (
+        "def load_model(model_file_path=''):\n    raise OSError('no network')\n",
+        "downloads.load_model failed: no network",
+    ),
 }
 HEAD = {"hidden_layers": 1, "hidden_dim": 64, "lr": 0.01}
 HEAD |= {"max_epochs": 20, "patience": 5, "check_val_every_n_epoch": 5}
@@ -121,7 +138,7 @@ def work(tmp_path_factory):
     root = tmp_path_factory.mktemp("hear")
     (root / "bands_plugin.py").write_text(PLUGIN)
     good = "from bands_plugin import *\nimport bands_plugin as good\n"
-    for name, (code, _) in BAD.items():
+    for name, (code, _) in (BAD | UNLOADED | {"of_2021": (OF_2021, "")}).items():
         (root / f"{name}.py").write_text(good + code)
     for name, task in TASKS.items():
         write_task(root / "tasks" / name, *task)
@@ -240,7 +257,7 @@ def test_only_heareval_checkpoints_gain_from_the_allowed_classes(copied, monkeyp
     assert "Weights only load failed" in capsys.readouterr().err.splitlines()[-1]
     torch.save({"run": SimpleNamespace()}, "other.pt")
     refused = pytest.raises(pickle.UnpicklingError, match="Weights only load failed")
-    with launch.checkpoint_classes_allowed(), refused:
+    with adjustments.checkpoint_classes_allowed(), refused:
         torch.load("other.pt")
     assert torch.nn.Identity not in torch.serialization.get_safe_globals()
 
@@ -272,7 +289,7 @@ def test_without_tensorflow_both_tools_are_imported(fresh_packages, monkeypatch)
     for name in ("heareval.embeddings.runner", "hearvalidator.validate"):
         with pytest.raises(ModuleNotFoundError, match="tensorflow"):
             importlib.import_module(name)
-        with launch.tensorflow_stand_in():
+        with adjustments.tensorflow_stand_in():
             importlib.import_module(name)
     assert sys.modules["tensorflow"] is None
 
@@ -284,7 +301,7 @@ def test_an_installed_tensorflow_is_neither_used_nor_lost(
     assert main(["heareval", "embeddings", "--help"]) == 0
     assert "tensorflow" not in sys.modules
     tensorflow = importlib.import_module("tensorflow")
-    with launch.tensorflow_stand_in():
+    with adjustments.tensorflow_stand_in():
         assert sys.modules["tensorflow"] is not tensorflow
     assert sys.modules["tensorflow"] is tensorflow
 
@@ -325,7 +342,7 @@ from eval_tasks.__main__ import main
 sys.exit(main(["heareval", "predictions", "places", "--grid", "faster", "--grid-points", "1"]))
 """
     copied("places")
-    env = os.environ | {"PYTHONPATH": str(Path(launch.__file__).parents[1])}
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert run.returncode == 0 and "pkg_resources halted" in run.stdout, run.stderr
     assert scores(Path("places"))["score"] > 0.9
@@ -356,14 +373,53 @@ def test_folders_that_heareval_would_stumble_over_are_named_before_it_runs(
     assert ".DS_Store is not a task folder" in refusal()
     assert "tasks has places" in refusal("--task", "place")
     assert "no tasks folder task" in refusal("--tasks-dir", "task")
-    Path("tasks/places/16000").rename("tasks/places/48000")
+    train = Path("tasks/places/16000/train").rename("train")
+    assert "no audio in 16000/train" in refusal("--task", "places")
+    Path("tasks/places/16000").rename("elsewhere")
     assert "no audio in 16000/train" in refusal("--task", "places")
     with pytest.raises(ValueError, match="must be an int"):
-        launch.check_audio(Path("tasks/places"), 48000.0)
+        rates.provide_audio(Path("tasks/places"), 48000.0)
     assert predict("tasks/places") == 1
     assert "no finished embeddings" in capsys.readouterr().err
-    Path("tasks/places/48000").rename("tasks/places/16000")
+    Path("elsewhere").rename("tasks/places/16000")
+    train.rename("tasks/places/16000/train")
     assert main(["heareval", "embeddings", "bands_plugin", "--task", "places"]) == 0
+
+
+def test_audio_at_another_rate_is_made_whole_or_not_at_all(work, tmp_path, caplog):
+    folder = Path(shutil.copytree(work / "tasks/places", tmp_path / "places"))
+    clip = folder / "16000" / "test" / "test5.wav"
+    whole = clip.read_bytes()
+    clip.unlink()
+    with pytest.raises(FileNotFoundError, match="test5.wav"):
+        rates.provide_audio(folder, 44100)
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["16000"]
+    clip.write_bytes(whole)
+    rates.provide_audio(folder, 44100)
+    assert "44100 Hz are made of 16000 Hz" in caplog.text
+    for split in SPLITS:
+        for clip in (folder / "16000" / split).iterdir():
+            made, rate = soundfile.read(folder / "44100" / split / clip.name)
+            audio, _ = soundfile.read(clip)
+            assert rate == 44100 and len(made) == 44100 * 4
+            assert made.std() == pytest.approx(audio.std(), rel=0.01)
+    before = clip.stat().st_mtime_ns
+    made = folder / "44100" / "test" / "test5.wav"
+    made.write_bytes(b"kept")
+    rates.provide_audio(folder, 44100)
+    assert made.read_bytes() == b"kept" and clip.stat().st_mtime_ns == before
+
+
+def test_a_module_of_2021_runs_and_one_that_cannot_be_loaded_is_named(work, capsys):
+    assert main(["validate", "of_2021", "-d", "cpu"]) == 0
+    assert capsys.readouterr().out.endswith("Looks good!\n")
+    with pytest.raises(TypeError, match="positional"):  # librosa is as it was
+        importlib.import_module("librosa.filters").mel(16000, n_fft=512)
+    for name, (_, message) in UNLOADED.items():
+        assert main(["validate", name, "-d", "cpu"]) == 1
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and message in said
+    assert main(["validate", "needs_a_file", "-d", "cpu", "-m", "weights.pt"]) == 0
 
 
 @pytest.mark.parametrize(

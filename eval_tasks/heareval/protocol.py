@@ -2,7 +2,6 @@
 
 import json
 import math
-import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -12,9 +11,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from eval_tasks.heareval.launch import PREDICTED
+from eval_tasks.heareval.adjustments import PREDICTED
+from eval_tasks.heareval.modules import hear_module
 from eval_tasks.plugin import Module
-from eval_tasks.processes import ending_with_parent
+from eval_tasks.processes import logged
 from eval_tasks.tasks.base import Outcome, Part, TaskData
 from hear_ptsed.files import locked
 from hear_ptsed.grid import SAMPLE_RATE
@@ -45,17 +45,20 @@ def hear(
     embeddings = folder / EMBEDDINGS
     with locked(folder, wait=True):
         with tqdm(total=2, desc="heareval", disable=not progress) as bar:
-            _run(_embed(data, module, embeddings), folder / "logs" / "embeddings.txt")
+            if not _finished(embeddings, data):
+                command = _embedding_command(data, module, embeddings)
+                _run_step(command, folder / "logs" / "embeddings.txt")
             bar.update()
             task = _embedded(embeddings, data)
-            options = ["--grid", grid, "--grid-points", str(grid_points)]
-            command = ["heareval", "predictions", str(task), *options]
-            _run(command, folder / "logs" / "predictions.txt")
+            if not (task / "prediction-done.json").exists():
+                options = ["--grid", grid, "--grid-points", str(grid_points)]
+                command = ["heareval", "predictions", str(task), *options]
+                _run_step(command, folder / "logs" / "predictions.txt")
             bar.update()
-        return _outcomes(data, module, task)
+        return read_outcomes(data, module, task)
 
 
-def _embed(data: TaskData, module: Module, embeddings: Path) -> list[str]:
+def _embedding_command(data: TaskData, module: Module, embeddings: Path) -> list[str]:
     command = ["heareval", "embeddings", module.name, "--embeddings-dir", str(embeddings)]
     folder = data.folder.resolve()
     command += ["--tasks-dir", str(folder.parent), "--task", folder.name]
@@ -66,35 +69,32 @@ def _embed(data: TaskData, module: Module, embeddings: Path) -> list[str]:
     return command
 
 
-def _run(arguments: Sequence[str], log: Path) -> None:
+def _run_step(arguments: Sequence[str], log: Path) -> None:
     """`python -m eval_tasks …` with its output in a file."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w", encoding="utf-8") as file:
-        done = subprocess.run(
-            [sys.executable, "-m", "eval_tasks", *arguments],
-            stdout=file,
-            stderr=file,
-            preexec_fn=ending_with_parent(),
-        )
-    if done.returncode:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        last = lines[-1].strip() if lines else f"it ended with {done.returncode}, and said nothing"
-        raise RuntimeError(f"{' '.join(arguments[:2])} failed: {last} (all output: {log})")
+    code, last = logged([sys.executable, "-m", "eval_tasks", *arguments], log)
+    if code:
+        name = " ".join(arguments[:2])
+        raise RuntimeError(f"{name} failed: {last} (exit code {code}, all output: {log})")
+
+
+def _finished(embeddings: Path, data: TaskData) -> list[Path]:
+    """The task folders that heareval wrote, each below one named by a module and its options."""
+    name = data.folder.resolve().name
+    return [path.parent for path in embeddings.glob(f"*/{name}/.done.embeddings")]
 
 
 def _embedded(embeddings: Path, data: TaskData) -> Path:
-    """The task folder that heareval wrote, below one named by the module and its options."""
-    name = data.folder.resolve().name
-    found = [path.parent for path in embeddings.glob(f"*/{name}/.done.embeddings")]
-    if len(found) != 1:
+    folders = _finished(embeddings, data)
+    if len(folders) != 1:
         raise ValueError(
-            f"{embeddings} has {len(found)} finished embeddings of {data.folder.name}; expected 1: "
-            "delete it to begin again"
+            f"{embeddings} has {len(folders)} finished embeddings of {data.folder.name}; expected "
+            "1: delete it to begin again"
         )
-    return found[0]
+    return folders[0]
 
 
-def _outcomes(data: TaskData, module: Module, task: Path) -> list[Outcome]:
+def read_outcomes(data: TaskData, module: Module, task: Path) -> list[Outcome]:
+    """What heareval left in an embedding task folder: an outcome for each part it tests on."""
     results = _json(task / "test.predicted-scores.json")
     profile = _json(task / "profile.embeddings.json")
     samples = sum(n for name in data.metadata["splits"] for n in data.parts[name].samples.values())
@@ -102,6 +102,7 @@ def _outcomes(data: TaskData, module: Module, task: Path) -> list[Outcome]:
     dim = _json(task / f"{data.splits[0].test}.embedding-dimensions.json")[1]
     predictor = _predictor_parameters(dim, len(data.classes), hparams)
     parameters = _parameters(module) + predictor
+    chosen = dict(results["postprocessing"])  # on the validation part
     outcomes = []
     for name in (split.test for split in data.splits):
         rows = _json(task / f"{name}.filename-timestamps.json")
@@ -118,13 +119,13 @@ def _outcomes(data: TaskData, module: Module, task: Path) -> list[Outcome]:
         }
         outcomes.append(
             Outcome(
-                name,
-                probabilities,
-                parameters,
-                profile["time_elapsed"] / (samples / SAMPLE_RATE / 60),
-                training,
-                {file: events.get(file, []) for file in part.files},
-                _decoding(results["postprocessing"]),
+                part=name,
+                probabilities=probabilities,
+                parameters=parameters,
+                seconds_per_minute=profile["time_elapsed"] / (samples / SAMPLE_RATE / 60),
+                training=training,
+                events={file: events.get(file, []) for file in part.files},
+                decoding=Decoding(chosen["median_filter_ms"], chosen["min_duration"]),
             )
         )
     return outcomes
@@ -133,23 +134,23 @@ def _outcomes(data: TaskData, module: Module, task: Path) -> list[Outcome]:
 def _per_file(
     part: Part, rows: list[tuple[str, float]], values: np.ndarray
 ) -> tuple[dict[str, np.ndarray], float]:
-    """heareval's rows of all files -> file -> (T, C), and their spacing in milliseconds."""
-    where: dict[str, list[tuple[float, int]]] = {file: [] for file in part.files}
+    """heareval's rows (N, C) of all files as file -> (T, C), and their spacing in milliseconds."""
+    rows_of: dict[str, list[tuple[float, int]]] = {file: [] for file in part.files}
     for row, (path, timestamp) in enumerate(rows):
-        where[Path(path).name].append((timestamp, row))
-    found, steps, on_grid = {}, [], True
-    for file, places in where.items():
-        stamps, order = zip(*sorted(places), strict=True)
-        found[file] = values[list(order)]
+        rows_of[Path(path).name].append((timestamp, row))
+    probabilities, steps, on_grid = {}, [], True
+    for file, timed_rows in rows_of.items():
+        stamps, order = zip(*sorted(timed_rows), strict=True)
+        probabilities[file] = values[list(order)]
         steps += np.diff(stamps).tolist()
         centres = GRID_MS * (np.arange(part.frames(file)) + 0.5)
         same = len(stamps) == len(centres) and np.abs(centres - stamps).max() < NEAR_MS
         on_grid = on_grid and bool(same)
-    return found, GRID_MS if on_grid else float(np.mean(steps)) if steps else math.nan
+    return probabilities, GRID_MS if on_grid else float(np.mean(steps)) if steps else math.nan
 
 
 def _predicted(path: Path, n_rows: int, n_classes: int) -> tuple[np.ndarray, dict[str, list]]:
-    """What `hear_tools` wrote of heareval's predictions: (N, C), and the events of each file."""
+    """What `no_pickle_is_run` wrote: predictions (N, C), and the events of each file."""
     events: dict[str, list[dict]] = {}
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -164,16 +165,11 @@ def _predicted(path: Path, n_rows: int, n_classes: int) -> tuple[np.ndarray, dic
     return values, events
 
 
-def _decoding(postprocessing: Sequence[tuple[str, float]]) -> Decoding:
-    """What heareval chose on the validation part."""
-    chosen = dict(postprocessing)
-    return Decoding(chosen["median_filter_ms"], chosen["min_duration"])
-
-
 def _parameters(module: Module) -> int:
     """Of the module, whatever audio it takes."""
     path = [] if module.checkpoint is None else [str(module.checkpoint)]
-    model = module.plugin.load_model(*path, **module.options)
+    with hear_module(module.name) as plugin:
+        model = plugin.load_model(*path, **module.options)
     return sum(p.numel() for p in model.parameters())
 
 

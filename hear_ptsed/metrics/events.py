@@ -15,7 +15,6 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
@@ -133,8 +132,21 @@ def pkg_resources_stand_in() -> Iterator[None]:
     pkg_resources = ModuleType("pkg_resources")
     pkg_resources.__spec__ = ModuleSpec("pkg_resources", None)
     pkg_resources.declare_namespace = lambda _name: None
-    with patch.dict(sys.modules, {"pkg_resources": pkg_resources}):
+    with in_module_table(pkg_resources):
         yield
+
+
+@contextmanager
+def in_module_table(stand_in: ModuleType) -> Iterator[None]:
+    """Import: what is imported meanwhile stays, which `patch.dict` would drop."""
+    name = stand_in.__name__
+    before = {name: sys.modules[name]} if name in sys.modules else {}
+    sys.modules[name] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        sys.modules.update(before)
 
 
 @cache
