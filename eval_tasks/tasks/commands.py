@@ -48,17 +48,11 @@ def _align(rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def prepare_as_asked(words: Sequence[str]) -> str:
-    """Prepare a task as words of the command line say: its folder, and what is missing there.
-
-    `--help` among them ends the program.
-    """
-    if not words or words[0] in ("-h", "--help"):
-        parser = Parser(PREPARE, usage=f"{PREPARE} TASK [--help] [options of the task]")
-        if not words:
-            parser.error("no task was named")
-        parser.exit(0, f"{parser.format_usage()}\n{_describe_choice()}\n")
-    name, *words = words
-    if name.startswith("-"):
+    """Prepare a task as words of the command line say: its folder, and what is missing there."""
+    name, *words = words or [""]
+    if name in ("-h", "--help"):
+        return _describe_choice()
+    if not name or name.startswith("-"):
         raise ArgumentError(None, f"{shown(name)} stands where the task must: {PREPARE} TASK …")
     task = find_task(name)
     parser = Parser(f"{PREPARE} {name}", description=f"{task.title}: {task.about}.")
@@ -79,7 +73,8 @@ def _describe_choice() -> str:
     tasks = all_tasks().values()
     rows = _align((task.name, f"{task.title}; {task.about}") for task in tasks)
     last = f"Or the path of a file that holds a task. {PREPARE} TASK --help lists its options."
-    return "\n".join(["Builds the folder of a task.", "", *rows, "", last])
+    usage = f"usage: {PREPARE} TASK [--help] [options of the task]"
+    return "\n".join([usage, "", "Builds the folder of a task.", "", *rows, "", last])
 
 
 def _refuse(task: Task, unknown: Sequence[str]) -> None:
