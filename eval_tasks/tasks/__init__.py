@@ -61,9 +61,7 @@ def prepare(name: str, tasks_dir: Path, *, force: bool = False, **options: Any) 
         options: fields of the task's `options`.
     """
     task = find_task(name)
-    if task.prepare is None:
-        raise ValueError(f"{task.name} is not made here; put its folder {task.folder} there")
-    return task.prepare(Path(tasks_dir), task.options(**options), force)
+    return task.make(Path(tasks_dir), task.options(**options), force)
 
 
 def _find_built_in() -> dict[str, Task]:

@@ -89,6 +89,14 @@ class Task:
             why = f"its labels are {', '.join(self.labels)}" if self.metrics else "it has no metric"
             raise ValueError(f"{self.name} can be prepared, not run: {why}")
 
+    def make(self, tasks_dir: Path, options: Any, force: bool) -> Path:
+        """Make its folder and return it, see eval_tasks.tasks.prepare."""
+        if self.prepare is None:
+            raise ValueError(
+                f"{self.name} is not made here; put its folder, {self.folder}, into {tasks_dir}"
+            )
+        return self.prepare(tasks_dir, options, force)
+
 
 class Split(NamedTuple):
     """Names of the parts to train, validate and test on."""

@@ -5,7 +5,7 @@ from argparse import ArgumentError
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from eval_tasks.tasks import all_tasks, find_task, prepare
+from eval_tasks.tasks import all_tasks, find_task
 from eval_tasks.tasks.base import NEEDS, Task, read_coverage
 from hear_ptsed.errors import few, shown
 from hear_ptsed.metrics.catalogue import METRICS
@@ -64,8 +64,7 @@ def prepare_as_asked(words: Sequence[str]) -> str:
     args, unknown = parser.parse_known_args(words)
     if unknown:
         _refuse(task, unknown)
-    options = dataclasses.asdict(read_options(task.options, args))
-    folder = prepare(name, args.tasks_dir, force=args.force, **options)
+    folder = task.make(args.tasks_dir, read_options(task.options, args), args.force)
     return "\n".join(filter(None, [str(folder), read_coverage(folder)]))
 
 
