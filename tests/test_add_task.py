@@ -34,8 +34,8 @@ class Options:
     clips: int = setting(4, "The number of clips of a split.", ge=2, le=100)
 
 
-def prepare(tasks_dir, options, force):
-    made_with = {"task": TASK.name, "clips": options.clips}
+def prepare(task, tasks_dir, options, force):
+    made_with = {"task": task.name, "clips": options.clips}
 
     def fill(folder):
         parts = {}
@@ -47,10 +47,10 @@ def prepare(tasks_dir, options, force):
                 noise = 0.01 * np.random.default_rng(i).normal(size=len(time))
                 soundfile.write(audio_folder(folder, split) / f"{i}.wav", tone + noise, 16000)
                 parts[split][f"{i}.wav"] = [{"label": label, "start": 1000.0, "end": 2000.0}]
-        described = describe_folder(folder.name, [*parts], TASK.clip_s, TASK.metrics)
+        described = describe_folder(folder.name, [*parts], task.clip_s, task.metrics)
         write_labels(folder, described, [*HZ], parts, {"settings": made_with})
 
-    return build_folder(tasks_dir / TASK.folder, made_with, fill, force=force)
+    return build_folder(tasks_dir / task.folder, made_with, fill, force=force)
 
 
 TASK = Task(

@@ -59,8 +59,8 @@ class Task:
     clip_s: float | None = 10.0  # None: clips of any length
     published: bool = False  # a published data set; else one of this suite's small tasks
     recipes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    # (tasks folder, options, force) -> the folder; None: it is made elsewhere
-    prepare: Callable[[Path, Any, bool], Path] | None = None
+    # (task, tasks folder, options, force) -> the folder; None: it is made elsewhere
+    prepare: "Callable[[Task, Path, Any, bool], Path] | None" = None
     options: type = NoOptions  # of `prepare`, a class under hear_ptsed.schema.settings
 
     def __post_init__(self) -> None:
@@ -95,7 +95,7 @@ class Task:
             raise ValueError(
                 f"{self.name} is not made here; put its folder, {self.folder}, into {tasks_dir}"
             )
-        return self.prepare(tasks_dir, options, force)
+        return self.prepare(self, tasks_dir, options, force)
 
 
 class Split(NamedTuple):

@@ -6,6 +6,7 @@ Source: HEAR's release (https://zenodo.org/record/5887964), folder dcase2016_tas
 """
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from eval_tasks.tasks import hear_folder
@@ -99,12 +100,7 @@ def find_wrong(classes: tuple[str, ...]) -> str:
     return f"not the 11 classes of the task; different: {different}"
 
 
-def prepare(tasks_dir: Path, options: Download, force: bool) -> Path:
-    """Make the task folder from HEAR's release or from the original archives."""
-    release = Release(CLIPS, is_original, fill_from_original, find_wrong)
-    return hear_folder.prepare_released(TASK, release, tasks_dir, options, force)
-
-
+RELEASE = Release(CLIPS, is_original, fill_from_original, find_wrong)
 TASK = Task(
     name="dcase2016_task2",
     title="DCASE 2016 task 2",
@@ -114,6 +110,6 @@ TASK = Task(
     decoding=Decoding(250, 125),
     clip_s=120.0,
     published=True,
-    prepare=prepare,
+    prepare=partial(hear_folder.prepare_released, RELEASE),
     options=Download,
 )

@@ -60,14 +60,14 @@ class ListedClip(NamedTuple):
     left_out: int = 0  # events that have no length within the clip
 
 
-def prepare(tasks_dir: Path, options: DesedOptions, force: bool) -> Path:
+def prepare_desed(task: Task, tasks_dir: Path, options: DesedOptions, force: bool) -> Path:
     """Make the task folder of the clips that are there.
 
     What one source lacks is looked for in the next.
     """
-    options.require_source(TASK)
+    options.require_source(task)
     chosen = {"mode": options.size, "strong_real": options.strong_real}
-    settings = {"task": TASK.name, **chosen, "format": 2}
+    settings = {"task": task.name, **chosen, "format": 2}
     fill = partial(_fill_desed, options, settings)
     folder = tasks_dir / f"desed-dcase2023-{options.size}"
     return hear_folder.build_folder(folder, settings, fill, force=force)
@@ -280,6 +280,6 @@ TASK = Task(
     labels=("strong", "weak", "unlabelled"),
     clip_s=SECONDS,
     published=True,
-    prepare=prepare,
+    prepare=prepare_desed,
     options=DesedOptions,
 )

@@ -50,7 +50,7 @@ class Release:
 
 
 def prepare_released(
-    task: Task, release: Release, tasks_dir: Path, options: Download, force: bool
+    release: Release, task: Task, tasks_dir: Path, options: Download, force: bool
 ) -> Path:
     """Make the task folder from HEAR's release or from the data set."""
     options.require_source(task)

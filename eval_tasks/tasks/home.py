@@ -7,7 +7,6 @@ strongly labelled ones lack. A few clips hold no event, and some were shorter an
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
@@ -26,18 +25,11 @@ from eval_tasks.sounds.sources import (
     variation,
 )
 from eval_tasks.sounds.synthetic import synthetic_bank
+from eval_tasks.tasks import rendered
 from eval_tasks.tasks.base import MORE_PARTS, Task
 from eval_tasks.tasks.hear_folder import describe_folder
 from eval_tasks.tasks.office import OFFICE_CLASSES, background
-from eval_tasks.tasks.rendered import (
-    RenderedClip,
-    Rendering,
-    RenderOptions,
-    clip_generator,
-    describe_bank,
-    list_events,
-    prepare_rendered,
-)
+from eval_tasks.tasks.rendered import RenderedClip, Rendering, RenderOptions
 from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.metrics.decoding import Decoding
 
@@ -147,7 +139,7 @@ def render_home(options: RenderOptions, folder: str) -> Rendering:
         for part, count in plan.counts.items():
             for i in range(count):
                 file = f"{part}_{i:04d}.wav"
-                rng = clip_generator(options.seed, folder, file)
+                rng = rendered.clip_generator(options.seed, folder, file)
                 silent = i % EVENT_FREE == EVENT_FREE - 1 and part != "weak"
                 first = None if silent else bank.classes[i % len(bank.classes)]
                 audio, events, seconds = clip(bank.sources[part], plan, first, rng)
@@ -164,7 +156,7 @@ def render_home(options: RenderOptions, folder: str) -> Rendering:
         use_scoring_for_early_stopping=False,
         evaluation_params=EVALUATION,
     )
-    count, provenance = sum(plan.counts.values()), describe_bank(bank, NOTES)
+    count, provenance = sum(plan.counts.values()), rendered.describe_bank(bank, NOTES)
     return Rendering(metadata, bank.classes, clips(), count, provenance, more_parts=MORE_PARTS)
 
 
@@ -197,7 +189,7 @@ def clip(
             start_s = _place(len(sound) / SAMPLE_RATE, seconds, taken, rng)
             if start_s is None:
                 continue
-            heard = list_events(sound, start_s, decibels(level_db - 9), label)
+            heard = rendered.list_events(sound, start_s, decibels(level_db - 9), label)
             if not heard:
                 continue
             taken.append((start_s, start_s + len(sound) / SAMPLE_RATE))
@@ -218,10 +210,6 @@ def _place(
         if all(end + REST_S <= a or start >= b + REST_S for a, b in taken):
             return start
     return None
-
-
-def prepare(tasks_dir: Path, options: RenderOptions, force: bool) -> Path:
-    return prepare_rendered(TASK, render_home, tasks_dir, options, force)
 
 
 TASK = Task(
@@ -252,6 +240,6 @@ TASK = Task(
             "fit": {"weak_batch": 8, "unlabelled_batch": 16},
         },
     },
-    prepare=prepare,
+    prepare=partial(rendered.prepare_rendered, render_home),
     options=RenderOptions,
 )

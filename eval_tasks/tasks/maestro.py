@@ -6,6 +6,7 @@ maestro-v3.0.0.zip, of which the 185 recordings, about 20 GB, are unpacked for a
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -122,12 +123,7 @@ def find_wrong(classes: tuple[str, ...]) -> str:
     return f"has the labels {', '.join(strange)}; expected pitches {LOWEST}-{HIGHEST}"
 
 
-def prepare(tasks_dir: Path, options: Download, force: bool) -> Path:
-    """Make the task folder from HEAR's release or from MAESTRO v3.0.0."""
-    release = Release(dict.fromkeys(FOLDS, CLIPS), is_original, fill_from_original, find_wrong)
-    return hear_folder.prepare_released(TASK, release, tasks_dir, options, force)
-
-
+RELEASE = Release(dict.fromkeys(FOLDS, CLIPS), is_original, fill_from_original, find_wrong)
 TASK = Task(
     name="maestro",
     title="MAESTRO 5h",
@@ -138,6 +134,6 @@ TASK = Task(
     select="loss",
     clip_s=120.0,
     published=True,
-    prepare=prepare,
+    prepare=partial(hear_folder.prepare_released, RELEASE),
     options=Download,
 )

@@ -5,7 +5,7 @@ Scenes come with and without overlap, at three event-to-background ratios (EBR).
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 from numpy.random import Generator
@@ -28,17 +28,10 @@ from eval_tasks.sounds.sources import (
     variation,
 )
 from eval_tasks.sounds.synthetic import synthetic_bank
+from eval_tasks.tasks import rendered
 from eval_tasks.tasks.base import Task
 from eval_tasks.tasks.hear_folder import describe_folder
-from eval_tasks.tasks.rendered import (
-    RenderedClip,
-    Rendering,
-    RenderOptions,
-    clip_generator,
-    describe_bank,
-    list_events,
-    prepare_rendered,
-)
+from eval_tasks.tasks.rendered import RenderedClip, Rendering, RenderOptions
 from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.metrics.decoding import Decoding
 
@@ -120,7 +113,7 @@ def render_office(options: RenderOptions, folder: str) -> Rendering:
                 choices = plan.more_rounds if overlap else plan.rounds
                 rounds = choices[(i // 2 + i // 6) % len(choices)]
                 file = f"{split}_{i:02d}_ebr_{ebr}_nec_{rounds}_poly_{overlap:d}.wav"
-                rng = clip_generator(options.seed, folder, file)
+                rng = rendered.clip_generator(options.seed, folder, file)
                 audio, events = scene(bank.sources[split], plan, ebr, overlap, rounds, rng)
                 yield RenderedClip(split, file, audio, events)
 
@@ -133,7 +126,7 @@ def render_office(options: RenderOptions, folder: str) -> Rendering:
         max_task_duration_by_split=dict.fromkeys(SPLITS),
         evaluation_params=OFFICE_EVALUATION,
     )
-    provenance = describe_bank(bank, OFFICE_NOTES)
+    provenance = rendered.describe_bank(bank, OFFICE_NOTES)
     return Rendering(metadata, bank.classes, clips(), sum(plan.clips), provenance)
 
 
@@ -150,7 +143,7 @@ def scene(
     events = []
     # sounds beyond the last start found no room: only repeats, since the first round always fits
     for label, sound, start_s in zip(order, sounds, starts, strict=False):
-        labels = list_events(sound, start_s, level * decibels(-9), str(label))
+        labels = rendered.list_events(sound, start_s, level * decibels(-9), str(label))
         if labels:
             start = round(start_s * SAMPLE_RATE)
             bed[start : start + len(sound)] += sound
@@ -191,10 +184,6 @@ def percentages(counts: tuple[int, int, int]) -> dict[str, int]:
     return {split: round(100 * shares[split] / sum(counts)) for split in ("valid", "test", "train")}
 
 
-def prepare(tasks_dir: Path, options: RenderOptions, force: bool) -> Path:
-    return prepare_rendered(TASK, render_office, tasks_dir, options, force)
-
-
 TASK = Task(
     name="office",
     title="Office (small)",
@@ -210,6 +199,6 @@ TASK = Task(
             "fit": {"check_every_epochs": 4.0},
         }
     },
-    prepare=prepare,
+    prepare=partial(rendered.prepare_rendered, render_office),
     options=RenderOptions,
 )

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
@@ -20,15 +19,10 @@ from eval_tasks.sounds.sheet_music import Score
 from eval_tasks.sounds.soundfont import FONTS, Note, play
 from eval_tasks.sounds.sources import describe_origins
 from eval_tasks.sounds.synthetic import play_strings
+from eval_tasks.tasks import rendered
 from eval_tasks.tasks.base import Task
 from eval_tasks.tasks.hear_folder import describe_folder
-from eval_tasks.tasks.rendered import (
-    RenderedClip,
-    Rendering,
-    RenderOptions,
-    clip_generator,
-    prepare_rendered,
-)
+from eval_tasks.tasks.rendered import RenderedClip, Rendering, RenderOptions
 from hear_ptsed.files import sha256
 from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.metrics.decoding import Decoding
@@ -96,7 +90,7 @@ def render_piano(options: RenderOptions, folder: str) -> Rendering:
         mine = iter(names[turn :: len(FOLDS)])  # a piece belongs to one fold
         for i in range(plan.clips):
             file = f"{fold}_{i:02d}.wav"
-            rng = clip_generator(options.seed, folder, file)
+            rng = rendered.clip_generator(options.seed, folder, file)
             notes, titles = recital(music, mine, plan.seconds, rng)
             recitals[fold, file] = notes
             played.setdefault(fold, []).extend(titles)
@@ -230,10 +224,6 @@ def _tune(title: str) -> Score:
 SYNTHETIC = Music(lambda: [f"tune {i}" for i in range(40)], _tune, play_strings)
 
 
-def prepare(tasks_dir: Path, options: RenderOptions, force: bool) -> Path:
-    return prepare_rendered(TASK, render_piano, tasks_dir, options, force)
-
-
 TASK = Task(
     name="piano",
     title="Piano (small)",
@@ -250,6 +240,6 @@ TASK = Task(
             "fit": {"check_every_epochs": 4.0},
         }
     },
-    prepare=prepare,
+    prepare=partial(rendered.prepare_rendered, render_piano),
     options=RenderOptions,
 )

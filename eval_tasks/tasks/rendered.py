@@ -84,8 +84,8 @@ class Rendering:
 
 
 def prepare_rendered(
-    task: Task,
     render: Callable[[RenderOptions, str], Rendering],
+    task: Task,
     tasks_dir: Path,
     options: RenderOptions,
     force: bool,

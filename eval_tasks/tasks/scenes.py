@@ -2,24 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 from numpy.random import Generator
 
 from eval_tasks.sounds.signal import decibels, room
 from eval_tasks.sounds.sources import SPLITS, variation
+from eval_tasks.tasks import rendered
 from eval_tasks.tasks.base import Task
 from eval_tasks.tasks.hear_folder import describe_folder
 from eval_tasks.tasks.office import OFFICE_NOTES, background, office_bank, percentages
-from eval_tasks.tasks.rendered import (
-    RenderedClip,
-    Rendering,
-    RenderOptions,
-    clip_generator,
-    describe_bank,
-    prepare_rendered,
-)
+from eval_tasks.tasks.rendered import RenderedClip, Rendering, RenderOptions
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,7 @@ def render_scenes(options: RenderOptions, folder: str) -> Rendering:
             for label in bank.classes:
                 for i in range(count):
                     file = f"{split}_{label}_{i:02d}.wav"
-                    rng = clip_generator(options.seed, folder, file)
+                    rng = rendered.clip_generator(options.seed, folder, file)
                     audio = single(bank.sources[split][label], plan, rng)
                     yield RenderedClip(split, file, audio, [label])
 
@@ -71,7 +65,7 @@ def render_scenes(options: RenderOptions, folder: str) -> Rendering:
         evaluation_params=EVALUATION,
     )
     count = sum(plan.per_class) * len(bank.classes)
-    provenance = describe_bank(bank, OFFICE_NOTES)
+    provenance = rendered.describe_bank(bank, OFFICE_NOTES)
     return Rendering(metadata, bank.classes, clips(), count, provenance)
 
 
@@ -85,10 +79,6 @@ def single(sources: list, plan: Singles, rng: Generator) -> np.ndarray:
     return bed
 
 
-def prepare(tasks_dir: Path, options: RenderOptions, force: bool) -> Path:
-    return prepare_rendered(TASK, render_scenes, tasks_dir, options, force)
-
-
 TASK = Task(
     name="scenes",
     title="Scenes (small)",
@@ -96,6 +86,6 @@ TASK = Task(
     about="which of 11 classes a 4-s clip holds; a clip-level task, for heareval",
     labels=(),
     clip_s=4.0,
-    prepare=prepare,
+    prepare=partial(rendered.prepare_rendered, render_scenes),
     options=RenderOptions,
 )

@@ -64,11 +64,13 @@ class SoundscapeOptions(RenderOptions):
     )
 
 
-def prepare(tasks_dir: Path, options: SoundscapeOptions, force: bool) -> Path:
+def prepare_soundscapes(
+    task: Task, tasks_dir: Path, options: SoundscapeOptions, force: bool
+) -> Path:
     """Render the corpus of a size into `tasks_dir` and return its folder; see `render`."""
     train, evaluation = SIZES[options.mode]
     return render(
-        tasks_dir / options.name_folder(TASK),
+        tasks_dir / options.name_folder(task),
         train=train,
         evaluation=evaluation,
         seed=options.seed,
@@ -299,6 +301,6 @@ TASK = Task(
     title="Soundscapes",
     folder="soundscapes-v1-demo",
     about="a corpus to train on: AudioSet-Strong classes in 10-s clips",
-    prepare=prepare,
+    prepare=prepare_soundscapes,
     options=SoundscapeOptions,
 )
