@@ -94,20 +94,11 @@ def render_piano(options: RenderOptions, folder: str) -> Rendering:
             notes, titles = recital(music, mine, plan.seconds, rng)
             recitals[fold, file] = notes
             played.setdefault(fold, []).extend(titles)
-    folds_with = Counter()
-    for fold in FOLDS:
-        folds_with.update(
-            {key for (of, _), notes in recitals.items() if of == fold for _, _, key, _ in notes}
-        )
-    vocabulary = sorted(key for key, folds in folds_with.items() if folds >= IN_FOLDS)
-    every = [key for notes in recitals.values() for _, _, key, _ in notes]
+    vocabulary, left_out = choose_pitches(recitals)
     provenance = {
         "notes": NOTES,
         "sources": {"pieces": played},
-        "notes_left_out": {
-            "pitches": sorted(set(every) - set(vocabulary)),
-            "share": round(float(np.mean(np.isin(every, vocabulary, invert=True))), 4),
-        },
+        "notes_left_out": left_out,
         **({} if options.synthetic else _describe_pieces(played)),
     }
 
@@ -134,6 +125,23 @@ def render_piano(options: RenderOptions, folder: str) -> Rendering:
     )
     labels = [str(pitch) for pitch in vocabulary]
     return Rendering(metadata, labels, clips(), len(recitals), provenance, complete_splits=False)
+
+
+def choose_pitches(recitals: dict[tuple[str, str], list[Note]]) -> tuple[list[int], dict]:
+    """Pitches of the vocabulary, and what the manifest says of those left out.
+
+    Args:
+        recitals: (fold, file) -> notes.
+    """
+    folds_with = Counter()
+    for fold in FOLDS:
+        folds_with.update(
+            {key for (of, _), notes in recitals.items() if of == fold for _, _, key, _ in notes}
+        )
+    vocabulary = sorted(key for key, folds in folds_with.items() if folds >= IN_FOLDS)
+    every = [key for notes in recitals.values() for _, _, key, _ in notes]
+    share = round(float(np.mean(np.isin(every, vocabulary, invert=True))), 4)
+    return vocabulary, {"pitches": sorted(set(every) - set(vocabulary)), "share": share}
 
 
 def _describe_pieces(pieces: dict[str, list[str]]) -> dict:
