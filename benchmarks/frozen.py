@@ -13,6 +13,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,8 @@ from eval_tasks.fit.loop import fit
 from eval_tasks.fit.recipe import Recipe, recipe
 from eval_tasks.plugin import GENERIC, Module
 from eval_tasks.score import rate
-from eval_tasks.tasks import TASKS, rendered
-from eval_tasks.tasks.base import Part, Split, Task, TaskData, open_task
+from eval_tasks.tasks import find_task, prepare
+from eval_tasks.tasks.base import Part, Split, TaskData, open_task
 from hear_ptsed.grid import FRAME, WINDOW_FRAMES
 from hear_ptsed.metrics.bootstrap import Bootstrap, Scored, paired
 
@@ -149,7 +150,7 @@ def dc16_size() -> None:
     durations = dict.fromkeys(files, DC16["frames"] * FRAME / 16_000)
     nothing = {name: [] for name in files}
     part = Part("train", Path(), classes, nothing, {}, files, durations)
-    task = Task("made up", "", "", ("event_onset_200ms_fms",), TASKS["office"].decoding)
+    task = replace(find_task("office"), metrics=("event_onset_200ms_fms",))
     data = TaskData(task, Path(), {}, classes, {"train": part}, None)
     chosen = recipe(task, "linear")
     embedded = {"train": made_up(part, DC16["dim"], chosen.fit.shifts)}
@@ -172,7 +173,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=30, help="of the first table")
     parser.add_argument("--quick", action="store_true", help="ten epochs, one seed, estimates")
     args = parser.parse_args()
-    data = open_task(TASKS["office"], rendered.prepare("office", args.tasks_dir))
+    data = open_task(find_task("office"), prepare("office", args.tasks_dir))
     trained_one = Module(GENERIC, args.checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)

@@ -87,15 +87,17 @@ def fetch(args: argparse.Namespace, _rest: list[str]) -> int:
     return 0
 
 
-def prepare(args: argparse.Namespace, _rest: list[str]) -> int:
-    from eval_tasks import tasks
+def list_tasks(args: argparse.Namespace, _rest: list[str]) -> int:
+    from eval_tasks.tasks.commands import describe_all
 
-    names = ("sources", "jobs", "strong_real", "mode", "size", "seed", "synthetic")
-    given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    folder = tasks.prepare(args.task, args.tasks_dir, force=args.force, **given)
-    print(folder)
-    if missing := tasks.coverage(folder):
-        print(missing)
+    print(describe_all(args.tasks_dir))
+    return 0
+
+
+def prepare(_args: argparse.Namespace, rest: list[str]) -> int:
+    from eval_tasks.tasks.commands import prepare_as_asked
+
+    print(prepare_as_asked(rest))
     return 0
 
 
@@ -144,14 +146,14 @@ def sweep(args: argparse.Namespace, _rest: list[str]) -> int:
 
 
 def demo(args: argparse.Namespace, _rest: list[str]) -> int:
+    from eval_tasks import tasks
     from eval_tasks.demo.evaluation import evaluate_modules, evaluate_stages
     from eval_tasks.demo.stages import run_stages, trained_folder
-    from eval_tasks.tasks import rendered
 
     # Threads that wait without spinning: on a busy machine spinning ones slow down all others.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     out = args.out.absolute()
-    evaluate_modules(out, rendered.prepare("office", out / "tasks"))
+    evaluate_modules(out, tasks.prepare("office", out / "tasks"))
     run_stages(out / "training", out / "tasks", quick=not args.full, seed=args.seed)
     evaluate_stages(out, trained_folder(out / "training", not args.full, args.seed), args.seed)
     print(f"done; everything is in {out}, the records in {out / 'results'}")
@@ -190,43 +192,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.set_defaults(run=fetch)
 
-    sub = commands.add_parser(
-        "prepare",
-        help="build a task folder",
-        description="dcase2016_task2, maestro and desed are made from a download; office, piano, "
-        "home and scenes, small tasks of this suite, and soundscapes, a corpus to train on, are "
-        "rendered here.",
-    )
-    rendered_tasks = ["office", "piano", "home", "scenes", "soundscapes"]
-    sub.add_argument("task", choices=["dcase2016_task2", "maestro", "desed", *rendered_tasks])
-    sub.add_argument("--tasks-dir", type=Path, default=Path("tasks"), metavar="DIR")
-    sub.add_argument("--force", action="store_true", help="build again what is there already")
-    about = "processes of a download's task or soundscapes; default 1, for soundscapes all cores"
-    add_number(sub.add_argument, "--jobs", Jobs, None, about)
-    real = sub.add_argument_group("dcase2016_task2, maestro, desed")
-    real.add_argument(
-        "--source",
-        dest="sources",
-        nargs="+",
-        action="extend",
-        type=Path,
-        metavar="PATH",
-        help="folder or archive of the download; may be given several times",
-    )
-    only = sub.add_argument_group("desed")
-    only.add_argument(
-        "--strong-real",
-        action="store_true",
-        default=None,
-        help="train on the strongly labelled real clips too",
-    )
-    only.add_argument("--mode", choices=["full", "5h"], help="5h: fewer training clips")
-    rendered = sub.add_argument_group(", ".join(rendered_tasks))
-    rendered.add_argument("--size", choices=["demo", "full"], help="default: demo")
-    add_number(rendered.add_argument, "--seed", Seed, None, "of all that is drawn; default 0")
-    rendered.add_argument(
-        "--synthetic", action="store_true", default=None, help="computed sounds, nothing fetched"
-    )
+    sub = commands.add_parser("list", help="all tasks, metrics and protocols; what is prepared")
+    tasks = Path("tasks")
+    sub.add_argument("--tasks-dir", type=Path, default=tasks, metavar="DIR", help="of the tasks")
+    sub.set_defaults(run=list_tasks)
+
+    about = "build a task folder; --help lists the tasks"
+    sub = commands.add_parser("prepare", help=about, add_help=False, allow_abbrev=False)
     sub.set_defaults(run=prepare)
 
     sub = commands.add_parser(
@@ -323,7 +295,7 @@ def _json_object(text: str) -> dict:
 def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
-    if rest and args.command != "heareval":
+    if rest and args.command not in ("heareval", "prepare"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     name, again = (
         f"eval_tasks {args.command}",

@@ -94,7 +94,8 @@ class Request:
         return found
 
     def check(self, task: Task) -> None:
-        """Refuse options that do not go together."""
+        """Refuse options that do not go together, and a task that cannot be run."""
+        task.require_protocols()
         for wrong, message in self._problems(task):
             if wrong:
                 raise ArgumentError(None, message)

@@ -20,6 +20,7 @@ from typing import Any
 from eval_tasks.fit.recipe import Recipe, recipe
 from eval_tasks.plugin import Module, device_of
 from eval_tasks.request import HEAR_SEED, Request
+from eval_tasks.tasks import find_task
 from eval_tasks.tasks.base import Outcome, Split, TaskData, open_task
 from hear_ptsed import list_models
 from hear_ptsed.files import locked, remove_stale
@@ -129,11 +130,7 @@ def plan(request: Request, data: TaskData | None = None, *, download: bool = Tru
         data: the opened task, where it is at hand already.
         download: fetch a released checkpoint that is not on this machine, else refuse.
     """
-    from eval_tasks.tasks import TASKS
-
-    if request.task not in TASKS:
-        raise ValueError(f"unknown task {request.task!r}; known: {', '.join(TASKS)}")
-    task = TASKS[request.task]
+    task = find_task(request.task)
     request.check(task)
     request = replace(request, seed=None if request.protocol == "hear" else request.seed or 0)
     if data is None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from eval_tasks.processes import ending_with_parent
 from eval_tasks.request import Block, DropLayers, Folds, GridPoints, Protocol, Request, Seeds
+from eval_tasks.tasks import find_task
 from eval_tasks.tasks.base import TaskData, open_task
 from hear_ptsed.errors import EXPECTED, one_line
 from hear_ptsed.schema import check, read_yaml_file, settings
@@ -130,15 +131,13 @@ def plan(path: Path, *, download: bool = True, **where: Any) -> list[Entry]:
         download: see eval_tasks.run.plan.
         where: fields of Request: tasks_dir, results, work, device, workers.
     """
-    from eval_tasks.tasks import TASKS
-
     opened: dict[tuple, TaskData] = {}
 
     def data(request: Request) -> TaskData | None:
         """The task's folder, opened once for all of its runs."""
-        if request.task not in TASKS:
-            return None
-        task = TASKS[request.task]
+        task = find_task(request.task)
+        if not task.protocols:
+            return None  # which plan says, too
         folder = request.tasks_dir / (request.folder or task.folder)
         if (task.name, folder) not in opened:
             opened[task.name, folder] = open_task(task, folder)

@@ -16,17 +16,19 @@ from fractions import Fraction
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import soundfile
 import soxr
-import torch
-from torch import Tensor
-from torchaudio.transforms import Resample
 
 from hear_ptsed.errors import printable
 from hear_ptsed.grid import SAMPLE_RATE
+
+if TYPE_CHECKING:  # importing torch takes seconds
+    import torch
+    from torch import Tensor
+    from torchaudio.transforms import Resample
 
 log = logging.getLogger(__name__)
 RATES = 1000, 768_000  # Hz, lowest and highest
@@ -42,7 +44,7 @@ CHUNKED = {  # first four bytes: byte order, and the chunk that holds the sample
 }
 
 
-def read_audio(path: Path, rate: int = SAMPLE_RATE) -> tuple[Tensor, float]:
+def read_audio(path: Path, rate: int = SAMPLE_RATE) -> "tuple[Tensor, float]":
     """Mono audio (S,) at `rate` Hz, channels averaged, and the duration of the file in seconds.
 
     The file is read and resampled block by block, which gives what soxr makes of the whole.
@@ -60,6 +62,8 @@ def read_audio(path: Path, rate: int = SAMPLE_RATE) -> tuple[Tensor, float]:
         raise type(error)(f"{path}: {reason(error)}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    import torch
+
     return torch.from_numpy(audio), file.samples / file.rate
 
 
@@ -74,7 +78,7 @@ def resampled(blocks: Iterable[np.ndarray], rate: float, new_rate: int = SAMPLE_
     return np.concatenate([*pieces, stream.resample_chunk(first[:0], last=True)])
 
 
-def to_16k(audio: Tensor, rate: int) -> Tensor:
+def to_16k(audio: "Tensor", rate: int) -> "Tensor":
     """(..., S) float32 at `rate` Hz to 16 kHz on its device, by the kernel that the published
     checkpoints were trained with: torchaudio's, which is not that of `read_audio`.
     """
@@ -82,7 +86,9 @@ def to_16k(audio: Tensor, rate: int) -> Tensor:
 
 
 @cache
-def _kernel(rate: int, device: torch.device) -> Resample:
+def _kernel(rate: int, device: "torch.device") -> "Resample":
+    from torchaudio.transforms import Resample
+
     # A ratio of large numbers would need a kernel of gigabytes; common rates stay exact.
     ratio = Fraction(rate, SAMPLE_RATE).limit_denominator(1000)
     return Resample(*ratio.as_integer_ratio(), resampling_method="sinc_interp_kaiser").to(device)

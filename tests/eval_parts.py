@@ -17,8 +17,8 @@ from unittest.mock import patch
 
 import torch
 
+from eval_tasks import tasks
 from eval_tasks.__main__ import main
-from eval_tasks.tasks import rendered
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.files import atomic
 from hear_ptsed.registry import build
@@ -44,7 +44,7 @@ CHANGES = ("seconds", "started", "hardware", "commit")  # from run to run, besid
 def tiny_tasks(folder: Path) -> Path:
     """A tasks folder with `office` and `piano` of computed sounds, and a checkpoint beside it."""
     for name in ("office", "piano"):
-        rendered.prepare(name, folder / "tasks", synthetic=True)
+        tasks.prepare(name, folder / "tasks", synthetic=True)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build("frame_mn02", n_classes=None)

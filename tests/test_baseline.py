@@ -1,16 +1,15 @@
 """The DCASE 2023 baseline set-up: front-end, network, mean teacher, and runs on a small folder."""
 
-import json
 import math
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-import soundfile
 import torch
 from crnn_by_hand import network_by_hand
 from scipy.ndimage import median_filter
+from tones import write_tones
 from torch import nn
 
 from eval_tasks.fit import loop, mean_teacher
@@ -32,32 +31,22 @@ TINY = ("optim.batch=2", "fit.weak_batch=2", "fit.unlabelled_batch=1")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Clips of noise, with a tone of 300 or 3000 Hz in each."""
-    folder = tmp_path_factory.mktemp("tasks") / "tones-v1-small"
-    rng = np.random.default_rng(0)
-    for part, count in PARTS.items():
-        audio, labels = folder / "16000" / part, {}
-        audio.mkdir(parents=True)
-        for i in range(count):
-            name, onset = CLASSES[i % 2], float(rng.uniform(0.5, 5.0))
-            t = np.arange(160000) / 16000
-            tone = np.sin(2 * np.pi * (3000 if name == "high" else 300) * t)
-            tone *= (t >= onset) & (t < onset + 3)
-            clip = 0.3 * tone + 0.01 * rng.normal(size=len(t))
-            soundfile.write(audio / f"{i}.wav", clip, 16000, subtype="PCM_16")
-            event = {"label": name, "start": 1000 * onset, "end": 1000 * onset + 3000}
-            labels[f"{i}.wav"] = {"weak": [name], "unlabelled": []}.get(part, [event])
-        (folder / f"{part}.json").write_text(json.dumps(labels))
-    rows = "".join(f"{i},{name}\n" for i, name in enumerate(CLASSES))
-    (folder / "labelvocabulary.csv").write_text("idx,label\n" + rows)
-    metadata = {"task_name": "tones", "version": "v1", "mode": "small", "embedding_type": "event"}
-    metadata |= {"splits": ["train", "valid", "test"], "split_mode": "trainvaltest"}
-    (folder / "task_metadata.json").write_text(json.dumps(metadata))
-    return folder
+    """Clips of 10 s with a tone of 3 s in each."""
+    clips = {part: [10.0] * count for part, count in PARTS.items()}
+    tone = {"first_s": (0.5, 5.0), "length_s": (3.0, 3.0), "every_s": 10.0, "names": "{i}.wav"}
+    root = tmp_path_factory.mktemp("tasks")
+    return write_tones(root / TASK.folder, clips, {"high": 3000.0, "low": 300.0}, **tone)
 
 
 TASK = Task(
-    "tones", "tones-v1-small", "", ("segment_1s_er", "psds1"), Decoding(0, 0), select="loss"
+    name="tones",
+    title="Tones",
+    folder="tones-v1-small",
+    about="",
+    metrics=("segment_1s_er", "psds1"),
+    decoding=Decoding(0, 0),
+    select="loss",
+    labels=("strong", "weak", "unlabelled"),
 )
 
 

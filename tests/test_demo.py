@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from eval_tasks import tasks
 from eval_tasks.__main__ import main
 from eval_tasks.demo import evaluation, stages, steps
 from eval_tasks.sweep import Entry
-from eval_tasks.tasks import rendered
 from training.data.coverage import Coverage
 from training.recipe import list_kinds
 
@@ -63,7 +63,7 @@ def commands(monkeypatch, tmp_path) -> list[list[str]]:
             score["per_class"] = {"Sine wave": {"psds1": 0.6}, "Static": {"psds1": 0.4}}
             result.write_text(json.dumps(score))
 
-    def corpus(tasks_dir: Path, size: str) -> Path:
+    def corpus(_name: str, tasks_dir: Path, size: str) -> Path:
         folder = tasks_dir / size
         folder.mkdir(parents=True, exist_ok=True)
         shared = {"Sine wave": {"shared_sources": 0}, "Static": {"shared_sources": 1}}
@@ -71,7 +71,7 @@ def commands(monkeypatch, tmp_path) -> list[list[str]]:
         return folder
 
     monkeypatch.setattr(steps, "run", run)
-    monkeypatch.setattr(stages.soundscapes, "prepare", corpus)
+    monkeypatch.setattr(tasks, "prepare", corpus)
     return started
 
 
@@ -103,7 +103,7 @@ def test_the_stages_are_trained_in_order_and_only_once(commands, tmp_path, capsy
 
 def test_the_command_evaluates_trains_and_evaluates_what_was_trained(tmp_path, monkeypatch, capsys):
     done = []
-    monkeypatch.setattr(rendered, "prepare", lambda name, folder: folder / name)
+    monkeypatch.setattr(tasks, "prepare", lambda name, folder: folder / name)
     monkeypatch.setattr(evaluation, "evaluate_modules", lambda *args: done.append(args))
     monkeypatch.setattr(evaluation, "evaluate_stages", lambda *args: done.append(args))
     monkeypatch.setattr(
@@ -125,5 +125,5 @@ def test_a_failed_evaluation_ends_the_demo(tmp_path, monkeypatch):
 
 
 def test_guessing_another_scene_s_events_scores_low(tmp_path):
-    folder = rendered.prepare("office", tmp_path, synthetic=True)
+    folder = tasks.prepare("office", tmp_path, synthetic=True)
     assert 0 < evaluation.chance_level(folder) < 0.5

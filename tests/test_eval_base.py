@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tones import write_tones
 
 from eval_tasks.heareval.adjustments import tensorflow_stand_in
-from eval_tasks.tasks import TASKS
+from eval_tasks.tasks import find_task
 from eval_tasks.tasks.base import Split, open_task
-from eval_tasks.tasks.hear_folder import audio_folder, metadata, write
 
-TASK = TASKS["home"]
+TASK = find_task("home")
 CLASSES = ["cat", "dog"]
 
 
@@ -28,18 +28,14 @@ def wav(path: Path, seconds: float = 1.0, rate: int = 16000, channels: int = 1) 
 
 def make(folder: Path, splits: tuple[str, ...] = ("train", "valid", "test"), **more) -> Path:
     """A folder of one clip per part, a.wav; `more` are parts that HEAR does not know."""
-    folder.mkdir()
-    parts = {split: {"a.wav": [event("dog", 100, 300)]} for split in splits} | more
-    described = metadata("pets", "v1", "full", splits, 1.0, ["event_onset_200ms_fms"])
-    write(folder, described, CLASSES, parts, {})
-    for part in parts:
-        wav(audio_folder(folder, part) / "a.wav")
-    return folder
+    labels = {split: {"a.wav": [event("dog", 100, 300)]} for split in splits} | more
+    clips, hz = dict.fromkeys(labels, [1.0]), {"cat": 900.0, "dog": 300.0}
+    return write_tones(folder, clips, hz, names="a.wav", labels=labels)
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    return make(tmp_path / "pets")
+    return make(tmp_path / "pets-v1-full")
 
 
 def change(path: Path, **values) -> None:

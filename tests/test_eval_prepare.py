@@ -4,6 +4,7 @@ import json
 import shutil
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import soundfile
 
 from eval_tasks import tasks
-from eval_tasks.tasks import dcase2016_task2
+from eval_tasks.tasks import dcase2016_task2, find_task
 from eval_tasks.tasks.base import open_task
 from eval_tasks.tasks.downloads import to_16k
 
@@ -93,16 +94,17 @@ def dcase_original(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def short_scenes(monkeypatch):
-    monkeypatch.setattr(dcase2016_task2, "SECONDS", 1.0)
+    short = replace(dcase2016_task2.TASK, clip_s=1.0)
+    monkeypatch.setattr(dcase2016_task2, "TASK", short)
 
 
 @pytest.fixture
 def dcase(dcase_original, tmp_path, short_scenes) -> Path:
-    return tasks.prepare("dcase2016_task2", tmp_path / "tasks", sources=[dcase_original])
+    return tasks.prepare("dcase2016_task2", tmp_path / "tasks", source=(dcase_original,))
 
 
 def test_the_original_dcase_clips_are_split_as_hear_splits_them(dcase):
-    data = open_task(tasks.TASKS["dcase2016_task2"], dcase)
+    data = open_task(find_task("dcase2016_task2"), dcase)
     found = names_of(data)
     assert found["valid"] == sorted(VALID) and found["test"] == sorted(TEST)
     assert len(found["train"]) == 44 and not set(found["train"]) & {*VALID, *TEST}
@@ -125,12 +127,12 @@ def test_the_original_dcase_archives_give_the_same_folder(dcase, dcase_original,
         with zipfile.ZipFile(archives[-1], "w") as archive:
             for path in sorted((dcase_original / name).rglob("*.*")):
                 archive.write(path, path.relative_to(dcase_original))
-    again = tasks.prepare("dcase2016_task2", tmp_path / "again", sources=archives)
-    first, second = (open_task(tasks.TASKS["dcase2016_task2"], f) for f in (dcase, again))
+    again = tasks.prepare("dcase2016_task2", tmp_path / "again", source=tuple(archives))
+    first, second = (open_task(find_task("dcase2016_task2"), f) for f in (dcase, again))
     assert first.fingerprint == second.fingerprint
     assert [path.name for path in (tmp_path / "again").iterdir()] == [again.name]
     with pytest.raises(FileNotFoundError, match="nor the original dcase2016_task2_test_public"):
-        tasks.prepare("dcase2016_task2", tmp_path / "half", sources=archives[:1])
+        tasks.prepare("dcase2016_task2", tmp_path / "half", source=(archives[0],))
 
 
 @pytest.fixture
@@ -149,8 +151,8 @@ def test_a_hear_archive_at_48_khz_is_resampled_and_one_at_16_khz_is_linked(
     archive = tmp_path / "hear2021-dcase2016_task2-full-48000.tar.gz"
     with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
         tar.add(tmp_path / "hear-2021.0.6", "hear-2021.0.6")
-    folder = tasks.prepare("dcase2016_task2", tmp_path / "a", sources=[archive], jobs=2)
-    first, second = (open_task(tasks.TASKS["dcase2016_task2"], f) for f in (dcase, folder))
+    folder = tasks.prepare("dcase2016_task2", tmp_path / "a", source=(archive,), jobs=2)
+    first, second = (open_task(find_task("dcase2016_task2"), f) for f in (dcase, folder))
     assert first.fingerprint == second.fingerprint
     assert sorted(path.name for path in folder.glob("*000")) == ["16000"]
     found, expected = (data.parts["test"].read(f"{TEST[0]}.wav") for data in (second, first))
@@ -159,13 +161,13 @@ def test_a_hear_archive_at_48_khz_is_resampled_and_one_at_16_khz_is_linked(
     broken = tmp_path / "broken.tar.gz"
     broken.write_bytes(archive.read_bytes()[:100_000])
     with pytest.raises(ValueError, match="broken.tar.gz is damaged"):
-        tasks.prepare("dcase2016_task2", tmp_path / "c", sources=[broken])
+        tasks.prepare("dcase2016_task2", tmp_path / "c", source=(broken,))
 
     above = tmp_path / "hear-2021.0.6"
     shutil.copytree(folder / "16000", released / "16000")
     (released / "16000" / "test" / f"{TEST[0]}.wav").unlink()  # is made again
-    folder = tasks.prepare("dcase2016_task2", tmp_path / "b", sources=[above])
-    assert open_task(tasks.TASKS["dcase2016_task2"], folder).fingerprint == first.fingerprint
+    folder = tasks.prepare("dcase2016_task2", tmp_path / "b", source=(above,))
+    assert open_task(find_task("dcase2016_task2"), folder).fingerprint == first.fingerprint
     linked = folder / "16000" / "valid" / f"{VALID[0]}.wav"
     assert linked.samefile(released / "16000" / "valid" / linked.name)
 
@@ -220,7 +222,7 @@ DAMAGES = {
 def test_a_damaged_release_is_named_in_a_line_and_nothing_is_written(released, tmp_path, message):
     DAMAGES[message](released)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
-        tasks.prepare("dcase2016_task2", tmp_path / "new", sources=[released])
+        tasks.prepare("dcase2016_task2", tmp_path / "new", source=(released,))
     assert "\n" not in str(error.value) and str(tmp_path / "new") not in str(error.value)
     assert list((tmp_path / "new").iterdir()) == []
 
@@ -230,12 +232,12 @@ def test_a_damaged_archive_is_refused(tmp_path, suffix):
     archive = tmp_path / f"hear{suffix}"
     archive.write_bytes(b"\x1f\x8b not an archive")
     with pytest.raises(ValueError, match="is damaged|is no folder and no .zip"):
-        tasks.prepare("dcase2016_task2", tmp_path / "new", sources=[archive])
+        tasks.prepare("dcase2016_task2", tmp_path / "new", source=(archive,))
 
 
 def test_a_release_is_never_replaced_by_itself(released):
     with pytest.raises(FileExistsError, match="was not made here"):
-        tasks.prepare("dcase2016_task2", released.parent, sources=[released])
+        tasks.prepare("dcase2016_task2", released.parent, source=(released,))
     with pytest.raises(ValueError, match="would be replaced by itself"):
-        tasks.prepare("dcase2016_task2", released.parent, sources=[released], force=True)
+        tasks.prepare("dcase2016_task2", released.parent, source=(released,), force=True)
     assert (released / "48000" / "test").is_dir()

@@ -1,5 +1,6 @@
 """Preparing DESED from a folder of its real form, of which clips are missing; the command line."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,12 +9,12 @@ import pytest
 import soundfile
 
 from eval_tasks import tasks
-from eval_tasks.__main__ import build_parser, main
+from eval_tasks.__main__ import main
 from eval_tasks.tasks import desed
 from eval_tasks.tasks.base import open_task
 from eval_tasks.tasks.hear_folder import subsample
 
-TASK = tasks.TASKS["desed"]
+TASK = tasks.find_task("desed")
 SYNTHETIC = "synthetic21_{}/soundscapes"
 
 
@@ -74,7 +75,7 @@ def source(tmp_path) -> Path:
 
 
 def prepare(tmp_path: Path, source: Path, **options) -> Path:
-    return tasks.prepare("desed", tmp_path / "tasks", sources=[source], **options)
+    return tasks.prepare("desed", tmp_path / "tasks", source=(source,), **options)
 
 
 def test_desed_becomes_a_hear_folder_with_weak_and_unlabelled_parts(source, tmp_path):
@@ -117,7 +118,7 @@ def test_what_is_missing_is_counted_and_named(source, tmp_path, capsys):
     assert parts["test"]["missing"] == ["Ygone_0_10.wav"] and parts["test"]["listed"] == 4
     assert "Yv_0_10.wav" in parts["weak"]["unreadable"][0] and parts["weak"]["missing"] == []
     assert parts["train"]["events_left_out"] == 2
-    assert desed.summary({p: {"listed": 2, "there": 2} for p in parts}) is None
+    assert desed.summarise({p: {"listed": 2, "there": 2} for p in parts}) is None
 
 
 def test_optional_parts_may_be_absent_and_splits_may_not(source, tmp_path):
@@ -157,9 +158,9 @@ def test_real_strong_clips_are_added_on_request_under_names_of_their_own(source,
         prepare(tmp_path, source)
 
 
-def test_the_smaller_mode_takes_hear_s_choice_of_the_listed_clips(source, tmp_path, monkeypatch):
-    monkeypatch.setitem(desed.MODES, "5h", {"train": 2, "valid": 2, "unlabelled": 2})
-    folder = prepare(tmp_path, source, mode="5h")
+def test_the_smaller_size_takes_hear_s_choice_of_the_listed_clips(source, tmp_path, monkeypatch):
+    monkeypatch.setitem(desed.SIZES, "5h", {"train": 2, "valid": 2, "unlabelled": 2})
+    folder = prepare(tmp_path, source, size="5h")
     data = open_task(TASK, folder)
     assert folder.name == data.version == "desed-dcase2023-5h"
     assert data.parts["train"].files == sorted(
@@ -196,7 +197,7 @@ def test_parts_may_lie_in_several_folders(source, tmp_path):
     other = tmp_path / "elsewhere"
     (other / "audio/validation").mkdir(parents=True)
     (source / "audio/validation/validation").rename(other / "audio/validation/validation")
-    folder = tasks.prepare("desed", tmp_path / "tasks", sources=[source, other])
+    folder = tasks.prepare("desed", tmp_path / "tasks", source=(source, other))
     assert len(open_task(TASK, folder).parts["test"]) == 3
 
 
@@ -209,6 +210,7 @@ def test_parts_may_lie_in_several_folders(source, tmp_path):
         (["maestro", "--source", ".", "--strong-real"], "maestro does not take --strong-real"),
         (["dcase2016_task2", "--seed", "1"], "does not take --seed; it takes --jobs, --source"),
         (["home", "--source", "."], "home does not take --source; it takes --seed, --size"),
+        (["desed", "--mode", "5h"], "desed does not take --mode; --mode is called --size now"),
     ],
 )
 def test_options_that_are_missing_or_of_another_task_are_named(
@@ -220,19 +222,64 @@ def test_options_that_are_missing_or_of_another_task_are_named(
     assert error.startswith("eval_tasks prepare: ") and message in error
 
 
-def test_every_task_is_registered_with_its_folder_and_scores():
-    assert {task.name: (task.folder, task.published) for task in tasks.TASKS.values()} == {
+def test_the_task_comes_first(capsys):
+    assert main(["prepare", "--force", "home"]) == 2
+    assert "'--force' stands where the task must" in capsys.readouterr().err
+
+
+def test_every_task_is_known_with_its_folder_and_metrics():
+    known = tasks.all_tasks()
+    assert {task.name: (task.folder, task.published) for task in known.values()} == {
         "dcase2016_task2": ("dcase2016_task2-hear2021-full", True),
         "maestro": ("maestro-v3.0.0-5h", True),
         "desed": ("desed-dcase2023-full", True),
         "office": ("office-v1-demo", False),
         "piano": ("piano-v1-demo", False),
         "home": ("home-v1-demo", False),
+        "scenes": ("officeclips-v1-demo", False),
+        "soundscapes": ("soundscapes-v1-demo", False),
     }
+    assert [name for name, task in known.items() if not task.protocols] == ["scenes", "soundscapes"]
     for small, like in (("office", "dcase2016_task2"), ("piano", "maestro"), ("home", "desed")):
-        a, b = tasks.TASKS[small], tasks.TASKS[like]
+        a, b = known[small], known[like]
         assert (a.metrics, a.decoding, a.select) == (b.metrics, b.decoding, b.select)
+        assert (a.labels, a.psds_median) == (b.labels, b.psds_median)
+    assert {"linear", "finetuned"} < set(known["home"].protocols)
     with pytest.raises(ValueError, match="unknown task 'audioset'; known: dcase2016_task2"):
         tasks.prepare("audioset", Path())
-    for name in tasks.PREPARE:  # the parser repeats the names, so that --help imports nothing
-        assert build_parser().parse_args(["prepare", name]).task == name
+
+
+@pytest.mark.parametrize("name", tasks.all_tasks())
+def test_every_task_says_what_it_takes(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["prepare", name, "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    for option in dataclasses.fields(tasks.find_task(name).options):
+        assert f"--{option.name.replace('_', '-')} " in said
+
+
+def test_prepare_lists_the_tasks(capsys):
+    assert main(["prepare", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"  {name} " in said for name in tasks.all_tasks())
+
+
+def test_the_list_names_tasks_metrics_protocols_and_what_is_prepared(tmp_path, capsys):
+    tasks.prepare("home", tmp_path, synthetic=True)
+    assert main(["list", "--tasks-dir", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    first = lines.index(next(line for line in lines if line.startswith("  home: Home (small)")))
+    assert lines[first + 1].split()[:2] == ["metrics", "psds1,"]
+    assert lines[first + 2].split()[:2] == ["protocols", "hear,"]
+    assert lines[first + 3].split() == ["prepared", str(tmp_path / "home_synthetic-v1-tiny")]
+    assert any(line.split()[:2] == ["psds1", "PSDS1"] for line in lines)
+    assert any(line.split()[:2] == ["mean-teacher", "the"] for line in lines)
+
+
+@pytest.mark.parametrize("name", ["scenes", "soundscapes"])
+def test_what_can_only_be_prepared_is_not_run(name, capsys, tmp_path):
+    words = ["run", "--task", name, "--module", "eval_tasks.logmel", "--protocol", "linear"]
+    assert main([*words, "--tasks-dir", str(tmp_path)]) == 1
+    said = f"eval_tasks run: {name} can be prepared, not run: it has no metric"
+    assert capsys.readouterr().err.splitlines() == [said]

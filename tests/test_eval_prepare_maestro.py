@@ -2,6 +2,7 @@
 
 import csv
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import mido
@@ -119,7 +120,7 @@ def test_clips_are_chosen_as_pandas_chooses_them():
 @pytest.fixture
 def maestro_original(tmp_path, monkeypatch) -> Path:
     """The table of 1276 recordings; the files of the selected ones only."""
-    monkeypatch.setattr(maestro, "SECONDS", 1.0)
+    monkeypatch.setattr(maestro, "TASK", replace(maestro.TASK, clip_s=1.0))
     root = tmp_path / "maestro-v3.0.0"
     root.mkdir()
     with (root / maestro.INDEX).open("w", newline="") as file:
@@ -128,7 +129,7 @@ def maestro_original(tmp_path, monkeypatch) -> Path:
         for i in range(1276):
             stem = f"{2004 + i % 10}/MIDI-{i:04d}_wav--1"
             table.writerow(["A, B", "T", "train", 2004, f"{stem}.midi", f"{stem}.wav", 1.5])
-    for rows in maestro.selected(root / maestro.INDEX).values():
+    for rows in maestro.select_recordings(root / maestro.INDEX).values():
         for row in rows:
             pitch = 20 + int(row["audio_filename"][10:14]) % 87
             late = [(1.2, ON, 107, 50), (1.5, OFF, 107, 0)]
@@ -147,15 +148,15 @@ def test_the_folds_of_maestro_are_cut_from_all_names(maestro_original, monkeypat
         return original(names, split, count)
 
     monkeypatch.setattr(maestro.hear_folder, "subsample", noted)
-    folds = maestro.selected(maestro_original / maestro.INDEX)
+    folds = maestro.select_recordings(maestro_original / maestro.INDEX)
     assert [len(cut) for cut in cuts] == [256, 255, 255, 255, 255]
     assert len({name for cut in cuts for name in cut}) == 1276
     assert [len(rows) for rows in folds.values()] == [37] * 5
 
 
 def test_maestro_is_made_from_the_original_folder_and_zip(maestro_original, tmp_path):
-    folder = tasks.prepare("maestro", tmp_path / "tasks", sources=[maestro_original])
-    data = open_task(tasks.TASKS["maestro"], folder)
+    folder = tasks.prepare("maestro", tmp_path / "tasks", source=(maestro_original,))
+    data = open_task(tasks.find_task("maestro"), folder)
     assert folder.name == data.version == "maestro-v3.0.0-5h" and len(data.splits) == 5
     assert {len(part) for part in data.parts.values()} == {37}
     assert list(data.classes) == sorted(data.classes, key=int)
@@ -169,21 +170,21 @@ def test_maestro_is_made_from_the_original_folder_and_zip(maestro_original, tmp_
         file.writestr("maestro-v3.0.0/2004/MIDI-9999_wav--1.wav", b"not wanted")
         for path in sorted(maestro_original.rglob("*.*")):
             file.write(path, path.relative_to(tmp_path))
-    again = tasks.prepare("maestro", tmp_path / "again", sources=[archive])
-    assert open_task(tasks.TASKS["maestro"], again).fingerprint == data.fingerprint
+    again = tasks.prepare("maestro", tmp_path / "again", source=(archive,))
+    assert open_task(tasks.find_task("maestro"), again).fingerprint == data.fingerprint
 
 
 def test_a_maestro_with_missing_recordings_or_another_table_is_refused(maestro_original, tmp_path):
     path = next(maestro_original.rglob("*.wav"))
     path.unlink()
     with pytest.raises(FileNotFoundError, match=rf"1 clips \(.*{path.stem}.*missing"):
-        tasks.prepare("maestro", tmp_path / "tasks", sources=[maestro_original])
+        tasks.prepare("maestro", tmp_path / "tasks", source=(maestro_original,))
     path.with_suffix(".midi").unlink()
     with pytest.raises(FileNotFoundError, match=rf"lacks 1 recordings of fold0. \(.*{path.stem}"):
-        tasks.prepare("maestro", tmp_path / "tasks", sources=[maestro_original])
+        tasks.prepare("maestro", tmp_path / "tasks", source=(maestro_original,))
     index = maestro_original / maestro.INDEX
     lines = index.read_text().splitlines()
     index.write_text("\n".join(lines[:-1]))
     with pytest.raises(ValueError, match=r"lists 1275 recordings; v3.0.0 has 1276"):
-        tasks.prepare("maestro", tmp_path / "tasks", sources=[maestro_original])
+        tasks.prepare("maestro", tmp_path / "tasks", source=(maestro_original,))
     assert list((tmp_path / "tasks").iterdir()) == []

@@ -178,9 +178,9 @@ def test_a_yaml_bomb_is_refused_at_every_door(tmp_path, door, kind):
     if words[-1] == "--set":
         words.append(f"optim.lr={inline}")
     if "office" in words:
-        from eval_tasks.tasks import rendered
+        from eval_tasks import tasks
 
-        rendered.prepare("office", tmp_path / "tasks", synthetic=True)
+        tasks.prepare("office", tmp_path / "tasks", synthetic=True)
         words += ["--folder", "office_synthetic-v1-tiny"]
     done = subprocess.run(
         [sys.executable, "-m", package, *words],

@@ -14,11 +14,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 from hear_scores import scores
+from tones import write_tones
 
 from eval_tasks.__main__ import main
 from eval_tasks.heareval import adjustments, launch, rates
@@ -101,35 +100,17 @@ TASKS = {  # clips per split, labels, metadata
 }
 
 
-def write_clip(path: Path, labels: list, kind: str, rng: np.random.Generator) -> list:
-    """4 s of faint noise with a tone per label: three events of 600 ms, or a scene throughout."""
-    audio, content = 0.01 * rng.standard_normal(64000), []
-    starts_ms = (200, 1500, 2800) + rng.integers(400, size=3) if kind == "event" else [0]
-    for start_ms in starts_ms:
-        index, end_ms = rng.integers(len(labels)), start_ms + (600 if kind == "event" else 4000)
-        samples = np.arange(start_ms * 16, end_ms * 16)
-        audio[samples] += 0.3 * np.sin(2 * np.pi * (600 + 1000 * index) * samples / 16000)
-        event = {"label": labels[index], "start": float(start_ms), "end": float(end_ms)}
-        content.append(event if kind == "event" else labels[index])
-    soundfile.write(path, audio, 16000)
-    return content
-
-
 def write_task(folder: Path, sizes: dict[str, int], labels: list, metadata: dict) -> None:
-    rng, kind = np.random.default_rng(1), metadata["embedding_type"]
-    for split, n_clips in sizes.items():
-        audio = folder / "16000" / split
-        audio.mkdir(parents=True)
-        names = [f"{split}{i}.wav" for i in range(n_clips)]
-        clips = {name: write_clip(audio / name, labels, kind, rng) for name in names}
-        (folder / f"{split}.json").write_text(json.dumps(clips))
-    rows = "".join(f"{i},{label}\n" for i, label in enumerate(labels))
-    (folder / "labelvocabulary.csv").write_text("idx,label\n" + rows)
+    """Clips of 4 s: a tone of 600 ms every 1.3 s, or one throughout."""
     params = {"event_postprocessing_grid": {"median_filter_ms": [150], "min_duration": [50]}}
     params["task_specific_param_grid"] = {key: [value] for key, value in HEAD.items()}
-    common = {"task_name": folder.name, "sample_duration": 4.0, "split_mode": "trainvaltest"}
-    common |= {"splits": list(sizes), "evaluation_params": params}
-    (folder / "task_metadata.json").write_text(json.dumps(common | metadata))
+    write_tones(
+        folder,
+        {split: [4.0] * count for split, count in sizes.items()},
+        {label: 600.0 + 1000 * i for i, label in enumerate(labels)},
+        **{"length_s": (0.6, 0.6), "every_s": 1.3, "names": "{part}{i}.wav"},
+        **{"task_name": folder.name, "evaluation_params": params} | metadata,
+    )
 
 
 @pytest.fixture(scope="session")

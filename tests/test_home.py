@@ -9,7 +9,7 @@ import soundfile
 from hear_scores import scores
 
 from eval_tasks.heareval import launch
-from eval_tasks.tasks import TASKS, prepare
+from eval_tasks.tasks import find_task, prepare
 from eval_tasks.tasks.base import open_task
 from eval_tasks.tasks.home import HOME, HOME_CLASSES, PARTS, TURNS
 
@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
 
 
 def test_the_folder_opens_with_three_splits_and_two_more_parts(folder):
-    data = open_task(TASKS["home"], folder)
+    data = open_task(find_task("home"), folder)
     assert list(data.parts) == list(PARTS) == ["train", "valid", "test", "weak", "unlabelled"]
     assert {name: len(part) for name, part in data.parts.items()} == HOME["tiny"].counts
     assert data.metadata["splits"] == ["train", "valid", "test"] and data.coverage is None
@@ -29,7 +29,7 @@ def test_the_folder_opens_with_three_splits_and_two_more_parts(folder):
 
 
 def test_every_part_has_every_class_as_far_as_it_has_labels(folder):
-    data = open_task(TASKS["home"], folder)
+    data = open_task(find_task("home"), folder)
     for name in ("train", "valid", "test"):
         targets = [data.parts[name].targets(file) for file in data.parts[name].files]
         assert np.concatenate(targets).any(axis=0).all()
@@ -39,7 +39,7 @@ def test_every_part_has_every_class_as_far_as_it_has_labels(folder):
 
 
 def test_some_clips_hold_no_event_and_some_are_padded_with_silence(folder):
-    data = open_task(TASKS["home"], folder)
+    data = open_task(find_task("home"), folder)
     for name in ("train", "test"):
         assert sum(not events for events in data.parts[name].events.values()) == 1
     padded = [
@@ -57,7 +57,7 @@ def test_some_clips_hold_no_event_and_some_are_padded_with_silence(folder):
 
 
 def test_events_of_a_class_do_not_overlap_in_a_clip(folder):
-    data = open_task(TASKS["home"], folder)
+    data = open_task(find_task("home"), folder)
     for name in ("train", "valid", "test"):
         for events in data.parts[name].events.values():
             for label in data.classes:
@@ -67,7 +67,7 @@ def test_events_of_a_class_do_not_overlap_in_a_clip(folder):
 
 
 def test_sounds_are_where_the_labels_say(folder):
-    data = open_task(TASKS["home"], folder)
+    data = open_task(find_task("home"), folder)
     louder = []
     for file, events in data.parts["test"].events.items():
         audio, active = data.parts["test"].read(file), np.zeros(100, bool)
@@ -83,7 +83,7 @@ def test_sounds_are_where_the_labels_say(folder):
 def test_no_source_is_in_two_of_the_five_parts(folder):
     sources = json.loads((folder / "manifest.json").read_text())["sources"]
     assert set(sources) == set(PARTS)
-    for label in open_task(TASKS["home"], folder).classes:
+    for label in open_task(find_task("home"), folder).classes:
         names = [name for part in sources.values() for name in part[label]]
         assert len(names) == len(set(names)) >= 5 and all(part[label] for part in sources.values())
 

@@ -85,7 +85,7 @@ def jobs(sounds, checkpoint, tmp_path_factory) -> dict[str, Job]:
         pack([open_clips(sounds)], None, folder / "out", clips_per_shard=clips_per_shard)
 
     def task(folder: Path, seed: int = 0) -> None:
-        hear_folder.build(folder / "out", {"seed": seed}, fill)
+        hear_folder.build_folder(folder / "out", {"seed": seed}, fill)
 
     return {
         "pack": Job(

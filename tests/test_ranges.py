@@ -15,7 +15,7 @@ from eval_tasks.fit import recipe as downstream
 from eval_tasks.fit.recipe import recipe
 from eval_tasks.request import Request
 from eval_tasks.sweep import Sweep
-from eval_tasks.tasks import TASKS
+from eval_tasks.tasks import find_task
 from training.recipe import Recipe, load
 
 COMMANDS = {
@@ -105,7 +105,7 @@ def test_a_value_outside_is_refused_for_a_downstream_training(place, kind, limit
     for value in beyond(kind, limits):
         text = f"[{value}, {value}]" if item else str(value)
         with pytest.raises(ValueError, match="it must be") as caught:
-            recipe(TASKS["office"], "linear", [f"{name}={text}"])
+            recipe(find_task("office"), "linear", [f"{name}={text}"])
         assert f"{place} is " in str(caught.value) and "\n" not in str(caught.value)
 
 

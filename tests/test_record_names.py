@@ -11,10 +11,10 @@ from eval_parts import OFFICE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from eval_tasks import tasks
 from eval_tasks.__main__ import main
 from eval_tasks.request import Request
 from eval_tasks.run import Run, plan
-from eval_tasks.tasks import TASKS, rendered
 from eval_tasks.tasks.base import TaskData, open_task
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.registry import build
@@ -32,7 +32,7 @@ NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"
 @pytest.fixture(scope="module")
 def parts_of(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("names")
-    rendered.prepare("office", folder / "tasks", synthetic=True)
+    tasks.prepare("office", folder / "tasks", synthetic=True)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         save_checkpoint(build("frame_mn02", n_classes=None).eval(), folder / "mn02.pt")
@@ -41,7 +41,7 @@ def parts_of(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(parts_of) -> TaskData:
-    return open_task(TASKS["office"], parts_of / "tasks" / FOLDER)
+    return open_task(tasks.find_task("office"), parts_of / "tasks" / FOLDER)
 
 
 def planned(parts_of: Path, data: TaskData, folder: Path, file: str, stage: str = "") -> Run:

@@ -3,15 +3,15 @@
 import pytest
 from hear_scores import scores
 
+from eval_tasks import tasks
 from eval_tasks.heareval import launch
-from eval_tasks.tasks import rendered
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # dozens of the old packages' own
 
 
 @pytest.mark.parametrize(("task", "chance"), [("office", 0.0), ("piano", 0.0), ("scenes", 0.35)])
 def test_a_small_task_ends_with_scores_and_is_not_computed_twice(task, chance, tmp_path):
-    folder = rendered.prepare(task, tmp_path / "tasks", synthetic=True)
+    folder = tasks.prepare(task, tmp_path / "tasks", synthetic=True)
     results = tmp_path / "embeddings" / "eval_tasks.logmel" / folder.name
     written = []
     for _ in range(2):

@@ -17,8 +17,8 @@ from eval_tasks.sounds.catalogue import WHEELS
 from eval_tasks.sounds.signal import WINDOW, decibels, window_rms
 from eval_tasks.sounds.sources import Source
 from eval_tasks.sounds.synthetic import synthetic_audioset_bank
-from eval_tasks.tasks import soundscapes
-from eval_tasks.tasks.soundscapes import PARTS, prepare, render
+from eval_tasks.tasks import prepare, soundscapes
+from eval_tasks.tasks.soundscapes import PARTS, render
 from hear_ptsed import wheels
 from hear_ptsed.files import sha256
 from hear_ptsed.grid import SAMPLE_RATE
@@ -32,7 +32,7 @@ needs_sounds = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    return prepare(tmp_path_factory.mktemp("tasks"), synthetic=True)
+    return prepare("soundscapes", tmp_path_factory.mktemp("tasks"), synthetic=True)
 
 
 @pytest.fixture(scope="module")
@@ -235,8 +235,8 @@ def test_the_command_prepares_it_like_any_small_task_and_replaces_it_only_if_for
     assert main([*words, "--seed", "1", "--force"]) == 0
     assert manifest(made)["settings"]["seed"] == 1
     assert [path.name for path in tmp_path.iterdir()] == [made.name]
-    with pytest.raises(ValueError, match="unknown size 'huge'; known: demo, full"):
-        prepare(tmp_path, size="huge")
+    with pytest.raises(ValueError, match="size is 'huge'; it must be 'demo' or 'full'"):
+        prepare("soundscapes", tmp_path, size="huge")
 
 
 def test_wrong_counts_and_seeds_are_refused_before_anything_is_written(tmp_path):

@@ -176,15 +176,15 @@ def killed_build(folder: Path) -> None:
         return rename(path, target)
 
     Path.rename = kill
-    hear_folder.build(folder, {"of": "new"}, filled("new"), force=True)
+    hear_folder.build_folder(folder, {"of": "new"}, filled("new"), force=True)
 
 
 def test_a_task_folder_is_found_again_when_its_replacement_was_killed(tmp_path):
     folder = tmp_path / "tasks" / "task-v1-full"
-    hear_folder.build(folder, {"of": "old"}, filled("old"))
+    hear_folder.build_folder(folder, {"of": "old"}, filled("old"))
     assert in_a_process(killed_build, folder) == -signal.SIGKILL
     assert not folder.exists()
-    hear_folder.build(folder, {"of": "old"}, lambda new: 1 / 0)  # it is kept, not filled
+    hear_folder.build_folder(folder, {"of": "old"}, lambda new: 1 / 0)  # it is kept, not filled
     assert (folder / "clip.txt").read_text() == "old"
     assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [folder.name]
 
@@ -193,8 +193,8 @@ def test_two_processes_do_not_build_one_task_folder(tmp_path):
     folder = tmp_path / "tasks" / "task-v1-full"
     with locked(folder, beside=True):
         with pytest.raises(RuntimeError, match="task-v1-full: another process works there"):
-            hear_folder.build(folder, {"of": "new"}, filled("new"))
-    hear_folder.build(folder, {"of": "new"}, filled("new"))
+            hear_folder.build_folder(folder, {"of": "new"}, filled("new"))
+    hear_folder.build_folder(folder, {"of": "new"}, filled("new"))
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 

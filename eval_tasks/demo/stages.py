@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
+from eval_tasks import tasks
 from eval_tasks.demo import steps
-from eval_tasks.tasks import soundscapes
 from eval_tasks.tasks.base import read_json
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.files import atomic
@@ -39,7 +39,7 @@ def run_stages(out: Path, tasks_dir: Path, *, quick: bool = True, seed: int = 0)
         quick: a third of the clips and fewer epochs: shows that all works, not how well.
         seed: of the training; the corpus has its own.
     """
-    corpus = soundscapes.prepare(tasks_dir.absolute(), size="demo" if quick else "full")
+    corpus = tasks.prepare("soundscapes", tasks_dir.absolute(), size="demo" if quick else "full")
     work = trained_folder(out, quick, seed)
     work.mkdir(parents=True, exist_ok=True)
     _train(work, corpus, seed, SHORTER if quick else ())

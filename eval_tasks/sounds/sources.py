@@ -16,7 +16,6 @@ from functools import cache, partial
 
 import numpy as np
 from numpy.random import Generator
-from scipy.signal import fftconvolve
 
 from eval_tasks.sounds import speech
 from eval_tasks.sounds.catalogue import WHEELS, describe_packages, find_wheel
@@ -121,6 +120,8 @@ def variation(
     if rng.random() < 0.5:
         sound = tilt(sound, rng.uniform(-0.5, 0.5))
     if response is not None:
+        from scipy.signal import fftconvolve  # which a list of the tasks does not wait for
+
         sound = fftconvolve(sound, response)
     audible = stretches(sound)
     sound = cut(sound, audible[0][0], audible[-1][1])

@@ -4,7 +4,6 @@ from functools import partial
 
 import numpy as np
 from numpy.random import Generator
-from scipy.signal import lfilter
 
 from eval_tasks.sounds.audioset import AUDIOSET_CLASSES, DEAL
 from eval_tasks.sounds.signal import coloured_noise, repeat
@@ -61,6 +60,8 @@ def pluck(hz: float, seconds: float, rng: Generator) -> np.ndarray:
     burst[: len(turn)] = turn - turn.mean()  # a constant would go round the loop for long
     loop = np.zeros(period + 2)
     loop[0], loop[period], loop[period + 1] = 1, -0.498, -0.498
+    from scipy.signal import lfilter  # which a list of the tasks does not wait for
+
     string = lfilter([1], loop, burst)
     fade = min(samples, SAMPLE_RATE // 100)
     string[samples - fade :] *= np.linspace(1, 0, fade)

@@ -6,7 +6,6 @@ parameters, so the sounds of one class differ only by these.
 
 import numpy as np
 from numpy.random import Generator
-from scipy.signal import lfilter
 
 from eval_tasks.sounds.signal import coloured_noise
 from hear_ptsed.grid import SAMPLE_RATE
@@ -100,6 +99,8 @@ def static(rng: Generator) -> np.ndarray:
     crackle = rng.standard_normal(samples) * (
         rng.random(samples) < rng.uniform(20, 300) / SAMPLE_RATE
     )
+    from scipy.signal import lfilter  # which a list of the tasks does not wait for
+
     crackle = lfilter([1], [1, -rng.uniform(0.2, 0.8)], crackle)
     return _faded(crackle + rng.uniform(0.15, 0.35) * coloured_noise(samples, 0.5, rng), 0.02)
 

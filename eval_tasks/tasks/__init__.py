@@ -1,102 +1,95 @@
-"""All tasks by name, and how each folder is made."""
+"""All tasks: of this package, of other packages, or in a file.
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+A task is a module with a `TASK`, see eval_tasks.tasks.base. Other packages name theirs in the entry
+point group `hear_ptsed.tasks`: the module, or the Task in it.
+"""
+
+import logging
+import pkgutil
+import sys
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from eval_tasks.tasks import dcase2016_task2, desed, maestro, rendered
-from eval_tasks.tasks.base import Task, read_json
+from eval_tasks.tasks.base import Task
+from hear_ptsed.errors import one_line
+from hear_ptsed.schema import is_name
 
-# Minutes of audio instead of hours: smaller batches, two minutes for a narrow network on a core.
-SMALL = {
-    "finetuned": {
-        "optim": {"batch": 8, "epochs": 20.0, "warmup_steps": 20},
-        "fit": {"check_every_epochs": 4.0},
-    }
-}
-SMALL_HOME = {
-    "weak-linear": {
-        "optim": {"batch": 32, "epochs": 100.0, "warmup_steps": 20},
-        "fit": {"weak_batch": 32},
-    },
-    "weak-finetuned": {
-        "optim": {"batch": 8, "epochs": 12.0, "warmup_steps": 15},
-        "fit": {"weak_batch": 8, "check_every_epochs": 2.0},
-    },
-    "mean-teacher": {
-        "optim": {"batch": 8, "epochs": 40.0, "warmup_steps": 75},
-        "fit": {"weak_batch": 8, "unlabelled_batch": 16},
-    },
-}
+GROUP = "hear_ptsed.tasks"
+log = logging.getLogger(__name__)
 
 
-def _small(name: str, like: Task, recipes: dict) -> Task:
-    """A task of this suite's own sounds that asks for what a published one does."""
-    return replace(
-        like,
-        name=name,
-        title=f"{name.capitalize()} (small)",
-        folder=f"{name}-v1-demo",
-        about=rendered.NAMES[name],
-        published=False,
-        recipes=recipes,
-    )
+def find_task(name: str) -> Task:
+    """A task by name, or by the path of the file that holds it."""
+    if name.endswith(".py") or not is_name(name):
+        return _load_file(Path(name).absolute())
+    tasks = _find_built_in()  # alone, as long as that is enough: no other package can spoil it
+    tasks = tasks if name in tasks else all_tasks()
+    if name not in tasks:
+        raise ValueError(
+            f"unknown task {name!r}; known: {', '.join(tasks)}, or the path of a file: my_task.py"
+        )
+    return tasks[name]
 
 
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        dcase2016_task2.TASK,
-        maestro.TASK,
-        desed.TASK,
-        _small("office", dcase2016_task2.TASK, SMALL),
-        _small("piano", maestro.TASK, SMALL),
-        _small("home", desed.TASK, SMALL_HOME),
-    )
-}
-
-
-def _soundscapes(tasks_dir: Path, **options: Any) -> Path:
-    from eval_tasks.tasks.rendered import soundscapes  # which nothing else of the tasks needs
-
-    return soundscapes.prepare(tasks_dir, **options)
-
-
-RENDERED = frozenset({"size", "seed", "synthetic"})
-DOWNLOADED = frozenset({"sources", "jobs"})
-# How each folder is made, and the options of that.
-PREPARE: dict[str, tuple[Callable[..., Path], frozenset[str]]] = {
-    "dcase2016_task2": (dcase2016_task2.prepare, DOWNLOADED),
-    "maestro": (maestro.prepare, DOWNLOADED),
-    "desed": (desed.prepare, DOWNLOADED | {"strong_real", "mode"}),
-    **{name: (partial(rendered.prepare, name), RENDERED) for name in rendered.NAMES},
-    "soundscapes": (_soundscapes, RENDERED | {"jobs"}),
-}
+def all_tasks() -> dict[str, Task]:
+    """The tasks of this package and of others by name; one that cannot be had is logged."""
+    tasks = _find_built_in()
+    for point in entry_points(group=GROUP):
+        try:
+            task = _require_task(point.load(), point.value)
+            if task.name in tasks:
+                raise ValueError(f"there is a task {task.name} already")
+        except Exception as error:
+            log.warning(
+                "the task %s (%s) is left out: %s", point.name, point.value, one_line(error)
+            )
+        else:
+            tasks[task.name] = task
+    return tasks
 
 
 def prepare(name: str, tasks_dir: Path, *, force: bool = False, **options: Any) -> Path:
-    """Make the folder of a task in `tasks_dir` and return it; see each task for its options."""
-    if name not in PREPARE:
-        raise ValueError(f"unknown task {name!r}; known: {', '.join(PREPARE)}")
-    make, known = PREPARE[name]
-    if strange := sorted(options.keys() - known):
-        raise ValueError(
-            f"{name} does not take {', '.join(map(_flag, strange))}; it takes "
-            f"{', '.join(map(_flag, sorted(known)))}"
-        )
-    if "sources" in known and not options.get("sources"):
-        raise ValueError(f"{name} is made from a download; name its folder or archive: --source")
-    source = [options.pop("sources")] if "sources" in known else []
-    return make(*source, tasks_dir, force=force, **options)
+    """Make the folder of a task in `tasks_dir` and return it.
+
+    Args:
+        name: see `find_task`.
+        force: make a folder anew that is there with other options.
+        options: fields of the task's `options`.
+    """
+    task = find_task(name)
+    return task.make(Path(tasks_dir), task.options(**options), force)
 
 
-def coverage(folder: Path) -> str | None:
-    """What of the data set is not in a prepared folder; None if nothing is missing."""
-    path = Path(folder) / "coverage.json"
-    return read_json(path)["summary"] if path.exists() else None
+def _find_built_in() -> dict[str, Task]:
+    names = [module.name for module in pkgutil.iter_modules(__path__)]
+    modules = [import_module(f"{__name__}.{name}") for name in names]
+    tasks = [module.TASK for module in modules if hasattr(module, "TASK")]
+    return {task.name: task for task in tasks}
 
 
-def _flag(option: str) -> str:
-    return {"sources": "--source"}.get(option, "--" + option.replace("_", "-"))
+@cache
+def _load_file(path: Path) -> Task:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of a task")
+    name = f"task_file_{path.stem}"  # which hides no other module
+    spec = spec_from_file_location(name, path)
+    if spec is None:
+        raise ValueError(f"{path} is no Python file; a task's name ends in .py")
+    module = sys.modules[name] = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return _require_task(module, path.name)
+    except Exception as error:
+        del sys.modules[name]
+        raise ValueError(f"{path} cannot be used: {one_line(error)}") from error
+
+
+def _require_task(loaded: Any, where: str) -> Task:
+    task = getattr(loaded, "TASK", loaded)
+    if not isinstance(task, Task):
+        raise ValueError(f"{where} has no TASK = Task(…), see eval_tasks.tasks.base")
+    return task

@@ -1,13 +1,15 @@
-"""A downstream task, and its folder opened: clips, labels, splits.
+"""What a downstream task is, and its folder opened: clips, labels, splits.
 
 A folder is a HEAR task folder. It may hold two parts that HEAR does not know, `weak.json` ({file:
 [label, ...]}, labels of whole clips) and `unlabelled.json` ({file: []}), with their audio beside
 that of the splits; `durations.json` ({split: {file: seconds}}), where clips were padded; and
-`coverage.json`, what of the data set is not there.
+`coverage.json`, what of the data set is not there. An event of a task with soft labels has a
+"value" from 0 to 1.
 """
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +19,14 @@ import numpy as np
 import soundfile
 
 from hear_ptsed.grid import FRAME, SAMPLE_RATE, n_frames
+from hear_ptsed.metrics.catalogue import METRICS
 from hear_ptsed.metrics.decoding import Decoding
+from hear_ptsed.schema import is_name, settings
 from training.data.tables import read_records
 
 END_MS = 0.0001  # HEAR: a frame is active where start <= centre < end + this
 MORE_PARTS = ("weak", "unlabelled")
+LABELS = ("strong", "weak", "unlabelled", "soft")
 NEEDS = {  # protocol -> labels that it learns from
     "hear": {"strong"},
     "linear": {"strong"},
@@ -32,26 +37,65 @@ NEEDS = {  # protocol -> labels that it learns from
 }
 
 
+@settings
+class NoOptions:
+    """A task that is made in one way."""
+
+
 @dataclass(frozen=True)
 class Task:
-    """What a task asks for. The numbers of a training on it are in `recipes`."""
+    """All that is known of a task. The numbers of a training on it are in `recipes`."""
 
     name: str  # on the command line
     title: str  # on pages
-    folder: str  # its usual folder in a tasks folder
+    folder: str  # its usual folder in a tasks folder: NAME-VERSION-MODE
     about: str
-    metrics: tuple[str, ...]  # the primary one first
-    decoding: Decoding  # how frames become events
+    # ids of hear_ptsed.metrics.catalogue, the primary one first; none: it can only be prepared
+    metrics: tuple[str, ...] = ()
+    decoding: Decoding = Decoding(0, 0)  # how frames become events
     psds_median: int = 1  # frames, before PSDS
     select: Literal["score", "loss"] = "score"  # what the best epoch is chosen by, on validation
-    labels: tuple[str, ...] = ("strong",)  # that its clips have: of strong, weak, unlabelled
+    labels: tuple[str, ...] = ("strong",)  # that its clips have: of LABELS
+    clip_s: float | None = 10.0  # None: clips of any length
     published: bool = False  # a published data set; else one of this suite's small tasks
     recipes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    # (task, tasks folder, options, force) -> the folder; None: it is made elsewhere
+    prepare: "Callable[[Task, Path, Any, bool], Path] | None" = None
+    options: type = NoOptions  # of `prepare`, a class under hear_ptsed.schema.settings
+
+    def __post_init__(self) -> None:
+        if not is_name(self.name):
+            raise ValueError(f"the task's name {self.name!r} cannot name a file")
+        for what, values, known in (
+            ("metric", self.metrics, METRICS),
+            ("kind of label", self.labels, LABELS),
+            ("protocol", self.recipes, NEEDS),
+        ):
+            if unknown := [value for value in values if value not in known]:
+                raise ValueError(
+                    f"task {self.name}: unknown {what} {unknown[0]!r}; known: {', '.join(known)}"
+                )
 
     @property
     def protocols(self) -> tuple[str, ...]:
-        """That its labels allow."""
-        return tuple(name for name, needs in NEEDS.items() if needs <= {*self.labels})
+        """That its metrics, labels and clips allow; heareval needs clips of one length."""
+        allowed = (name for name, needs in NEEDS.items() if needs <= {*self.labels})
+        possible = (name for name in allowed if self.clip_s is not None or name != "hear")
+        return tuple(possible) if self.metrics else ()
+
+    def require_protocols(self) -> None:
+        """Refuse a task that can only be prepared."""
+        if not self.protocols:
+            why = f"its labels are {', '.join(self.labels)}" if self.metrics else "it has no metric"
+            raise ValueError(f"{self.name} can be prepared, not run: {why}")
+
+    def make(self, tasks_dir: Path, options: Any, force: bool) -> Path:
+        """Make its folder and return it, see eval_tasks.tasks.prepare."""
+        if self.prepare is None:
+            raise ValueError(
+                f"{self.name} is not made here; put its folder, {self.folder}, into {tasks_dir}"
+            )
+        return self.prepare(self, tasks_dir, options, force)
 
 
 class Split(NamedTuple):
@@ -73,6 +117,7 @@ class Part:
     tags: dict[str, list[str]]  # file -> labels of the clip, of the weak part
     samples: dict[str, int]  # file -> length at 16 kHz, in the order of the files
     durations_s: dict[str, float]  # file -> seconds without padding
+    soft: bool = False  # events have a value
 
     @property
     def files(self) -> list[str]:
@@ -98,13 +143,18 @@ class Part:
         )[0]
 
     def targets(self, file: str) -> np.ndarray:
-        """(T, C) uint8: what is active at the centre of each frame, by HEAR's rule."""
-        found = np.zeros((self.frames(file), len(self.classes)), np.uint8)
-        centres = 20.0 + 40 * np.arange(len(found))
+        """(T, C): what is active at the centre of each frame, by HEAR's rule.
+
+        uint8, 0 or 1; of soft labels float32, the highest value of the events.
+        """
+        dtype = np.float32 if self.soft else np.uint8
+        values = np.zeros((self.frames(file), len(self.classes)), dtype)
+        centres = 20.0 + 40 * np.arange(len(values))
         for event in self.events[file]:
             active = (centres >= event["start"]) & (centres < event["end"] + END_MS)
-            found[active, self.classes.index(str(event["label"]))] = 1
-        return found
+            column = values[:, self.classes.index(str(event["label"]))]
+            column[active] = np.maximum(column[active], dtype(event.get("value", 1)))
+        return values
 
     def clip_targets(self, file: str) -> np.ndarray:
         """(C,) uint8 of a weakly labelled clip."""
@@ -179,22 +229,25 @@ def open_task(task: Task, folder: Path) -> TaskData:
         raise ValueError(f"{folder} is a task of whole clips; sound events are evaluated here")
     if metadata["split_mode"] != "trainvaltest" and len(metadata["splits"]) < 3:
         raise ValueError(f"{folder} has {len(metadata['splits'])} folds; at least 3 are needed")
-    classes = _vocabulary(folder / "labelvocabulary.csv")
+    classes = _read_classes(folder / "labelvocabulary.csv")
     durations = read_json(folder / "durations.json") if (folder / "durations.json").exists() else {}
     names = [*metadata["splits"], *(p for p in MORE_PARTS if (folder / f"{p}.json").exists())]
-    parts = {name: _part(folder, name, classes, durations.get(name, {})) for name in names}
-    coverage = folder / "coverage.json"
-    return TaskData(
-        task,
-        folder,
-        metadata,
-        classes,
-        parts,
-        read_json(coverage)["summary"] if coverage.exists() else None,
-    )
+    soft = "soft" in task.labels
+    parts = {
+        name: _open_part(folder, name, classes, durations.get(name, {}), soft) for name in names
+    }
+    return TaskData(task, folder, metadata, classes, parts, read_coverage(folder))
 
 
-def _part(folder: Path, name: str, classes: tuple[str, ...], durations: dict) -> Part:
+def read_coverage(folder: Path) -> str | None:
+    """What of the data set is not in a prepared folder; None if nothing is missing."""
+    path = folder / "coverage.json"
+    return read_json(path)["summary"] if path.exists() else None
+
+
+def _open_part(
+    folder: Path, name: str, classes: tuple[str, ...], durations: dict, soft: bool
+) -> Part:
     path = folder / f"{name}.json"
     content = read_json(path)
     if not isinstance(content, dict) or not all(isinstance(v, list) for v in content.values()):
@@ -203,16 +256,16 @@ def _part(folder: Path, name: str, classes: tuple[str, ...], durations: dict) ->
         raise ValueError(f"{path} lists no clip; prepare the task again, or remove the split")
     labels = dict(sorted(content.items()))
     weak = name in MORE_PARTS
-    for file, found in labels.items():
-        for item in found:
-            label = str(item) if weak else _label(path, file, item)
+    for file, items in labels.items():
+        for item in items:
+            label = str(item) if weak else _check_event(path, file, item, soft)
             if label not in classes:
                 raise ValueError(
                     f"{path}: {file} has the label {label!r}, which labelvocabulary.csv does not "
                     "list; correct one of them"
                 )
     audio = folder / str(SAMPLE_RATE) / name
-    samples = {file: _length(audio / file) for file in labels}
+    samples = {file: _count_samples(audio / file) for file in labels}
     return Part(
         name,
         audio,
@@ -221,25 +274,28 @@ def _part(folder: Path, name: str, classes: tuple[str, ...], durations: dict) ->
         labels if weak else {},
         samples,
         {file: durations.get(file, samples[file] / SAMPLE_RATE) for file in labels},
+        soft,
     )
 
 
-def _label(path: Path, file: str, event: Any) -> str:
-    """The label of an event whose times are in order."""
+def _check_event(path: Path, file: str, event: Any, soft: bool) -> str:
+    """The label of an event whose times are in order, and whose value is if it must have one."""
     try:
-        fine = 0 <= event["start"] <= event["end"] < float("inf")
+        valid = 0 <= event["start"] <= event["end"] < float("inf")
+        valid &= 0 <= event["value"] <= 1 if soft else "value" not in event
         label = str(event["label"])
     except (TypeError, KeyError):
-        fine = False
-    if not fine:
+        valid = False
+    if not valid:
+        more = " and 0 <= value <= 1" if soft else " and, as labels are not soft, no value"
         raise ValueError(
             f"{path}: {file} has the event {event!r}; expected label, start and end in ms, 0 <= "
-            "start <= end"
+            f"start <= end{more}"
         )
     return label
 
 
-def _length(path: Path) -> int:
+def _count_samples(path: Path) -> int:
     try:
         info = soundfile.info(path)
     except soundfile.LibsndfileError as error:
@@ -255,7 +311,7 @@ def _length(path: Path) -> int:
     return info.frames
 
 
-def _vocabulary(path: Path) -> tuple[str, ...]:
+def _read_classes(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; prepare the task again")
     rows = [row for _, row in read_records(path, ("idx", "label"))]

@@ -12,14 +12,15 @@ knows, stand the weakly labelled and the unlabelled clips.
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from eval_tasks.tasks import hear_folder
 from eval_tasks.tasks.base import Task
 from eval_tasks.tasks.downloads import convert
-from eval_tasks.tasks.hear_folder import versions
+from eval_tasks.tasks.hear_folder import Download, versions
 from hear_ptsed.files import write_json
 from hear_ptsed.metrics.decoding import Decoding
+from hear_ptsed.schema import setting, settings
 from training.data.tables import read_records
 
 SECONDS = 10.0
@@ -30,28 +31,28 @@ CLASSES = (
 FOLDED = ("Frying", "Vacuum_cleaner")  # synthetic labels carry suffixes
 UNLABELLED = 14412  # clips released; no table lists them
 SPLITS = ("train", "valid", "test")
-# Clips of the smaller mode: 3 h, 1 h, 3 h. Test and weak stay whole.
-MODES = {"full": {}, "5h": {"train": 1080, "valid": 360, "unlabelled": 1080}}
+# Clips of the smaller size: 3 h, 1 h, 3 h. Test and weak stay whole.
+SIZES = {"full": {}, "5h": {"train": 1080, "valid": 360, "unlabelled": 1080}}
 EVALUATION = {
     "event_postprocessing_grid": {"median_filter_ms": [280], "min_duration": [120]},
     "task_specific_param_grid": {"max_epochs": [50], "check_val_every_n_epoch": [1]},
 }
 
-TASK = Task(
-    name="desed",
-    title="DESED",
-    folder="desed-dcase2023-full",
-    about="DESED: 10 domestic sounds, trained on synthetic, tested on real clips of 10 s",
-    metrics=("psds1", "psds2", "event_onset_200ms_fms", "segment_1s_er"),
-    decoding=Decoding(280, 120),
-    psds_median=7,
-    labels=("strong", "weak", "unlabelled"),
-    published=True,
-)
+HEAR_METRICS = ("event_onset_200ms_fms", "segment_1s_er")
 
 
-class Clip(NamedTuple):
-    """A listed clip: where its audio should be below a root, its labels in HEAR's form."""
+@settings
+class DesedOptions(Download):
+    """What DESED is made from, and how much of it."""
+
+    size: Literal["full", "5h"] = setting(
+        "full", "All clips, or 5 h of training: fewer synthetic and unlabelled clips."
+    )
+    strong_real: bool = setting(False, "Train on the strongly labelled real clips too.")
+
+
+class ListedClip(NamedTuple):
+    """Where a clip's audio should be below a root, and its labels in HEAR's form."""
 
     audio: str  # folder
     file: str
@@ -59,39 +60,26 @@ class Clip(NamedTuple):
     left_out: int = 0  # events that have no length within the clip
 
 
-def prepare(
-    sources: Sequence[Path],
-    tasks_dir: Path,
-    *,
-    mode: str = "full",
-    strong_real: bool = False,
-    jobs: int = 1,
-    force: bool = False,
-) -> Path:
+def prepare_desed(task: Task, tasks_dir: Path, options: DesedOptions, force: bool) -> Path:
     """Make the task folder of the clips that are there.
 
-    Args:
-        sources: folders with `metadata` and `audio`, or with such folders in them; what one lacks
-            is looked for in the next.
-        mode: "full", or "5h" with fewer synthetic and unlabelled clips.
-        strong_real: add the strongly labelled real clips to the training clips.
-        jobs: processes that resample.
+    What one source lacks is looked for in the next.
     """
-    if mode not in MODES:
-        raise ValueError(f"unknown mode {mode!r}; known: {', '.join(MODES)}")
-    settings = {"task": TASK.name, "mode": mode, "strong_real": strong_real, "format": 2}
-    fill = partial(_fill, sources, settings, jobs)
-    folder = Path(tasks_dir) / f"desed-dcase2023-{mode}"
-    return hear_folder.build(folder, settings, fill, force=force)
+    options.require_source(task)
+    chosen = {"mode": options.size, "strong_real": options.strong_real}
+    settings = {"task": task.name, **chosen, "format": 2}
+    fill = partial(_fill_desed, options, settings)
+    folder = tasks_dir / f"desed-dcase2023-{options.size}"
+    return hear_folder.build_folder(folder, settings, fill, force=force)
 
 
-def _fill(sources: Sequence[Path], settings: dict, jobs: int, folder: Path) -> None:
-    roots, limits = _roots(sources), MODES[settings["mode"]]
+def _fill_desed(options: DesedOptions, settings: dict, folder: Path) -> None:
+    roots, limits = _find_roots(options.source), SIZES[options.size]
     parts, durations, coverage = {}, {}, {}
-    for part, clips in _listed(roots, settings["strong_real"]).items():
+    for part, clips in _list_clips(roots, options.strong_real).items():
         names = hear_folder.subsample(clips, part, limits.get(part, len(clips)))
         clips = {name: clips[name] for name in sorted(names)}
-        seconds, coverage[part] = _convert(roots, part, clips, folder, jobs)
+        seconds, coverage[part] = _convert(roots, part, clips, folder, options.jobs)
         if part == "unlabelled":
             coverage[part]["listed"] = max(len(clips), limits.get(part, UNLABELLED))
         if seconds:
@@ -102,15 +90,13 @@ def _fill(sources: Sequence[Path], settings: dict, jobs: int, folder: Path) -> N
                 f"{roots[0]}: none of the {len(clips)} listed clips of {part} can be read; "
                 "complete the download"
             )
-    hear_folder.write(
+    hear_folder.write_labels(
         folder,
-        hear_folder.metadata(
-            "desed",
-            "dcase2023",
-            settings["mode"],
+        hear_folder.describe_folder(
+            folder.name,
             SPLITS,
-            SECONDS,
-            ("event_onset_200ms_fms", "segment_1s_er"),
+            TASK.clip_s,
+            HEAR_METRICS,
             max_task_duration_by_split={s: limits[s] * 10 if s in limits else None for s in SPLITS},
             use_scoring_for_early_stopping=False,
             evaluation_params=EVALUATION,
@@ -120,56 +106,56 @@ def _fill(sources: Sequence[Path], settings: dict, jobs: int, folder: Path) -> N
         {"settings": settings, "versions": versions(), "source": "DESED"},
     )
     write_json(folder / "durations.json", durations)
-    write_json(folder / "coverage.json", {"summary": summary(coverage), "parts": coverage})
-    hear_folder.checked(TASK, folder, roots[0])
+    write_json(folder / "coverage.json", {"summary": summarise(coverage), "parts": coverage})
+    hear_folder.check_folder(TASK, folder, roots[0])
 
 
 def _convert(
-    roots: list[Path], part: str, clips: dict[str, Clip], folder: Path, jobs: int
+    roots: list[Path], part: str, clips: dict[str, ListedClip], folder: Path, jobs: int
 ) -> tuple[dict[str, float], dict]:
     """Write the audio that is there: seconds of each clip, and what to say of the rest."""
-    there = {name: path for name, clip in clips.items() if (path := _audio(roots, clip))}
+    paths = {name: path for name, clip in clips.items() if (path := _find_audio(roots, clip))}
     target = hear_folder.audio_folder(folder, part)
-    pairs = [(path, target / name) for name, path in there.items()]
-    found = dict(zip(there, convert(pairs, SECONDS, jobs, part), strict=True))
-    seconds = {name: value for name, value in found.items() if isinstance(value, float)}
+    pairs = [(path, target / name) for name, path in paths.items()]
+    results = dict(zip(paths, convert(pairs, SECONDS, jobs, part), strict=True))
+    seconds = {name: value for name, value in results.items() if isinstance(value, float)}
     if not seconds:
         target.rmdir()
     return seconds, {
         "listed": len(clips),
         "there": len(seconds),
-        "missing": sorted(clips.keys() - there.keys()),
-        "unreadable": sorted(value for value in found.values() if isinstance(value, str)),
+        "missing": sorted(clips.keys() - paths.keys()),
+        "unreadable": sorted(value for value in results.values() if isinstance(value, str)),
         "events_left_out": sum(clips[name].left_out for name in seconds),
     }
 
 
-def summary(coverage: dict[str, dict]) -> str | None:
+def summarise(coverage: dict[str, dict]) -> str | None:
     """What is missing, in a line; None if nothing is."""
     short = []
     for part in (*SPLITS, "weak", "unlabelled"):
         if part not in coverage:
             short.append(f"{part}: none")
             continue
-        listed, there = coverage[part]["listed"], coverage[part]["there"]
-        if missing := listed - there:
+        listed, usable = coverage[part]["listed"], coverage[part]["there"]
+        if missing := listed - usable:
             share = 100 * missing / listed
-            short.append(f"{part}: {there} of {listed} clips (missing {missing}, {share:.1f} %)")
+            short.append(f"{part}: {usable} of {listed} clips (missing {missing}, {share:.1f} %)")
     return "; ".join(short) or None
 
 
-def _listed(roots: list[Path], strong_real: bool) -> dict[str, dict[str, Clip]]:
+def _list_clips(roots: list[Path], strong_real: bool) -> dict[str, dict[str, ListedClip]]:
     """The clips of every part by the name they get."""
     train, valid = "train/synthetic21_train", "validation/synthetic21_validation"
     listed = {
-        "train": _strong(roots, f"{train}/soundscapes.tsv", f"{train}/soundscapes"),
-        "valid": _strong(
+        "train": _list_strong(roots, f"{train}/soundscapes.tsv", f"{train}/soundscapes"),
+        "valid": _list_strong(
             roots,
             f"{valid}/soundscapes.tsv",
             f"{valid}/soundscapes",
             f"{valid}/durations.tsv",
         ),
-        "test": _strong(
+        "test": _list_strong(
             roots,
             "validation/validation.tsv",
             "validation/validation",
@@ -177,30 +163,30 @@ def _listed(roots: list[Path], strong_real: bool) -> dict[str, dict[str, Clip]]:
         ),
     }
     if strong_real:
-        real = _strong(roots, "train/audioset_strong.tsv", "train/strong_label_real")
+        real = _list_strong(roots, "train/audioset_strong.tsv", "train/strong_label_real")
         listed["train"] |= {f"real_{file}": clip for file, clip in real.items()}
-    if weak := _table(roots, "train/weak.tsv", ("filename", "event_labels"), optional=True):
+    if weak := _read_table(roots, "train/weak.tsv", ("filename", "event_labels"), optional=True):
         listed["weak"] = {
-            row["filename"]: Clip(
+            row["filename"]: ListedClip(
                 "train/weak",
                 row["filename"],
-                sorted({_label(name, where) for name in row["event_labels"].split(",")}),
+                sorted({_class_of(name, where) for name in row["event_labels"].split(",")}),
             )
             for where, row in weak
         }
-    if unlabelled := _unlabelled(roots):
+    if unlabelled := _list_unlabelled(roots):
         listed["unlabelled"] = unlabelled
     return listed
 
 
-def _strong(
+def _list_strong(
     roots: list[Path], table: str, audio: str, durations: str | None = None
-) -> dict[str, Clip]:
+) -> dict[str, ListedClip]:
     """Clips of a table of events; clips that only the table of durations has are without events."""
     events: dict[str, list[tuple[float, float, str]]] = {}
     counts: dict[str, int] = {}
-    for where, row in _table(roots, table, ("filename", "onset", "offset", "event_label")):
-        found = events.setdefault(row["filename"], [])
+    for where, row in _read_table(roots, table, ("filename", "onset", "offset", "event_label")):
+        of_clip = events.setdefault(row["filename"], [])
         if not row["event_label"]:
             continue
         try:
@@ -209,28 +195,28 @@ def _strong(
             raise ValueError(
                 f"{where}: times {row['onset']!r} and {row['offset']!r}; expected seconds"
             ) from None
-        label = _label(row["event_label"], where)
+        label = _class_of(row["event_label"], where)
         if start < end:
-            found.append((start, end, label))
+            of_clip.append((start, end, label))
         else:
             counts[row["filename"]] = counts.get(row["filename"], 0) + 1
     if durations:
-        for _, row in _table(roots, durations, ("filename",), optional=True):
+        for _, row in _read_table(roots, durations, ("filename",), optional=True):
             events.setdefault(row["filename"], [])
     return {
-        file: Clip(audio, file, hear_folder.events(found, SECONDS), counts.get(file, 0))
-        for file, found in events.items()
+        file: ListedClip(audio, file, hear_folder.cut_events(rows, SECONDS), counts.get(file, 0))
+        for file, rows in events.items()
     }
 
 
-def _unlabelled(roots: list[Path]) -> dict[str, Clip]:
+def _list_unlabelled(roots: list[Path]) -> dict[str, ListedClip]:
     audio = "train/unlabel_in_domain"
     folders = [root / "audio" / name for root in roots for name in (audio, f"{audio}_16k")]
     files = {path.name for folder in folders for path in folder.glob("*.wav")}
-    return {file: Clip(audio, file, []) for file in files}
+    return {file: ListedClip(audio, file, []) for file in files}
 
 
-def _label(label: str, where: str) -> str:
+def _class_of(label: str, where: str) -> str:
     """The class of a label; `where` it stands goes into the error."""
     label = label.strip()
     folded = next((name for name in FOLDED if label.startswith(name)), label)
@@ -239,28 +225,26 @@ def _label(label: str, where: str) -> str:
     return folded
 
 
-def _roots(sources: Sequence[Path]) -> list[Path]:
+def _find_roots(sources: Sequence[Path]) -> list[Path]:
     """The folders that hold `metadata` or `audio`: a source itself, else what lies in it."""
-    if not sources:
-        raise ValueError("no source given; name DESED's folder with --source")
     roots = []
-    for source in map(Path, sources):
+    for source in sources:
         if not source.is_dir():
             raise FileNotFoundError(
                 f"{source} is no folder; unpack DESED and name its folder with --source"
             )
         for pattern in ("", "*", "*/*"):
             inside = [source] if not pattern else sorted(source.glob(pattern))
-            found = [f for f in inside if (f / "metadata").is_dir() or (f / "audio").is_dir()]
-            if found:
-                roots += found
+            of_desed = [f for f in inside if (f / "metadata").is_dir() or (f / "audio").is_dir()]
+            if of_desed:
+                roots += of_desed
                 break
         else:
             raise FileNotFoundError(f"{source} has no folder metadata or audio; correct --source")
     return roots
 
 
-def _table(
+def _read_table(
     roots: list[Path], name: str, columns: Sequence[str], *, optional: bool = False
 ) -> list[tuple[str, dict[str, str]]]:
     """Rows of a table of `metadata`, each with the place to name in an error."""
@@ -276,10 +260,26 @@ def _table(
     ]
 
 
-def _audio(roots: list[Path], clip: Clip) -> Path | None:
+def _find_audio(roots: list[Path], clip: ListedClip) -> Path | None:
     """The clip as it was released, or the baseline's copy of it at 16 kHz."""
     for root in roots:
         for folder in (clip.audio, f"{clip.audio}_16k"):
             if (path := root / "audio" / folder / clip.file).is_file():
                 return path
     return None
+
+
+TASK = Task(
+    name="desed",
+    title="DESED",
+    folder="desed-dcase2023-full",
+    about="10 domestic sounds, trained on synthetic, tested on real clips of 10 s",
+    metrics=("psds1", "psds2", "event_onset_200ms_fms", "segment_1s_er"),
+    decoding=Decoding(280, 120),
+    psds_median=7,
+    labels=("strong", "weak", "unlabelled"),
+    clip_s=SECONDS,
+    published=True,
+    prepare=prepare_desed,
+    options=DesedOptions,
+)

@@ -25,13 +25,13 @@ RATE = 16000  # Hz
 NAMED = 3  # files that a message names
 
 
-def opened(sources: Sequence[Path], scratch: Path, wanted: Callable[[str], bool]) -> list[Path]:
+def open_sources(
+    sources: Sequence[Path], scratch: Path, wanted: Callable[[str], bool]
+) -> list[Path]:
     """Folders that hold the sources: folders as they are, all archives unpacked into `scratch`.
 
     Of an archive only the members whose name is `wanted` are unpacked.
     """
-    if not sources:
-        raise ValueError("no source given; name the download with --source")
     roots = []
     for source in map(Path, sources):
         if source.is_dir():
@@ -65,16 +65,16 @@ def unpack(archive: Path, into: Path, wanted: Callable[[str], bool]) -> None:
         raise ValueError(f"{archive} is damaged ({error}); download it again") from error
 
 
-def find(roots: Sequence[Path], name: str, deepest: int = 3) -> Path | None:
+def find_path(roots: Sequence[Path], name: str, deepest: int = 3) -> Path | None:
     """The first file or folder of that name, up to so many levels below the roots."""
     for depth in range(deepest + 1):
         for root in roots:
-            if found := next(root.glob("*/" * depth + name), None):
-                return found
+            if path := next(root.glob("*/" * depth + name), None):
+                return path
     return None
 
 
-def link(source: Path, target: Path) -> None:
+def link_file(source: Path, target: Path) -> None:
     """A hard link to the file, or a copy of it where the file system has none."""
     source = source.resolve()
     try:
@@ -98,7 +98,7 @@ def to_16k(source: Path, target: Path, seconds: float, rate: int | None = None) 
             raise ValueError(f"has {file.rate} Hz, expected {rate}")
         samples, frames = round(seconds * RATE), round(seconds * file.rate)
         if file.form == ("WAV", "PCM_16", 1, RATE, samples):
-            link(source, target)
+            link_file(source, target)
             return seconds
         blocks = list(file.blocks(limit=frames))
         if shortfall := file.shortfall():
@@ -127,8 +127,8 @@ def convert(
     if jobs == 1 or len(clips) < 2:
         return [work(clip) for clip in bar(interrupt.between(clips))]
     # Ctrl-C also reaches the workers, which leave it to this process.
-    own = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), **own) as pool:
+    workers = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), **workers) as pool:
         try:
             return list(bar(interrupt.between(pool.map(work, clips, chunksize=8))))
         except BaseException:

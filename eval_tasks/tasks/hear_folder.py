@@ -6,22 +6,84 @@ import platform
 import random
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eval_tasks.tasks.base import MORE_PARTS, Task, TaskData, open_task, read_json
-from eval_tasks.tasks.downloads import RATE, convert_all, find, link, some
+from eval_tasks.tasks.base import MORE_PARTS, Part, Task, TaskData, open_task, read_json
+from eval_tasks.tasks.downloads import RATE, convert_all, find_path, link_file, open_sources, some
 from hear_ptsed.files import write_json
 from hear_ptsed.parts import make_folder
+from hear_ptsed.schema import setting, settings
 
 LIBRARIES = ("numpy", "scipy", "soxr", "soundfile", "tinysoundfont", "espeakng-loader", "music21")
 RELEASED_RATE = 48000  # Hz, of HEAR's archives; they exist at 16 kHz too
 
 
-def build(
+@settings
+class Download:
+    """What a task is made from that comes as a download."""
+
+    source: tuple[Path, ...] = setting((), "The folders or archives of the download.")
+    jobs: int = setting(1, "The number of processes that resample.", ge=1, le=512)
+
+    def require_source(self, task: Task) -> None:
+        if not self.source:
+            raise ValueError(
+                f"{task.name} is made from a download; name its folder or archive: --source"
+            )
+
+
+@dataclass(frozen=True)
+class Release:
+    """A task of which HEAR released a folder, and how the same follows from the data set."""
+
+    clips: dict[str, int]  # of each split
+    is_original: Callable[[str], bool]  # whether an archive's member is wanted of the data set
+    # (roots, jobs, settings, folder) -> where the data set lies, after the folder is filled
+    fill_from_original: Callable[[list[Path], Download, dict, Path], Path]
+    find_wrong: Callable[[tuple[str, ...]], str]  # what is wrong with the classes, if anything
+
+
+def prepare_released(
+    release: Release, task: Task, tasks_dir: Path, options: Download, force: bool
+) -> Path:
+    """Make the task folder from HEAR's release or from the data set."""
+    options.require_source(task)
+    settings = {"task": task.name, "format": 2}
+    fill = partial(_fill_released, task, release, options, settings)
+    return build_folder(tasks_dir / task.folder, settings, fill, force=force)
+
+
+def _fill_released(
+    task: Task, release: Release, options: Download, settings: dict, folder: Path
+) -> None:
+    def is_wanted(name: str) -> bool:
+        return release.is_original(name) or is_released(name, task.folder)
+
+    roots = open_sources(options.source, folder.with_name("unpacked"), is_wanted)
+    if source := find_released(roots, task.folder):
+        copy_release(task, source, folder, settings, options.jobs)
+    else:
+        source = release.fill_from_original(roots, options, settings, folder)
+    data = check_folder(task, folder, source)
+    counts = {name: len(part) for name, part in data.parts.items()}
+    if counts != release.clips:
+        raise ValueError(f"{source} has {counts} clips; expected {release.clips}")
+    if wrong := release.find_wrong(data.classes):
+        raise ValueError(f"{source}: {wrong}")
+    if data.metadata["sample_duration"] != task.clip_s:
+        raise ValueError(
+            f"{source} has clips of {data.metadata['sample_duration']} s; expected "
+            f"{task.clip_s:g} s"
+        )
+
+
+def build_folder(
     folder: Path, settings: dict, fill: Callable[[Path], None], *, force: bool = False
 ) -> Path:
     """Have a new folder filled and put it in place; one with the same settings is kept.
@@ -36,24 +98,35 @@ def build(
     return Path(folder)
 
 
-def metadata(
-    task_name: str,
-    version: str,
-    mode: str,
+def describe_folder(
+    name: str,
     splits: Sequence[str],
-    seconds: float,
-    scores: Sequence[str],
+    clip_s: float | None,
+    metrics: Sequence[str],
+    *,
+    embedding_type: str = "event",
+    prediction_type: str = "multilabel",
     **more: Any,
 ) -> dict[str, Any]:
-    """The contents of task_metadata.json of an event task, in the builder's key order."""
+    """The contents of task_metadata.json, in the key order of HEAR's own.
+
+    Args:
+        name: of the folder: NAME-VERSION-MODE.
+        splits: train, valid and test, or folds.
+        clip_s: seconds of a clip; None where they differ, which heareval does not take.
+        metrics: that heareval scores, its primary one first.
+    """
+    if name.count("-") != 2:
+        raise ValueError(f"the task's folder is named {name}; it must be NAME-VERSION-MODE")
+    task_name, version, mode = name.split("-")
     return {
         "task_name": task_name,
         "version": version,
-        "embedding_type": more.pop("embedding_type", "event"),
-        "prediction_type": more.pop("prediction_type", "multilabel"),
+        "embedding_type": embedding_type,
+        "prediction_type": prediction_type,
         "split_mode": "trainvaltest" if splits[0] == "train" else "new_split_kfold",
-        "sample_duration": seconds,
-        "evaluation": list(scores),
+        "sample_duration": clip_s,
+        "evaluation": list(metrics),
         "download_urls": [],
         "default_mode": mode,
         **more,
@@ -62,7 +135,7 @@ def metadata(
     }
 
 
-def write(
+def write_labels(
     folder: Path,
     metadata: Mapping[str, Any],
     vocabulary: Sequence[str],
@@ -86,7 +159,7 @@ def audio_folder(folder: Path, part: str) -> Path:
     return path
 
 
-def events(rows: Iterable[tuple[float, float, str]], seconds: float) -> list[dict[str, Any]]:
+def cut_events(rows: Iterable[tuple[float, float, str]], seconds: float) -> list[dict[str, Any]]:
     """HEAR's events, in ms, of (start s, end s, label): those that begin in the clip, cut to it."""
     return [
         {"label": label, "start": 1000 * start, "end": 1000 * min(end, seconds)}
@@ -123,11 +196,11 @@ def find_released(roots: Sequence[Path], folder: str) -> Path | None:
     for root in roots:
         if (root / "task_metadata.json").is_file():
             return root
-    metadata_file = find(roots, f"{folder}/task_metadata.json")
+    metadata_file = find_path(roots, f"{folder}/task_metadata.json")
     return metadata_file.parent if metadata_file else None
 
 
-def complete(task: Task, source: Path, folder: Path, settings: dict, jobs: int) -> TaskData:
+def copy_release(task: Task, source: Path, folder: Path, settings: dict, jobs: int) -> None:
     """Fill a folder from HEAR's release: audio at 16 kHz is linked, else made from 48 kHz."""
     if source.resolve() == (folder.parents[1] / folder.name).resolve():
         raise ValueError(f"{source} would be replaced by itself; name another --tasks-dir")
@@ -150,32 +223,38 @@ def complete(task: Task, source: Path, folder: Path, settings: dict, jobs: int) 
         slower = []
         for file in read_json(source / f"{name}.json"):
             if (have / file).is_file():
-                link(have / file, target / file)
+                link_file(have / file, target / file)
             else:
                 slower.append((released / file, target / file))
         if slower:
             convert_all(slower, seconds, jobs, f"{name} from 48 kHz", RELEASED_RATE)
     manifest = {"settings": settings, "versions": versions(), "source": "HEAR release"}
     write_json(folder / "manifest.json", manifest)
-    return checked(task, folder, source)
 
 
-def checked(task: Task, folder: Path, source: Path) -> TaskData:
-    """The new folder, opened; what is wrong with it is said of the source, and of each length."""
+def check_folder(task: Task, folder: Path, source: Path) -> TaskData:
+    """The new folder, opened; what is wrong with it is said of the source.
+
+    All clips must have the length of the metadata, if the task's have one.
+    """
     try:
         data = open_task(task, folder)
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(str(error).replace(str(folder), str(source))) from None
-    samples = round(data.metadata["sample_duration"] * RATE)
     for name, part in data.parts.items():
-        wrong = [file for file, count in part.samples.items() if count != samples]
-        if wrong:
-            raise ValueError(
-                f"{source}: {some(wrong, f'clips of {name}')} have not {samples} samples at 16 kHz"
-            )
+        if task.clip_s is not None:
+            _check_lengths(part, round(data.metadata["sample_duration"] * RATE), source)
         if name not in MORE_PARTS and not any(part.events.values()):
             raise ValueError(f"{source}: no clip of {name} has an event")
     return data
+
+
+def _check_lengths(part: Part, samples: int, source: Path) -> None:
+    wrong = [file for file, count in part.samples.items() if count != samples]
+    if wrong:
+        raise ValueError(
+            f"{source}: {some(wrong, f'clips of {part.name}')} have not {samples} samples at 16 kHz"
+        )
 
 
 def versions() -> dict[str, str]:

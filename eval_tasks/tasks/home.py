@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 from numpy.random import Generator
 
-from eval_tasks.sounds import synthetic, tones
+from eval_tasks.sounds import tones
 from eval_tasks.sounds.audioset import AUDIOSET_CLASSES
 from eval_tasks.sounds.signal import cut, decibels, repitch, room
 from eval_tasks.sounds.sources import (
@@ -24,11 +24,16 @@ from eval_tasks.sounds.sources import (
     make_bank,
     variation,
 )
-from eval_tasks.tasks.base import MORE_PARTS
+from eval_tasks.sounds.synthetic import synthetic_bank
+from eval_tasks.tasks import rendered
+from eval_tasks.tasks.base import MORE_PARTS, Task
+from eval_tasks.tasks.hear_folder import describe_folder
 from eval_tasks.tasks.office import OFFICE_CLASSES, background
-from eval_tasks.tasks.render import Clip, Task, generator, list_events, metadata
+from eval_tasks.tasks.rendered import RenderedClip, Rendering, RenderOptions
 from hear_ptsed.grid import SAMPLE_RATE
+from hear_ptsed.metrics.decoding import Decoding
 
+HEAR_METRICS = ("event_onset_200ms_fms", "segment_1s_er")
 PARTS = (*SPLITS, *MORE_PARTS)
 TURNS = (  # of eleven sources; an odd number, as some classes list two kinds alternately
     *("train", "valid", "test", "weak", "unlabelled"),
@@ -95,10 +100,9 @@ EVALUATION = {
 
 
 @dataclass(frozen=True)
-class Clips:
+class HomePlan:
     """Size of `home`."""
 
-    mode: str
     counts: dict[str, int]
     seconds: float
     classes: int  # at most, in a clip
@@ -109,20 +113,17 @@ def _counts(*counts: int) -> dict[str, int]:
 
 
 HOME = {
-    "tiny": Clips("tiny", _counts(26, 12, 26, 12, 12), 4.0, 2),
-    "demo": Clips("demo", _counts(160, 60, 120, 120, 120), 10.0, 3),
-    "full": Clips("full", _counts(1000, 250, 500, 600, 1200), 10.0, 3),
+    "tiny": HomePlan(_counts(26, 12, 26, 12, 12), 4.0, 2),
+    "demo": HomePlan(_counts(160, 60, 120, 120, 120), 10.0, 3),
+    "full": HomePlan(_counts(1000, 250, 500, 600, 1200), 10.0, 3),
 }
 
 
-def real_bank() -> Bank:
-    """The ten classes, as far as their packages can be fetched."""
-    return make_bank(HOME_CLASSES, TURNS)
-
-
-def synthetic_bank() -> Bank:
-    """The computed classes, dealt to the five parts."""
-    dealt = synthetic.synthetic_bank()
+def home_bank(synthetic: bool) -> Bank:
+    """The ten classes, as far as their packages can be fetched, or the computed ones."""
+    if not synthetic:
+        return make_bank(HOME_CLASSES, TURNS)
+    dealt = synthetic_bank()
     every = {
         label: [source for split in SPLITS for source in dealt.sources[split][label]]
         for label in dealt.classes
@@ -130,43 +131,37 @@ def synthetic_bank() -> Bank:
     return make_bank({label: partial(list, sources) for label, sources in every.items()}, TURNS)
 
 
-def home(bank: Bank, size: str, seed: int, name: str, provenance: dict) -> Task:
+def render_home(options: RenderOptions, folder: str) -> Rendering:
     """Clips of the bank's classes; each class is the first of as many clips of a part."""
-    plan = HOME[size]
+    plan, bank = HOME[options.mode], home_bank(options.synthetic)
 
-    def clips() -> Iterator[Clip]:
+    def clips() -> Iterator[RenderedClip]:
         for part, count in plan.counts.items():
             for i in range(count):
                 file = f"{part}_{i:04d}.wav"
-                rng = generator(seed, name, file)
+                rng = rendered.clip_generator(options.seed, folder, file)
                 silent = i % EVENT_FREE == EVENT_FREE - 1 and part != "weak"
                 first = None if silent else bank.classes[i % len(bank.classes)]
                 audio, events, seconds = clip(bank.sources[part], plan, first, rng)
                 tags = sorted({event["label"] for event in events})
                 labels = {"weak": tags, "unlabelled": []}.get(part, events)
-                yield Clip(part, file, audio, labels, seconds)
+                yield RenderedClip(part, file, audio, labels, seconds)
 
-    return Task(
-        metadata(
-            name,
-            plan.mode,
-            list(SPLITS),
-            plan.seconds,
-            ["event_onset_200ms_fms", "segment_1s_er"],
-            max_task_duration_by_split=dict.fromkeys(SPLITS),
-            use_scoring_for_early_stopping=False,
-            evaluation_params=EVALUATION,
-        ),
-        bank.classes,
-        clips(),
-        sum(plan.counts.values()),
-        provenance,
-        more_parts=MORE_PARTS,
+    metadata = describe_folder(
+        folder,
+        SPLITS,
+        plan.seconds,
+        HEAR_METRICS,
+        max_task_duration_by_split=dict.fromkeys(SPLITS),
+        use_scoring_for_early_stopping=False,
+        evaluation_params=EVALUATION,
     )
+    count, provenance = sum(plan.counts.values()), rendered.describe_bank(bank, NOTES)
+    return Rendering(metadata, bank.classes, clips(), count, provenance, more_parts=MORE_PARTS)
 
 
 def clip(
-    sources: dict[str, list[Source]], plan: Clips, first: str | None, rng: Generator
+    sources: dict[str, list[Source]], plan: HomePlan, first: str | None, rng: Generator
 ) -> tuple[np.ndarray, list[dict], float]:
     """Audio (S,), events in ms by onset, and the seconds without padding.
 
@@ -194,7 +189,7 @@ def clip(
             start_s = _place(len(sound) / SAMPLE_RATE, seconds, taken, rng)
             if start_s is None:
                 continue
-            heard = list_events(sound, start_s, decibels(level_db - 9), label)
+            heard = rendered.list_events(sound, start_s, decibels(level_db - 9), label)
             if not heard:
                 continue
             taken.append((start_s, start_s + len(sound) / SAMPLE_RATE))
@@ -215,3 +210,36 @@ def _place(
         if all(end + REST_S <= a or start >= b + REST_S for a, b in taken):
             return start
     return None
+
+
+TASK = Task(
+    name="home",
+    title="Home (small)",
+    folder="home-v1-demo",
+    about="sound events in 10-s clips, strong, weak and no labels, 10 classes, DESED-like",
+    metrics=("psds1", "psds2", "event_onset_200ms_fms", "segment_1s_er"),
+    decoding=Decoding(280, 120),
+    psds_median=7,
+    labels=("strong", "weak", "unlabelled"),
+    recipes={
+        "linear": {"optim": {"batch": 32, "epochs": 100.0, "warmup_steps": 20}},
+        "finetuned": {
+            "optim": {"batch": 8, "epochs": 12.0, "warmup_steps": 15},
+            "fit": {"check_every_epochs": 2.0},
+        },
+        "weak-linear": {
+            "optim": {"batch": 32, "epochs": 100.0, "warmup_steps": 20},
+            "fit": {"weak_batch": 32},
+        },
+        "weak-finetuned": {
+            "optim": {"batch": 8, "epochs": 12.0, "warmup_steps": 15},
+            "fit": {"weak_batch": 8, "check_every_epochs": 2.0},
+        },
+        "mean-teacher": {
+            "optim": {"batch": 8, "epochs": 40.0, "warmup_steps": 75},
+            "fit": {"weak_batch": 8, "unlabelled_batch": 16},
+        },
+    },
+    prepare=partial(rendered.prepare_rendered, render_home),
+    options=RenderOptions,
+)

@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from eval_tasks.tasks import hear_folder
-from eval_tasks.tasks.base import Task, TaskData
-from eval_tasks.tasks.downloads import convert_all, find, opened, some
-from eval_tasks.tasks.hear_folder import versions
+from eval_tasks.tasks.base import Task
+from eval_tasks.tasks.downloads import convert_all, find_path, open_sources, some
+from eval_tasks.tasks.hear_folder import Download, Release, versions
 from eval_tasks.tasks.midi import Note, sustained_notes
 from hear_ptsed.metrics.decoding import Decoding
 from training.data.tables import read_records
 
-SECONDS = 120.0
 FOLDS = tuple(f"fold{i:02d}" for i in range(5))
 RECORDINGS = 1276
 CLIPS = 37  # per fold: 4500 s
@@ -31,58 +30,13 @@ EVALUATION = {
     "task_specific_param_grid": {"max_epochs": [50], "check_val_every_n_epoch": [1]},
 }
 
-TASK = Task(
-    name="maestro",
-    title="MAESTRO 5h",
-    folder="maestro-v3.0.0-5h",
-    about="MAESTRO: notes of piano recordings, five folds of 37 clips of 120 s",
-    metrics=("event_onset_50ms_fms", "event_onset_offset_50ms_20perc_fms"),
-    decoding=Decoding(150, 50),
-    select="loss",
-    published=True,
-)
+
+def is_original(member: str) -> bool:
+    """Whether an archive's member is wanted before the 185 recordings are known."""
+    return Path(member).name == INDEX
 
 
-def prepare(
-    sources: Sequence[Path], tasks_dir: Path, *, jobs: int = 1, force: bool = False
-) -> Path:
-    """Make the task folder from HEAR's release or from MAESTRO v3.0.0.
-
-    Args:
-        sources: folders or archives of one of the two.
-        jobs: processes that resample.
-    """
-    settings = {"task": TASK.name, "format": 2}
-    fill = partial(_fill, sources, settings, jobs)
-    return hear_folder.build(Path(tasks_dir) / TASK.folder, settings, fill, force=force)
-
-
-def _fill(sources: Sequence[Path], settings: dict, jobs: int, folder: Path) -> None:
-    scratch = folder.with_name("unpacked")
-    roots = opened(sources, scratch, _wanted)
-    source = hear_folder.find_released(roots, TASK.folder)
-    if source:
-        data = hear_folder.complete(TASK, source, folder, settings, jobs)
-    elif index := find(roots, INDEX):
-        source, folds = index.parent, selected(index)
-        if source.is_relative_to(scratch):
-            files = tuple(
-                row[key] for rows in folds.values() for row in rows for key in COLUMNS[:2]
-            )
-            opened(sources, scratch, lambda name: name.endswith(files))
-        data = _from_original(source, folds, settings, jobs, folder)
-    else:
-        raise FileNotFoundError(
-            f"{sources[0]} holds neither HEAR's {TASK.folder} nor {INDEX}; correct --source"
-        )
-    _check(data, source)
-
-
-def _wanted(name: str) -> bool:
-    return Path(name).name == INDEX or hear_folder.is_released(name, TASK.folder)
-
-
-def selected(index: Path) -> dict[str, list[dict[str, str]]]:
+def select_recordings(index: Path) -> dict[str, list[dict[str, str]]]:
     """HEAR's 37 recordings of each fold, as rows of MAESTRO's table."""
     rows = [row for _, row in read_records(index, COLUMNS)]
     by_stem = {Path(row["audio_filename"]).stem: row for row in rows}
@@ -98,11 +52,20 @@ def selected(index: Path) -> dict[str, list[dict[str, str]]]:
     }
 
 
-def _from_original(
-    source: Path, folds: dict[str, list[dict]], settings: dict, jobs: int, folder: Path
-) -> TaskData:
+def fill_from_original(roots: list[Path], options: Download, settings: dict, folder: Path) -> Path:
+    """Fill a folder from MAESTRO; of an archive only the selected recordings are unpacked."""
+    index = find_path(roots, INDEX)
+    if index is None:
+        raise FileNotFoundError(
+            f"{options.source[0]} holds neither HEAR's {TASK.folder} nor {INDEX}; correct --source"
+        )
+    source, folds = index.parent, select_recordings(index)
+    scratch = folder.with_name("unpacked")
+    if source.is_relative_to(scratch):
+        files = tuple(row[key] for rows in folds.values() for row in rows for key in COLUMNS[:2])
+        open_sources(options.source, scratch, lambda name: name.endswith(files))
     splits = {fold: {} for fold in FOLDS}
-    pairs, late = [], []
+    pairs, late_s = [], []
     for fold, rows in folds.items():
         target = hear_folder.audio_folder(folder, fold)
         missing = [r["midi_filename"] for r in rows if not (source / r["midi_filename"]).is_file()]
@@ -113,52 +76,64 @@ def _from_original(
         for row in rows:
             file = f"{Path(row['audio_filename']).stem}.wav"
             notes = sustained_notes(source / row["midi_filename"])
-            splits[fold][file] = hear_folder.events(labelled(notes), SECONDS)
+            splits[fold][file] = hear_folder.cut_events(list_keys(notes), TASK.clip_s)
             pairs.append((source / row["audio_filename"], target / file))
-            late.append(abs(max((note.end for note in notes), default=0) - float(row["duration"])))
-    convert_all(pairs, SECONDS, jobs, "recordings")
-    found = {int(e["label"]) for clips in splits.values() for c in clips.values() for e in c}
-    hear_folder.write(
+            last_s = max((note.end for note in notes), default=0)
+            late_s.append(abs(last_s - float(row["duration"])))
+    convert_all(pairs, TASK.clip_s, options.jobs, "recordings")
+    _write_labels(splits, float(np.mean(late_s)), settings, folder)
+    return source
+
+
+def _write_labels(splits: dict[str, dict], late_s: float, settings: dict, folder: Path) -> None:
+    pitches = {int(e["label"]) for clips in splits.values() for c in clips.values() for e in c}
+    hear_folder.write_labels(
         folder,
-        hear_folder.metadata(
-            "maestro",
-            "v3.0.0",
-            "5h",
+        hear_folder.describe_folder(
+            folder.name,
             FOLDS,
-            SECONDS,
+            TASK.clip_s,
             TASK.metrics,
             nfolds=len(FOLDS),
             max_task_duration_by_fold=4500,
             use_scoring_for_early_stopping=False,
             evaluation_params=EVALUATION,
         ),
-        [str(pitch) for pitch in sorted(found)],
+        [str(pitch) for pitch in sorted(pitches)],
         splits,
         {
             "settings": settings,
             "versions": versions(),
             "source": "MAESTRO v3.0.0",
-            "mean_seconds_between_last_note_and_listed_duration": float(np.mean(late)),
+            "mean_seconds_between_last_note_and_listed_duration": late_s,
         },
     )
-    return hear_folder.checked(TASK, folder, source)
 
 
-def labelled(notes: Sequence[Note]) -> list[tuple[float, float, int]]:
+def list_keys(notes: Sequence[Note]) -> list[tuple[float, float, int]]:
     """Start, end, pitch of what a piano has keys for."""
     return [(n.start, n.end, n.pitch) for n in notes if LOWEST <= n.pitch <= HIGHEST]
 
 
-def _check(data: TaskData, source: Path) -> None:
-    found = {name: len(part) for name, part in data.parts.items()}
-    if found != dict.fromkeys(FOLDS, CLIPS):
-        raise ValueError(f"{source} has {found} clips; expected {CLIPS} in each of five folds")
-    strange = [c for c in data.classes if not (c.isdigit() and LOWEST <= int(c) <= HIGHEST)]
-    if strange:
-        raise ValueError(
-            f"{source} has the labels {', '.join(strange)}; expected pitches {LOWEST}-{HIGHEST}"
-        )
-    if data.metadata["sample_duration"] != SECONDS:
-        raise ValueError(
-            f"{source} has clips of {data.metadata['sample_duration']} s; expected {SECONDS:g} s"
-        )
+def find_wrong(classes: tuple[str, ...]) -> str:
+    """What is wrong with a folder's classes; empty if nothing is."""
+    strange = [c for c in classes if not (c.isdigit() and LOWEST <= int(c) <= HIGHEST)]
+    if not strange:
+        return ""
+    return f"has the labels {', '.join(strange)}; expected pitches {LOWEST}-{HIGHEST}"
+
+
+RELEASE = Release(dict.fromkeys(FOLDS, CLIPS), is_original, fill_from_original, find_wrong)
+TASK = Task(
+    name="maestro",
+    title="MAESTRO 5h",
+    folder="maestro-v3.0.0-5h",
+    about="notes of piano recordings, five folds of 37 clips of 120 s, as in HEAR",
+    metrics=("event_onset_50ms_fms", "event_onset_offset_50ms_20perc_fms"),
+    decoding=Decoding(150, 50),
+    select="loss",
+    clip_s=120.0,
+    published=True,
+    prepare=partial(hear_folder.prepare_released, RELEASE),
+    options=Download,
+)

@@ -1,11 +1,11 @@
-"""`office` and `officeclips`: sounds over a noise bed, as long scenes or as single-sound clips.
+"""`office`: sounds over a noise bed in long scenes, shaped like DCASE 2016 task 2.
 
-`office` is shaped like DCASE 2016 task 2: scenes with and without overlap at three
-event-to-background ratios (EBR). `officeclips` asks only which class one short clip holds.
+Scenes come with and without overlap, at three event-to-background ratios (EBR).
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.random import Generator
@@ -27,9 +27,15 @@ from eval_tasks.sounds.sources import (
     make_bank,
     variation,
 )
-from eval_tasks.tasks.render import Clip, Task, generator, list_events, metadata
+from eval_tasks.sounds.synthetic import synthetic_bank
+from eval_tasks.tasks import rendered
+from eval_tasks.tasks.base import Task
+from eval_tasks.tasks.hear_folder import describe_folder
+from eval_tasks.tasks.rendered import RenderedClip, Rendering, RenderOptions
 from hear_ptsed.grid import SAMPLE_RATE
+from hear_ptsed.metrics.decoding import Decoding
 
+HEAR_METRICS = ("event_onset_200ms_fms", "segment_1s_er")
 BACKGROUND_DB = -45.0  # dBFS, pink noise
 EBR_DB = (-6, 0, 6)
 OFFICE_CLASSES: Mapping[str, Lister] = {
@@ -60,7 +66,6 @@ OFFICE_CLASSES: Mapping[str, Lister] = {
 class Scenes:
     """Size of `office`."""
 
-    mode: str
     clips: tuple[int, int, int]  # train, valid, test
     seconds: float
     rounds: tuple[int, ...]  # times each class is tried in a scene; with overlap `more_rounds`
@@ -68,26 +73,11 @@ class Scenes:
     gap_s: tuple[float, float]  # rest between events
 
 
-@dataclass(frozen=True)
-class Singles:
-    """Size of `officeclips`."""
-
-    mode: str
-    per_class: tuple[int, int, int]  # train, valid, test
-    seconds: float
-
-
 OFFICE = {
-    "tiny": Scenes("tiny", (8, 4, 4), 6.0, (1,), (2,), (0.1, 0.4)),
-    "demo": Scenes("demo", (6, 3, 3), 120.0, (1, 2, 3), (3, 4, 5), (0.3, 3.0)),
-    "full": Scenes("full", (44, 14, 14), 120.0, (1, 2, 3), (3, 4, 5), (0.3, 3.0)),
+    "tiny": Scenes((8, 4, 4), 6.0, (1,), (2,), (0.1, 0.4)),
+    "demo": Scenes((6, 3, 3), 120.0, (1, 2, 3), (3, 4, 5), (0.3, 3.0)),
+    "full": Scenes((44, 14, 14), 120.0, (1, 2, 3), (3, 4, 5), (0.3, 3.0)),
 }
-CLIPS = {
-    "tiny": Singles("tiny", (6, 3, 3), 1.0),
-    "demo": Singles("demo", (12, 4, 4), 4.0),
-    "full": Singles("full", (60, 20, 20), 4.0),
-}
-
 # heareval's own grids are made for hours of audio; here an epoch has some 20 steps. A first
 # validation without any predicted event ends a run (its F-score is not a number), so it comes at
 # every 10th epoch, as for DCASE 2016 task 2, and the grid's two slow learning rates are left out.
@@ -100,26 +90,22 @@ OFFICE_EVALUATION = {
     },
     "event_postprocessing_grid": {"median_filter_ms": [250], "min_duration": [125]},
 }
-# A training set of a few hundred clips is one minibatch: an epoch is a single step.
-CLIPS_EVALUATION = {
-    "task_specific_param_grid": {
-        "max_epochs": [100],
-        "check_val_every_n_epoch": [10],
-        "lr": [3.2e-3, 1e-3],
-    }
-}
+OFFICE_NOTES = [
+    "The recordings of camera, horn and knock and the keys of gunshot were chosen among those that "
+    "YAMNet names well, which favours YAMNet as a reference a little.",
+]
 
 
-def real_bank() -> Bank:
-    """The eleven classes, as far as their packages can be fetched."""
-    return make_bank(OFFICE_CLASSES)
+def office_bank(synthetic: bool) -> Bank:
+    """The eleven classes, as far as their packages can be fetched, or the computed ones."""
+    return synthetic_bank() if synthetic else make_bank(OFFICE_CLASSES)
 
 
-def office(bank: Bank, size: str, seed: int, name: str, provenance: dict) -> Task:
+def render_office(options: RenderOptions, folder: str) -> Rendering:
     """Scenes of the bank's classes, each class in every scene unless it drowns in the noise."""
-    plan = OFFICE[size]
+    plan, bank = OFFICE[options.mode], office_bank(options.synthetic)
 
-    def clips() -> Iterator[Clip]:
+    def clips() -> Iterator[RenderedClip]:
         for split, count in zip(SPLITS, plan.clips, strict=True):
             for i in range(count):
                 # 18 scenes run through all combinations of EBR, overlap and number of rounds
@@ -127,58 +113,21 @@ def office(bank: Bank, size: str, seed: int, name: str, provenance: dict) -> Tas
                 choices = plan.more_rounds if overlap else plan.rounds
                 rounds = choices[(i // 2 + i // 6) % len(choices)]
                 file = f"{split}_{i:02d}_ebr_{ebr}_nec_{rounds}_poly_{overlap:d}.wav"
-                rng = generator(seed, name, file)
+                rng = rendered.clip_generator(options.seed, folder, file)
                 audio, events = scene(bank.sources[split], plan, ebr, overlap, rounds, rng)
-                yield Clip(split, file, audio, events)
+                yield RenderedClip(split, file, audio, events)
 
-    return Task(
-        metadata(
-            name,
-            plan.mode,
-            list(SPLITS),
-            plan.seconds,
-            ["event_onset_200ms_fms", "segment_1s_er"],
-            split_percentage=_percentages(plan.clips),
-            max_task_duration_by_split=dict.fromkeys(SPLITS),
-            evaluation_params=OFFICE_EVALUATION,
-        ),
-        bank.classes,
-        clips(),
-        sum(plan.clips),
-        provenance,
+    metadata = describe_folder(
+        folder,
+        SPLITS,
+        plan.seconds,
+        HEAR_METRICS,
+        split_percentage=percentages(plan.clips),
+        max_task_duration_by_split=dict.fromkeys(SPLITS),
+        evaluation_params=OFFICE_EVALUATION,
     )
-
-
-def office_clips(bank: Bank, size: str, seed: int, name: str, provenance: dict) -> Task:
-    """Clips with one event each, as many of every class."""
-    plan = CLIPS[size]
-
-    def clips() -> Iterator[Clip]:
-        for split, count in zip(SPLITS, plan.per_class, strict=True):
-            for label in bank.classes:
-                for i in range(count):
-                    file = f"{split}_{label}_{i:02d}.wav"
-                    rng = generator(seed, name, file)
-                    yield Clip(split, file, single(bank.sources[split][label], plan, rng), [label])
-
-    return Task(
-        metadata(
-            name,
-            plan.mode,
-            list(SPLITS),
-            plan.seconds,
-            ["top1_acc", "mAP"],
-            embedding_type="scene",
-            prediction_type="multiclass",
-            split_percentage=_percentages(plan.per_class),
-            max_task_duration_by_split=dict.fromkeys(SPLITS),
-            evaluation_params=CLIPS_EVALUATION,
-        ),
-        bank.classes,
-        clips(),
-        sum(plan.per_class) * len(bank.classes),
-        provenance,
-    )
+    provenance = rendered.describe_bank(bank, OFFICE_NOTES)
+    return Rendering(metadata, bank.classes, clips(), sum(plan.clips), provenance)
 
 
 def scene(
@@ -194,7 +143,7 @@ def scene(
     events = []
     # sounds beyond the last start found no room: only repeats, since the first round always fits
     for label, sound, start_s in zip(order, sounds, starts, strict=False):
-        labels = list_events(sound, start_s, level * decibels(-9), str(label))
+        labels = rendered.list_events(sound, start_s, level * decibels(-9), str(label))
         if labels:
             start = round(start_s * SAMPLE_RATE)
             bed[start : start + len(sound)] += sound
@@ -222,16 +171,6 @@ def place(lengths: list[float], plan: Scenes, overlap: bool, rng: Generator) -> 
     return list(np.round(200 * (np.cumsum(gaps + lengths) - lengths)) / 200)
 
 
-def single(sources: list, plan: Singles, rng: Generator) -> np.ndarray:
-    """One event of -35 to -16 dBFS at any place in a clip over noise of -60 to -45 dBFS."""
-    bed = background(plan.seconds, rng.uniform(-60, -45), rng)
-    response = room(rng) if rng.random() < 0.4 else None
-    sound = variation(sources, response, decibels(rng.uniform(-35, -16)), rng)[: len(bed)]
-    start = rng.integers(len(bed) - len(sound) + 1)
-    bed[start : start + len(sound)] += sound
-    return bed
-
-
 def background(seconds: float, level_db: float, rng: Generator) -> np.ndarray:
     """Pink noise and, 10 dB below it, the brown hum of a room."""
     samples = int(seconds * SAMPLE_RATE)
@@ -239,6 +178,27 @@ def background(seconds: float, level_db: float, rng: Generator) -> np.ndarray:
     return decibels(level_db) * pink + decibels(level_db - 10) * brown
 
 
-def _percentages(counts: tuple[int, int, int]) -> dict[str, int]:
+def percentages(counts: tuple[int, int, int]) -> dict[str, int]:
+    """Shares of the splits in all clips, in HEAR's order."""
     shares = dict(zip(SPLITS, counts, strict=True))
     return {split: round(100 * shares[split] / sum(counts)) for split in ("valid", "test", "train")}
+
+
+TASK = Task(
+    name="office",
+    title="Office (small)",
+    folder="office-v1-demo",
+    about="sound events in 120-s scenes, 11 classes, DCASE-2016-task-2-like",
+    metrics=("event_onset_200ms_fms", "event_onset_50ms_fms", "segment_1s_er"),
+    decoding=Decoding(250, 125),
+    clip_s=120.0,
+    # Minutes of audio instead of hours: small batches, two minutes for a narrow network on a core
+    recipes={
+        "finetuned": {
+            "optim": {"batch": 8, "epochs": 20.0, "warmup_steps": 20},
+            "fit": {"check_every_epochs": 4.0},
+        }
+    },
+    prepare=partial(rendered.prepare_rendered, render_office),
+    options=RenderOptions,
+)

@@ -14,11 +14,18 @@ import numpy as np
 from numpy.random import Generator
 
 from eval_tasks.sounds import sheet_music
+from eval_tasks.sounds.catalogue import describe_packages
 from eval_tasks.sounds.sheet_music import Score
-from eval_tasks.sounds.soundfont import Note, play
+from eval_tasks.sounds.soundfont import FONTS, Note, play
+from eval_tasks.sounds.sources import describe_origins
 from eval_tasks.sounds.synthetic import play_strings
-from eval_tasks.tasks.render import Clip, Task, generator, metadata
+from eval_tasks.tasks import rendered
+from eval_tasks.tasks.base import Task
+from eval_tasks.tasks.hear_folder import describe_folder
+from eval_tasks.tasks.rendered import RenderedClip, Rendering, RenderOptions
+from hear_ptsed.files import sha256
 from hear_ptsed.grid import SAMPLE_RATE
+from hear_ptsed.metrics.decoding import Decoding
 
 FOLDS = [f"fold{i:02d}" for i in range(5)]
 LOWEST, HIGHEST = 21, 108  # the keys of a piano
@@ -31,15 +38,14 @@ IN_FOLDS = 3  # folds that must play a pitch
 class Recital:
     """Size of `piano`."""
 
-    mode: str
     clips: int  # per fold
     seconds: float
 
 
 PIANO = {
-    "tiny": Recital("tiny", 2, 4.0),
-    "demo": Recital("demo", 2, 120.0),
-    "full": Recital("full", 12, 120.0),
+    "tiny": Recital(2, 4.0),
+    "demo": Recital(2, 120.0),
+    "full": Recital(12, 120.0),
 }
 # As MAESTRO's, but for the training: an epoch of the demo has some 20 steps, so fewer epochs at the
 # two faster learning rates of heareval's grid keep the five trainings short.
@@ -51,6 +57,12 @@ EVALUATION = {
         "lr": [3.2e-3, 1e-3],
     },
 }
+NOTES = [
+    "A piece belongs to one fold. Composed music from scores, performed by a program.",
+    "A pitch is a class if three of the five folds play it: then every training set (three folds) "
+    "has it. Notes of other pitches were left out of the performance (`notes_left_out`).",
+    "A note lasts from key press to release, the pedal applied: the sound may ring on a little.",
+]
 
 
 @dataclass(frozen=True)
@@ -65,36 +77,32 @@ class Music:
 REAL = Music(sheet_music.pieces, sheet_music.score, partial(play, "TimGM6mb", 0))
 
 
-def piano(music: Music, size: str, seed: int, name: str, provenance: dict) -> Task:
-    """Recitals of five folds; fills in `provenance["sources"]` with the pieces of each fold.
+def render_piano(options: RenderOptions, folder: str) -> Rendering:
+    """Recitals of five folds.
 
     A pitch is in the vocabulary if three of the five folds play it: then every training set, which
     is three folds, has it. Notes of other pitches are left out of the performance, so that no
     sounding note is unlabelled.
     """
-    plan = PIANO[size]
+    plan, music = PIANO[options.mode], SYNTHETIC if options.synthetic else REAL
     names, recitals, played = music.pieces(), {}, {}
     for turn, fold in enumerate(FOLDS):
         mine = iter(names[turn :: len(FOLDS)])  # a piece belongs to one fold
         for i in range(plan.clips):
             file = f"{fold}_{i:02d}.wav"
-            notes, titles = recital(music, mine, plan.seconds, generator(seed, name, file))
+            rng = rendered.clip_generator(options.seed, folder, file)
+            notes, titles = recital(music, mine, plan.seconds, rng)
             recitals[fold, file] = notes
             played.setdefault(fold, []).extend(titles)
-    folds_with = Counter()
-    for fold in FOLDS:
-        folds_with.update(
-            {key for (of, _), notes in recitals.items() if of == fold for _, _, key, _ in notes}
-        )
-    vocabulary = sorted(key for key, folds in folds_with.items() if folds >= IN_FOLDS)
-    every = [key for notes in recitals.values() for _, _, key, _ in notes]
-    provenance["sources"] = {"pieces": played}
-    provenance["notes_left_out"] = {
-        "pitches": sorted(set(every) - set(vocabulary)),
-        "share": round(float(np.mean(np.isin(every, vocabulary, invert=True))), 4),
+    vocabulary, left_out = choose_pitches(recitals)
+    provenance = {
+        "notes": NOTES,
+        "sources": {"pieces": played},
+        "notes_left_out": left_out,
+        **({} if options.synthetic else _describe_pieces(played)),
     }
 
-    def clips() -> Iterator[Clip]:
+    def clips() -> Iterator[RenderedClip]:
         for (fold, file), notes in recitals.items():
             kept = [note for note in notes if note[2] in vocabulary]
             audio = music.instrument(kept)[: int(plan.seconds * SAMPLE_RATE)]
@@ -103,26 +111,49 @@ def piano(music: Music, size: str, seed: int, name: str, provenance: dict) -> Ta
                 {"label": str(key), "start": round(1000 * start, 1), "end": round(1000 * end, 1)}
                 for start, end, key, _ in kept
             ]
-            yield Clip(fold, file, 0.6 * audio / np.abs(audio).max(), labels)
+            yield RenderedClip(fold, file, 0.6 * audio / np.abs(audio).max(), labels)
 
-    return Task(
-        metadata(
-            name,
-            plan.mode,
-            FOLDS,
-            plan.seconds,
-            ["event_onset_50ms_fms", "event_onset_offset_50ms_20perc_fms"],
-            nfolds=len(FOLDS),
-            max_task_duration_by_fold=None,
-            use_scoring_for_early_stopping=False,
-            evaluation_params=EVALUATION,
-        ),
-        [str(pitch) for pitch in vocabulary],
-        clips(),
-        len(recitals),
-        provenance,
-        complete_splits=False,
+    metadata = describe_folder(
+        folder,
+        FOLDS,
+        plan.seconds,
+        TASK.metrics,
+        nfolds=len(FOLDS),
+        max_task_duration_by_fold=None,
+        use_scoring_for_early_stopping=False,
+        evaluation_params=EVALUATION,
     )
+    labels = [str(pitch) for pitch in vocabulary]
+    return Rendering(metadata, labels, clips(), len(recitals), provenance, complete_splits=False)
+
+
+def choose_pitches(recitals: dict[tuple[str, str], list[Note]]) -> tuple[list[int], dict]:
+    """Pitches of the vocabulary, and what the manifest says of those left out.
+
+    Args:
+        recitals: (fold, file) -> notes.
+    """
+    folds_with = Counter()
+    for fold in FOLDS:
+        folds_with.update(
+            {key for (of, _), notes in recitals.items() if of == fold for _, _, key, _ in notes}
+        )
+    vocabulary = sorted(key for key, folds in folds_with.items() if folds >= IN_FOLDS)
+    every = [key for notes in recitals.values() for _, _, key, _ in notes]
+    share = round(float(np.mean(np.isin(every, vocabulary, invert=True))), 4)
+    return vocabulary, {"pitches": sorted(set(every) - set(vocabulary)), "share": share}
+
+
+def _describe_pieces(pieces: dict[str, list[str]]) -> dict:
+    font = FONTS["TimGM6mb"]
+    names = sorted({piece for titles in pieces.values() for piece in titles})
+    return {
+        "independent_sources": {fold: len(titles) for fold, titles in pieces.items()},
+        "dropped_classes": {},
+        "packages": describe_packages({font[0], "music21"}),
+        "members": describe_origins({font})["members"]
+        | {f"music21: {name}": sha256(sheet_music.source_file(name)) for name in names},
+    }
 
 
 def recital(
@@ -199,3 +230,24 @@ def _tune(title: str) -> Score:
 
 
 SYNTHETIC = Music(lambda: [f"tune {i}" for i in range(40)], _tune, play_strings)
+
+
+TASK = Task(
+    name="piano",
+    title="Piano (small)",
+    folder="piano-v1-demo",
+    about="notes of composed music in 120-s clips, five folds, MAESTRO-like",
+    metrics=("event_onset_50ms_fms", "event_onset_offset_50ms_20perc_fms"),
+    decoding=Decoding(150, 50),
+    select="loss",
+    clip_s=120.0,
+    # minutes of audio, as of `office`
+    recipes={
+        "finetuned": {
+            "optim": {"batch": 8, "epochs": 20.0, "warmup_steps": 20},
+            "fit": {"check_every_epochs": 4.0},
+        }
+    },
+    prepare=partial(rendered.prepare_rendered, render_piano),
+    options=RenderOptions,
+)

@@ -1,85 +1,33 @@
 """Small real HEAR tasks, rendered at the user's side from sampled sounds, speech and music.
 
-`prepare("office", tasks_dir)` gives a folder that unmodified heareval reads. Nothing is shipped:
-sounds come from pinned packages on first use. The synthetic version needs none of them.
+The folder is one that unmodified heareval reads. Nothing is shipped: sounds come from pinned
+packages on first use. The synthetic version needs none of them.
 """
 
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
-from eval_tasks.sounds.catalogue import describe_packages
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from eval_tasks.sounds.signal import find_audible, to_pcm
+from eval_tasks.sounds.sources import Bank, describe_origins
 from eval_tasks.tasks import hear_folder
+from eval_tasks.tasks.base import Task
+from eval_tasks.tasks.hear_folder import versions
+from hear_ptsed import interrupt
+from hear_ptsed.files import write_json
+from hear_ptsed.grid import SAMPLE_RATE
+from hear_ptsed.schema import setting, settings
+from training.recipe import Seed
 
-NAMES = {
-    "office": "sound events in 120-s scenes, 11 classes, DCASE-2016-task-2-like",
-    "piano": "notes of composed music in 120-s clips, five folds, MAESTRO-like",
-    "scenes": "which of 11 classes a 4-s clip holds (a clip-level task)",
-    "home": "sound events in 10-s clips, strong, weak and no labels, 10 classes, DESED-like",
-}
-FOLDERS = {"office": "office", "piano": "piano", "scenes": "officeclips", "home": "home"}
-SIZES = ("demo", "full")
 FORMAT = 1  # raise when a change renders other audio from the same settings
-
-
-def prepare(
-    name: str,
-    tasks_dir: Path,
-    *,
-    seed: int = 0,
-    size: str = "demo",
-    synthetic: bool = False,
-    force: bool = False,
-) -> Path:
-    """Render a task folder into `tasks_dir` and return it; one with the same settings is kept.
-
-    Args:
-        size: "demo" or "full"; the synthetic version has one tiny size.
-        force: replace a folder that was rendered with other settings.
-    """
-    if name not in NAMES:
-        raise ValueError(f"unknown task {name!r}; known: {', '.join(NAMES)}")
-    folder = Path(tasks_dir) / folder_name(FOLDERS[name], size, seed, synthetic)
-    mode = "tiny" if synthetic else size
-    settings = {"task": name, "size": mode, "seed": seed, "synthetic": synthetic, "format": FORMAT}
-    fill = partial(_render, name, folder.name.split("-")[0], settings)
-    return hear_folder.build(folder, settings, fill, force=force)
-
-
-def folder_name(task: str, size: str, seed: int, synthetic: bool) -> str:
-    """Such as office-v1-demo or office_synthetic-v1-tiny; a ValueError if they cannot be."""
-    if size not in SIZES:
-        raise ValueError(f"unknown size {size!r}; known: {', '.join(SIZES)}")
-    if seed < 0:
-        raise ValueError(f"seed {seed} is negative; give 0 or more")
-    return f"{task}_synthetic-v1-tiny" if synthetic else f"{task}-v1-{size}"
-
-
-def _render(name: str, task_name: str, settings: dict, folder: Path) -> None:
-    from eval_tasks.tasks import home, office
-    from eval_tasks.tasks.render import write
-
-    mode, seed, synthetic = settings["size"], settings["seed"], settings["synthetic"]
-
-    if name == "piano":
-        from eval_tasks.tasks.piano import REAL, SYNTHETIC, piano
-
-        provenance = {"notes": PIANO_NOTES}
-        task = piano(SYNTHETIC if synthetic else REAL, mode, seed, task_name, provenance)
-        provenance |= {} if synthetic else _piano_provenance(provenance["sources"]["pieces"])
-    else:
-        from eval_tasks.sounds.synthetic import synthetic_bank
-
-        if name == "home":
-            bank = home.synthetic_bank() if synthetic else home.real_bank()
-        else:
-            bank = synthetic_bank() if synthetic else office.real_bank()
-        notes = [*BANK_NOTES, *(home.NOTES if name == "home" else OFFICE_NOTES)]
-        provenance = _bank_provenance(bank) | {"notes": notes}
-        build = {"office": office.office, "scenes": office.office_clips, "home": home.home}[name]
-        task = build(bank, mode, seed, task_name, provenance)
-    write(task, folder, settings)
-
-
 BANK_NOTES = [
     "Sources (keys of a preset, voices, recordings) of a split never occur in another; the deal "
     "does not depend on the seed. Classes with one recording (dog, duck, water) are split by parts "
@@ -90,21 +38,153 @@ BANK_NOTES = [
     "above its peak - 35 dB and above the background - 9 dB, split at pauses over 0.35 s.",
     "The full size begins with the clips of the demo size.",
 ]
-OFFICE_NOTES = [
-    "The recordings of camera, horn and knock and the keys of gunshot were chosen among those that "
-    "YAMNet names well, which favours YAMNet as a reference a little.",
-]
-PIANO_NOTES = [
-    "A piece belongs to one fold. Composed music from scores, performed by a program.",
-    "A pitch is a class if three of the five folds play it: then every training set (three folds) "
-    "has it. Notes of other pitches were left out of the performance (`notes_left_out`).",
-    "A note lasts from key press to release, the pedal applied: the sound may ring on a little.",
-]
 
 
-def _bank_provenance(bank) -> dict:
-    from eval_tasks.sounds.sources import describe_origins
+@settings
+class RenderOptions:
+    """What a small task is rendered from."""
 
+    size: Literal["demo", "full"] = setting("demo", "How much is rendered.")
+    seed: Seed = setting(0, "The seed of all that is drawn.")
+    synthetic: bool = setting(False, "Render computed sounds, in one tiny size; fetch nothing.")
+
+    @property
+    def mode(self) -> str:
+        """The size that is rendered, as the folder's name says it."""
+        return "tiny" if self.synthetic else self.size
+
+    def name_folder(self, task: Task) -> str:
+        """Such as office-v1-demo or office_synthetic-v1-tiny."""
+        stem = task.folder.split("-")[0]
+        return f"{stem}{'_synthetic' * self.synthetic}-v1-{self.mode}"
+
+
+@dataclass(frozen=True)
+class RenderedClip:
+    """One rendered clip: (S,) at 16 kHz, and its labels as they stand in the split's JSON."""
+
+    split: str
+    name: str
+    audio: np.ndarray
+    labels: list
+    seconds: float | None = None  # without padding, if it was padded
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """All that makes a folder: `clips` is consumed once, `count` is its length."""
+
+    metadata: dict
+    vocabulary: list[str]
+    clips: Iterable[RenderedClip]
+    count: int
+    provenance: dict  # into the manifest: sources, members, packages, dropped classes, notes
+    complete_splits: bool = True  # every class must occur in every split
+    more_parts: tuple[str, ...] = ()  # beside the splits: weak, unlabelled
+
+
+def prepare_rendered(
+    render: Callable[[RenderOptions, str], Rendering],
+    task: Task,
+    tasks_dir: Path,
+    options: RenderOptions,
+    force: bool,
+) -> Path:
+    """Render a task folder into `tasks_dir`; one with the same settings is kept.
+
+    Args:
+        render: (options, name of the folder) -> what is written.
+    """
+    settings = {
+        "task": task.name,
+        "size": options.mode,
+        "seed": options.seed,
+        "synthetic": options.synthetic,
+        "format": FORMAT,
+    }
+
+    def fill(folder: Path) -> None:
+        _write_rendering(render(options, folder.name), folder, settings)
+
+    folder = tasks_dir / options.name_folder(task)
+    return hear_folder.build_folder(folder, settings, fill, force=force)
+
+
+def _write_rendering(rendering: Rendering, folder: Path, settings: dict) -> None:
+    """Render every clip into `folder` (new, empty) and write what heareval reads beside it."""
+    splits = rendering.metadata["splits"]
+    parts: dict[str, dict] = {part: {} for part in (*splits, *rendering.more_parts)}
+    counts = {part: Counter() for part in parts}
+    durations: dict[str, dict] = {}
+    bar = partial(tqdm, total=rendering.count, desc=rendering.metadata["task_name"], unit="clip")
+    for clip in bar(interrupt.between(rendering.clips)):
+        path = hear_folder.audio_folder(folder, clip.split) / clip.name
+        soundfile.write(path, to_pcm(clip.audio), SAMPLE_RATE, subtype="PCM_16")
+        parts[clip.split][clip.name] = clip.labels
+        if clip.seconds is not None:
+            durations.setdefault(clip.split, {})[clip.name] = clip.seconds
+        counts[clip.split].update(
+            event["label"] if isinstance(event, dict) else event for event in clip.labels
+        )
+    if rendering.complete_splits:
+        for split in splits:
+            missing = sorted(set(rendering.vocabulary) - set(counts[split]))
+            if missing:
+                raise RuntimeError(f"{split} has no {', '.join(missing)}; use another seed")
+    manifest = {
+        "settings": settings,
+        "versions": versions(),
+        "events": {part: dict(sorted(count.items())) for part, count in counts.items()},
+        **rendering.provenance,
+    }
+    hear_folder.write_labels(folder, rendering.metadata, rendering.vocabulary, parts, manifest)
+    if durations:
+        write_json(folder / "durations.json", durations)
+    (folder / "README.md").write_text(_write_card(rendering, settings), encoding="utf-8")
+
+
+def _write_card(rendering: Rendering, settings: dict) -> str:
+    notes = "\n".join(f"- {note}" for note in rendering.provenance["notes"])
+    about, classes = rendering.metadata, len(rendering.vocabulary)
+    return f"""# {about["task_name"]}-{about["version"]}-{about["mode"]}
+
+A small task in HEAR layout, rendered on this machine with seed {settings["seed"]}: \
+{rendering.count} clips of {about["sample_duration"]:g} s, {classes} classes.
+
+It is not DCASE, MAESTRO or any other published data set, and scores on it cannot be compared with \
+published ones.
+
+**Do not redistribute the audio**: it contains recordings and soundfonts under the licences listed \
+in `manifest.json` (some GPL, some not stated). Everyone can render the same folder from the same \
+seed.
+
+{notes}
+"""
+
+
+def clip_generator(seed: int, folder: str, file: str) -> np.random.Generator:
+    """Every clip has random numbers of its own, so a larger size begins with the same clips.
+
+    Args:
+        folder: name of the task's folder.
+    """
+    return np.random.default_rng([seed, zlib.crc32(f"{folder.split('-')[0]}/{file}".encode())])
+
+
+def list_events(sound: np.ndarray, start_s: float, floor: float, label: str) -> list[dict]:
+    """Events in milliseconds of a sound that starts at a time, as far as it is above a level."""
+    return [
+        {
+            "label": label,
+            "start": round(1000 * (start_s + onset_s), 1),
+            "end": round(1000 * (start_s + offset_s), 1),
+        }
+        for onset_s, offset_s in find_audible(sound, floor)
+    ]
+
+
+def describe_bank(bank: Bank, notes: list[str]) -> dict:
+    """What the manifest says of a bank's sources; `notes` are of the task."""
     names = {
         split: {label: [source.name for source in of_split[label]] for label in bank.classes}
         for split, of_split in bank.sources.items()
@@ -117,21 +197,5 @@ def _bank_provenance(bank) -> dict:
         },
         "dropped_classes": bank.dropped,
         **describe_origins(bank.members),
-    }
-
-
-def _piano_provenance(pieces: dict[str, list[str]]) -> dict:
-    from eval_tasks.sounds.sheet_music import source_file
-    from eval_tasks.sounds.soundfont import FONTS
-    from eval_tasks.sounds.sources import describe_origins
-    from hear_ptsed.files import sha256
-
-    font = FONTS["TimGM6mb"]
-    names = sorted({piece for titles in pieces.values() for piece in titles})
-    return {
-        "independent_sources": {fold: len(titles) for fold, titles in pieces.items()},
-        "dropped_classes": {},
-        "packages": describe_packages({font[0], "music21"}),
-        "members": describe_origins({font})["members"]
-        | {f"music21: {name}": sha256(source_file(name)) for name in names},
+        "notes": [*BANK_NOTES, *notes],
     }

@@ -26,13 +26,15 @@ from eval_tasks.sounds.audioset import PARTS, audioset_bank
 from eval_tasks.sounds.sources import Bank, describe_origins
 from eval_tasks.sounds.synthetic import synthetic_audioset_bank
 from eval_tasks.tasks import hear_folder
+from eval_tasks.tasks.base import Task
 from eval_tasks.tasks.hear_folder import versions
-from eval_tasks.tasks.rendered import folder_name
+from eval_tasks.tasks.rendered import RenderOptions
 from hear_ptsed import interrupt
 from hear_ptsed.files import write_json
 from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.labels import mid_by_name, name_by_mid
 from hear_ptsed.parts import Parts
+from hear_ptsed.schema import setting, settings
 
 FORMAT = 1  # raise when a change renders other audio from the same settings
 MP3_RATE = 32000  # Hz, as in the published files
@@ -53,20 +55,29 @@ class Chunk:
     classes: tuple[str, ...]
 
 
-def prepare(
-    tasks_dir: Path,
-    *,
-    seed: int = 0,
-    size: str = "demo",
-    synthetic: bool = False,
-    jobs: int | None = None,
-    force: bool = False,
+@settings
+class SoundscapeOptions(RenderOptions):
+    """What the soundscapes are rendered from."""
+
+    jobs: int | None = setting(
+        None, "The number of processes; as many as there are cores if null.", ge=1, le=512
+    )
+
+
+def prepare_soundscapes(
+    task: Task, tasks_dir: Path, options: SoundscapeOptions, force: bool
 ) -> Path:
     """Render the corpus of a size into `tasks_dir` and return its folder; see `render`."""
-    name = folder_name("soundscapes", size, seed, synthetic)
-    train, evaluation = SIZES["tiny" if synthetic else size]
-    kinds = {"seed": seed, "jobs": jobs, "synthetic": synthetic, "force": force}
-    return render(Path(tasks_dir) / name, train=train, evaluation=evaluation, **kinds)
+    train, evaluation = SIZES[options.mode]
+    return render(
+        tasks_dir / options.name_folder(task),
+        train=train,
+        evaluation=evaluation,
+        seed=options.seed,
+        jobs=options.jobs,
+        synthetic=options.synthetic,
+        force=force,
+    )
 
 
 def render(
@@ -104,7 +115,8 @@ def render(
         "format": FORMAT,
     }
     folder = Path(folder)
-    hear_folder.build(folder, settings, partial(_fill, folder, settings, jobs), force=force)
+    fill = partial(_fill_corpus, folder, settings, jobs)
+    hear_folder.build_folder(folder, settings, fill, force=force)
     shutil.rmtree(_parts_folder(folder), ignore_errors=True)
     return folder
 
@@ -114,7 +126,7 @@ def _parts_folder(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.parts")
 
 
-def _fill(finished: Path, settings: dict, jobs: int, folder: Path) -> None:
+def _fill_corpus(finished: Path, settings: dict, jobs: int, folder: Path) -> None:
     """Write all files into the new `folder`, which becomes `finished`."""
     bank = synthetic_audioset_bank() if settings["synthetic"] else audioset_bank()
     labels = tuple(bank.classes)
@@ -132,7 +144,7 @@ def _fill(finished: Path, settings: dict, jobs: int, folder: Path) -> None:
     for part in PARTS:
         manifest[part] = _join([c for c in chunks if c.part == part], folder, part)
     write_json(folder / "manifest.json", manifest)
-    (folder / "README.md").write_text(_card(manifest), encoding="utf-8")
+    (folder / "README.md").write_text(_write_corpus_card(manifest), encoding="utf-8")
 
 
 def clip_id(part: str, index: int) -> str:
@@ -242,7 +254,7 @@ def _provenance(bank: Bank, synthetic: bool) -> dict:
     }
 
 
-def _card(manifest: dict) -> str:
+def _write_corpus_card(manifest: dict) -> str:
     classes, settings = manifest["classes"], manifest["settings"]
     rows = "\n".join(
         f"| {label} | {described['independent_sources']['train']} "
@@ -282,3 +294,13 @@ Classes left out for want of a package:{dropped or " none"}
 | --- | --- | --- | --- | --- | --- |
 {rows}
 """
+
+
+TASK = Task(
+    name="soundscapes",
+    title="Soundscapes",
+    folder="soundscapes-v1-demo",
+    about="a corpus to train on: AudioSet-Strong classes in 10-s clips",
+    prepare=prepare_soundscapes,
+    options=SoundscapeOptions,
+)
