@@ -11,7 +11,7 @@ import torch
 from conftest import small
 
 from eval_tasks.fit.recipe import Recipe, recipe
-from eval_tasks.plugin import Module
+from eval_tasks.plugin import Plugin
 from eval_tasks.tasks.base import Task, TaskData, open_task
 from hear_ptsed.heads import HEADS
 from hear_ptsed.metrics.decoding import Decoding
@@ -19,12 +19,20 @@ from hear_ptsed.model import SEDModel
 
 CLASSES = ("high", "low", "middle")
 HZ = {"low": 400, "middle": 1300, "high": 4000}
-TASK = Task("tones", "tones", "tones in noise", ("event_onset_200ms_fms",), Decoding(120, 80))
+TASK = Task(
+    name="tones",
+    title="Tones",
+    folder="tones",
+    about="tones in noise",
+    metrics=("event_onset_200ms_fms",),
+    decoding=Decoding(120, 80),
+    labels=("strong", "weak"),
+)
 OFF = [f"augment.{name}=0" for name in ("wavmix_p", "mixup_p")]
 
 
 @dataclass(frozen=True)
-class Small(Module):
+class Small(Plugin):
     """A registered model, far narrower and shallower, with random weights."""
 
     name: str = "frame_mn02"

@@ -14,7 +14,13 @@ SPLITS = {"train": 4, "valid": 2, "test": 2}
 HEAD = {"hidden_layers": 1, "hidden_dim": 64, "lr": 0.01}  # one for heareval, for very few clips
 HEAD |= {"max_epochs": 20, "patience": 5, "check_val_every_n_epoch": 5}
 TASK = Task(
-    "tones", "tones-v1-tiny", "", ("event_onset_200ms_fms", "segment_1s_er"), Decoding(0, 125)
+    name="tones",
+    title="Tones",
+    folder="tones-v1-tiny",
+    about="",
+    metrics=("event_onset_200ms_fms", "segment_1s_er"),
+    decoding=Decoding(0, 125),
+    labels=("strong", "weak"),
 )
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from eval_tasks.fit.trainer import Predictions
 from eval_tasks.heareval.launch import PREDICTED
-from eval_tasks.plugin import Module
+from eval_tasks.plugin import Plugin
 from eval_tasks.processes import ending_with_parent
-from eval_tasks.tasks.base import Outcome, Part, TaskData
+from eval_tasks.tasks.base import Part, TaskData
 from hear_ptsed.files import locked
 from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.metrics.decoding import Decoding
@@ -27,13 +28,13 @@ NEAR_MS = 0.01
 
 def hear(
     data: TaskData,
-    module: Module,
+    plugin: Plugin,
     folder: Path,
     *,
     grid: str = "default",
     grid_points: int = 8,
     progress: bool = True,
-) -> list[Outcome]:
+) -> list[Predictions]:
     """Embed and predict with heareval; one outcome for each part it tests on.
 
     What heareval has finished in `folder` is not computed again, so a folder is of one module with
@@ -45,24 +46,24 @@ def hear(
     embeddings = folder / EMBEDDINGS
     with locked(folder, wait=True):
         with tqdm(total=2, desc="heareval", disable=not progress) as bar:
-            _run(_embed(data, module, embeddings), folder / "logs" / "embeddings.txt")
+            _run(_embed(data, plugin, embeddings), folder / "logs" / "embeddings.txt")
             bar.update()
             task = _embedded(embeddings, data)
             options = ["--grid", grid, "--grid-points", str(grid_points)]
             command = ["heareval", "predictions", str(task), *options]
             _run(command, folder / "logs" / "predictions.txt")
             bar.update()
-        return _outcomes(data, module, task)
+        return _outcomes(data, plugin, task)
 
 
-def _embed(data: TaskData, module: Module, embeddings: Path) -> list[str]:
-    command = ["heareval", "embeddings", module.name, "--embeddings-dir", str(embeddings)]
+def _embed(data: TaskData, plugin: Plugin, embeddings: Path) -> list[str]:
+    command = ["heareval", "embeddings", plugin.name, "--embeddings-dir", str(embeddings)]
     folder = data.folder.resolve()
     command += ["--tasks-dir", str(folder.parent), "--task", folder.name]
-    if module.checkpoint is not None:
-        command += ["--model", str(module.checkpoint)]
-    if module.options:
-        command += ["--model-options", json.dumps(module.options)]
+    if plugin.checkpoint is not None:
+        command += ["--model", str(plugin.checkpoint)]
+    if plugin.options:
+        command += ["--model-options", json.dumps(plugin.options)]
     return command
 
 
@@ -94,14 +95,14 @@ def _embedded(embeddings: Path, data: TaskData) -> Path:
     return found[0]
 
 
-def _outcomes(data: TaskData, module: Module, task: Path) -> list[Outcome]:
+def _outcomes(data: TaskData, plugin: Plugin, task: Path) -> list[Predictions]:
     results = _json(task / "test.predicted-scores.json")
     profile = _json(task / "profile.embeddings.json")
     samples = sum(n for name in data.metadata["splits"] for n in data.parts[name].samples.values())
     hparams = results["hparams"]
     dim = _json(task / f"{data.splits[0].test}.embedding-dimensions.json")[1]
     predictor = _predictor_parameters(dim, len(data.classes), hparams)
-    parameters = _parameters(module) + predictor
+    parameters = _parameters(plugin) + predictor
     outcomes = []
     for name in (split.test for split in data.splits):
         rows = _json(task / f"{name}.filename-timestamps.json")
@@ -117,7 +118,7 @@ def _outcomes(data: TaskData, module: Module, task: Path) -> list[Outcome]:
             "hparams": {key: hparams[key] for key in ("hidden_layers", "hidden_dim", "lr")},
         }
         outcomes.append(
-            Outcome(
+            Predictions(
                 name,
                 probabilities,
                 parameters,
@@ -125,6 +126,7 @@ def _outcomes(data: TaskData, module: Module, task: Path) -> list[Outcome]:
                 training,
                 {file: events.get(file, []) for file in part.files},
                 _decoding(results["postprocessing"]),
+                frame_ms,
             )
         )
     return outcomes
@@ -170,10 +172,10 @@ def _decoding(postprocessing: Sequence[tuple[str, float]]) -> Decoding:
     return Decoding(chosen["median_filter_ms"], chosen["min_duration"])
 
 
-def _parameters(module: Module) -> int:
+def _parameters(plugin: Plugin) -> int:
     """Of the module, whatever audio it takes."""
-    path = [] if module.checkpoint is None else [str(module.checkpoint)]
-    model = module.plugin.load_model(*path, **module.options)
+    path = [] if plugin.checkpoint is None else [str(plugin.checkpoint)]
+    model = plugin.module.load_model(*path, **plugin.options)
     return sum(p.numel() for p in model.parameters())
 
 
