@@ -14,8 +14,8 @@ import torch
 from eval_parts import LOGMEL, OFFICE, PIANO, SHORT, run, tiny_tasks, tuned
 
 from eval_tasks.__main__ import main
+from eval_tasks.plan import plan_run
 from eval_tasks.request import Request
-from eval_tasks.run import plan
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.files import temporary_beside
 from hear_ptsed.metrics import records
@@ -68,7 +68,7 @@ def test_what_decides_a_result_makes_another_record(parts, here):
         {"task": "piano", "folder": "piano_synthetic-v1-tiny", "folds": 1},
         {"tasks_dir": here / "tasks"},  # where a label differs
     ]
-    runs = [plan(asked(parts, **changes)) for changes in different]
+    runs = [plan_run(asked(parts, **changes)) for changes in different]
     assert len({one.identity for one in runs}) == len({one.path for one in runs}) == len(different)
 
 
@@ -92,7 +92,7 @@ def test_where_and_on_what_a_run_happens_makes_no_other_record(parts, here):
         {"module": "hear_ptsed.plugins.checkpoint", "protocol": "linear"},
         {"set": ("optim.lr=0.2",)},  # as it is anyway
     ]
-    assert len({plan(asked(parts, **changes)).identity for changes in same}) == 1
+    assert len({plan_run(asked(parts, **changes)).identity for changes in same}) == 1
 
 
 def test_a_request_is_told_as_the_arguments_it_is_read_from(parts):

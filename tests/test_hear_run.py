@@ -7,7 +7,7 @@ import torch
 from frozen_parts import TASK, tones
 
 from eval_tasks.heareval import protocol
-from eval_tasks.plugin import Module
+from eval_tasks.plugin import Plugin
 from eval_tasks.score import rate
 
 pytest.importorskip("heareval")
@@ -51,7 +51,7 @@ def agrees(outcome, data) -> float:
 
 
 def test_heareval_goes_on_after_an_interruption_and_its_score_is_reproduced(tmp_path):
-    data, module = tones(tmp_path / "tasks"), Module("eval_tasks.logmel")
+    data, module = tones(tmp_path / "tasks"), Plugin("eval_tasks.logmel")
     task = tmp_path / "run" / "embeddings" / module.name / data.folder.name
     task.mkdir(parents=True)
     (task / "test.embeddings.npy").write_bytes(b"half")
@@ -80,7 +80,7 @@ def test_folds_another_rate_another_grid_and_options(tmp_path, monkeypatch):
     importlib.invalidate_caches()
     data = tones(tmp_path / "tasks", {"a": 3, "b": 3, "c": 3}, 12.0, rates=(16_000, 22_050))
     (tmp_path / "weights.pt").write_bytes(b"")
-    module = Module("bands", tmp_path / "weights.pt", {"layers": "mean", "batch": 2})
+    module = Plugin("bands", tmp_path / "weights.pt", {"layers": "mean", "batch": 2})
     outcomes = protocol.hear(data, module, tmp_path / "run", **QUICK)
     assert [outcome.part for outcome in outcomes] == ["a", "b", "c"]
     assert all(agrees(outcome, data) > 0.3 for outcome in outcomes)
@@ -93,6 +93,6 @@ def test_folds_another_rate_another_grid_and_options(tmp_path, monkeypatch):
 def test_what_heareval_fails_at_is_told_in_a_line(tmp_path):
     data = tones(tmp_path / "tasks", {"train": 1, "valid": 1, "test": 1}, 2.0)
     with pytest.raises(RuntimeError, match="No module named 'no_such_plugin'") as error:
-        protocol.hear(data, Module("no_such_plugin"), tmp_path / "run", **QUICK)
+        protocol.hear(data, Plugin("no_such_plugin"), tmp_path / "run", **QUICK)
     assert str(tmp_path / "run" / "logs" / "embeddings.txt") in str(error.value)
     assert "\n" not in str(error.value)
