@@ -22,13 +22,13 @@ def estimate(run: Run) -> str:
     lines.append(f"  clips: {parts}; {len(run.data.classes)} classes")
     protocol = run.request.protocol
     if protocol.endswith("finetuned"):
-        run.plugin.check_trainable()
-        disk = f"{_size(STATES * 4 * run.plugin.row.parameters)} until it is done"
-        lines.append(f"  training: {count_steps(run)} steps; {disk}")
+        row = run.plugin.row
+        size = "size not known" if row is None else _size(STATES * 4 * row.parameters)
+        lines.append(f"  training: {count_steps(run)} steps; {size} until it is done")
     else:
         lines.append(f"  embeddings: {_embeddings(run)}")
         training = "heareval's own" if protocol == "hear" else f"{count_steps(run)} steps"
-        lines.append(f"  training: {training}, on {len(run.splits)} splits")
+        lines.append(f"  training: {training}")
     return "\n".join(lines)
 
 
@@ -39,10 +39,10 @@ def count_steps(run: Run) -> int:
     for split in run.splits:
         strong = [parts[name] for name in split.train]
         if run.request.protocol == "mean-teacher":
-            from eval_tasks.fit.mean_teacher import count_epoch_steps, count_weak
+            from eval_tasks.fit.mean_teacher import count_epoch_steps, weak_split
 
-            clips = {"strong": sum(map(len, strong)), "weak": count_weak(len(parts["weak"]))}
-            clips |= {"unlabelled": len(parts["unlabelled"])}
+            clips = {"strong": sum(map(len, strong)), "unlabelled": len(parts["unlabelled"])}
+            clips["weak"] = len(weak_split(parts["weak"].files)[0])
             steps += steps_in(recipe.optim.epochs, count_epoch_steps(recipe, clips))
         elif run.request.protocol.startswith("weak-"):
             steps += plan_crops([parts["weak"]], recipe, recipe.fit.weak_batch).steps

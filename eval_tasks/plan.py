@@ -141,6 +141,8 @@ def plan_run(request: Request, data: TaskData | None = None, *, download: bool =
         raise ArgumentError(
             None, f"--folds {request.folds}: {data.folder} has {len(data.splits)} to test on"
         )
+    if request.export and len(data.splits[: request.folds]) > 1:
+        raise ArgumentError(None, "--export writes one file; give --folds 1 with it")
     name = full_name(request.module)
     plugin = Plugin(name, request.checkpoint, request.options, request.stage)
     plugin.module  # noqa: B018  it tells whether there is one
@@ -148,8 +150,6 @@ def plan_run(request: Request, data: TaskData | None = None, *, download: bool =
         _check_cached(plugin)
     plugin.sha256  # noqa: B018  reads the checkpoint
     run = Run(request, data, plugin, _numbers(task, plugin, request))
-    if request.export and len(run.splits) > 1:
-        raise ArgumentError(None, "--export writes one file; give --folds 1 with it")
     run.asked  # noqa: B018  refuses what no record may hold
     return run
 
@@ -170,7 +170,9 @@ def _numbers(task: Task, plugin: Plugin, request: Request) -> Recipe | None:
     if request.protocol == "hear":
         return None
     tuned = request.protocol.endswith("finetuned")
-    batch_norm = tuned and plugin.row is not None and getattr(plugin.row, "batch_norm", False)
+    if tuned:
+        plugin.check_trainable()
+    batch_norm = tuned and plugin.row is not None and plugin.row.batch_norm
     return recipe(task, request.protocol, request.set, batch_norm=batch_norm)
 
 

@@ -27,10 +27,11 @@ def held_alone(folder: Path) -> Iterator[None]:
 
 def clear(folder: Path) -> None:
     """Remove a run's states, and heareval's files; all logs stay."""
-    from eval_tasks.fit.loop import remove_states
+    from eval_tasks.fit.loop import STATE
     from eval_tasks.heareval.protocol import EMBEDDINGS
 
-    remove_states(folder)
+    for state in folder.glob(f"*/{STATE}"):
+        state.unlink()
     shutil.rmtree(folder / HEAR / EMBEDDINGS, ignore_errors=True)
 
 

@@ -83,6 +83,16 @@ def test_an_attention_head_learns_from_strong_and_weak_clips(data, cache, tmp_pa
     assert scores["event_onset_200ms_fms"] > 0.8
 
 
+@pytest.mark.parametrize("attention", [False, True])
+def test_the_seed_alone_draws_a_new_head(attention):
+    first, again, other = (
+        frozen.new_head(8, 2, 0.1, seed, attention=attention).state_dict() for seed in (0, 0, 1)
+    )
+    for name, weights in first.items():
+        assert torch.equal(weights, again[name])
+        assert name.endswith("bias") or not torch.equal(weights, other[name])
+
+
 def test_crops_lie_anywhere_on_the_grid_and_in_all_grids_of_windows(data, cache):
     made = problem(data, cache, numbers(100))
     assert (made.steps, made.epoch_steps) == (100, 1.0)  # 4 clips of 24 s hold 8 full windows

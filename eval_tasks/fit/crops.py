@@ -43,7 +43,7 @@ class Crops:
         """
         clips = [(part, file) for part in parts for file in part.files]
         self.clips = [clip for clip in clips for _ in range(full_windows(*clip))]
-        self.labels = {  # (part, file) -> (T, C), or (C,) of weakly labelled clips
+        self._labels = {
             (part.name, file): part.clip_targets(file) if part.tags else part.targets(file)
             for part, file in clips
         }
@@ -53,6 +53,10 @@ class Crops:
         self.picks = TrainPicks(
             self.plan, None, False, seed, augment.wavmix_p, augment.wavmix_partner
         )
+
+    def label(self, crop: Crop) -> np.ndarray:
+        """(T, C) uint8 of the whole clip, or (C,) of a weakly labelled one."""
+        return self._labels[crop.part.name, crop.file]
 
     def at(self, step: int) -> tuple[list[Crop], np.ndarray]:
         """The batch of a step, behind it the partners to mix in.

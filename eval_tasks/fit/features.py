@@ -9,9 +9,9 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from eval_tasks.fit.crops import grids_of
-from eval_tasks.fit.trainer import Context
 from eval_tasks.plugin import Plugin
 from eval_tasks.tasks.base import Part, TaskData
 from hear_ptsed import __version__, interrupt
@@ -49,12 +48,8 @@ class Features:
     @cached_property
     def _first(self) -> dict[str, int]:
         """file -> its first row."""
-        counts = [self.grids(file) * self.part.frames(file) for file in self.part.files]
+        counts = [n * grids_of(n, self.shifts) for n in map(self.part.frames, self.part.files)]
         return dict(zip(self.part.files, np.cumsum([0, *counts]).tolist(), strict=False))
-
-    def grids(self, file: str) -> int:
-        """1 for clips of up to 10 s."""
-        return grids_of(self.part.frames(file), self.shifts)
 
     def get(self, file: str, first: int = 0, frames: int | None = None, grid: int = 0) -> Tensor:
         """(T, D) from a frame of a clip on, in the type they are stored in."""
@@ -79,23 +74,17 @@ def features(
         shifts: grids of the parts that some split trains on; the others have one.
     """
     part = data.parts[name]
-    identity = _embedding_identity(data, part, plugin, shifts)
-    folder = _cache_folder(data, part, plugin, cache, identity)
+    identity, folder = _identity_and_folder(data, part, plugin, cache, shifts)
 
     def fill(new: Path) -> None:
-        _embed_part(new, identity, part, plugin, device, progress)
+        model = plugin.load(device)
+        write = partial(_write_rows, new, identity, part, plugin, model, progress)
+        index = write(np.float16) or write(np.float32)
+        index["parameters"] = sum(p.numel() for p in model.parameters())
+        write_json(new / INDEX, {"settings": identity} | index)
 
     make_folder(folder, identity, fill, manifest=INDEX, wait=True)
     return _open_cached(folder, identity, part)
-
-
-def embed_parts(context: Context, names: Sequence[str], shifts: int = 1) -> dict[str, Features]:
-    """The embeddings of the parts that a training needs."""
-    options = {"shifts": shifts, "device": context.device, "progress": context.progress}
-    return {
-        name: features(context.data, name, context.plugin, context.cache, **options)
-        for name in names
-    }
 
 
 def missing_rows(
@@ -105,9 +94,8 @@ def missing_rows(
     rows = 0
     for name in names:
         part = data.parts[name]
-        identity = _embedding_identity(data, part, plugin, shifts)
-        if not _cache_folder(data, part, plugin, cache, identity).exists():
-            rows += count_rows(part, identity["shifts"])
+        identity, folder = _identity_and_folder(data, part, plugin, cache, shifts)
+        rows += 0 if folder.exists() else count_rows(part, identity["shifts"])
     return rows
 
 
@@ -116,13 +104,15 @@ def count_rows(part: Part, shifts: int) -> int:
     return sum(n * grids_of(n, shifts) for n in map(part.frames, part.files))
 
 
-def _embedding_identity(data: TaskData, part: Part, plugin: Plugin, shifts: int) -> dict[str, Any]:
-    """All that decides the embeddings, and what they are called."""
+def _identity_and_folder(
+    data: TaskData, part: Part, plugin: Plugin, cache: Path, shifts: int
+) -> tuple[dict[str, Any], Path]:
+    """All that decides the embeddings of a part, and where they lie."""
     if not 1 <= shifts <= WINDOW_FRAMES:
         raise ValueError(f"fit.shifts is {shifts}; allowed is 1 to {WINDOW_FRAMES}")
     trains = not part.events or any(part.name in split.train for split in data.splits)
     longest = max(map(part.frames, part.files))
-    return {
+    identity = {
         "format": FORMAT,
         "library": __version__,
         "task": data.fingerprint,
@@ -132,36 +122,19 @@ def _embedding_identity(data: TaskData, part: Part, plugin: Plugin, shifts: int)
         "options": json.loads(json.dumps(plugin.options)),
         "shifts": grids_of(longest, shifts) if trains else 1,
     }
-
-
-def _cache_folder(
-    data: TaskData, part: Part, plugin: Plugin, cache: Path, identity: dict[str, Any]
-) -> Path:
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return Path(cache) / data.version / plugin.name / f"{part.name}-{digest[:12]}"
-
-
-def _embed_part(
-    folder: Path, identity: dict, part: Part, plugin: Plugin, device: str, progress: bool
-) -> None:
-    """Compute a part into a new folder."""
-    model = plugin.load(device)
-    for dtype in (np.float16, np.float32):
-        index = _write_rows(folder, dtype, identity, part, plugin, model, progress)
-        if index is not None:
-            break
-    index["parameters"] = sum(p.numel() for p in model.parameters())
-    write_json(folder / INDEX, {"settings": identity} | index)
+    name = f"{part.name}-{digest[:12]}"
+    return identity, Path(cache) / data.version / plugin.name / name
 
 
 def _write_rows(
     folder: Path,
-    dtype: type,
     identity: dict,
     part: Part,
     plugin: Plugin,
     model: nn.Module,
     progress: bool,
+    dtype: type,
 ) -> dict[str, Any] | None:
     """Write the array; None if the embeddings do not fit into float16."""
     shifts = identity["shifts"]

@@ -52,11 +52,10 @@ def train_network(context: Context) -> Predictions:
     ).to(device)
     if recipe.fit.precision == "auto" and not net.backbone.bfloat16:
         recipe = replace(recipe, fit=replace(recipe.fit, precision="32-true"))
-        context = replace(context, recipe=recipe)
     batches = AudioBatches(strong, weak, recipe, context.seed)
     valid = data.parts[split.valid]
     problem = FineTuning(net, data.task, valid, batches, recipe, context.workers)
-    fitted = loop.fit_in(context, problem)
+    fitted = loop.fit(problem, recipe, context.folder, **context.fitting)
     if context.export is not None:
         heads = ("strong_head", "weak_head") if context.weak else ("strong_head",)
         save_checkpoint(net, context.export, data.classes, heads)
@@ -123,7 +122,7 @@ def audio_rows(crops: Crops, step: int) -> dict[str, np.ndarray]:
     for crop in picked:
         audio.append(crop.part.read(crop.file, crop.first, WINDOW_FRAMES))
         known.append(np.arange(WINDOW_FRAMES) < crop.frames)
-        label = crops.labels[crop.part.name, crop.file]
+        label = crops.label(crop)
         if label.ndim == 2:
             window = label[crop.first : crop.first + WINDOW_FRAMES].T
             label = np.pad(window, ((0, 0), (0, WINDOW_FRAMES - window.shape[1])))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from eval_tasks.fit import loop
 from eval_tasks.fit.crops import Crop, Crops
-from eval_tasks.fit.features import Features, embed_parts
+from eval_tasks.fit.features import Features, features
 from eval_tasks.fit.heads import begin_at, begin_small
 from eval_tasks.fit.recipe import OFF, Recipe, check_recipe
 from eval_tasks.fit.streams import picks_seed, seeded
@@ -31,10 +31,11 @@ def train_head(context: Context) -> Predictions:
     data, split, recipe = context.data, context.split, context.recipe
     check_recipe(data, recipe, context.protocol, optim=IDLE, augment=OFF)
     names = [*split.train, split.valid, split.test, *(["weak"] if context.weak else [])]
-    embedded = embed_parts(context, names, recipe.fit.shifts)
+    options = context.embedding | {"shifts": recipe.fit.shifts}
+    embedded = {n: features(data, n, context.plugin, context.cache, **options) for n in names}
     options = {"seed": context.seed, "device": context.device, "weak": context.weak}
     problem = Frozen(data, split, embedded, recipe, **options)
-    fitted = loop.fit_in(context, problem)
+    fitted = loop.fit(problem, recipe, context.folder, **context.fitting)
     problem.model.eval()
     test = embedded[split.test]
     return predict_test_part(
@@ -49,17 +50,15 @@ def train_head(context: Context) -> Predictions:
 def new_head(
     dim: int, n_classes: int, prior: float | None, seed: int, *, attention: bool
 ) -> nn.Linear | AttentionHead:
-    """A linear layer, or an attention head; see `begin_at` for the prior.
-
-    The weights of an attention head are not of the seed: torch's own generator draws them.
-    """
+    """A linear layer or an attention head, which the seed draws; see `begin_at` for the prior."""
     with seeded(seed):
-        head = AttentionHead(dim, n_classes) if attention else nn.Linear(dim, n_classes)
-    if attention:
+        if not attention:
+            head = nn.Linear(dim, n_classes)
+            begin_at(prior, head)
+            return head
+        head = AttentionHead(dim, n_classes)
         begin_small(head)
-        begin_at(prior, head.strong_head, head.weak_head)
-    else:
-        begin_at(prior, head)
+    begin_at(prior, head.strong_head, head.weak_head)
     return head
 
 
@@ -119,18 +118,14 @@ class Frozen:
     def loss(self, batch: dict[str, list[Crop]], step: int) -> Tensor:
         """Mean cross-entropy of all frames, plus that of weakly labelled clips."""
         with torch.autocast(self.device.type, enabled=False):  # a head in float32 costs nothing
-            labels = [label[crop.span] for crop, label in self._labelled("strong", batch)]
-            logits = self.frame_layer(self.gather("strong", batch["strong"]))
+            strong = batch["strong"]
+            labels = [self.crops["strong"].label(crop)[crop.span] for crop in strong]
+            logits = self.frame_layer(self.gather("strong", strong))
             loss = self._cross_entropy(logits, np.concatenate(labels))
-            if "weak" in batch:
-                labels = [label for _, label in self._labelled("weak", batch)]
-                logits = self.clip_logits(batch["weak"])
-                loss = loss + self._cross_entropy(logits, np.stack(labels))
+            if weak := batch.get("weak"):
+                labels = [self.crops["weak"].label(crop) for crop in weak]
+                loss = loss + self._cross_entropy(self.clip_logits(weak), np.stack(labels))
         return loss
-
-    def _labelled(self, kind: str, batch: dict[str, list[Crop]]) -> Iterator[tuple]:
-        labels = self.crops[kind].labels
-        return ((crop, labels[crop.part.name, crop.file]) for crop in batch[kind])
 
     def _cross_entropy(self, logits: Tensor, labels: np.ndarray) -> Tensor:
         targets = torch.from_numpy(labels).to(self.device).float()

@@ -14,7 +14,6 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from eval_tasks.fit.recipe import Recipe
-from eval_tasks.fit.trainer import Context
 from hear_ptsed import interrupt
 from hear_ptsed.files import atomic, remove_stale
 from training import optim
@@ -94,18 +93,6 @@ def fit(
                 break
     problem.model.load_state_dict(training.now["best_model"])
     return {key: training.now[key] for key in KEPT}
-
-
-def fit_in(context: Context, problem: Problem) -> dict[str, Any]:
-    """`fit` with the numbers and the folder of a context."""
-    return fit(
-        problem,
-        context.recipe,
-        context.folder,
-        seed=context.seed,
-        progress=context.progress,
-        save_every_s=context.save_every_s,
-    )
 
 
 class TrainingRun:
@@ -217,9 +204,3 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     low = precision.endswith("-mixed") or (precision == "auto" and device.type == "cuda")
     dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=low)
-
-
-def remove_states(folder: Path) -> None:
-    """Remove the states of a run's trainings, each in a folder of its own; their logs stay."""
-    for state in folder.glob(f"*/{STATE}"):
-        state.unlink()

@@ -22,7 +22,7 @@ from eval_tasks import score
 from eval_tasks.fit import loop
 from eval_tasks.fit.crnn import CRNN, FRAME_MS, FRAMES, Mel, scaled
 from eval_tasks.fit.crops import load_batches
-from eval_tasks.fit.features import Features, embed_parts
+from eval_tasks.fit.features import Features, features
 from eval_tasks.fit.heads import begin_at
 from eval_tasks.fit.recipe import OFF, Recipe, check_recipe
 from eval_tasks.fit.streams import KINDS, augmentation, picks_seed, seeded
@@ -95,15 +95,10 @@ def at_40_ms(scores: np.ndarray, frames: int) -> np.ndarray:
     return scores[np.minimum((20 + 40 * np.arange(frames)) // FRAME_MS, FRAMES - 1)]
 
 
-def count_weak(clips: int) -> int:
-    """Weak clips to train on."""
-    return round(WEAK_SHARE * clips)
-
-
 def weak_split(clips: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """The weak clips to train on and to validate on: pandas' `sample` of 90 %, seed 42."""
     drawn = np.random.RandomState(WEAK_SEED).choice(
-        len(clips), count_weak(len(clips)), replace=False
+        len(clips), round(WEAK_SHARE * len(clips)), replace=False
     )
     rest = sorted(set(range(len(clips))) - set(drawn.tolist()))
     return [clips[i] for i in drawn], [clips[i] for i in rest]
@@ -266,7 +261,10 @@ def train_mean_teacher(context: Context) -> Predictions:
     """
     data, split, recipe = context.data, context.split, context.recipe
     check_clips(data, split, recipe)
-    embedded = embed_parts(context, needed_parts(split))
+    embedded = {
+        name: features(data, name, context.plugin, context.cache, **context.embedding)
+        for name in needed_parts(split)
+    }
     clips = {
         name: [EmbeddedClip(part, file) for file in part.part.files]
         for name, part in embedded.items()
@@ -275,7 +273,7 @@ def train_mean_teacher(context: Context) -> Predictions:
     student = new_student(len(data.classes), test.rows.shape[1], recipe, context.seed)
     options = {"seed": context.seed, "device": context.device, "workers": context.workers}
     problem = MeanTeacher(student, data.task, clips, split, recipe, **options)
-    fitted = loop.fit_in(context, problem)
+    fitted = loop.fit(problem, recipe, context.folder, **context.fitting)
     problem.model.eval()
 
     def predict(network: str) -> dict[str, np.ndarray]:

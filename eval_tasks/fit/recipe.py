@@ -54,6 +54,8 @@ class Recipe:
 
 
 OFF = dict.fromkeys(("wavmix_p", "frame_shift", "mixup_p", "mixstyle_p", "filter_p", "warp_p"), 0.0)
+# An epoch is a pass over the weak clips (11 steps of DESED), 5 of 100 warm up.
+WEAK = {"warmup_steps": 55, "clip_norm": 3.0, "batch": 128, "epochs": 100.0}
 PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
     # a linear layer on frozen features, as published: 500 epochs of Adam at 0.2
     "linear": {
@@ -72,18 +74,9 @@ PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "augment": OFF | {"wavmix_p": 0.5, "mixup_p": 0.5},
     },
-    # DESED, attention head on frozen features, as published in audiossl: an epoch is a pass over
-    # the weak clips (11 steps), 5 of 100 warm up, new heads begin at zero bias
+    # DESED, attention head on frozen features, as published in audiossl: it begins at zero bias
     "weak-linear": {
-        "optim": {
-            "name": "sgd",
-            "lr": 0.1,
-            "momentum": 0.9,
-            "warmup_steps": 55,
-            "clip_norm": 3.0,
-            "batch": 128,
-            "epochs": 100.0,
-        },
+        "optim": WEAK | {"name": "sgd", "lr": 0.1, "momentum": 0.9},
         "augment": OFF,
         "fit": {"head_prior": 0.5, "weak_batch": 128},
     },
@@ -91,15 +84,7 @@ PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
     # is published (SGD at 0.1 is for the head and the last block), so it is AdamW, untuned, such
     # that the uppermost blocks learn at 2e-4, 1e-4, ...
     "weak-finetuned": {
-        "optim": {
-            "lr": 4e-4,
-            "weight_decay": 0.001,
-            "layer_decay": 0.5,
-            "warmup_steps": 55,
-            "clip_norm": 3.0,
-            "batch": 128,
-            "epochs": 100.0,
-        },
+        "optim": WEAK | {"lr": 4e-4, "weight_decay": 0.001, "layer_decay": 0.5},
         "augment": OFF | {"wavmix_p": 0.5, "mixup_p": 0.5},
         "fit": {"head_prior": 0.5, "weak_batch": 128},
     },

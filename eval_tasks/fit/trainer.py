@@ -51,6 +51,17 @@ class Context:
     def test(self) -> Part:
         return self.data.parts[self.split.test]
 
+    @property
+    def embedding(self) -> dict[str, Any]:
+        """Options of eval_tasks.fit.features.features."""
+        return {"device": self.device, "progress": self.progress}
+
+    @property
+    def fitting(self) -> dict[str, Any]:
+        """Options of eval_tasks.fit.loop.fit."""
+        every_s = self.save_every_s
+        return {"seed": self.seed, "progress": self.progress, "save_every_s": every_s}
+
 
 @dataclass(frozen=True)
 class Predictions:
