@@ -20,15 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval_tasks.fit.features import Features, estimate, features
-from eval_tasks.fit.frozen import Crop, Frozen
+from eval_tasks.fit.crops import Crop
+from eval_tasks.fit.features import Features, count_rows, features
+from eval_tasks.fit.frozen import Frozen
 from eval_tasks.fit.loop import fit
 from eval_tasks.fit.recipe import Recipe, recipe
-from eval_tasks.plugin import GENERIC, Module
+from eval_tasks.plugin import GENERIC, Plugin
 from eval_tasks.score import rate
 from eval_tasks.tasks import find_task, prepare
 from eval_tasks.tasks.base import Part, Split, TaskData, open_task
-from hear_ptsed.grid import FRAME, WINDOW_FRAMES
+from hear_ptsed.grid import FRAME, WINDOW, WINDOW_FRAMES
 from hear_ptsed.metrics.bootstrap import Bootstrap, Scored, paired
 
 PARTS = ("train", "valid", "test")
@@ -39,22 +40,21 @@ DC16 = {"clips": 44, "frames": 3000, "dim": 768, "classes": 11}
 class Uncached(Frozen):
     """The same training, but every crop goes through the frozen backbone every time."""
 
-    module: Module
-    parts: dict[str, Part]
+    plugin: Plugin
 
     def gather(self, kind: str, crops: list[Crop]) -> Tensor:
         """Embeddings (F, D) of the crops, one after the other, F frames in all."""
         if not hasattr(self, "backbone"):
-            self.backbone = self.module.load(str(self.device))
-        audio = [self.parts[c.part].read(c.file, c.first, WINDOW_FRAMES) for c in crops]
-        frames = self.module.embed(self.backbone, torch.from_numpy(np.stack(audio)))
+            self.backbone = self.plugin.load(str(self.device))
+        audio = [c.part.read(c.file, c.first, WINDOW_FRAMES) for c in crops]
+        frames = self.plugin.embed(self.backbone, torch.from_numpy(np.stack(audio)))
         return torch.cat([clip[: c.frames] for clip, c in zip(frames, crops, strict=True)])
 
 
-def uncached(module: Module, data: TaskData) -> Callable[..., Uncached]:
+def uncached(plugin: Plugin) -> Callable[..., Uncached]:
     def make(*args, **options) -> Uncached:
         problem = Uncached(*args, **options)
-        problem.module, problem.parts = module, data.parts
+        problem.plugin = plugin
         return problem
 
     return make
@@ -75,19 +75,19 @@ def percent(value: float, low: float, high: float) -> str:
     return f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def equivalence(data: TaskData, module: Module, cache: Path, seeds: Sequence[int], epochs: float):
+def equivalence(data: TaskData, plugin: Plugin, cache: Path, seeds: Sequence[int], epochs: float):
     chosen = recipe(
         data.task,
         "linear",
         [f"optim.epochs={epochs}", "optim.batch=64", "optim.lr=0.02", "optim.warmup_steps=2"],
     )
-    embedded = {n: features(data, n, module, cache, shifts=chosen.fit.shifts) for n in PARTS}
+    embedded = {n: features(data, n, plugin, cache, shifts=chosen.fit.shifts) for n in PARTS}
     metric = data.task.metrics[0]
     print(f"| seed | {metric}: cached | uncached | difference |\n|---|---|---|---|")
     means = []
     for seed in seeds:
         a = trained(Frozen, data, embedded, chosen, seed)
-        b = trained(uncached(module, data), data, embedded, chosen, seed)
+        b = trained(uncached(plugin), data, embedded, chosen, seed)
         cells = [percent(scored.scores[metric], *scored.ci95[metric]) for scored in (a, b)]
         print(f"| {seed} | {' | '.join(cells)} | {percent(*paired(a, b, metric))} |", flush=True)
         means.append([scored.scores[metric] for scored in (a, b)])
@@ -105,41 +105,51 @@ def seconds_per_step(problem: Frozen, steps: int) -> float:
     return float(np.median(taken[1:]))
 
 
-def times(data: TaskData, module: Module, cache: Path, crops: int, quick: bool) -> str:
+def seconds_per_window(plugin: Plugin, model: torch.nn.Module) -> float:
+    """Of 10 s, behind one that prepares."""
+    audio = torch.randn(1, WINDOW, generator=torch.Generator().manual_seed(0)).mul(0.1)
+    for _ in range(2):
+        started = time.perf_counter()
+        plugin.embed(model, audio)
+    return time.perf_counter() - started
+
+
+def times(data: TaskData, plugin: Plugin, cache: Path, crops: int, quick: bool) -> str:
     """A row of the second table.
 
     Args:
         crops: of an uncached step; its time is proportional to them.
-        quick: take the estimate for the time of the features instead of computing them.
+        quick: take the time of one window for that of the features instead of computing them.
     """
     chosen = recipe(data.task, "linear", [f"optim.epochs={EPOCHS}", f"optim.batch={BATCH}"])
     few = recipe(data.task, "linear", [f"optim.epochs={EPOCHS}", f"optim.batch={crops}"])
-    ahead = estimate(data, PARTS, module, cache, shifts=chosen.fit.shifts)
     if quick:
-        dim = module.load().timestamp_embedding_size
+        model = plugin.load()
+        dim = model.timestamp_embedding_size
         embedded = {name: made_up(data.parts[name], dim, chosen.fit.shifts) for name in PARTS}
-        embedding = ahead.seconds
+        embedding = sum(map(len, (part.rows for part in embedded.values()))) / WINDOW_FRAMES
+        embedding *= seconds_per_window(plugin, model)
     else:
         started = time.perf_counter()
-        embedded = {n: features(data, n, module, cache, shifts=chosen.fit.shifts) for n in PARTS}
+        embedded = {n: features(data, n, plugin, cache, shifts=chosen.fit.shifts) for n in PARTS}
         embedding = time.perf_counter() - started
     options = {"seed": 0, "device": "cpu"}
     cached = Frozen(data, data.splits[0], embedded, chosen, **options)
-    fresh = uncached(module, data)(data, data.splits[0], embedded, few, **options)
+    fresh = uncached(plugin)(data, data.splits[0], embedded, few, **options)
     step, slow = seconds_per_step(cached, 5), seconds_per_step(fresh, 2) / crops
     total = embedding + cached.steps * step
     want = cached.steps * BATCH * slow
-    name = module.model + (" (untrained)" if module.untrained else "")
+    name = plugin.model + (" (untrained)" if plugin.untrained else "")
     dim = embedded["train"].rows.shape[1]
     return (
-        f"| {name} | {dim} | {embedding:.0f} (ahead: {ahead.seconds:.0f}) | {1000 * step:.0f} | "
+        f"| {name} | {dim} | {embedding:.0f} | {1000 * step:.0f} | "
         f"{1000 * BATCH * slow:.0f} | {total:.0f} | {want:.0f} | {want / total:.0f} |"
     )
 
 
 def made_up(part: Part, dim: int, shifts: int) -> Features:
     """Random features of the size of a part."""
-    rows = sum(part.frames(f) * (shifts if part.frames(f) > 250 else 1) for f in part.files)
+    rows = count_rows(part, shifts)
     draw = torch.Generator().manual_seed(0)
     return Features(part, shifts, torch.randn(rows, dim, generator=draw).half(), 0, 0.0)
 
@@ -174,7 +184,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="ten epochs, one seed, estimates")
     args = parser.parse_args()
     data = open_task(find_task("office"), prepare("office", args.tasks_dir))
-    trained_one = Module(GENERIC, args.checkpoint)
+    trained_one = Plugin(GENERIC, args.checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)
         epochs, seeds = (10, args.seeds[:1]) if args.quick else (args.epochs, args.seeds)
@@ -183,12 +193,12 @@ def main() -> None:
               f"cached, s in {EPOCHS} epochs | uncached, s | ratio |")  # fmt: skip
         print("|---" * 8 + "|")
         plug_ins = [trained_one] + [
-            Module(f"hear_ptsed.plugins.{name}", None, {"untrained": True})
+            Plugin(f"hear_ptsed.plugins.{name}", None, {"untrained": True})
             for name in ("frame_mn06_strong", "atst_frame_strong")
         ]
-        for module in plug_ins:
-            crops = 4 if "atst" in module.name else 64
-            print(times(data, module, cache / "timed", crops, args.quick), flush=True)
+        for plugin in plug_ins:
+            crops = 4 if "atst" in plugin.name else 64
+            print(times(data, plugin, cache / "timed", crops, args.quick), flush=True)
     print()
     dc16_size()
 

@@ -102,19 +102,20 @@ def prepare(_args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def run(args: argparse.Namespace, _rest: list[str]) -> int:
+    from eval_tasks.plan import plan_run
     from eval_tasks.request import Request
-    from eval_tasks.run import execute, plan
+    from eval_tasks.run import execute
     from hear_ptsed.metrics.records import shown
 
     names = {one.name for one in fields(Request)}
     given = {key: value for key, value in vars(args).items() if key in names}
     asked = Request(**given | {"set": tuple(args.set)})
     for request in asked.of_seeds(args.seeds):
-        run = plan(request, download=not args.dry_run)
+        run = plan_run(request, download=not args.dry_run)
         if args.dry_run:
-            from eval_tasks.estimate import told
+            from eval_tasks.estimate import estimate
 
-            print(told(run))
+            print(estimate(run))
             continue
         there = run.finished() is not None
         record = execute(run, progress=not args.quiet)
@@ -255,7 +256,7 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
     add("--export", type=Path, metavar="FILE", help="fine-tuned weights, .pt or .safetensors")
     _add_where(sub)
     add("--per-class", action="store_true", help="print the scores of each class, too")
-    add("--dry-run", action="store_true", help="say what would be done and how long; write nothing")
+    add("--dry-run", action="store_true", help="say what would be done and how much it writes")
     add("--quiet", action="store_true", help="no progress bars")
     add("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
 

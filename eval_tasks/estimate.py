@@ -1,21 +1,17 @@
-"""What a run would do, how long that takes and how much it writes; nothing is written for it."""
+"""What a run would do and how much it writes, for `--dry-run`: no model is built for it."""
 
-import time
-from dataclasses import replace
+from eval_tasks.fit.crops import plan_crops
+from eval_tasks.fit.features import missing_rows
+from eval_tasks.plan import Run
+from training.data.sampling import steps_in
 
-import torch
-
-from eval_tasks.plugin import device_of
-from eval_tasks.run import Run
-
-CLIPS = 8  # of the training step that is timed
-STATE = 4  # weights now, the best ones, and two moments of the optimiser
+STATES = 4  # of float32: weights now, the best ones, and two moments of the optimiser
 HEAR_COPIES = 4  # heareval keeps float32 twice, eval_tasks.fit.features float16 once
 
 
-def told(run: Run) -> str:
-    """A few lines for `--dry-run`."""
-    lines = [f"{run.request.command}"]
+def estimate(run: Run) -> str:
+    """A few lines."""
+    lines = [run.request.command]
     if run.finished():
         return f"{lines[0]}\n  finished: {run.path}"
     lines.append(f"  record: {run.path}")
@@ -24,77 +20,50 @@ def told(run: Run) -> str:
     lines += [f"  coverage: {run.data.coverage}"] if run.data.coverage else []
     parts = ", ".join(f"{name} {len(part)}" for name, part in run.data.parts.items())
     lines.append(f"  clips: {parts}; {len(run.data.classes)} classes")
-    if run.request.protocol.endswith("finetuned"):
-        lines.append(f"  training: {_training(run)}")
+    protocol = run.request.protocol
+    if protocol.endswith("finetuned"):
+        row = run.plugin.row
+        size = "size not known" if row is None else _size(STATES * 4 * row.parameters)
+        lines.append(f"  training: {count_steps(run)} steps; {size} until it is done")
     else:
         lines.append(f"  embeddings: {_embeddings(run)}")
-        lines.append(f"  then the training on them, on {len(run.splits)} splits (not timed)")
+        training = "heareval's own" if protocol == "hear" else f"{count_steps(run)} steps"
+        lines.append(f"  training: {training}")
     return "\n".join(lines)
 
 
+def count_steps(run: Run) -> int:
+    """Of the optimiser, on all splits together, if none ends early."""
+    recipe, parts = run.recipe, run.data.parts
+    steps = 0
+    for split in run.splits:
+        strong = [parts[name] for name in split.train]
+        if run.request.protocol == "mean-teacher":
+            from eval_tasks.fit.mean_teacher import count_epoch_steps, weak_split
+
+            clips = {"strong": sum(map(len, strong)), "unlabelled": len(parts["unlabelled"])}
+            clips["weak"] = len(weak_split(parts["weak"].files)[0])
+            steps += steps_in(recipe.optim.epochs, count_epoch_steps(recipe, clips))
+        elif run.request.protocol.startswith("weak-"):
+            steps += plan_crops([parts["weak"]], recipe, recipe.fit.weak_batch).steps
+        else:
+            steps += plan_crops(strong, recipe, recipe.optim.batch).steps
+    return steps
+
+
 def _embeddings(run: Run) -> str:
-    from eval_tasks.fit.features import estimate
-
-    splits, hear = run.splits, run.request.protocol == "hear"
-    names = {name for split in splits for name in (*split.train, split.valid, split.test)}
-    if run.request.protocol in ("weak-linear", "mean-teacher"):
-        more = ("weak", "unlabelled") if run.request.protocol == "mean-teacher" else ("weak",)
-        names |= {name for name in more if name in run.data.parts}
+    """How many are computed, and how much room they take."""
+    hear = run.recipe is None
+    # Heareval has no use for the cache of the others.
+    cache = run.folder if hear else run.cache
     shifts = 1 if run.recipe is None else run.recipe.fit.shifts
-    # heareval has no use for the cache of the others.
-    cache = run.folder / "hear" if hear else run.request.work / "features"
-    device = device_of(run.request.device)
-    found = estimate(run.data, sorted(names), run.module, cache, shifts=shifts, device=device)
-    size = found.bytes * (HEAR_COPIES if hear else 1)
-    if not size:
+    rows = missing_rows(run.data, run.embedded_parts, run.plugin, cache, shifts=shifts)
+    if not rows:
         return "in the cache"
-    return f"about {_time(found.seconds)} on {device}, {_size(size)}"
-
-
-def _training(run: Run) -> str:
-    """Steps, and the time of one on a few clips that is really done."""
-    from eval_tasks.fit import finetune, loop
-
-    data, numbers = run.data, run.recipe
-    weak = [data.parts["weak"]] if run.request.protocol == "weak-finetuned" else []
-    strong = [[data.parts[name] for name in split.train] for split in run.splits]
-    steps = sum(finetune.Batches(one, weak, numbers, run.seed).plan.steps for one in strong)
-    few = replace(
-        numbers,
-        optim=replace(numbers.optim, batch=min(CLIPS, numbers.optim.batch)),
-        fit=replace(numbers.fit, weak_batch=min(CLIPS, numbers.fit.weak_batch)),
-    )
-    attention = bool(weak)
-    net = finetune.network(
-        run.module, len(data.classes), numbers.fit, run.seed, attention=attention
-    )
-    device = torch.device(device_of(run.request.device))
-    batches = finetune.Batches(strong[0], weak, few, run.seed)
-    valid = data.parts[run.splits[0].valid]
-    problem = finetune.FineTuning(net.to(device), data.task, valid, batches, few)
-    batch = next(problem.batches(0))
-    for _ in range(2):  # the first one prepares
-        started = time.perf_counter()
-        with loop.autocast(numbers.fit.precision, device):
-            loss = problem.loss(batch, 0)
-        loss.backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - started
-    seconds *= (numbers.optim.batch + numbers.fit.weak_batch) / (
-        few.optim.batch + few.fit.weak_batch
-    )
-    size = STATE * sum(p.numel() * p.element_size() for p in net.parameters())
-    return (
-        f"{steps} steps of {seconds:.2f} s on {device}, as one of {few.optim.batch} clips tells: "
-        f"about {_time(steps * seconds)} and the validations; {_size(size)} until it is done"
-    )
-
-
-def _time(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    if run.plugin.row is None:
+        return f"{rows} frames, size not known before the first embedding"
+    copies = HEAR_COPIES if hear else 1
+    return f"{rows} frames, {_size(copies * rows * run.plugin.row.dim * 2)}"
 
 
 def _size(n: int) -> str:

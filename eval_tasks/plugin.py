@@ -1,4 +1,4 @@
-"""The module under evaluation: a HEAR plug-in with its checkpoint and its options."""
+"""The plug-in under evaluation: a HEAR module with its checkpoint and its options."""
 
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -16,17 +16,17 @@ from hear_ptsed.errors import shown
 from hear_ptsed.files import sha256
 from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.model import SEDModel
-from hear_ptsed.registry import MODELS, build_head, trainable
+from hear_ptsed.registry import MODELS, PublicRow, Row, build_head, trainable
 
 GENERIC = "hear_ptsed.plugins.checkpoint"
 TAKE = ("layer", "layers", "drop_layers", "final_norm")  # options that choose blocks
 
 
 @dataclass(frozen=True)
-class Module:
-    """A plug-in such as hear_ptsed.plugins.beats_strong, or one of somebody else."""
+class Plugin:
+    """A HEAR module such as hear_ptsed.plugins.beats_strong, or one of somebody else."""
 
-    name: str
+    name: str  # of the module
     checkpoint: Path | None = None  # given by the user; None: what the plug-in finds itself
     options: dict[str, Any] = field(default_factory=dict)  # of load_model
     given_stage: str = ""  # what a checkpoint of the user's is said to be
@@ -38,7 +38,7 @@ class Module:
             )
 
     @cached_property
-    def plugin(self) -> ModuleType:
+    def module(self) -> ModuleType:
         try:
             return import_module(self.name)
         except ModuleNotFoundError as error:
@@ -51,7 +51,7 @@ class Module:
     @property
     def _of_suite(self) -> tuple[str, str | None] | None:
         """Model and stage (None: it has none) of one of this suite's plug-ins."""
-        loader = getattr(self.plugin, "load_model", None)
+        loader = getattr(self.module, "load_model", None)
         if isinstance(loader, partial) and loader.func is hear.load_model:
             return loader.args
         return None
@@ -66,14 +66,10 @@ class Module:
         return self.name.rsplit(".", 1)[-1]
 
     @property
-    def convolutional(self) -> bool:
-        """Whether it is a network of this suite with batch norm."""
-        if self.model not in MODELS:
-            return False
-        with torch.device("meta"):
-            return any(
-                isinstance(m, nn.BatchNorm2d) for m in MODELS[self.model].backbone().modules()
-            )
+    def row(self) -> Row | PublicRow | None:
+        """Of the registry; None of a network that is not of this suite."""
+        of_suite = self._of_suite or (self.name == GENERIC and self.file is not None)
+        return MODELS.get(self.model) if of_suite else None
 
     @property
     def stage(self) -> str:
@@ -102,7 +98,7 @@ class Module:
     def load(self, device: str = "cpu") -> nn.Module:
         """The HEAR model, frozen."""
         path = [] if self.checkpoint is None else [str(self.checkpoint)]
-        model = self.plugin.load_model(*path, **self.options).to(device)
+        model = self.module.load_model(*path, **self.options).to(device)
         if model.sample_rate != SAMPLE_RATE:
             raise ValueError(
                 f"{self.name} takes {model.sample_rate} Hz; only `--protocol hear` evaluates "
@@ -112,7 +108,7 @@ class Module:
 
     def embed(self, model: nn.Module, audio: Tensor) -> Tensor:
         """(B, S) -> (B, T, D) on the 40 ms grid."""
-        frames, centres = self.plugin.get_timestamp_embeddings(audio, model)
+        frames, centres = self.module.get_timestamp_embeddings(audio, model)
         if frames.shape[1] > 1 and abs(float(centres[0, 1] - centres[0, 0]) - 40) > 0.01:
             raise ValueError(
                 f"{self.name} gives a frame every {float(centres[0, 1] - centres[0, 0]):g} ms; "
@@ -120,11 +116,8 @@ class Module:
             )
         return frames
 
-    def network(self, n_classes: int, head: str = "linear") -> SEDModel:
-        """The network to fine-tune, with its own weights and a new head.
-
-        The head is drawn from torch's global generator: seed it before.
-        """
+    def check_trainable(self) -> None:
+        """Refuse what cannot be fine-tuned."""
         if unknown := set(self.options) - {*TAKE, "untrained"}:
             raise ValueError(
                 f"the option {', '.join(sorted(unknown))} is of frozen models; fine-tuning takes "
@@ -136,7 +129,14 @@ class Module:
                 f"{self.name} is no model of this suite and cannot be fine-tuned; use "
                 f"--protocol linear, or {GENERIC} with --checkpoint"
             )
-        if generic:
+
+    def network(self, n_classes: int, head: str = "linear") -> SEDModel:
+        """The network to fine-tune, with its own weights and a new head.
+
+        The head is drawn from torch's global generator: seed it before.
+        """
+        self.check_trainable()
+        if self.name == GENERIC:
             net = load(checkpoint=self.file, backbone_only=True)
         elif self.untrained:
             net = load(self.model, stage=None, backbone_only=True, seed=0)

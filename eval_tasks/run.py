@@ -1,308 +1,130 @@
-"""One evaluation from what was asked to its record.
+"""One evaluation from its plan to its record: train, predict, score, write.
 
 A run works in a folder named by its identity, so that the same command finds what a killed one
 left, and nothing else does.
 """
 
 import logging
-import shutil
 import time
-from argparse import ArgumentError
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 
-from eval_tasks.fit.recipe import Recipe, recipe
-from eval_tasks.plugin import Module, device_of
-from eval_tasks.request import HEAR_SEED, Request
-from eval_tasks.tasks import find_task
-from eval_tasks.tasks.base import Outcome, Split, TaskData, open_task
-from hear_ptsed import list_models
-from hear_ptsed.files import locked, remove_stale
+from eval_tasks.fit.trainer import Context, Predictions, find_trainer
+from eval_tasks.plan import Run
+from eval_tasks.plugin import device_of
+from eval_tasks.run_folder import HEAR, clear, held_alone
+from eval_tasks.score import rate
+from hear_ptsed.grid import FRAME_MS
 from hear_ptsed.metrics import records
 from hear_ptsed.metrics.bootstrap import Bootstrap, Scored, mean_of_folds
+from hear_ptsed.metrics.catalogue import METRICS
 from hear_ptsed.metrics.provenance import commit, hardware, software
-from hear_ptsed.metrics.records import Asked, Record
-from hear_ptsed.schema import Label, check
+from hear_ptsed.metrics.records import Record
 
 log = logging.getLogger(__name__)
-PLUGINS = "hear_ptsed.plugins."
-HEAR = "hear"  # what heareval does lies there, in the folder of a run
-
-
-@dataclass(frozen=True)
-class Run:
-    """A request with its task and its module, checked."""
-
-    request: Request
-    data: TaskData
-    module: Module
-    recipe: Recipe | None  # None: heareval has its own
-
-    @property
-    def seed(self) -> int:
-        return HEAR_SEED if self.request.seed is None else self.request.seed
-
-    @property
-    def splits(self) -> list[Split]:
-        """That are trained and tested on."""
-        return self.data.splits[: self.request.folds]
-
-    @property
-    def hyperparameters(self) -> dict[str, Any]:
-        """All numbers of the training, options of the module, folds."""
-        found: dict[str, Any] = {"model_options": self.module.options, "folds": len(self.splits)}
-        if self.recipe is not None:
-            return found | self.recipe.as_dict()
-        grid_points = self.request.grid_points or 8
-        return found | {"grid": self.request.grid or "default", "grid_points": grid_points}
-
-    @cached_property
-    def identity(self) -> str:
-        """SHA-256 over all that decides the result; paths, devices and loaders do not."""
-        task = self.data.task
-        return records.identity(
-            {
-                "task": self.data.fingerprint,
-                "metrics": task.metrics,
-                "decoding": asdict(task.decoding),
-                "psds_median": task.psds_median,
-                "select": task.select,
-                "module": self.module.name,
-                "stage": self.module.stage,
-                "checkpoint": self.module.sha256,
-                "protocol": self.request.protocol,
-                "seed": self.seed,
-                "hyperparameters": self.hyperparameters,
-            }
-        )
-
-    @property
-    def path(self) -> Path:
-        """Of the record."""
-        return records.record_path(self.request.results, self.asked)
-
-    @cached_property
-    def asked(self) -> Asked:
-        """What the record will say of all this; a ValueError if it may not."""
-        module = self.module
-        values = {
-            "task": self.data.task.name,
-            "title": self.data.task.title,
-            "primary": self.data.task.metrics[0],
-            "task_version": self.data.version,
-            "task_sha256": self.data.fingerprint,
-            "protocol": self.request.protocol,
-            "module": module.name,
-            "name": self.request.name,
-            "model": module.model,
-            "stage": module.stage,
-            "checkpoint": {"file": module.file and module.file.name, "sha256": module.sha256},
-            "untrained": module.untrained,
-            "seed": self.seed,
-            "hyperparameters": self.hyperparameters,
-            "published_task": self.data.task.published,
-            "coverage": self.data.coverage,
-            "command": self.request.command,
-            "identity": self.identity,
-        }
-        check(list[Label], [*self.data.classes], f"labelvocabulary.csv of {self.data.folder}")
-        return Asked(**values)
-
-    @property
-    def folder(self) -> Path:
-        """Of the training."""
-        return self.request.work / self.identity[:16]
-
-    def finished(self) -> Record | None:
-        return records.finished(self.path, self.identity)
-
-
-def plan(request: Request, data: TaskData | None = None, *, download: bool = True) -> Run:
-    """Check all that can be checked before anything is computed.
-
-    Args:
-        data: the opened task, where it is at hand already.
-        download: fetch a released checkpoint that is not on this machine, else refuse.
-    """
-    task = find_task(request.task)
-    request.check(task)
-    request = replace(request, seed=None if request.protocol == "hear" else request.seed or 0)
-    if data is None:
-        data = open_task(task, request.tasks_dir / (request.folder or task.folder))
-    if request.folds is not None and not 1 <= request.folds <= len(data.splits):
-        raise ArgumentError(
-            None, f"--folds {request.folds}: {data.folder} has {len(data.splits)} to test on"
-        )
-    module = Module(full_name(request.module), request.checkpoint, request.options, request.stage)
-    module.plugin  # noqa: B018  it tells whether there is one
-    if not download and not (module.checkpoint or module.untrained):
-        row = next((row for row in list_models() if row.module == module.name), None)
-        if row is not None and not row.cached:
-            raise FileNotFoundError(
-                f"{row.checkpoint} is not on this machine; `hear-ptsed download` fetches it"
-            )
-    module.sha256  # noqa: B018  reads the checkpoint
-    numbers = None
-    if request.protocol != "hear":
-        options = {"convolutional": module.convolutional}
-        numbers = recipe(task, request.protocol, request.set, **options)
-    run = Run(request, data, module, numbers)
-    if request.export and len(run.splits) > 1:
-        raise ArgumentError(None, "--export writes one file; give --folds 1 with it")
-    run.asked  # noqa: B018  refuses what no record may hold
-    return run
-
-
-def full_name(module: str) -> str:
-    """beats_strong as hear_ptsed.plugins.beats_strong; other names as they are."""
-    short = "." not in module and find_spec(PLUGINS + module) is not None
-    return PLUGINS + module if short else module
 
 
 def execute(run: Run, progress: bool = True) -> Record:
     """Train, test, score and write the record; one that is there is kept."""
-    with _alone(run.folder):
+    with held_alone(run.folder):
         if record := run.finished():
             if run.request.export and not run.request.export.exists():
                 raise FileNotFoundError(
                     f"{run.path} is finished and its weights are gone; move it away to train again"
                 )
-            _clear(run.folder)  # of one that was killed after its record
+            clear(run.folder)  # of one that was killed after its record
             return record
         started, began = datetime.now(UTC), time.monotonic()
-        outcomes = _outcomes(run, progress)
-        found, folds = _rated(run, outcomes)
-        record = _record(run, outcomes, found, folds, started, time.monotonic() - began)
+        predictions = predict_folds(run, progress)
+        scored = score_folds(run, predictions)
+        record = make_record(run, predictions, scored, started, time.monotonic() - began)
         records.write(record, run.path)
-        _clear(run.folder)
+        clear(run.folder)
     return record
 
 
-def _outcomes(run: Run, progress: bool) -> list[Outcome]:
-    request, data, module, recipe = run.request, run.data, run.module, run.recipe
+def predict_folds(run: Run, progress: bool = True) -> list[Predictions]:
+    """Of each part that is tested on."""
+    request = run.request
     if request.protocol == "hear":
         from eval_tasks.heareval.protocol import hear
 
-        grid = {key: run.hyperparameters[key] for key in ("grid", "grid_points")}
-        return hear(data, module, run.folder / HEAR, **grid, progress=progress)
-    cache = request.work / "features"
-    common = {"seed": run.seed, "device": device_of(request.device), "progress": progress}
-    setup = "simple" if request.protocol.startswith("weak-") else None
-    outcomes = []
-    for split in run.splits:
-        parts = (data, split, module, recipe, run.folder / split.test)
-        if request.protocol in ("linear", "weak-linear"):
-            from eval_tasks.fit import frozen
-
-            outcome = frozen.linear(*parts, cache, setup=setup, **common)
-        elif request.protocol == "mean-teacher":
-            from eval_tasks.fit import mean_teacher
-
-            outcome = mean_teacher.run(*parts, cache, workers=request.workers, **common)
-        else:
-            from eval_tasks.fit import finetune
-
-            more = {"workers": request.workers, "setup": setup, "export": request.export}
-            outcome = finetune.run(*parts, **more, **common)
-        outcomes.append(outcome)
-    return outcomes
+        return hear(run.data, run.plugin, run.folder / HEAR, **run.hear_grid, progress=progress)
+    train = find_trainer(request.protocol)
+    return [
+        train(
+            Context(
+                data=run.data,
+                split=split,
+                plugin=run.plugin,
+                protocol=request.protocol,
+                recipe=run.recipe,
+                folder=run.folder / split.test,
+                cache=run.cache,
+                seed=run.seed,
+                device=device_of(request.device),
+                workers=request.workers,
+                progress=progress,
+                export=request.export,
+            )
+        )
+        for split in run.splits
+    ]
 
 
-def _rated(run: Run, outcomes: list[Outcome]) -> tuple[Scored, list[dict[str, float]]]:
-    """Scores of all test parts, and those of each fold, where there are folds."""
-    from eval_tasks.score import rate
-    from hear_ptsed.metrics.catalogue import METRICS
-
-    data = run.data
-    on_grid = all(one.training.get("frame_ms", 40.0) == 40.0 for one in outcomes)
-    each = [
+def score_folds(run: Run, predictions: list[Predictions]) -> list[Scored]:
+    """Of each part, with the same metrics."""
+    task = run.data.task
+    off_grid = [name for name in task.metrics if not METRICS[name].of_frames]
+    on_grid = all(fold.frame_ms == FRAME_MS for fold in predictions)
+    if not on_grid:
+        log.warning("no PSDS: %s has no frames of 40 ms, which it asks for", run.plugin.name)
+    return [
         rate(
-            data.task,
-            data.parts[outcome.part],
-            outcome.probabilities,
-            metrics=None if on_grid else [m for m in data.task.metrics if not METRICS[m].of_frames],
-            events=outcome.events,
-            decoding=outcome.decoding,
+            task,
+            run.data.parts[fold.part],
+            fold.probabilities,
+            metrics=None if on_grid else off_grid,
+            events=fold.events,
+            decoding=fold.decoding,
             bootstrap=Bootstrap(),
             curves=on_grid,
         )
-        for outcome in outcomes
+        for fold in predictions
     ]
-    if not on_grid:
-        log.warning("no PSDS: %s has no frames of 40 ms, which it asks for", run.module.name)
-    if len(data.splits) == 1:
-        return each[0], []
-    return mean_of_folds(each), [one.scores for one in each]
 
 
-def _record(
+def make_record(
     run: Run,
-    outcomes: list[Outcome],
-    found: Scored,
-    folds: list[dict[str, float]],
+    predictions: list[Predictions],
+    scored: list[Scored],
     started: datetime,
     seconds: float,
 ) -> Record:
-    speeds = [one.seconds_per_minute for one in outcomes]
+    """Of all folds, or of the one test part."""
+    folds = len(run.data.splits)
+    whole = scored[0] if folds == 1 else mean_of_folds(scored)
+    speeds = [fold.seconds_per_minute for fold in predictions]
     return Record(
         **vars(run.asked),
-        scores=found.scores,
-        per_class=found.per_class,
-        ci95=found.ci95,
-        replicates=found.replicates,
-        draws=found.draws,
-        conventions=found.conventions,
-        settings=found.settings,
+        scores=whole.scores,
+        per_class=whole.per_class,
+        ci95=whole.ci95,
+        replicates=whole.replicates,
+        draws=whole.draws,
+        conventions=whole.conventions,
+        settings=whole.settings,
         cost={
-            "parameters": outcomes[0].parameters,
+            "parameters": predictions[0].parameters,
             "seconds_per_minute": sum(speeds) / len(speeds),
         },
-        clips=sum(len(run.data.parts[one.part]) for one in outcomes),
-        folds=folds,
-        folds_of=len(run.data.splits) if folds else 0,
+        clips=sum(len(run.data.parts[fold.part]) for fold in predictions),
+        folds=[] if folds == 1 else [fold.scores for fold in scored],
+        folds_of=0 if folds == 1 else folds,
         seconds=round(seconds, 3),
         software=software(),
         hardware=hardware(device_of(run.request.device)),
         commit=commit(),
         started=started.isoformat(timespec="seconds"),
-        training=[one.training for one in outcomes],
-        curves=found.curves,
+        training=[fold.training for fold in predictions],
+        curves=whole.curves,
     )
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep a second process out of a run's folder; one that nothing was put into is removed."""
-    try:
-        with locked(folder):
-            remove_stale(folder, alone=True)
-            try:
-                yield
-            finally:
-                _prune(folder)
-    finally:
-        with suppress(OSError):  # it is not empty
-            folder.rmdir()
-
-
-def _clear(folder: Path) -> None:
-    """Remove a run's states, and heareval's files; all logs stay."""
-    from eval_tasks.fit.loop import STATE
-    from eval_tasks.heareval.protocol import EMBEDDINGS
-
-    for state in folder.glob(f"*/{STATE}"):
-        state.unlink()
-    shutil.rmtree(folder / HEAR / EMBEDDINGS, ignore_errors=True)
-
-
-def _prune(folder: Path) -> None:
-    """Remove empty folders in it."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()

@@ -128,7 +128,7 @@ def plan(path: Path, *, download: bool = True, **where: Any) -> list[Entry]:
     """Every evaluation of a sweep's file, and whether it is finished.
 
     Args:
-        download: see eval_tasks.run.plan.
+        download: see eval_tasks.plan.plan_run.
         where: fields of Request: tasks_dir, results, work, device, workers.
     """
     opened: dict[tuple, TaskData] = {}
@@ -177,7 +177,7 @@ def requests(sweep: Sweep, **where: Any) -> list[Request]:
 
 
 def _entry(request: Request, data: Callable[[Request], TaskData | None], download: bool) -> Entry:
-    from eval_tasks.run import plan
+    from eval_tasks.plan import plan_run
 
     parts = [request.task, request.module, request.checkpoint and request.checkpoint.stem]
     parts += [request.stage]
@@ -186,9 +186,9 @@ def _entry(request: Request, data: Callable[[Request], TaskData | None], downloa
     parts += [] if request.seed is None else [f"seed {request.seed}"]
     title = " ".join(str(part) for part in parts if part)
     try:
-        run = plan(request, data(request), download=download)
+        run = plan_run(request, data(request), download=download)
         done = run.finished()
-        name = f"{run.data.version}-{request.protocol}-{run.module.name}-seed{run.seed}"
+        name = f"{run.data.version}-{request.protocol}-{run.plugin.name}-seed{run.seed}"
         log = request.work / "sweep" / f"{name}-{run.identity[:12]}.txt"
     except EXPECTED as error:
         return Entry(title, request, "failed", one_line(error))

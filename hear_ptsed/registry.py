@@ -39,6 +39,7 @@ class Row:
     parameters: int  # of the backbone
     dim: int  # of its embeddings
     checkpoints: dict[str, tuple[str, ...]]  # by stage names of the released file, likeliest first
+    batch_norm: bool = False  # whether the backbone has it; else it is a transformer
     class_names: Callable[[], Sequence[str]] = load_labels  # of the released heads
 
 
@@ -79,7 +80,8 @@ def _row(backbone: str, frontend: str, parameters: int, dim: int, name: str, *ss
 def _frame_mn(width: float, parameters: int, dim: int, *strong: str) -> Row:
     backbone = _lazy("backbones.frame_mn:FrameMN", width=width)
     frontend = _lazy("frontends.kaldi:frame_mn_mel")
-    return Row(backbone, frontend, parameters, dim, {"strong": strong} if strong else {})
+    checkpoints = {"strong": strong} if strong else {}
+    return Row(backbone, frontend, parameters, dim, checkpoints, batch_norm=True)
 
 
 MODELS: dict[str, Row | PublicRow] = {

@@ -95,10 +95,10 @@ def _command(cwd: Path, arguments: tuple[str, ...], at: Callable | None) -> None
 
 
 class Killed:
-    """The process kills itself at a call of a function."""
+    """The process kills itself at a call of a public function, or behind it."""
 
-    def __init__(self, where: str, call: int = 1):
-        self.where, self.calls = where, call
+    def __init__(self, where: str, call: int = 1, behind: bool = False):
+        self.where, self.calls, self.behind = where, call, behind
 
     @contextmanager
     def __call__(self):
@@ -109,9 +109,10 @@ class Killed:
 
         def called(*args: Any, **kwargs: Any) -> Any:
             self.calls -= 1
+            result = original(*args, **kwargs) if self.calls or self.behind else None
             if not self.calls:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return original(*args, **kwargs)
+            return result
 
         with patch(self.where, called):
             yield
@@ -136,13 +137,13 @@ def killed_while_writing():
 
 def records(cwd: Path) -> dict[str, dict]:
     """Name -> record, strictly JSON, without what changes from run to run."""
-    found = {}
+    read = {}
     for path in sorted((cwd / "results").rglob("*.json")):
         values = json.loads(path.read_text(), parse_constant=lambda name: 1 / 0)
         for key in CHANGES:
             del values[key]
         del values["cost"]["seconds_per_minute"]
-        for one in values["training"]:
-            one.pop("seconds", None)
-        found[str(path.relative_to(cwd))] = values
-    return found
+        for training in values["training"]:
+            training.pop("seconds", None)
+        read[str(path.relative_to(cwd))] = values
+    return read

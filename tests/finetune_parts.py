@@ -8,7 +8,7 @@ from conftest import small
 from tones import write_tones
 
 from eval_tasks.fit.recipe import Recipe, recipe
-from eval_tasks.plugin import Module
+from eval_tasks.plugin import Plugin
 from eval_tasks.tasks.base import Task, TaskData, open_task
 from hear_ptsed.heads import HEADS
 from hear_ptsed.metrics.decoding import Decoding
@@ -28,7 +28,7 @@ OFF = [f"augment.{name}=0" for name in ("wavmix_p", "mixup_p")]
 
 
 @dataclass(frozen=True)
-class Small(Module):
+class Small(Plugin):
     """A registered model, far narrower and shallower, with random weights."""
 
     name: str = "frame_mn02"

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from eval_tasks.fit import frozen, loop
 from eval_tasks.fit.features import features
-from eval_tasks.fit.finetune import Batches, FineTuning, network
+from eval_tasks.fit.finetune import AudioBatches, FineTuning, new_network
 from eval_tasks.fit.recipe import recipe
-from eval_tasks.plugin import Module
+from eval_tasks.plugin import Plugin
 from training.optim import schedule
 from training.recipe import Optim
 
@@ -101,7 +101,7 @@ def test_the_published_variant_changes_these_numbers_and_no_others():
         assert {s: found for s, found in different.items() if found} == changes
     steered = recipe(TASK, "linear", ["as_published", "optim.schedule=cosine"])
     assert (steered.optim.schedule, steered.optim.part_batches) == ("cosine", True)
-    with pytest.raises(ValueError, match="as_published is of linear, finetuned; .* no frozen-simp"):
+    with pytest.raises(ValueError, match="as_published is of linear, finetuned; .* no weak-linear"):
         recipe(TASK, "weak-linear", ["as_published"])
 
 
@@ -118,10 +118,10 @@ def data(tmp_path_factory):
 def test_an_epoch_of_fine_tuning_ends_with_a_part_batch(data):
     parts = [data.parts["train"]]
     for published, steps, sizes in ((False, 6, [4] * 6), (True, 8, [4, 2] * 4)):
-        own = numbers(f"optim.part_batches={published}", "augment.wavmix_p=0")
-        batches = Batches(parts, [], own, 0)
+        chosen = numbers(f"optim.part_batches={published}", "augment.wavmix_p=0")
+        batches = AudioBatches(parts, [], chosen, 0)
         problem = FineTuning(
-            network(Small(), 3, own.fit, 0), TASK, data.parts["valid"], batches, own
+            new_network(Small(), 3, chosen.fit, 0), TASK, data.parts["valid"], batches, chosen
         )
         assert problem.steps == steps
         assert problem.epoch_steps == (2 if published else 1.5)
@@ -134,7 +134,7 @@ def test_an_epoch_of_fine_tuning_ends_with_a_part_batch(data):
 def frozen_parts(tmp_path_factory):
     """Data and features of a task of tones: 4 x 24 s to train on."""
     data = tones(tmp_path_factory.mktemp("tasks"))
-    cache, logmel = tmp_path_factory.mktemp("cache"), Module("eval_tasks.logmel")
+    cache, logmel = tmp_path_factory.mktemp("cache"), Plugin("eval_tasks.logmel")
     found = {
         name: features(data, name, logmel, cache, shifts=1, progress=False)
         for name in ("train", "valid")
@@ -144,8 +144,8 @@ def frozen_parts(tmp_path_factory):
 
 def frozen_problem(frozen_parts, *settings: str) -> frozen.Frozen:
     data, found = frozen_parts
-    own = recipe(data.task, "linear", ("optim.batch=3", "optim.epochs=5", *settings))
-    return frozen.Frozen(data, data.splits[0], found, own, seed=0, device="cpu")
+    chosen = recipe(data.task, "linear", ("optim.batch=3", "optim.epochs=5", *settings))
+    return frozen.Frozen(data, data.splits[0], found, chosen, seed=0, device="cpu")
 
 
 def test_an_epoch_of_a_frozen_training_ends_with_a_part_batch(frozen_parts):
@@ -162,9 +162,9 @@ def test_an_epoch_of_a_frozen_training_ends_with_a_part_batch(frozen_parts):
 
 def test_a_published_head_begins_with_the_bias_of_pytorch(frozen_parts):
     for settings in ((), ("as_published",)):
-        own = fit_of(*settings)
-        tuned = network(Small("frame_mn06"), 400, own, 0).head.strong_head
-        for layer in (frozen.head(768, 11, own.head_prior, 0, attention=False), tuned):
+        chosen = fit_of(*settings)
+        tuned = new_network(Small("frame_mn06"), 400, chosen, 0).head.strong_head
+        for layer in (frozen.new_head(768, 11, chosen.head_prior, 0, attention=False), tuned):
             size, limit = layer.bias.abs(), layer.in_features**-0.5  # 0.036 of 768
             if settings:
                 assert 0.7 * limit < size.max() < limit
@@ -184,7 +184,7 @@ def test_a_published_fine_tuning_floors_decibels_over_the_batch():
     audio = noise * torch.tensor([[0.5], [1e-5]])
     quiet = []
     for settings in ((), ("as_published",)):
-        frontend = network(Small("atst_frame"), 3, fit_of(*settings), 0).frontend
+        frontend = new_network(Small("atst_frame"), 3, fit_of(*settings), 0).frontend
         quiet.append([frontend(audio)[1], frontend(audio[1:])[0]])
     torch.testing.assert_close(*quiet[0])
     assert (quiet[1][0] - quiet[1][1]).min() > 0.05
@@ -202,12 +202,12 @@ def test_vectors_of_a_frozen_head_decay_as_told(frozen_parts):
 
 
 def test_float16_computes_in_it_and_a_killed_run_ends_as_an_undisturbed_one(tmp_path):
-    own = recipe(TASK, "finetuned", [*SGD, "fit.precision=16-mixed", "optim.clip_norm=5"])
-    own = replace(own, fit=replace(own.fit, check_every_epochs=1.0))
+    chosen = recipe(TASK, "finetuned", [*SGD, "fit.precision=16-mixed", "optim.clip_norm=5"])
+    chosen = replace(chosen, fit=replace(chosen.fit, check_every_epochs=1.0))
 
     def run(folder: str, **options) -> Slope:
-        problem = Slope(150, own.optim.lr, **options)
-        loop.fit(problem, own, tmp_path / folder, seed=0, progress=False, save_every_s=0.0)
+        problem = Slope(150, chosen.optim.lr, **options)
+        loop.fit(problem, chosen, tmp_path / folder, seed=0, progress=False, save_every_s=0.0)
         return problem
 
     whole = run("whole")
@@ -216,8 +216,8 @@ def test_float16_computes_in_it_and_a_killed_run_ends_as_an_undisturbed_one(tmp_
         run("killed", killed_at=100)
     resumed = run("killed")
     assert resumed.path[-1] == whole.path[-1] > 0
-    plain = Slope(150, own.optim.lr)
-    exact = replace(own, fit=replace(own.fit, precision="32-true"))
+    plain = Slope(150, chosen.optim.lr)
+    exact = replace(chosen, fit=replace(chosen.fit, precision="32-true"))
     loop.fit(plain, exact, tmp_path / "plain", seed=0, progress=False)
     assert plain.dtypes == {torch.float32}
     assert whole.path[-1] == pytest.approx(plain.path[-1], rel=1e-6)

@@ -16,7 +16,8 @@ from eval_tasks.fit import loop, mean_teacher
 from eval_tasks.fit.crnn import CRNN, scaled
 from eval_tasks.fit.features import features
 from eval_tasks.fit.recipe import recipe
-from eval_tasks.plugin import Module
+from eval_tasks.fit.trainer import Context
+from eval_tasks.plugin import Plugin
 from eval_tasks.tasks.base import Split, Task, open_task
 from hear_ptsed.metrics.decoding import Decoding
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSES = ("high", "low")
 PARTS = {"train": 6, "valid": 3, "test": 3, "weak": 10, "unlabelled": 4}
-LOGMEL = Module("eval_tasks.logmel")
+LOGMEL = Plugin("eval_tasks.logmel")
 SPLIT = Split(("train",), "valid", "test")
 TINY = ("optim.batch=2", "fit.weak_batch=2", "fit.unlabelled_batch=1")
 
@@ -58,10 +59,27 @@ def data(folder):
 @pytest.fixture(scope="module")
 def clips(data, tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
-    found = {name: features(data, name, LOGMEL, cache, progress=False) for name in PARTS}
+    embedded = [features(data, name, LOGMEL, cache, progress=False) for name in PARTS]
     return {
-        name: [mean_teacher.Clip(f, file) for file in f.part.files] for name, f in found.items()
+        one.part.name: [mean_teacher.EmbeddedClip(one, file) for file in one.part.files]
+        for one in embedded
     }
+
+
+def context(data, folder, numbers) -> Context:
+    """To train it in a folder, beside the cache of embeddings."""
+    return Context(
+        data=data,
+        split=SPLIT,
+        plugin=LOGMEL,
+        protocol="mean-teacher",
+        recipe=numbers,
+        folder=folder / "run",
+        cache=folder,
+        seed=0,
+        device="cpu",
+        progress=False,
+    )
 
 
 def numbers(*settings):
@@ -217,9 +235,9 @@ def test_batches_hold_the_three_kinds_in_order_and_depend_on_seed_and_step_alone
 def test_a_short_clip_is_padded_to_ten_seconds(clips):
     features, file = clips["test"][0]
     part = replace(features.part, samples={file: 48000})
-    short = mean_teacher.Clip(replace(features, part=part), file)
+    short = mean_teacher.EmbeddedClip(replace(features, part=part), file)
     for batch in ([short], [short, clips["test"][1]]):
-        audio, embeddings = mean_teacher.read(batch)
+        audio, embeddings = mean_teacher.read_clips(batch)
         assert (audio.shape[1:], embeddings.shape[1:]) == ((160000,), (250, 128))
         assert torch.equal(embeddings[0, :75], features.get(file)[:75].float())
         assert not embeddings[0, 75:].any()
@@ -233,7 +251,7 @@ def test_clips_are_heard_alike_alone_and_together_through_a_median_of_seven_fram
         alone, own = ours.detect(student, [clip])
         np.testing.assert_allclose(alone[clip.file], together[clip.file], atol=1e-5)
         np.testing.assert_allclose(own[0], whole[i], atol=1e-5)
-    audio, embeddings = mean_teacher.read([clip])
+    audio, embeddings = mean_teacher.read_clips([clip])
     with torch.no_grad():
         scores = student(scaled(ours.mel(audio)), embeddings)[0][0].sigmoid().numpy()
     want = median_filter(scores, (1, 7), mode="reflect")
@@ -294,8 +312,8 @@ def test_student_and_teacher_learn_to_hear_the_tones(clips, tmp_path):
 
 def test_a_run_tests_the_teacher_and_reports_the_student(data, tmp_path):
     options = numbers("optim.epochs=0.3", "optim.warmup_steps=0")
-    run = dict(seed=0, device="cpu", progress=False)
-    found = mean_teacher.run(data, SPLIT, LOGMEL, options, tmp_path / "a", tmp_path, **run)
+    asked = context(data, tmp_path, options)
+    found = mean_teacher.train_mean_teacher(asked)
     assert found.part == "test"
     assert {p.shape for p in found.probabilities.values()} == {(250, 2)}
     assert found.probabilities.keys() == set(data.parts["test"].files)
@@ -303,14 +321,14 @@ def test_a_run_tests_the_teacher_and_reports_the_student(data, tmp_path):
     assert found.training["student"].keys() == {"segment_1s_er", "psds1"}
     assert found.training["step"] == 1
     assert found.seconds_per_minute > 0
-    again = mean_teacher.run(data, SPLIT, LOGMEL, options, tmp_path / "a", tmp_path, **run)
+    again = mean_teacher.train_mean_teacher(asked)
     for file, probabilities in found.probabilities.items():
         assert np.array_equal(again.probabilities[file], probabilities)
 
 
 def test_new_heads_begin_at_the_prior_and_the_seed_draws_the_rest():
     one, same, other = (
-        mean_teacher.network(2, 8, numbers("fit.head_prior=0.1"), s) for s in (1, 1, 2)
+        mean_teacher.new_student(2, 8, numbers("fit.head_prior=0.1"), s) for s in (1, 1, 2)
     )
     assert one.head.strong_head.bias.sigmoid().tolist() == pytest.approx([0.1, 0.1])
     assert torch.equal(one.fusion.weight, same.fusion.weight)
@@ -320,9 +338,7 @@ def test_new_heads_begin_at_the_prior_and_the_seed_draws_the_rest():
 def test_what_the_set_up_cannot_do_is_refused_in_one_line(data, tmp_path):
     def refusal(data, *settings):
         with pytest.raises(ValueError) as error:
-            mean_teacher.run(
-                data, SPLIT, LOGMEL, numbers(*settings), tmp_path, tmp_path, seed=0, device="cpu"
-            )
+            mean_teacher.train_mean_teacher(context(data, tmp_path, numbers(*settings)))
         assert "\n" not in str(error.value)
         return str(error.value)
 
@@ -332,15 +348,14 @@ def test_what_the_set_up_cannot_do_is_refused_in_one_line(data, tmp_path):
     def changed(name, **changes):
         return replace(data, parts=data.parts | {name: replace(data.parts[name], **changes)})
 
-    assert "no weak.json, which --setup baseline" in refusal(without("weak"))
-    assert "no unlabelled.json, which --setup baseline" in refusal(without("unlabelled"))
+    assert "no weak.json, which --protocol mean-teacher" in refusal(without("weak"))
+    assert "no unlabelled.json, which --protocol mean-teacher" in refusal(without("unlabelled"))
     assert "fit.weak_batch is 0" in refusal(data, "fit.weak_batch=0")
     assert "fit.unlabelled_batch is 0" in refusal(data, "fit.unlabelled_batch=0")
-    assert "augment.filter_p is 0.5; with --setup" in refusal(data, "augment.filter_p=0.5")
-    assert "optim.weight_decay is 0.1; with --setup" in refusal(data, "optim.weight_decay=0.1")
-    for setting in ("vector_decay is 0.1", "part_batches is True"):
-        own = setting.replace(" is ", "=").lower()
-        assert f"optim.{setting}; with --setup" in refusal(data, f"optim.{own}")
+    unused = ("augment.filter_p is 0.5", "optim.weight_decay is 0.1", "optim.vector_decay is 0.1")
+    for message in (*unused, "optim.part_batches is True"):
+        setting = message.replace(" is ", "=").lower()
+        assert f"{message}; with --protocol mean-teacher" in refusal(data, setting)
     assert "warmup_steps 2950 in a run of 600 optimizer steps" in refusal(data)
     few = {f"{i}.wav": 160000 for i in range(4)}
     assert "has 4 clips, too few" in refusal(changed("weak", samples=few))

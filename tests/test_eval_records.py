@@ -14,11 +14,12 @@ import torch
 from eval_parts import LOGMEL, OFFICE, PIANO, SHORT, run, tiny_tasks, tuned
 
 from eval_tasks.__main__ import main
+from eval_tasks.plan import plan_run
 from eval_tasks.request import Request
-from eval_tasks.run import plan
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.files import temporary_beside
 from hear_ptsed.metrics import records
+from hear_ptsed.metrics.bootstrap import Draws, paired
 from hear_ptsed.metrics.records import Record
 from hear_ptsed.registry import build
 
@@ -68,7 +69,7 @@ def test_what_decides_a_result_makes_another_record(parts, here):
         {"task": "piano", "folder": "piano_synthetic-v1-tiny", "folds": 1},
         {"tasks_dir": here / "tasks"},  # where a label differs
     ]
-    runs = [plan(asked(parts, **changes)) for changes in different]
+    runs = [plan_run(asked(parts, **changes)) for changes in different]
     assert len({one.identity for one in runs}) == len({one.path for one in runs}) == len(different)
 
 
@@ -92,7 +93,7 @@ def test_where_and_on_what_a_run_happens_makes_no_other_record(parts, here):
         {"module": "hear_ptsed.plugins.checkpoint", "protocol": "linear"},
         {"set": ("optim.lr=0.2",)},  # as it is anyway
     ]
-    assert len({plan(asked(parts, **changes)).identity for changes in same}) == 1
+    assert len({plan_run(asked(parts, **changes)).identity for changes in same}) == 1
 
 
 def test_a_request_is_told_as_the_arguments_it_is_read_from(parts):
@@ -255,13 +256,15 @@ def test_export_takes_one_fold(here, capsys):
 def record(**changes) -> Record:
     """Of a made-up run."""
     values = {
-        **{"task": "t", "task_version": "t-v1", "task_sha256": "0" * 64, "mode": "frozen"},
-        **{"protocol": "linear", "module": "m", "model": "m", "stage": ""},
+        **{"task": "t", "title": "T", "primary": "f", "task_version": "t-v1", "stage": ""},
+        **{"task_sha256": "0" * 64, "protocol": "linear", "module": "m", "model": "m", "name": ""},
         **{"checkpoint": {"file": None, "sha256": None}, "untrained": False, "seed": 0},
         **{"scores": {"f": 0.5, "e": math.nan}, "per_class": {"a": {"f": math.nan}}},
         **{"ci95": {"f": (0.4, math.nan)}, "replicates": {"f": [0.4, 0.6, math.nan, 0.5]}},
-        **{"conventions": {"f": "as usual"}, "hyperparameters": {}, "cost": {}, "clips": 4},
-        **{"published_task": False, "coverage": None, "folds": [{"f": math.nan}]},
+        **{"draws": {"f": [Draws(resamples=4, seed=0, clips=4, names="0" * 12)]}, "clips": 4},
+        **{"conventions": {"f": "as usual"}, "settings": {"f": {"median": 7}}},
+        **{"hyperparameters": {}, "cost": {}},
+        **{"published_task": False, "coverage": None, "folds": [{"f": math.nan}], "folds_of": 5},
         **{"seconds": 1.0, "software": {}, "hardware": {}, "commit": None, "command": ""},
         **{"started": "2026-01-01", "identity": "a" * 64},
     }
@@ -317,21 +320,20 @@ def test_a_paired_difference_is_that_of_equal_resamples():
     first[7] = math.nan
     a = record(replicates={"f": first.tolist()}, scores={"f": 0.6})
     b = record(replicates={"f": second.tolist()}, scores={"f": 0.5})
-    difference, low, high = records.paired(a, b, "f")
+    difference, low, high = paired(a, b, "f")
     assert difference == pytest.approx(0.1)
     assert (low, high) == pytest.approx(tuple(np.nanpercentile(first - second, (2.5, 97.5))))
-    assert records.paired(a, a, "f") == (0.0, 0.0, 0.0)
+    assert paired(a, a, "f") == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"task_sha256": "1" * 64}, "not tested on the same labels and clips"),
-        ({"conventions": {"f": "otherwise"}}, "computed in two ways"),
-        ({"replicates": {"f": [0.1]}}, "computed in two ways"),
-        ({"replicates": {}}, "no resampled f to compare; it has none"),
+        ({"draws": {"f": []}}, "not computed on the same resamples"),
+        ({"settings": {"f": {"median": 5}}}, "computed in two ways"),
+        ({"replicates": {}}, "no replicates of f to compare"),
     ],
 )
-def test_records_of_other_clips_or_conventions_are_not_paired(changes, told):
+def test_records_of_other_clips_or_settings_are_not_paired(changes, told):
     with pytest.raises(ValueError, match=told):
-        records.paired(record(), record(**changes), "f")
+        paired(record(), record(**changes), "f")

@@ -22,7 +22,7 @@ from eval_parts import (  # noqa: E402
 )
 
 from hear_ptsed.files import LOCK  # noqa: E402
-from hear_ptsed.metrics.records import read  # noqa: E402
+from hear_ptsed.metrics.records import read, shown  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -38,22 +38,22 @@ def tasks(parts) -> list[str]:
 @pytest.fixture(scope="module")
 def undisturbed(parts, tasks) -> dict[str, dict[str, dict]]:
     """Records of a frozen and a fine-tuned run, of two seeds one after another."""
-    found = {}
-    for mode, options in (("frozen", LOGMEL), ("finetuned", tuned(parts))):
-        folder = parts / mode
+    made = {}
+    for protocol, options in (("linear", LOGMEL), ("finetuned", tuned(parts))):
+        folder = parts / protocol
         code, said = run(folder, "run", *OFFICE, *options, *tasks, "--seeds", "2")
         assert code == 0, said
-        found[mode] = records(folder)
-    return found
+        made[protocol] = records(folder)
+    return made
 
 
-@pytest.mark.parametrize("mode", ["frozen", "finetuned"])
-def test_a_record_is_complete_and_says_how_it_is_made_again(undisturbed, parts, mode):
-    assert len(undisturbed[mode]) == 2
-    paths = sorted((parts / mode / "results").rglob("*.json"))
+@pytest.mark.parametrize("protocol", ["linear", "finetuned"])
+def test_a_record_is_complete_and_says_how_it_is_made_again(undisturbed, parts, protocol):
+    assert len(undisturbed[protocol]) == 2
+    paths = sorted((parts / protocol / "results").rglob("*.json"))
     for seed, path in enumerate(paths):
         record = read(path)
-        assert record.seed == seed and record.mode == mode and record.clips == 4
+        assert record.seed == seed and record.protocol == protocol and record.clips == 4
         assert [*record.scores][0] == "event_onset_200ms_fms"
         assert record.scores["event_onset_200ms_fms"] >= 0  # not NaN
         assert record.scores.keys() == record.conventions.keys() == record.ci95.keys()
@@ -66,13 +66,13 @@ def test_a_record_is_complete_and_says_how_it_is_made_again(undisturbed, parts, 
         assert f"--seed {seed}" in record.command and "--tasks-dir" not in record.command
         assert record.cost["parameters"] > 0 and record.cost["seconds_per_minute"] > 0
         assert record.seconds > 0 and record.software["torch"] and record.hardware["cores"]
-    tuned_one = mode == "finetuned"
+    tuned_one = protocol == "finetuned"
     assert record.model == ("frame_mn02" if tuned_one else "logmel")
     assert (record.checkpoint["sha256"] is not None) == tuned_one
 
 
 def test_a_finished_run_is_not_done_again(undisturbed, parts, tasks):
-    folder = parts / "frozen"
+    folder = parts / "linear"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     code, said = run(folder, "run", *OFFICE, *LOGMEL, *tasks, at=Killed("eval_tasks.fit.loop.fit"))
     assert code == 0 and "already done: results/" in said
@@ -86,13 +86,14 @@ def test_only_logs_and_features_stay_behind_a_finished_run(undisturbed, parts):
     assert left and all("logs" in path.parts for path in left)
 
 
+# At the door that a phase of a run goes through; `between` also guards the parts of an embedding.
 MOMENTS = {
-    "while it embeds": ("frozen", Killed("eval_tasks.fit.features._fill", 2)),
-    "while it trains a head": ("frozen", Killed("eval_tasks.fit.loop._check", 3)),
-    "while it fine-tunes": ("finetuned", Killed("eval_tasks.fit.loop._check", 2)),
-    "before it scores": ("finetuned", Killed("eval_tasks.score.rate")),
-    "while it writes": ("frozen", killed_while_writing),
-    "before it clears up": ("frozen", Killed("eval_tasks.run._clear")),
+    "while it embeds": ("linear", Killed("hear_ptsed.interrupt.between", 2)),
+    "while it trains a head": ("linear", Killed("eval_tasks.fit.frozen.validation", 3)),
+    "while it fine-tunes": ("finetuned", Killed("eval_tasks.fit.finetune.validation", 2)),
+    "before it scores": ("finetuned", Killed("eval_tasks.run.rate")),
+    "while it writes": ("linear", killed_while_writing),
+    "before it clears up": ("linear", Killed("hear_ptsed.metrics.records.write", behind=True)),
 }
 
 
@@ -100,8 +101,8 @@ MOMENTS = {
 def test_a_killed_run_ends_at_the_record_of_an_undisturbed_one(
     undisturbed, parts, tasks, tmp_path, moment
 ):
-    mode, at = MOMENTS[moment]
-    options = LOGMEL if mode == "frozen" else tuned(parts)
+    protocol, at = MOMENTS[moment]
+    options = LOGMEL if protocol == "linear" else tuned(parts)
     command = ("run", *OFFICE, *options, *tasks, "--seed", "0")
     assert run(tmp_path, *command, at=at)[0] == -9
     written = [path for path in tmp_path.rglob("results/**/*.json") if path.name[0] != "."]
@@ -110,12 +111,12 @@ def test_a_killed_run_ends_at_the_record_of_an_undisturbed_one(
     assert code == 0, said
     assert not [*tmp_path.rglob("state.pt")] and not [*tmp_path.rglob("results/**/.*")]
     name, record = records(tmp_path).popitem()
-    assert record == undisturbed[mode][name]
+    assert record == undisturbed[protocol][name]
 
 
 def test_what_a_user_puts_into_the_folder_of_a_run_stays(parts, tasks, tmp_path):
     command = ("run", *OFFICE, *LOGMEL, *tasks, "--seed", "0")
-    assert run(tmp_path, *command, at=Killed("eval_tasks.run._rated"))[0] == -9
+    assert run(tmp_path, *command, at=Killed("eval_tasks.run.rate"))[0] == -9
     (state,) = tmp_path.rglob("state.pt")
     for name in (".2024-state.pt", "notes.txt"):
         state.with_name(name).write_text("precious")
@@ -136,11 +137,11 @@ def test_kills_at_any_time_change_nothing(undisturbed, parts, tasks, tmp_path):
         process.kill()
         process.join()
         for path in records(tmp_path):  # strict JSON, whenever it is looked at
-            assert path in undisturbed["frozen"]
+            assert path in undisturbed["linear"]
     assert kills
     assert run(tmp_path, *command)[0] == 0
     name, record = records(tmp_path).popitem()
-    assert record == undisturbed["frozen"][name]
+    assert record == undisturbed["linear"][name]
 
 
 def test_two_seeds_in_parallel_give_the_records_of_one_after_another(
@@ -150,7 +151,7 @@ def test_two_seeds_in_parallel_give_the_records_of_one_after_another(
     for process in both:
         process.join()
     assert [process.exitcode for process in both] == [0, 0], (tmp_path / "output.txt").read_text()
-    assert records(tmp_path) == undisturbed["frozen"]
+    assert records(tmp_path) == undisturbed["linear"]
 
 
 def test_a_second_process_is_kept_out_of_a_run(parts, tasks, tmp_path):
@@ -175,27 +176,40 @@ def test_folds_are_averaged_and_kept(parts, tasks, tmp_path):
     assert one["folds"][0] == one["scores"] == five["folds"][0]
     assert five["identity"] != one["identity"]
     assert five["curves"].keys() == one["curves"].keys() == {"event_onset_50ms_fms"}
-    assert all(text.startswith("the first 1 of 5 folds") for text in one["conventions"].values())
+    assert one["folds_of"] == five["folds_of"] == 5
     for metric, score in five["scores"].items():
         each = [fold[metric] for fold in five["folds"] if fold[metric] is not None]
         assert score == (pytest.approx(sum(each) / len(each)) if each else None)
 
 
-def test_a_dry_run_tells_time_and_disk_and_writes_nothing(parts, tasks, tmp_path):
-    for options in (LOGMEL, tuned(parts)):
-        assert run(tmp_path, "run", *OFFICE, *options, *tasks, "--dry-run")[0] == 0
+def test_a_dry_run_tells_steps_and_disk_and_writes_nothing(parts, tasks, tmp_path):
+    small = ["--module", "checkpoint", "--checkpoint", str(parts / "mn02.pt"), *LOGMEL[2:]]
+    loads = Killed("hear_ptsed.registry.build")  # of no use for that
+    for options in (LOGMEL, small, tuned(parts)):
+        command = ["run", *OFFICE, *options, *tasks, "--dry-run"]
+        assert run(tmp_path, *command, at=loads)[0] == 0
     said = (tmp_path / "output.txt").read_text()
-    assert said.count("record: results/") == 2
-    assert said.count("embeddings: about ") == 1 and said.count(" 4 steps of ") == 1
-    assert said.count(" MB") == 2
+    assert said.count("record: results/") == 3 and said.count("; 4 classes") == 3
+    unknown, known = (line for line in said.splitlines() if "embeddings: " in line)
+    frames = unknown.split()[1]
+    assert unknown.split(maxsplit=2)[2] == "frames, size not known before the first embedding"
+    assert known == f"  embeddings: {frames} frames, {int(frames) * 192 * 2 / 1e6:.0f} MB"
+    assert said.count("  training: 4 steps; 2 MB until it is done") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["output.txt"]
 
 
+def test_the_steps_of_a_dry_run_are_those_of_the_run(undisturbed, parts, tasks, tmp_path):
+    for protocol, options in (("linear", LOGMEL), ("finetuned", tuned(parts))):
+        said = run(tmp_path, "run", *OFFICE, *options, *tasks, "--dry-run")[1]
+        for record in undisturbed[protocol].values():
+            assert f"training: {record['training'][0]['step']} steps" in said
+
+
 def test_what_a_table_shows(undisturbed, parts):
-    record = records.read(min((parts / "frozen" / "results").rglob("*.json")))
-    text = records.shown(record, per_class=True)
+    record = read(min((parts / "linear" / "results").rglob("*.json")))
+    text = shown(record, per_class=True)
     score = f"{record.scores['event_onset_200ms_fms']:.4f}"
     assert f"event_onset_200ms_fms  {score}  95 % " in text
     assert "pluck" in text and "UNTRAINED" not in text and "coverage" not in text
-    text = records.shown(replace(record, untrained=True, coverage="3 of 9 left"))
+    text = shown(replace(record, untrained=True, coverage="3 of 9 left"))
     assert "UNTRAINED" in text and "coverage: 3 of 9 left" in text and "pluck" not in text

@@ -18,8 +18,17 @@ from finetune_parts import CLASSES, OFF, Small, numbers, tones_folder
 
 import hear_ptsed
 from eval_tasks.fit import finetune
-from eval_tasks.fit.finetune import Batches, Crops, FineTuning, frame_loss, network, probabilities
-from eval_tasks.plugin import GENERIC, Module
+from eval_tasks.fit.crops import Crops
+from eval_tasks.fit.finetune import (
+    AudioBatches,
+    FineTuning,
+    audio_rows,
+    frame_loss,
+    new_network,
+    probabilities,
+)
+from eval_tasks.fit.trainer import Context
+from eval_tasks.plugin import GENERIC, Plugin
 from eval_tasks.score import rate
 from eval_tasks.tasks.base import Split
 from hear_ptsed import cli
@@ -42,8 +51,9 @@ def rows_of(batch: dict) -> Iterator[tuple[np.ndarray, ...]]:
 
 
 def crops(data, batch: int = 4, seed: int = 0, part: str = "train", **changes) -> Crops:
-    options = replace(numbers(*OFF).augment, **changes)
-    return Crops([data.parts[part]], seed, batch, 4.0, options)
+    recipe = numbers(*OFF)
+    recipe = replace(recipe, augment=replace(recipe.augment, **changes))
+    return Crops([data.parts[part]], recipe, batch, seed)
 
 
 def heard(data, part: str, audio: np.ndarray) -> tuple[str, int]:
@@ -61,7 +71,7 @@ def test_crops_lie_on_the_grid_with_their_labels_and_padding_is_not_known(data):
     found, part = crops(data), data.parts["train"]
     offsets = set()
     for step in range(4):
-        batch = found.at(step)
+        batch = audio_rows(found, step)
         for audio, labels, known in rows_of(batch):
             file, first = heard(data, "train", audio)
             real = min(250, part.frames(file) - first)
@@ -77,15 +87,15 @@ def test_crops_lie_on_the_grid_with_their_labels_and_padding_is_not_known(data):
 
 def test_a_clip_padded_in_its_file_is_known_up_to_its_own_end(data):
     part = replace(data.parts["train"], durations_s=dict.fromkeys(data.parts["train"].files, 4.0))
-    found = Crops([part], 0, 1, 1.0, numbers(*OFF).augment)
-    known = [found.at(step)["known"][0] for step in range(8)]
+    found = Crops([part], numbers(*OFF, "optim.epochs=1"), 1, 0)
+    known = [audio_rows(found, step)["known"][0] for step in range(8)]
     assert any(row.sum() == 100 and row[:100].all() for row in known)
 
 
 def test_an_epoch_hears_each_clip_once_per_ten_seconds(data):
     found = crops(data, batch=7)  # 1 + 1 + 3 + 2
     for epoch in range(3):
-        files = [heard(data, "train", audio)[0] for audio in found.at(epoch)["audio"]]
+        files = [heard(data, "train", audio)[0] for audio in audio_rows(found, epoch)["audio"]]
         assert sorted(files) == ["0.wav", "1.wav", "2.wav", "2.wav", "2.wav", "3.wav", "3.wav"]
     orders = [tuple(found.picks.at(epoch).clips) for epoch in range(3)]
     assert len(set(orders)) == 3
@@ -94,11 +104,11 @@ def test_an_epoch_hears_each_clip_once_per_ten_seconds(data):
 
 def test_folds_with_files_of_the_same_name_keep_their_own_labels(data):
     parts = [data.parts["valid"], data.parts["test"]]
-    found = Crops(parts, 0, 1, 1.0, numbers(*OFF).augment)
+    found = Crops(parts, numbers(*OFF, "optim.epochs=1"), 1, 0)
     seen = set()
     for step in range(found.plan.steps):
         part, file = found.clips[found.picks.at(step).clips[0]]
-        batch = found.at(step)
+        batch = audio_rows(found, step)
         name, first = heard(data, part.name, batch["audio"][0])
         known = batch["known"][0]
         expected = part.targets(file)[first : first + 250].T
@@ -112,10 +122,10 @@ def test_folds_with_files_of_the_same_name_keep_their_own_labels(data):
 def test_a_step_has_the_same_batch_in_any_number_of_loader_processes(data, protocol):
     recipe = numbers(protocol=protocol)
     weak = [data.parts["weak"]] if recipe.fit.weak_batch else []
-    net = network(Small(), 3, recipe.fit, 0, attention=bool(weak))
+    net = new_network(Small(), 3, recipe.fit, 0, attention=bool(weak))
 
     def batches(workers: int, first: int) -> list[dict]:
-        made = Batches([data.parts["train"]], weak, recipe, 5)
+        made = AudioBatches([data.parts["train"]], weak, recipe, 5)
         problem = FineTuning(net, data.task, data.parts["valid"], made, recipe, workers)
         return list(problem.batches(first))
 
@@ -131,7 +141,7 @@ def test_a_step_has_the_same_batch_in_any_number_of_loader_processes(data, proto
 
 def test_weak_clips_bring_the_labels_of_their_clip_and_count_the_epochs(data):
     recipe = numbers(*OFF, "fit.weak_batch=2", protocol="weak-finetuned")
-    made = Batches([data.parts["train"]], [data.parts["weak"]], recipe, 0)
+    made = AudioBatches([data.parts["train"]], [data.parts["weak"]], recipe, 0)
     assert made.plan.steps == 6  # 4 epochs of 3 weak clips, 2 at a time
     rows = made[1]["weak"]
     for audio, labels in zip(rows["audio"], rows["labels"], strict=True):
@@ -141,13 +151,13 @@ def test_weak_clips_bring_the_labels_of_their_clip_and_count_the_epochs(data):
 
 def test_mixing_stays_among_clips_of_one_kind_and_hides_what_either_lacks(data):
     recipe = numbers("augment.wavmix_p=1", "augment.mixup_p=0", "fit.wavmix_alpha=50")
-    net = network(Small(), 3, recipe.fit, 0)
-    made = Batches([data.parts["train"]], [], recipe, 0)
+    net = new_network(Small(), 3, recipe.fit, 0)
+    made = AudioBatches([data.parts["train"]], [], recipe, 0)
     problem = FineTuning(net, data.task, data.parts["valid"], made, recipe)
     batch = next(problem.batches(2))["strong"]
     size, partner = len(batch["partner"]), batch["partner"]
     assert (partner >= size).all() and len(batch["audio"]) == 2 * size
-    spec, targets = problem._inputs(batch, torch.Generator().manual_seed(0))
+    spec, targets = problem.inputs(batch, torch.Generator().manual_seed(0))
     assert spec.shape[0] == size
     both = batch["known"][:size] & batch["known"][partner]
     assert not both.all()
@@ -172,21 +182,22 @@ def test_frames_beyond_the_end_of_a_clip_do_not_change_the_loss():
 
 def test_new_heads_begin_as_the_recipe_and_the_spec_say():
     fit = numbers("fit.head_prior=0.05", "fit.batch_norm_momentum=0.3").fit
-    net = network(Small(), 3, fit, 0)
+    net = new_network(Small(), 3, fit, 0)
     torch.testing.assert_close(net.head.strong_head.bias.sigmoid(), torch.full((3,), 0.05))
     momenta = {m.momentum for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)}
     assert momenta == {0.3}
-    again, other = network(Small(), 3, fit, 0), network(Small(), 3, fit, 1)
+    again, other = (new_network(Small(), 3, fit, seed) for seed in (0, 1))
     assert torch.equal(net.head.strong_head.weight, again.head.strong_head.weight)
     assert not torch.equal(net.head.strong_head.weight, other.head.strong_head.weight)
-    weak = network(Small(), 400, numbers(protocol="weak-finetuned").fit, 0, attention=True).head
+    fit = numbers(protocol="weak-finetuned").fit
+    weak = new_network(Small(), 400, fit, 0, attention=True).head
     for layer in (weak.strong_head, weak.weak_head):
         assert not layer.bias.any()
         assert layer.weight.std().item() == pytest.approx(0.01, rel=0.05)
 
 
 def test_clips_of_any_length_are_heard_in_windows_of_ten_seconds(data):
-    net = network(Small(), 3, numbers().fit, 0).eval()
+    net = new_network(Small(), 3, numbers().fit, 0).eval()
     with torch.no_grad():
         found = probabilities(net, data.parts["test"], batch=2)
         whole = torch.from_numpy(data.parts["test"].read("2.wav"))
@@ -203,19 +214,21 @@ def test_clips_of_any_length_are_heard_in_windows_of_ten_seconds(data):
 SPLIT = Split(("train",), "valid", "test")
 
 
-def fine_tune(data, folder: Path, *settings: str, model: str = "atst_frame", **options):
-    protocol = "weak-finetuned" if "setup" in options else "finetuned"
-    return finetune.run(
-        data,
-        SPLIT,
-        Small(model),
-        numbers(*settings, protocol=protocol),
-        folder,
+def fine_tune(data, folder: Path, *settings: str, protocol: str = "finetuned", **changes):
+    context = Context(
+        data=data,
+        split=SPLIT,
+        plugin=Small("atst_frame"),
+        protocol=protocol,
+        recipe=numbers(*settings, protocol=protocol),
+        folder=folder,
+        cache=folder,
         seed=3,
         device="cpu",
         progress=False,
-        **{"save_every_s": 0.0} | options,
+        save_every_s=0.0,
     )
+    return finetune.train_network(replace(context, **changes))
 
 
 def test_it_learns(tmp_path):
@@ -246,13 +259,12 @@ def assert_same(one, folder: Path, other, other_folder: Path) -> None:
         assert one.training[key] == other.training[key]
 
 
-@pytest.mark.parametrize("setup", [None, "simple"])
+@pytest.mark.parametrize("protocol", ["finetuned", "weak-finetuned"])
 def test_a_run_stopped_at_several_steps_ends_as_an_undisturbed_one(
-    data, tmp_path, monkeypatch, setup
+    data, tmp_path, monkeypatch, protocol
 ):
-    options = {"setup": setup} if setup else {}
     settings = ["augment.frame_shift=0.1", "augment.filter_p=0.5"]
-    whole = fine_tune(data, tmp_path / "whole", *settings, **options)
+    whole = fine_tune(data, tmp_path / "whole", *settings, protocol=protocol)
     stops = [0, 2, 3]
 
     def stop(self, step):
@@ -263,8 +275,8 @@ def test_a_run_stopped_at_several_steps_ends_as_an_undisturbed_one(
     monkeypatch.setattr(FineTuning, "after_step", stop)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
-            fine_tune(data, tmp_path / "stopped", *settings, **options)
-    outcome = fine_tune(data, tmp_path / "stopped", *settings, **options)
+            fine_tune(data, tmp_path / "stopped", *settings, protocol=protocol)
+    outcome = fine_tune(data, tmp_path / "stopped", *settings, protocol=protocol)
     assert_same(outcome, tmp_path / "stopped", whole, tmp_path / "whole")
 
 
@@ -310,43 +322,46 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_step(data, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("settings", "options", "message"),
+    ("settings", "protocol", "message"),
     [
-        (["optim.warmup_steps=7"], {}, "warmup_steps 7 in a run of 7 optimizer steps"),
-        (["fit.weak_batch=4"], {}, "fit.weak_batch is 4; it must be positive with --setup simple"),
-        (["fit.weak_batch=0"], {"setup": "simple"}, "fit.weak_batch is 0; it must be positive"),
-        ([], {"setup": "baseline"}, "setup 'baseline' is not of this training; allowed: simple"),
-        (["optim.accumulate=2"], {}, "optim.accumulate is 2; here it must stay 1"),
-        (["optim.ema=0.9"], {}, "optim.ema is 0.9; here it must stay 0"),
-        (["fit.head_prior=1"], {}, r"fit.head_prior is 1; .* \(0 < x < 1 or null\)"),
+        (["optim.warmup_steps=7"], "finetuned", "warmup_steps 7 in a run of 7 optimizer steps"),
+        (
+            ["fit.weak_batch=4"],
+            "finetuned",
+            "fit.weak_batch is 4; --protocol finetuned takes no such clips",
+        ),
+        (
+            ["fit.weak_batch=0"],
+            "weak-finetuned",
+            "fit.weak_batch is 0; --protocol weak-finetuned needs at least 1",
+        ),
+        (
+            ["optim.accumulate=2"],
+            "finetuned",
+            "optim.accumulate is 2; with --protocol finetuned it must stay 1",
+        ),
+        (["optim.ema=0.9"], "finetuned", "optim.ema is 0.9; with .* it must stay 0"),
+        (["fit.head_prior=1"], "finetuned", r"fit.head_prior is 1; .* \(0 < x < 1 or null\)"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(data, tmp_path, settings, options, message):
+def test_what_cannot_be_trained_is_refused(data, tmp_path, settings, protocol, message):
     with pytest.raises(ValueError, match=message):
-        fine_tune(data, tmp_path, *settings, **options)
+        fine_tune(data, tmp_path, *settings, protocol=protocol)
     assert not (tmp_path / "state.pt").exists()
 
 
 def test_weak_labels_that_are_not_there_are_refused(data, tmp_path):
     without = replace(data, parts={k: v for k, v in data.parts.items() if k != "weak"})
-    with pytest.raises(ValueError, match="has no weak.json, which --setup simple learns from"):
-        fine_tune(without, tmp_path, setup="simple")
+    with pytest.raises(ValueError, match="has no weak.json, which --protocol weak-finetuned"):
+        fine_tune(without, tmp_path, protocol="weak-finetuned")
 
 
 def test_a_checkpoint_goes_in_and_the_detector_takes_what_comes_out(data, tmp_path, capsys):
     save_checkpoint(build("frame_mn02", 5), tmp_path / "start.pt")
-    module = Module(GENERIC, tmp_path / "start.pt")
-    outcome = finetune.run(
-        data,
-        SPLIT,
-        module,
-        numbers("optim.epochs=0.2", "optim.lr=1e-2", "optim.batch=2"),
-        tmp_path / "run",
-        seed=0,
-        device="cpu",
-        progress=False,
-        export=tmp_path / "net.pt",
-    )
+    settings = ["optim.epochs=0.2", "optim.lr=1e-2", "optim.batch=2"]
+    plugin = Plugin(GENERIC, tmp_path / "start.pt")
+    changes = {"plugin": plugin, "seed": 0, "export": tmp_path / "net.pt"}
+    outcome = fine_tune(data, tmp_path / "run", *settings, **changes)
     net = hear_ptsed.load(checkpoint=tmp_path / "net.pt")
     assert net.classes == CLASSES
     with torch.no_grad():

@@ -14,7 +14,7 @@ from torch.utils.data import default_convert
 from training_parts import network
 
 from eval_tasks.fit import loop
-from eval_tasks.fit.finetune import Batches, FineTuning
+from eval_tasks.fit.finetune import AudioBatches, FineTuning
 from eval_tasks.fit.recipe import Recipe
 from eval_tasks.tasks.base import open_task
 from hear_ptsed.heads import HEADS
@@ -50,7 +50,7 @@ def data(tmp_path_factory):
 
 def problem_of(data, net: SEDModel, recipe: Recipe) -> FineTuning:
     weak = [data.parts["weak"]] if recipe.fit.weak_batch else []
-    batches = Batches([data.parts["train"]], weak, recipe, seed=0)
+    batches = AudioBatches([data.parts["train"]], weak, recipe, seed=0)
     return FineTuning(net, TASK, data.parts["valid"], batches, recipe)
 
 
@@ -134,7 +134,7 @@ def test_loss_and_gradients_equal_their_definition(data, name, setup):
     recipe = numbers(*OFF, "optim.batch=2", *weak, protocol=protocol)
     net = net_of(name, "attention" if setup == "weak" else "linear")
     problem = problem_of(data, net, recipe)
-    batch = default_convert(problem.data[STEP])
+    batch = default_convert(problem.audio[STEP])
     assert [len(rows["audio"]) for rows in batch.values()] == [2, 1][: len(batch)]
     assert not batch["strong"]["known"].all()
 
@@ -170,7 +170,7 @@ def test_one_update_is_adamw_with_layer_wise_rates(data, tmp_path, name):
 
     same = problem_of(data, before, recipe)
     torch.manual_seed(torch_seed(0, MODEL, 0))
-    found = gradients(before, same.loss(default_convert(same.data[0]), 0))
+    found = gradients(before, same.loss(default_convert(same.audio[0]), 0))
     after = dict(net.named_parameters())
     blocks = before.backbone.depth
     for key, parameter in before.named_parameters():

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,15 @@ from torch.nn import functional as F
 from eval_tasks.fit import frozen
 from eval_tasks.fit.features import features
 from eval_tasks.fit.recipe import Recipe, recipe
-from eval_tasks.plugin import Module
+from eval_tasks.fit.trainer import Context, Predictions
+from eval_tasks.plugin import Plugin
 from eval_tasks.score import rate
 from eval_tasks.tasks.base import TaskData, open_task
 from hear_ptsed.heads import AttentionHead
 
-LOGMEL = Module("eval_tasks.logmel")
+LOGMEL = Plugin("eval_tasks.logmel")
 QUICK = ("optim.batch=8", "optim.lr=0.02", "optim.warmup_steps=5")
-SIMPLE = ("optim.batch=8", "fit.weak_batch=4", "optim.warmup_steps=5", "optim.epochs=20")
+WEAK = ("optim.batch=8", "fit.weak_batch=4", "optim.warmup_steps=5", "optim.epochs=20")
 
 
 @pytest.fixture(scope="module")
@@ -38,26 +40,32 @@ def numbers(epochs: float, *settings: str) -> Recipe:
     return recipe(TASK, "linear", (*QUICK, f"optim.epochs={epochs}", *settings))
 
 
-def problem(data, cache, chosen, setup=None, seed=0) -> frozen.Frozen:
-    names = ("train", "valid", *(["weak"] if setup else []))
+def problem(data, cache, chosen, weak=False, seed=0) -> frozen.Frozen:
+    names = ("train", "valid", *(["weak"] if weak else []))
     found = {n: features(data, n, LOGMEL, cache, shifts=2, progress=False) for n in names}
-    return frozen.Frozen(data, data.splits[0], found, chosen, seed=seed, device="cpu", setup=setup)
+    return frozen.Frozen(data, data.splits[0], found, chosen, seed=seed, device="cpu", weak=weak)
+
+
+def trained(data, cache, folder, chosen, protocol="linear", **changes) -> Predictions:
+    context = Context(
+        data=data,
+        split=data.splits[0],
+        plugin=LOGMEL,
+        protocol=protocol,
+        recipe=chosen,
+        folder=folder,
+        cache=cache,
+        seed=0,
+        device="cpu",
+        progress=False,
+    )
+    return frozen.train_head(replace(context, **changes))
 
 
 def test_a_linear_head_learns_and_beats_one_that_did_not(data, cache, tmp_path):
     scores = {}
     for epochs in (6, 60):
-        outcome = frozen.linear(
-            data,
-            data.splits[0],
-            LOGMEL,
-            numbers(epochs),
-            tmp_path / str(epochs),
-            cache,
-            seed=0,
-            device="cpu",
-            progress=False,
-        )
+        outcome = trained(data, cache, tmp_path / str(epochs), numbers(epochs))
         scores[epochs] = rate(TASK, data.parts["test"], outcome.probabilities).scores
     assert outcome.part == "test" and outcome.parameters == 2 * (128 + 1)
     assert outcome.seconds_per_minute > 0 and outcome.training["step"] == 60
@@ -67,23 +75,22 @@ def test_a_linear_head_learns_and_beats_one_that_did_not(data, cache, tmp_path):
 
 
 def test_an_attention_head_learns_from_strong_and_weak_clips(data, cache, tmp_path):
-    chosen = recipe(TASK, "weak-linear", (*SIMPLE, "optim.lr=0.5", "optim.epochs=40"))
-    outcome = frozen.linear(
-        data,
-        data.splits[0],
-        LOGMEL,
-        chosen,
-        tmp_path,
-        cache,
-        seed=0,
-        device="cpu",
-        progress=False,
-        setup="simple",
-    )
+    chosen = recipe(TASK, "weak-linear", (*WEAK, "optim.lr=0.5", "optim.epochs=40"))
+    outcome = trained(data, cache, tmp_path, chosen, "weak-linear")
     assert outcome.parameters == 2 * 2 * (128 + 1)
     assert outcome.training["step"] == 40 * 12 / 4  # an epoch is a pass over the weak clips
     scores = rate(TASK, data.parts["test"], outcome.probabilities).scores
     assert scores["event_onset_200ms_fms"] > 0.8
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_the_seed_alone_draws_a_new_head(attention):
+    first, again, other = (
+        frozen.new_head(8, 2, 0.1, seed, attention=attention).state_dict() for seed in (0, 0, 1)
+    )
+    for name, weights in first.items():
+        assert torch.equal(weights, again[name])
+        assert name.endswith("bias") or not torch.equal(weights, other[name])
 
 
 def test_crops_lie_anywhere_on_the_grid_and_in_all_grids_of_windows(data, cache):
@@ -91,7 +98,7 @@ def test_crops_lie_anywhere_on_the_grid_and_in_all_grids_of_windows(data, cache)
     assert (made.steps, made.epoch_steps) == (100, 1.0)  # 4 clips of 24 s hold 8 full windows
     batches = list(made.batches(0))
     crops = [crop for batch in batches for crop in batch["strong"]]
-    assert {crop.part for crop in crops} == {"train"} and len(crops) == 800
+    assert {crop.part.name for crop in crops} == {"train"} and len(crops) == 800
     assert set(Counter(crop.file for crop in crops).values()) == {200}
     first = np.array([crop.first for crop in crops])
     assert (first.min(), first.max()) == (0, 350) and {crop.frames for crop in crops} == {250}
@@ -145,14 +152,14 @@ def test_the_loss_is_that_of_the_crops_in_the_audio(data, cache):
     assert made.loss(batch, 3).item() == pytest.approx(want, rel=2e-3)
 
 
-def test_the_loss_of_the_simple_setup_adds_that_of_weak_clips(data, cache):
-    made = problem(data, cache, recipe(TASK, "weak-linear", SIMPLE), setup="simple")
+def test_the_loss_of_weak_linear_adds_that_of_weak_clips(data, cache):
+    made = problem(data, cache, recipe(TASK, "weak-linear", WEAK), weak=True)
     batch = next(made.batches(0))
     head, weak = made.model, data.parts["weak"]
     assert isinstance(head, AttentionHead) and len(batch["weak"]) == 4
     alone = made.loss({"strong": batch["strong"]}, 0)
     frames = [
-        made.found["weak"].get(c.file, c.first, c.frames, c.grid).float() for c in batch["weak"]
+        made.embedded["weak"].get(c.file, c.first, c.frames, c.grid).float() for c in batch["weak"]
     ]
     logits = torch.cat([head(one[None])[1] for one in frames])
     wanted = np.stack([[n in weak.tags[c.file] for n in PITCHES_HZ] for c in batch["weak"]])
@@ -160,35 +167,16 @@ def test_the_loss_of_the_simple_setup_adds_that_of_weak_clips(data, cache):
     torch.testing.assert_close(made.loss(batch, 0), alone + want)
     uneven = [c._replace(frames=c.frames - 50 * i) for i, c in enumerate(batch["weak"])]
     cut = torch.cat([head(one[: c.frames][None])[1] for one, c in zip(frames, uneven, strict=True)])
-    torch.testing.assert_close(made._clip_logits(uneven), cut)
+    torch.testing.assert_close(made.clip_logits(uneven), cut)
 
 
 def test_a_training_that_was_killed_ends_at_the_same_weights(data, cache, tmp_path, monkeypatch):
     def run(folder):
-        made = []
-        original = frozen.Frozen.__init__
+        place = tmp_path / folder
+        outcome = trained(data, cache, place, numbers(40), seed=3, save_every_s=0)
+        return outcome, torch.load(place / "state.pt", weights_only=True)
 
-        def remember(self, *args, **options):
-            original(self, *args, **options)
-            made.append(self)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(frozen.Frozen, "__init__", remember)
-            outcome = frozen.linear(
-                data,
-                data.splits[0],
-                LOGMEL,
-                numbers(40),
-                tmp_path / folder,
-                cache,
-                seed=3,
-                device="cpu",
-                progress=False,
-                save_every_s=0,
-            )
-        return outcome, made[0].model.state_dict()
-
-    want, weights = run("undisturbed")
+    want, state = run("undisturbed")
     for step in (7, 25):
         with monkeypatch.context() as patch:
 
@@ -200,7 +188,8 @@ def test_a_training_that_was_killed_ends_at_the_same_weights(data, cache, tmp_pa
             with pytest.raises(KeyboardInterrupt):
                 run("killed")
     got, again = run("killed")
-    assert all(torch.equal(weights[key], again[key]) for key in weights)
+    for name in ("model", "best_model"):
+        assert all(torch.equal(state[name][key], again[name][key]) for key in again[name])
     assert all(
         np.array_equal(want.probabilities[f], got.probabilities[f]) for f in got.probabilities
     )
@@ -208,20 +197,18 @@ def test_a_training_that_was_killed_ends_at_the_same_weights(data, cache, tmp_pa
 
 
 WRONG = {
-    "no weak part": ("simple", "weak-linear", (), "no weak.json"),
-    "weak batch without setup": (None, "linear", ("fit.weak_batch=4",), "fit.weak_batch is 4"),
-    "augmentation": (None, "linear", ("augment.mixup_p=0.5",), "augment.mixup_p is 0.5"),
-    "averaging": (None, "linear", ("optim.ema=0.9",), "optim.ema is 0.9"),
-    "grids": (None, "linear", ("fit.shifts=0",), "fit.shifts is 0"),
-    "setup": ("baseline", "linear", (), "setup 'baseline'"),
+    "no weak part": ("weak-linear", (), "no weak.json, which --protocol weak-linear"),
+    "weak batch without weak clips": ("linear", ("fit.weak_batch=4",), "fit.weak_batch is 4"),
+    "augmentation": ("linear", ("augment.mixup_p=0.5",), "augment.mixup_p is 0.5"),
+    "averaging": ("linear", ("optim.ema=0.9",), "optim.ema is 0.9"),
+    "grids": ("linear", ("fit.shifts=0",), "fit.shifts is 0"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_what_a_frozen_head_cannot_do_is_refused(tmp_path, case):
-    setup, protocol, settings, message = WRONG[case]
+    protocol, settings, message = WRONG[case]
     small = tones(tmp_path, {"train": 1, "valid": 1, "test": 1}, seconds=2.0)
     with pytest.raises(ValueError, match=message):
-        places = (small, small.splits[0], LOGMEL, recipe(TASK, protocol, settings))
-        frozen.linear(*places, tmp_path / "run", tmp_path, seed=0, device="cpu", setup=setup)
+        trained(small, tmp_path, tmp_path / "run", recipe(TASK, protocol, settings), protocol)
     assert not (tmp_path / "run").exists()

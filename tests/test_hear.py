@@ -214,6 +214,9 @@ def test_the_facts_of_a_row_are_those_of_the_network(name):
         backbone = MODELS[name].backbone()
     assert sum(p.numel() for p in backbone.parameters()) == MODELS[name].parameters
     assert backbone.embed_dim == MODELS[name].dim
+    if name in trainable():
+        batch_norm = any(isinstance(layer, torch.nn.BatchNorm2d) for layer in backbone.modules())
+        assert MODELS[name].batch_norm == batch_norm
 
 
 def test_the_list_states_the_published_sizes():

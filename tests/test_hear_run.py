@@ -20,11 +20,11 @@ from eval_parts import Killed, records, run
 from frozen_parts import tones
 
 from eval_tasks.heareval import protocol
-from eval_tasks.plugin import Module
+from eval_tasks.plan import plan_run
+from eval_tasks.plugin import Plugin
 from eval_tasks.request import Request
-from eval_tasks.run import plan
 from eval_tasks.score import rate
-from eval_tasks.tasks import TASKS
+from eval_tasks.tasks import find_task
 from eval_tasks.tasks.base import TaskData, open_task
 
 pytest.importorskip("heareval")
@@ -90,7 +90,7 @@ def agrees(outcome, data) -> float:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> TaskData:
-    return open_task(TASKS["office"], tones(tmp_path_factory.mktemp("tasks")).folder)
+    return open_task(find_task("office"), tones(tmp_path_factory.mktemp("tasks")).folder)
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +104,12 @@ def killed(data, command, tmp_path_factory) -> Path:
     """The folder of a run that began with half of an embedding, and was killed after heareval."""
     folder = tmp_path_factory.mktemp("killed")
     asked = Request("office", "eval_tasks.logmel", "hear", grid="faster", grid_points=1)
-    work = folder / plan(asked, data).folder / "hear" / "embeddings"
+    work = folder / plan_run(asked, data).folder / "hear" / "embeddings"
     task = work / "eval_tasks.logmel" / data.folder.name
     task.mkdir(parents=True)
     (task / "test.embeddings.npy").write_bytes(b"half")
     (task / "prediction.log").write_text("interrupted")
-    code, said = run(folder, *command, at=Killed("eval_tasks.heareval.protocol.read_outcomes"))
+    code, said = run(folder, *command, at=Killed("eval_tasks.heareval.protocol.read_predictions"))
     assert code == -9, said
     return folder
 
@@ -121,7 +121,7 @@ def folder(killed, tmp_path) -> Path:
 
 def test_heareval_goes_on_after_an_interruption_and_its_score_is_reproduced(data, folder):
     (work,) = (folder / "work").glob("*/hear")
-    (first,) = protocol.hear(data, Module("eval_tasks.logmel"), work, **QUICK)
+    (first,) = protocol.hear(data, Plugin("eval_tasks.logmel"), work, **QUICK)
     assert agrees(first, data) > 0.5
     assert first.training["frame_ms"] == 40 and first.seconds_per_minute > 0
     assert {file: p.shape for file, p in first.probabilities.items()} == {
@@ -178,7 +178,7 @@ def test_folds_another_rate_which_is_made_another_grid_and_options(tmp_path, mon
     importlib.invalidate_caches()
     data = tones(tmp_path / "tasks", {"a": 3, "b": 3, "c": 3}, 12.0)
     (tmp_path / "weights.pt").write_bytes(b"")
-    module = Module("bands", tmp_path / "weights.pt", {"layers": "mean", "batch": 2})
+    module = Plugin("bands", tmp_path / "weights.pt", {"layers": "mean", "batch": 2})
     outcomes = protocol.hear(data, module, tmp_path / "run", **QUICK)
     assert [outcome.part for outcome in outcomes] == ["a", "b", "c"]
     assert all(agrees(outcome, data) > 0.3 for outcome in outcomes)
@@ -191,7 +191,7 @@ def test_folds_another_rate_which_is_made_another_grid_and_options(tmp_path, mon
 def test_what_heareval_fails_at_is_told_in_a_line(tmp_path):
     data = tones(tmp_path / "tasks", {"train": 1, "valid": 1, "test": 1}, 2.0)
     with pytest.raises(RuntimeError, match="No module named 'no_such_plugin'") as error:
-        protocol.hear(data, Module("no_such_plugin"), tmp_path / "run", **QUICK)
+        protocol.hear(data, Plugin("no_such_plugin"), tmp_path / "run", **QUICK)
     assert str(tmp_path / "run" / "logs" / "embeddings.txt") in str(error.value)
     assert "\n" not in str(error.value)
 

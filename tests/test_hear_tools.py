@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
+import soundfile
 import torch
 from hear_scores import scores
 from tones import write_tones

@@ -15,7 +15,7 @@ import torch
 from frozen_parts import tones
 
 from eval_tasks.fit import features
-from eval_tasks.plugin import Module
+from eval_tasks.plugin import Plugin
 from eval_tasks.tasks import hear_folder, soundscapes
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.detect import DetectorOptions
@@ -66,7 +66,7 @@ def fill(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def jobs(sounds, checkpoint, tmp_path_factory) -> dict[str, Job]:
     data = tones(tmp_path_factory.mktemp("tasks"), {"train": 2, "valid": 1, "test": 1})
-    module, options = Module("eval_tasks.logmel"), DetectorOptions(device="cpu")
+    module, options = Plugin("eval_tasks.logmel"), DetectorOptions(device="cpu")
 
     def embed(folder: Path) -> None:
         for name in ("train", "valid", "test"):

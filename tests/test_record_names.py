@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from eval_tasks import tasks
 from eval_tasks.__main__ import main
+from eval_tasks.plan import Run, plan_run
 from eval_tasks.request import Request
-from eval_tasks.run import Run, plan
 from eval_tasks.tasks.base import TaskData, open_task
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.registry import build
@@ -49,7 +49,7 @@ def planned(parts_of: Path, data: TaskData, folder: Path, file: str, stage: str 
     if not (folder / file).exists():
         os.link(parts_of / "mn02.pt", folder / file)
     request = Request("office", "checkpoint", "frozen", checkpoint=folder / file, stage=stage)
-    return plan(request, data)
+    return plan_run(request, data)
 
 
 def record(run: Run):

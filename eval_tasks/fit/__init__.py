@@ -1,0 +1,1 @@
+"""Trainings of a plug-in on a task: one file per trainer, chosen by the protocol."""

@@ -9,23 +9,24 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from eval_tasks.plugin import Module
+from eval_tasks.fit.crops import grids_of
+from eval_tasks.plugin import Plugin
 from eval_tasks.tasks.base import Part, TaskData
 from hear_ptsed import __version__, interrupt
 from hear_ptsed.files import sha256, write_json
-from hear_ptsed.grid import FRAME, SAMPLE_RATE, WINDOW, WINDOW_FRAMES
+from hear_ptsed.grid import FRAME, SAMPLE_RATE, WINDOW_FRAMES
 from hear_ptsed.parts import make_folder
 
 FORMAT = 1
@@ -47,12 +48,8 @@ class Features:
     @cached_property
     def _first(self) -> dict[str, int]:
         """file -> its first row."""
-        counts = [self.grids(file) * self.part.frames(file) for file in self.part.files]
+        counts = [n * grids_of(n, self.shifts) for n in map(self.part.frames, self.part.files)]
         return dict(zip(self.part.files, np.cumsum([0, *counts]).tolist(), strict=False))
-
-    def grids(self, file: str) -> int:
-        """1 for clips of up to 10 s."""
-        return grids_of(self.part.frames(file), self.shifts)
 
     def get(self, file: str, first: int = 0, frames: int | None = None, grid: int = 0) -> Tensor:
         """(T, D) from a frame of a clip on, in the type they are stored in."""
@@ -61,17 +58,10 @@ class Features:
         return self.rows[start : start + (total - first if frames is None else frames)]
 
 
-class Estimate(NamedTuple):
-    """What is still to be computed."""
-
-    bytes: int
-    seconds: float
-
-
 def features(
     data: TaskData,
     name: str,
-    module: Module,
+    plugin: Plugin,
     cache: Path,
     *,
     shifts: int = 1,
@@ -84,122 +74,92 @@ def features(
         shifts: grids of the parts that some split trains on; the others have one.
     """
     part = data.parts[name]
-    identity = _identity(data, part, module, shifts)
-    folder = _folder(data, part, module, cache, identity)
+    identity, folder = _identity_and_folder(data, part, plugin, cache, shifts)
 
     def fill(new: Path) -> None:
-        _write(new, identity, part, module, device, progress)
+        model = plugin.load(device)
+        write = partial(_write_rows, new, identity, part, plugin, model, progress)
+        index = write(np.float16) or write(np.float32)
+        index["parameters"] = sum(p.numel() for p in model.parameters())
+        write_json(new / INDEX, {"settings": identity} | index)
 
     make_folder(folder, identity, fill, manifest=INDEX, wait=True)
-    return _open(folder, identity, part)
+    return _open_cached(folder, identity, part)
 
 
-def estimate(
-    data: TaskData,
-    names: Sequence[str],
-    module: Module,
-    cache: Path,
-    *,
-    shifts: int = 1,
-    device: str = "cpu",
-) -> Estimate:
-    """Disk and time for the parts that are not in the cache, from the time of one window."""
-    rows = windows = 0
+def missing_rows(
+    data: TaskData, names: Iterable[str], plugin: Plugin, cache: Path, *, shifts: int = 1
+) -> int:
+    """Embeddings of these parts that are not in the cache."""
+    rows = 0
     for name in names:
         part = data.parts[name]
-        identity = _identity(data, part, module, shifts)
-        if _folder(data, part, module, cache, identity).exists():
-            continue
-        for n in map(part.frames, part.files):
-            grids = grids_of(n, identity["shifts"])
-            rows += n * grids
-            windows += -(-n // WINDOW_FRAMES) * grids
-    if not rows:
-        return Estimate(0, 0.0)
-    model = module.load(device)
-    audio = torch.randn(1, WINDOW, generator=torch.Generator().manual_seed(0)).mul(0.1).to(device)
-    for _ in range(2):  # the first one prepares
-        started = time.perf_counter()
-        dim = module.embed(model, audio).cpu().shape[-1]
-        seconds = time.perf_counter() - started
-    return Estimate(rows * dim * 2, windows * seconds)
+        identity, folder = _identity_and_folder(data, part, plugin, cache, shifts)
+        rows += 0 if folder.exists() else count_rows(part, identity["shifts"])
+    return rows
 
 
-def grids_of(frames: int, shifts: int) -> int:
-    return shifts if frames > WINDOW_FRAMES else 1
+def count_rows(part: Part, shifts: int) -> int:
+    """Embeddings of a part, on all grids of its clips."""
+    return sum(n * grids_of(n, shifts) for n in map(part.frames, part.files))
 
 
-def _identity(data: TaskData, part: Part, module: Module, shifts: int) -> dict[str, Any]:
-    """All that decides the embeddings, and what they are called."""
+def _identity_and_folder(
+    data: TaskData, part: Part, plugin: Plugin, cache: Path, shifts: int
+) -> tuple[dict[str, Any], Path]:
+    """All that decides the embeddings of a part, and where they lie."""
     if not 1 <= shifts <= WINDOW_FRAMES:
         raise ValueError(f"fit.shifts is {shifts}; allowed is 1 to {WINDOW_FRAMES}")
     trains = not part.events or any(part.name in split.train for split in data.splits)
     longest = max(map(part.frames, part.files))
-    return {
+    identity = {
         "format": FORMAT,
         "library": __version__,
         "task": data.fingerprint,
         "part": part.name,
-        "module": module.name,
-        "checkpoint": module.sha256,
-        "options": json.loads(json.dumps(module.options)),
+        "module": plugin.name,
+        "checkpoint": plugin.sha256,
+        "options": json.loads(json.dumps(plugin.options)),
         "shifts": grids_of(longest, shifts) if trains else 1,
     }
-
-
-def _folder(
-    data: TaskData, part: Part, module: Module, cache: Path, identity: dict[str, Any]
-) -> Path:
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return Path(cache) / data.version / module.name / f"{part.name}-{digest[:12]}"
+    name = f"{part.name}-{digest[:12]}"
+    return identity, Path(cache) / data.version / plugin.name / name
 
 
-def _write(
-    folder: Path, identity: dict, part: Part, module: Module, device: str, progress: bool
-) -> None:
-    """Compute a part into a new folder."""
-    model = module.load(device)
-    for dtype in (np.float16, np.float32):
-        index = _fill(folder, dtype, identity, part, module, model, progress)
-        if index is not None:
-            break
-    index["parameters"] = sum(p.numel() for p in model.parameters())
-    write_json(folder / INDEX, {"settings": identity} | index)
-
-
-def _fill(
+def _write_rows(
     folder: Path,
-    dtype: type,
     identity: dict,
     part: Part,
-    module: Module,
+    plugin: Plugin,
     model: nn.Module,
     progress: bool,
+    dtype: type,
 ) -> dict[str, Any] | None:
     """Write the array; None if the embeddings do not fit into float16."""
     shifts = identity["shifts"]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    rows = sum(n * grids_of(n, shifts) for n in map(part.frames, part.files))
+    rows = count_rows(part, shifts)
     digest, seconds = hashlib.sha256(), 0.0
     bar = tqdm(
         total=rows, desc=f"embedding {part.name}", unit="frame", leave=False, disable=not progress
     )
     with (folder / ARRAY).open("wb") as file, bar:
-        for files in interrupt.between(_batches(part)):
+        for files in interrupt.between(_clips_together(part)):
             audio = torch.from_numpy(np.stack([part.read(name) for name in files])).to(device)
             started = time.perf_counter()
-            grids = _embed(audio, part.frames(files[0]), shifts, module, model)  # (B, G, T, D)
+            grids = _embed_grids(audio, part.frames(files[0]), shifts, plugin, model)
             seconds += time.perf_counter() - started
             for name, clip in zip(files, grids, strict=True):
                 values = clip.reshape(-1, clip.shape[-1])
                 if not np.isfinite(values).all():
-                    raise ValueError(f"{module.name} gives NaN or infinite embeddings for {name}")
+                    raise ValueError(f"{plugin.name} gives NaN or infinite embeddings for {name}")
                 with np.errstate(over="ignore"):
                     stored = values.astype(dtype)
                 if np.abs(stored - values).max() > ROUNDING * np.abs(values).max():
                     return None
                 if file.tell() == 0:
-                    header = _begin(file, (rows, values.shape[1]), stored.dtype)
+                    header = _write_header(file, (rows, values.shape[1]), stored.dtype)
                     digest.update(header)
                 file.write(stored.data)
                 digest.update(stored.data)
@@ -208,7 +168,7 @@ def _fill(
     return {"sha256": digest.hexdigest(), "seconds_per_minute": seconds / minutes}
 
 
-def _begin(file: Any, shape: tuple[int, int], dtype: np.dtype) -> bytes:
+def _write_header(file: Any, shape: tuple[int, int], dtype: np.dtype) -> bytes:
     """Write the header of an .npy file, where there is room for all of it."""
     need = shape[0] * shape[1] * dtype.itemsize
     free = shutil.disk_usage(Path(file.name).parent).free
@@ -225,7 +185,7 @@ def _begin(file: Any, shape: tuple[int, int], dtype: np.dtype) -> bytes:
     return Path(file.name).read_bytes()
 
 
-def _batches(part: Part) -> Iterator[list[str]]:
+def _clips_together(part: Part) -> Iterator[list[str]]:
     """Neighbouring clips of one length, as many as make some windows."""
     for samples, files in groupby(part.files, part.samples.get):
         together = max(1, BATCH * FRAME // max(samples, 1))
@@ -233,22 +193,24 @@ def _batches(part: Part) -> Iterator[list[str]]:
             yield names
 
 
-def _embed(audio: Tensor, frames: int, shifts: int, module: Module, model: nn.Module) -> np.ndarray:
+def _embed_grids(
+    audio: Tensor, frames: int, shifts: int, plugin: Plugin, model: nn.Module
+) -> np.ndarray:
     """(B, S) -> (B, grids, T, D) float32."""
     grids: list[Tensor] = []
     for j in range(grids_of(frames, shifts)):
         first = j * WINDOW_FRAMES // shifts
-        later = module.embed(model, audio[:, first * FRAME :])[:, : frames - first].float()
+        later = plugin.embed(model, audio[:, first * FRAME :])[:, : frames - first].float()
         if later.shape[1] < frames - first:
             raise ValueError(
-                f"{module.name} gives {later.shape[1]} frames where {frames - first} of 40 ms are; "
+                f"{plugin.name} gives {later.shape[1]} frames where {frames - first} of 40 ms are; "
                 "only `--protocol hear` evaluates such modules"
             )
         grids.append(torch.cat([grids[0][:, :first], later], 1) if j else later)
     return torch.stack(grids, 1).cpu().numpy()
 
 
-def _open(folder: Path, identity: dict[str, Any], part: Part) -> Features:
+def _open_cached(folder: Path, identity: dict[str, Any], part: Part) -> Features:
     again = f"delete {folder} to make it anew"
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))

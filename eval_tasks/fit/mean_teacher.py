@@ -7,11 +7,8 @@ lies, so that a border moves by 20 ms at most.
 """
 
 import copy
-import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,32 +16,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from eval_tasks import score
+from eval_tasks.fit import loop
 from eval_tasks.fit.crnn import CRNN, FRAME_MS, FRAMES, Mel, scaled
+from eval_tasks.fit.crops import load_batches
 from eval_tasks.fit.features import Features, features
-from eval_tasks.fit.loop import autocast, fit
-from eval_tasks.fit.recipe import OFF, Recipe
-from eval_tasks.plugin import Module
-from eval_tasks.tasks.base import MORE_PARTS, Outcome, Part, Split, Task, TaskData
+from eval_tasks.fit.heads import begin_at
+from eval_tasks.fit.recipe import OFF, Recipe, check_recipe
+from eval_tasks.fit.streams import KINDS, augmentation, picks_seed, seeded
+from eval_tasks.fit.trainer import Context, Predictions, predict_test_part
+from eval_tasks.tasks.base import MORE_PARTS, Part, Split, Task, TaskData
 from hear_ptsed.events import median_filter
-from hear_ptsed.grid import SAMPLE_RATE, WINDOW_FRAMES
+from hear_ptsed.grid import WINDOW_FRAMES
 from training import optim
 from training.augment import mixup
-from training.data.sampling import AUGMENT, MODEL, ORDER, Plan, TrainPicks, steps_in, torch_seed
+from training.data.sampling import MODEL, Plan, TrainPicks, steps_in, torch_seed
 from training.targets import Targets
 
 CONSISTENCY = 2.0  # weight of the mean teacher's loss behind the ramp
 WEAK_SHARE, WEAK_SEED = 0.9, 42  # of the weak clips to train on; the others validate
 MEDIAN = 7  # frames of 64 ms
 CHUNK = 32  # clips at once without gradients
-# What optim must stay at: this training has no use for it.
+# What `optim` must stay at: this training has no use for it.
 IDLE = {"accumulate": 1, "weight_decay": 0.0, "vector_decay": 0.0, "layer_decay": 1.0}
 IDLE |= {"part_batches": False, "precision": "auto"}
 
 
-class Clip(NamedTuple):
+class EmbeddedClip(NamedTuple):
     """A clip of a part, and its embeddings."""
 
     features: Features
@@ -75,19 +75,19 @@ def objective(
     known = F.binary_cross_entropy_with_logits(frames[:s].float(), strong)
     known = known + F.binary_cross_entropy_with_logits(clips[s : s + w].float(), weak)
     distance = sum(
-        F.mse_loss(ours.float().sigmoid(), theirs.float().sigmoid())
-        for ours, theirs in zip(student, teacher, strict=True)
+        F.mse_loss(new.float().sigmoid(), average.float().sigmoid())
+        for new, average in zip(student, teacher, strict=True)
     )
     return known + consistency * distance
 
 
 def targets(part: Part, file: str) -> np.ndarray:
     """(C, 156) float32: 1 in every frame of 64 ms that an event touches."""
-    found = np.zeros((len(part.classes), FRAMES), np.float32)
+    active = np.zeros((len(part.classes), FRAMES), np.float32)
     for event in part.events[file]:
         first, end = int(event["start"] // FRAME_MS), int(-(-event["end"] // FRAME_MS))
-        found[part.classes.index(str(event["label"])), first:end] = 1
-    return found
+        active[part.classes.index(str(event["label"])), first:end] = 1
+    return active
 
 
 def at_40_ms(scores: np.ndarray, frames: int) -> np.ndarray:
@@ -120,37 +120,40 @@ class Batch(NamedTuple):
     weak: Tensor
 
 
-class Batches(Dataset):
-    """The batch of every step."""
+class ClipBatches(Dataset):
+    """The batch of every step, with clips of each kind.
 
-    def __init__(self, sets: Sequence[Sequence[Clip]], sizes: Sequence[int], seed: int):
+    Args:
+        sets, sizes: kind -> its clips, and how many of them a batch has.
+    """
+
+    def __init__(self, sets: dict[str, list[EmbeddedClip]], sizes: dict[str, int], seed: int):
         self.sets = sets
-        self.picks = [
-            TrainPicks(Plan(len(s), len(s), 1.0, n, 1), None, False, torch_seed(seed, ORDER, i))
-            for i, (s, n) in enumerate(zip(sets, sizes, strict=True))
-        ]
+        self.picks = {}
+        for kind, clips in sets.items():
+            plan = Plan(len(clips), len(clips), 1.0, sizes[kind], 1)
+            self.picks[kind] = TrainPicks(plan, None, False, picks_seed(seed, kind))
 
     def __getitem__(self, step: int) -> Batch:
         strong, weak, unlabelled = (
-            [clips[i] for i in picks.at(step).clips]
-            for clips, picks in zip(self.sets, self.picks, strict=True)
+            [self.sets[kind][row] for row in self.picks[kind].at(step).clips] for kind in KINDS
         )
         return Batch(
-            *read([*strong, *weak, *unlabelled]),
+            *read_clips([*strong, *weak, *unlabelled]),
             torch.from_numpy(np.stack([targets(clip.part, clip.file) for clip in strong])),
             torch.from_numpy(tags(weak)).float(),
         )
 
 
-def read(clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
+def read_clips(clips: Sequence[EmbeddedClip]) -> tuple[Tensor, Tensor]:
     """Audio (B, 160000) and embeddings (B, 250, D), zero-padded to 10 s."""
     audio = np.stack([clip.part.read(clip.file, 0, WINDOW_FRAMES) for clip in clips])
-    found = pad_sequence([clip.features.get(clip.file) for clip in clips], batch_first=True)
-    found = F.pad(found, (0, 0, 0, WINDOW_FRAMES - found.shape[1]))
-    return torch.from_numpy(audio), found.float()
+    frames = pad_sequence([clip.features.get(clip.file) for clip in clips], batch_first=True)
+    frames = F.pad(frames, (0, 0, 0, WINDOW_FRAMES - frames.shape[1]))
+    return torch.from_numpy(audio), frames.float()
 
 
-def tags(clips: Sequence[Clip]) -> np.ndarray:
+def tags(clips: Sequence[EmbeddedClip]) -> np.ndarray:
     """(N, C) uint8 of weakly labelled clips."""
     return np.stack([clip.part.clip_targets(clip.file) for clip in clips])
 
@@ -166,7 +169,7 @@ class MeanTeacher:
         self,
         student: CRNN,
         task: Task,
-        clips: dict[str, list[Clip]],
+        clips: dict[str, list[EmbeddedClip]],
         split: Split,
         recipe: Recipe,
         *,
@@ -178,10 +181,9 @@ class MeanTeacher:
         self.seed, self.device, self.workers = seed, torch.device(device), workers
         weak, self.weak_valid = weak_split(clips["weak"])
         strong = [clip for name in split.train for clip in clips[name]]
-        sets = (strong, weak, clips["unlabelled"])
-        sizes = (recipe.optim.batch, recipe.fit.weak_batch, recipe.fit.unlabelled_batch)
-        self.picked = Batches(sets, sizes, seed)
-        self.epoch_steps = max(1, min(len(s) // n for s, n in zip(sets, sizes, strict=True)))
+        sets = {"strong": strong, "weak": weak, "unlabelled": clips["unlabelled"]}
+        self.picked = ClipBatches(sets, recipe.batch_sizes, seed)
+        self.epoch_steps = count_epoch_steps(recipe, {k: len(clips) for k, clips in sets.items()})
         self.steps = steps_in(recipe.optim.epochs, self.epoch_steps)
         # The teacher's weight follows the published ramp whatever the learning rate does.
         self.ramp = replace(recipe.optim, schedule="ramp")
@@ -194,19 +196,11 @@ class MeanTeacher:
         return [{"params": parameters, "lr": self.recipe.optim.lr, "weight_decay": 0.0}]
 
     def batches(self, first: int) -> Iterator[Batch]:
-        return iter(
-            DataLoader(
-                self.picked,
-                batch_size=None,
-                sampler=range(first, self.steps),
-                num_workers=self.workers,
-                pin_memory=self.device.type == "cuda",
-            )
-        )
+        return load_batches(self.picked, range(first, self.steps), self.workers, self.device)
 
     def loss(self, batch: Batch, step: int) -> Tensor:
         audio, embeddings, strong, weak = (t.to(self.device, non_blocking=True) for t in batch)
-        draw = torch.Generator().manual_seed(torch_seed(self.seed, AUGMENT, step))
+        draw = augmentation(self.seed, step)
         mel, strong, weak = self.mixed(self.mel(audio), strong, weak, draw)
         spec = scaled(mel)
         student = self.model["student"](spec, embeddings)
@@ -243,13 +237,13 @@ class MeanTeacher:
 
     @torch.no_grad()
     def detect(
-        self, network: CRNN, clips: Sequence[Clip]
+        self, network: CRNN, clips: Sequence[EmbeddedClip]
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Probabilities file -> (T, C) per frame of 40 ms, and of the clips (N, C)."""
         strong, weak = {}, []
         for first in range(0, len(clips), CHUNK):
             chunk = clips[first : first + CHUNK]
-            audio, embeddings = (t.to(self.device) for t in read(chunk))
+            audio, embeddings = (t.to(self.device) for t in read_clips(chunk))
             answer = network(scaled(self.mel(audio)), embeddings)
             frames, whole = (t.float().sigmoid().cpu().numpy() for t in answer)
             weak.append(whole)
@@ -260,103 +254,79 @@ class MeanTeacher:
         return strong, np.concatenate(weak)
 
 
-def run(
-    data: TaskData,
-    split: Split,
-    module: Module,
-    recipe: Recipe,
-    folder: Path,
-    cache: Path,
-    *,
-    seed: int,
-    device: str,
-    workers: int = 0,
-    progress: bool = True,
-    save_every_s: float = 60.0,
-) -> Outcome:
-    """Train beside the frozen module, and let the best step's teacher hear the test part.
+def train_mean_teacher(context: Context) -> Predictions:
+    """The trainer of mean-teacher, see eval_tasks.fit.trainer.Trainer.
 
-    A run that was killed goes on from the state in `folder`. `Outcome.training` has the student's
-    scores, too.
-
-    Args:
-        cache: folder of embeddings.
-        workers: loader processes.
+    The best step's teacher hears the test part; `training` has the student's scores, too.
     """
-    check(data, split, recipe)
-    heard = {
-        name: features(data, name, module, cache, device=device, progress=progress)
-        for name in parts_of(split)
+    data, split, recipe = context.data, context.split, context.recipe
+    check_clips(data, split, recipe)
+    embedded = {
+        name: features(data, name, context.plugin, context.cache, **context.embedding)
+        for name in needed_parts(split)
     }
     clips = {
-        name: [Clip(found, file) for file in found.part.files] for name, found in heard.items()
+        name: [EmbeddedClip(part, file) for file in part.part.files]
+        for name, part in embedded.items()
     }
-    test = heard[split.test]
-    student = network(len(data.classes), test.rows.shape[1], recipe, seed)
-    problem = MeanTeacher(
-        student, data.task, clips, split, recipe, seed=seed, device=device, workers=workers
-    )
-    fitted = fit(problem, recipe, folder, seed=seed, progress=progress, save_every_s=save_every_s)
+    test = embedded[split.test]
+    student = new_student(len(data.classes), test.rows.shape[1], recipe, context.seed)
+    options = {"seed": context.seed, "device": context.device, "workers": context.workers}
+    problem = MeanTeacher(student, data.task, clips, split, recipe, **options)
+    fitted = loop.fit(problem, recipe, context.folder, **context.fitting)
     problem.model.eval()
-    with autocast(recipe.fit.precision, problem.device):
-        of_student, _ = problem.detect(problem.model["student"], clips[split.test])
-        started = time.perf_counter()
-        found, _ = problem.detect(problem.model["teacher"], clips[split.test])
-        seconds = time.perf_counter() - started
-    minutes = sum(test.part.samples.values()) / SAMPLE_RATE / 60
-    scores = score.rate(data.task, test.part, of_student).scores
-    return Outcome(
-        split.test,
-        found,
+
+    def predict(network: str) -> dict[str, np.ndarray]:
+        with loop.autocast(recipe.fit.precision, problem.device):
+            return problem.detect(problem.model[network], clips[split.test])[0]
+
+    scores = score.rate(data.task, test.part, predict("student")).scores
+    return predict_test_part(
+        context,
+        fitted | {"student": scores},
+        lambda: predict("teacher"),
         test.parameters + sum(p.numel() for p in student.parameters()),
-        test.seconds_per_minute + seconds / minutes,
-        {key: value for key, value in fitted.items() if key != "history"} | {"student": scores},
+        test.seconds_per_minute,
     )
 
 
-def parts_of(split: Split) -> tuple[str, ...]:
+def needed_parts(split: Split) -> tuple[str, ...]:
     """Parts whose embeddings are needed."""
     return (*split.train, split.valid, split.test, *MORE_PARTS)
 
 
-def network(n_classes: int, embed_dim: int, recipe: Recipe, seed: int) -> CRNN:
+def count_epoch_steps(recipe: Recipe, clips: dict[str, int]) -> int:
+    """Steps of an epoch, which is a pass over the smallest set.
+
+    Args:
+        clips: kind -> how many there are to train on.
+    """
+    return max(1, min(clips[kind] // recipe.batch_sizes[kind] for kind in KINDS))
+
+
+def new_student(n_classes: int, embed_dim: int, recipe: Recipe, seed: int) -> CRNN:
     """The student, which the seed draws."""
-    with torch.random.fork_rng():
-        torch.manual_seed(torch_seed(seed, MODEL))
+    with seeded(torch_seed(seed, MODEL)):
         student = CRNN(n_classes, embed_dim)
-    if (prior := recipe.fit.head_prior) is not None:
-        nn.init.constant_(student.head.strong_head.bias, math.log(prior / (1 - prior)))
+    begin_at(recipe.fit.head_prior, student.head.strong_head)
     if recipe.fit.batch_norm_momentum is not None:
         for block in student.cnn:
             block.norm.momentum = recipe.fit.batch_norm_momentum
     return student
 
 
-def check(data: TaskData, split: Split, recipe: Recipe) -> None:
+def check_clips(data: TaskData, split: Split, recipe: Recipe) -> None:
     """Refuse what this training would silently leave undone."""
-    for name in MORE_PARTS:
-        if name not in data.parts:
-            raise ValueError(
-                f"{data.folder} has no {name}.json, which --setup baseline learns from; prepare "
-                "the task again, or use --setup simple"
-            )
-        if getattr(recipe.fit, f"{name}_batch") < 1:
-            raise ValueError(f"fit.{name}_batch is 0; --setup baseline needs at least 1")
+    unused = OFF | {"time_mask": 0.0, "mixup_p": recipe.augment.mixup_p}
+    check_recipe(data, recipe, "mean-teacher", optim=IDLE, augment=unused)
     if not weak_split(data.parts["weak"].files)[1]:
         raise ValueError(
             f"{data.folder / 'weak.json'} has {len(data.parts['weak'])} clips, too few to keep "
             "a tenth for validation; at least 5 are needed"
         )
-    without = dict.fromkeys(OFF, 0.0) | {"time_mask": 0.0, "mixup_p": recipe.augment.mixup_p}
-    for section, allowed in (("augment", without), ("optim", IDLE)):
-        for name, idle in allowed.items():
-            if (value := getattr(getattr(recipe, section), name)) != idle:
-                raise ValueError(
-                    f"{section}.{name} is {value}; with --setup baseline it must stay {idle}"
-                )
-    for part in map(data.parts.get, parts_of(split)):
+    for part in map(data.parts.get, needed_parts(split)):
         if long := [file for file in part.files if part.frames(file) > WINDOW_FRAMES]:
             raise ValueError(
                 f"{part.audio / long[0]} is longer than 10 s, as are {len(long) - 1} others; "
-                "--setup baseline hears clips of up to 10 s"
+                "--protocol mean-teacher hears clips of up to 10 s"
             )

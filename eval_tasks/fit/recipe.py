@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from eval_tasks.tasks.base import Task, TaskData
+from eval_tasks.tasks.base import MORE_PARTS, NEEDS, Task, TaskData
 from hear_ptsed.schema import Number, check, settings
 from training.recipe import Alpha, Augment, Optim, Probability, Share, override
 
@@ -43,11 +43,19 @@ class Recipe:
     augment: Augment = field(default_factory=Augment)
     fit: Fit = field(default_factory=Fit)
 
+    @property
+    def batch_sizes(self) -> dict[str, int]:
+        """Kind of clips -> how many of them a batch has."""
+        weak, unlabelled = self.fit.weak_batch, self.fit.unlabelled_batch
+        return {"strong": self.optim.batch, "weak": weak, "unlabelled": unlabelled}
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 OFF = dict.fromkeys(("wavmix_p", "frame_shift", "mixup_p", "mixstyle_p", "filter_p", "warp_p"), 0.0)
+# An epoch is a pass over the weak clips (11 steps of DESED), 5 of 100 warm up.
+WEAK = {"warmup_steps": 55, "clip_norm": 3.0, "batch": 128, "epochs": 100.0}
 PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
     # a linear layer on frozen features, as published: 500 epochs of Adam at 0.2
     "linear": {
@@ -66,18 +74,9 @@ PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "augment": OFF | {"wavmix_p": 0.5, "mixup_p": 0.5},
     },
-    # DESED, attention head on frozen features, as published in audiossl: an epoch is a pass over
-    # the weak clips (11 steps), 5 of 100 warm up, new heads begin at zero bias
+    # DESED, attention head on frozen features, as published in audiossl: it begins at zero bias
     "weak-linear": {
-        "optim": {
-            "name": "sgd",
-            "lr": 0.1,
-            "momentum": 0.9,
-            "warmup_steps": 55,
-            "clip_norm": 3.0,
-            "batch": 128,
-            "epochs": 100.0,
-        },
+        "optim": WEAK | {"name": "sgd", "lr": 0.1, "momentum": 0.9},
         "augment": OFF,
         "fit": {"head_prior": 0.5, "weak_batch": 128},
     },
@@ -85,15 +84,7 @@ PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
     # is published (SGD at 0.1 is for the head and the last block), so it is AdamW, untuned, such
     # that the uppermost blocks learn at 2e-4, 1e-4, ...
     "weak-finetuned": {
-        "optim": {
-            "lr": 4e-4,
-            "weight_decay": 0.001,
-            "layer_decay": 0.5,
-            "warmup_steps": 55,
-            "clip_norm": 3.0,
-            "batch": 128,
-            "epochs": 100.0,
-        },
+        "optim": WEAK | {"lr": 4e-4, "weight_decay": 0.001, "layer_decay": 0.5},
         "augment": OFF | {"wavmix_p": 0.5, "mixup_p": 0.5},
         "fit": {"head_prior": 0.5, "weak_batch": 128},
     },
@@ -116,7 +107,7 @@ PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
 
 # Fine-tuned networks with batch norm, beside their protocol: the rates above are of transformers.
 # Chosen with a narrow frame_mn on the validation part of `office`.
-CONVOLUTIONAL = {
+BATCH_NORM = {
     "optim": {"lr": 2e-3, "layer_decay": 0.95},
     "fit": {"batch_norm_momentum": 0.1},
 }
@@ -138,7 +129,7 @@ AS_PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def recipe(
-    task: Task, protocol: str, settings: Sequence[str] = (), *, convolutional: bool = False
+    task: Task, protocol: str, settings: Sequence[str] = (), *, batch_norm: bool = False
 ) -> Recipe:
     """The recipe of a protocol on a task, for a network with batch norm or without.
 
@@ -146,8 +137,8 @@ def recipe(
         settings: such as "optim.lr=1e-4"; "as_published" stands for all of AS_PUBLISHED.
     """
     parts = [PROTOCOLS.get(protocol, {}), task.recipes.get(protocol, {})]
-    if convolutional and protocol.endswith("finetuned"):
-        parts.insert(1, CONVOLUTIONAL)
+    if batch_norm and protocol.endswith("finetuned"):
+        parts.insert(1, BATCH_NORM)
     if "as_published" in settings:
         if protocol not in AS_PUBLISHED:
             raise ValueError(
@@ -162,27 +153,37 @@ def recipe(
     return check(Recipe, override(Recipe, merged, settings), "recipe")
 
 
-def check_setup(
-    data: TaskData, recipe: Recipe, setup: str | None, **idle: float | int | str
+def check_recipe(
+    data: TaskData,
+    recipe: Recipe,
+    protocol: str,
+    *,
+    optim: dict[str, Any],
+    augment: dict[str, Any] | None = None,
 ) -> None:
     """Refuse what a training would silently leave undone.
 
     Args:
-        setup: None or "simple", which learns from the weak part, too.
-        idle: numbers of `optim` that the training does not read, and the value each must keep.
+        optim, augment: numbers that the training does not read, and the value each must keep.
     """
-    if setup not in (None, "simple"):
-        raise ValueError(f"setup {setup!r} is not of this training; allowed: simple, or none")
-    if setup and "weak" not in data.parts:
-        raise ValueError(
-            f"{data.folder} has no weak.json, which --setup simple learns from; prepare the task "
-            "again, or leave out --setup"
-        )
-    if (recipe.fit.weak_batch > 0) != bool(setup):
-        raise ValueError(
-            f"fit.weak_batch is {recipe.fit.weak_batch}; it must be positive with --setup simple "
-            "and 0 without"
-        )
-    for name, value in idle.items():
-        if (found := getattr(recipe.optim, name)) != value:
-            raise ValueError(f"optim.{name} is {found}; here it must stay {value}")
+    for name in MORE_PARTS:
+        key, batch = f"fit.{name}_batch", getattr(recipe.fit, f"{name}_batch")
+        if name not in NEEDS[protocol]:
+            if batch:
+                raise ValueError(
+                    f"{key} is {batch}; --protocol {protocol} takes no such clips: set 0"
+                )
+            continue
+        if name not in data.parts:
+            raise ValueError(
+                f"{data.folder} has no {name}.json, which --protocol {protocol} learns from; "
+                "prepare the task again, or use --protocol linear or finetuned"
+            )
+        if batch < 1:
+            raise ValueError(f"{key} is {batch}; --protocol {protocol} needs at least 1")
+    for section, kept in (("optim", optim), ("augment", augment or {})):
+        for name, value in kept.items():
+            if (given := getattr(getattr(recipe, section), name)) != value:
+                raise ValueError(
+                    f"{section}.{name} is {given}; with --protocol {protocol} it must stay {value}"
+                )

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from eval_tasks.fit.trainer import Predictions
 from eval_tasks.heareval.adjustments import PREDICTED
 from eval_tasks.heareval.modules import hear_module
-from eval_tasks.plugin import Module
+from eval_tasks.plugin import Plugin
 from eval_tasks.processes import logged
-from eval_tasks.tasks.base import Outcome, Part, TaskData
+from eval_tasks.tasks.base import Part, TaskData
 from hear_ptsed.files import locked
 from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.metrics.decoding import Decoding
@@ -27,13 +28,13 @@ NEAR_MS = 0.01
 
 def hear(
     data: TaskData,
-    module: Module,
+    plugin: Plugin,
     folder: Path,
     *,
     grid: str = "default",
     grid_points: int = 8,
     progress: bool = True,
-) -> list[Outcome]:
+) -> list[Predictions]:
     """Embed and predict with heareval; one outcome for each part it tests on.
 
     What heareval has finished in `folder` is not computed again, so a folder is of one module with
@@ -46,7 +47,7 @@ def hear(
     with locked(folder, wait=True):
         with tqdm(total=2, desc="heareval", disable=not progress) as bar:
             if not _finished(embeddings, data):
-                command = _embedding_command(data, module, embeddings)
+                command = _embedding_command(data, plugin, embeddings)
                 _run_step(command, folder / "logs" / "embeddings.txt")
             bar.update()
             task = _embedded(embeddings, data)
@@ -55,17 +56,17 @@ def hear(
                 command = ["heareval", "predictions", str(task), *options]
                 _run_step(command, folder / "logs" / "predictions.txt")
             bar.update()
-        return read_outcomes(data, module, task)
+        return read_predictions(data, plugin, task)
 
 
-def _embedding_command(data: TaskData, module: Module, embeddings: Path) -> list[str]:
-    command = ["heareval", "embeddings", module.name, "--embeddings-dir", str(embeddings)]
+def _embedding_command(data: TaskData, plugin: Plugin, embeddings: Path) -> list[str]:
+    command = ["heareval", "embeddings", plugin.name, "--embeddings-dir", str(embeddings)]
     folder = data.folder.resolve()
     command += ["--tasks-dir", str(folder.parent), "--task", folder.name]
-    if module.checkpoint is not None:
-        command += ["--model", str(module.checkpoint)]
-    if module.options:
-        command += ["--model-options", json.dumps(module.options)]
+    if plugin.checkpoint is not None:
+        command += ["--model", str(plugin.checkpoint)]
+    if plugin.options:
+        command += ["--model-options", json.dumps(plugin.options)]
     return command
 
 
@@ -93,15 +94,15 @@ def _embedded(embeddings: Path, data: TaskData) -> Path:
     return folders[0]
 
 
-def read_outcomes(data: TaskData, module: Module, task: Path) -> list[Outcome]:
-    """What heareval left in an embedding task folder: an outcome for each part it tests on."""
+def read_predictions(data: TaskData, plugin: Plugin, task: Path) -> list[Predictions]:
+    """What heareval left in an embedding task folder: predictions of each part it tests on."""
     results = _json(task / "test.predicted-scores.json")
     profile = _json(task / "profile.embeddings.json")
     samples = sum(n for name in data.metadata["splits"] for n in data.parts[name].samples.values())
     hparams = results["hparams"]
     dim = _json(task / f"{data.splits[0].test}.embedding-dimensions.json")[1]
     predictor = _predictor_parameters(dim, len(data.classes), hparams)
-    parameters = _parameters(module) + predictor
+    parameters = _parameters(plugin) + predictor
     chosen = dict(results["postprocessing"])  # on the validation part
     outcomes = []
     for name in (split.test for split in data.splits):
@@ -118,7 +119,7 @@ def read_outcomes(data: TaskData, module: Module, task: Path) -> list[Outcome]:
             "hparams": {key: hparams[key] for key in ("hidden_layers", "hidden_dim", "lr")},
         }
         outcomes.append(
-            Outcome(
+            Predictions(
                 part=name,
                 probabilities=probabilities,
                 parameters=parameters,
@@ -165,11 +166,11 @@ def _predicted(path: Path, n_rows: int, n_classes: int) -> tuple[np.ndarray, dic
     return values, events
 
 
-def _parameters(module: Module) -> int:
+def _parameters(plugin: Plugin) -> int:
     """Of the module, whatever audio it takes."""
-    path = [] if module.checkpoint is None else [str(module.checkpoint)]
-    with hear_module(module.name) as plugin:
-        model = plugin.load_model(*path, **module.options)
+    path = [] if plugin.checkpoint is None else [str(plugin.checkpoint)]
+    with hear_module(plugin.name) as module:
+        model = module.load_model(*path, **plugin.options)
     return sum(p.numel() for p in model.parameters())
 
 

@@ -162,19 +162,6 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a trained module says of a test part."""
-
-    part: str
-    probabilities: dict[str, np.ndarray]  # file -> (T, C) per frame of 40 ms
-    parameters: int  # that ran: backbone, and what was trained on it
-    seconds_per_minute: float  # of audio, from samples to probabilities
-    training: dict[str, Any]  # best validation score, its step, steps
-    events: dict[str, list[dict]] | None = None  # decoded elsewhere (heareval)
-    decoding: Decoding | None = None  # how; None: as the task says
-
-
-@dataclass(frozen=True)
 class TaskData:
     """A task's folder, checked."""
 
