@@ -3,8 +3,50 @@
 import ctypes
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+
+def logged(
+    command: Sequence[str],
+    log: Path,
+    *,
+    environment: dict[str, str] | None = None,
+    folder: Path | None = None,
+    started: Callable[[subprocess.Popen], None] | None = None,
+) -> tuple[int, str]:
+    """Run a command with all of its output in a file; it ends with this process.
+
+    Args:
+        environment: variables to be set beside those of this process.
+        folder: where it runs; None: here.
+        started: told the process, to end it from elsewhere.
+    Returns:
+        The exit code, negative after a signal, and the last line of the output.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            cwd=folder,
+            env=os.environ | (environment or {}),
+            preexec_fn=ending_with_parent(),
+        )
+        try:
+            if started is not None:
+                started(process)
+            code = process.wait()
+        except BaseException:  # such as Ctrl-C
+            process.kill()
+            process.wait()
+            raise
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return code, lines[-1].strip() if lines else ""
 
 
 def ending_with_parent() -> Callable[[], None] | None:

@@ -4,15 +4,17 @@ import argparse
 import dataclasses
 import difflib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from hear_ptsed.errors import LINE, printable, shown
-from hear_ptsed.schema import admitted, describe, strip_type
+from hear_ptsed.schema import admitted, describe, read_json, strip_type
 
+T = TypeVar("T")
 WORDS = {bool: "BOOL", int: "INT", float: "NUMBER", str: "TEXT", Literal: "CHOICE", tuple: "LIST"}
 
 
@@ -85,6 +87,44 @@ def add_fields(parser: argparse.ArgumentParser, kind: type) -> list[str]:
     return added
 
 
+def add_options(parser: argparse.ArgumentParser, kind: type) -> None:
+    """Add an option for every field of a class under `settings`, such as --batch-size.
+
+    The class and its bases are a group each, with the first line of their docstring as title.
+    Values come from `read_options`.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for base in reversed(kind.__mro__[:-1]):
+        group = parser.add_argument_group(base.__doc__.splitlines()[0].rstrip("."))
+        for name in base.__annotations__:
+            shape = _shape_option(hints[name], _default(fields[name]))
+            group.add_argument(_flag(name), **shape)
+
+
+def read_options(kind: type[T], args: argparse.Namespace) -> T:
+    """What was given for the options of `add_options`."""
+    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(kind)}
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+
+
+def write_options(values: Any, leave_out: Collection[str] = ()) -> list[str]:
+    """The arguments that `read_options` makes the same values of; defaults are left out."""
+    arguments = []
+    for field in dataclasses.fields(values):
+        value, flag = getattr(values, field.name), _flag(field.name)
+        if field.name in leave_out or value == _default(field):
+            continue
+        if value is True:
+            arguments.append(flag)
+        elif isinstance(value, dict):
+            arguments += [flag, json.dumps(value)]
+        else:
+            items = value if isinstance(value, tuple) else (value,)
+            arguments += [text for item in items for text in (flag, str(item))]
+    return arguments
+
+
 def list_given(args: argparse.Namespace) -> list[str]:
     """Options of `add_fields` that were given, each as "section.field=text"."""
     return [f"{name}={text}" for name, text in vars(args).items() if "." in name]
@@ -94,6 +134,54 @@ def describe_unknown(option: str, known: Sequence[str]) -> str:
     """What is said of an option that is none of the known ones."""
     similar = difflib.get_close_matches(option.partition("=")[0], known)
     return f"unknown {shown(option)}" + (f"; similar: {', '.join(similar)}" if similar else "")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _default(field: dataclasses.Field) -> Any:
+    """A field's default; MISSING where it must be given."""
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
+
+
+def _shape_option(kind: Any, default: Any) -> dict[str, Any]:
+    """What `add_argument` takes for a field: its help is a sentence with range and default."""
+    bare, text = strip_type(kind), describe(kind)
+    if bare is bool:
+        return {"action": "store_true", "help": text}
+    shape: dict[str, Any] = {"metavar": "TEXT"}
+    limits = ""
+    if get_origin(bare) is Literal:
+        shape = {"choices": get_args(bare)}
+    elif bare in (int, float):
+        limits = admitted(kind, "N").removesuffix(" or null")
+        shape = {"metavar": "N", "type": partial(_number, kind)}
+    elif bare is Path:
+        shape = {"metavar": "PATH", "type": Path}
+    elif get_origin(bare) is dict:
+        shape = {"metavar": "JSON", "type": _json_object}
+    elif get_origin(bare) is tuple:
+        shape |= {"action": "append"}
+        default = list(default)
+    required = default is dataclasses.MISSING
+    known = "" if required or default in (None, "", {}, []) else f"default {default}"
+    if brackets := "; ".join(filter(None, (limits, known))):
+        text = f"{text.removesuffix('.')} ({brackets})."
+    shape |= {"required": True} if required else {"default": default}
+    return shape | {"help": text.replace("%", "%%")}
+
+
+def _json_object(text: str) -> dict:
+    try:
+        value = read_json(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is {error}") from None
+    if not isinstance(value, dict):
+        example = '{"overlap": 5}'
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no JSON object such as {example}")
+    return value
 
 
 def _name_type(kind: Any) -> str:

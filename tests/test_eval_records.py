@@ -13,13 +13,14 @@ import soundfile
 import torch
 from eval_parts import LOGMEL, OFFICE, PIANO, SHORT, run, tiny_tasks, tuned
 
-from eval_tasks.__main__ import main
+from eval_tasks.__main__ import build_parser, main
 from eval_tasks.request import Request
 from eval_tasks.run import plan
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.files import temporary_beside
 from hear_ptsed.metrics import records
 from hear_ptsed.metrics.records import Record
+from hear_ptsed.options import read_options, write_options
 from hear_ptsed.registry import build
 
 TASK = Path("tasks/office_synthetic-v1-tiny")
@@ -96,14 +97,10 @@ def test_where_and_on_what_a_run_happens_makes_no_other_record(parts, here):
 
 
 def test_a_request_is_told_as_the_arguments_it_is_read_from(parts):
-    from eval_tasks.__main__ import build_parser
-
     request = asked(parts, seed=3, set=("optim.lr=0.1", "fit.shifts=1"), layers="mean", workers=2)
-    request = replace(request, model_options={"overlap": 5.0}, folds=1)
-    args = vars(build_parser().parse_args(["run", *request.arguments()]))
-    assert (
-        Request(**{key: args[key] for key in vars(request)} | {"set": (*args["set"],)}) == request
-    )
+    request = replace(request, model_options={"overlap": 5.0}, folds=1, name="a b", untrained=True)
+    arguments = ["run", *write_options(request)]
+    assert read_options(Request, build_parser().parse_args(arguments)) == request
 
 
 WRONG = {  # options beside the task and the module: what is said
@@ -118,6 +115,7 @@ WRONG = {  # options beside the task and the module: what is said
     ("--untrained", "--checkpoint", "x.pt", "--protocol", "linear"): "exclude each other",
     ("--layer", "3", "--drop-layers", "1", "--protocol", "linear"): "exclude each other",
     ("--folds", "2", "--protocol", "linear"): "has 1 to test on",
+    ("--seed", "1", "--seeds", "2", "--protocol", "linear"): "exclude each other",
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import threading
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from eval_parts import records, tiny_tasks
 
 from eval_tasks import sweep
 from eval_tasks.__main__ import main
+from eval_tasks.request import Place
 
 KILLS_ITSELF = """
 import os
@@ -68,7 +70,7 @@ def test_a_sweep_goes_on_past_runs_that_fail_and_does_nothing_twice(here, capsys
     assert len(logs) == 2  # what cannot be planned has none
 
     path = write(here, tasks=[OFFICE], modules=["eval_tasks.logmel"], protocols=[LINEAR])
-    monkeypatch.setattr(sweep.subprocess, "Popen", lambda *_, **__: pytest.fail("done twice"))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("done twice"))
     assert main(["sweep", path]) == 0
     assert "1 runs: 1 finished" in capsys.readouterr().out
 
@@ -83,7 +85,7 @@ def test_a_sweep_asks_for_every_combination_once():
         "protocols": ["hear", "linear", "finetuned", {"protocol": "mean-teacher"}],
         "seeds": 2,
     }
-    found = sweep.requests(sweep.parse(values, "sweep"), work=Path("w"), device="cpu")
+    found = sweep.requests(sweep.parse(values, "sweep"), Place(work=Path("w"), device="cpu"))
     assert len(set(map(repr, found))) == len(found) == 2 * (7 + 1 + 7)
     piano = [one for one in found if one.task == "piano" and one.module == "checkpoint"]
     assert [(one.protocol, one.seed, one.folds, one.device) for one in piano] == [
@@ -145,7 +147,7 @@ def test_a_ray_cluster_that_loses_a_machine_makes_all_records(here, monkeypatch)
     from ray.cluster_utils import Cluster
 
     path = write(here, tasks=[OFFICE], modules=["eval_tasks.logmel"], protocols=[LINEAR], seeds=3)
-    planned = sweep.plan(here / path, tasks_dir=Path("tasks"), device="cpu")
+    planned = sweep.plan(here / path, Place(device="cpu"))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     lost = cluster.add_node(num_cpus=1)
     begun, done = [], threading.Event()
@@ -160,7 +162,7 @@ def test_a_ray_cluster_that_loses_a_machine_makes_all_records(here, monkeypatch)
     thread.start()
     try:
         assert len(planned) == 3
-        ended = list(sweep.on_ray(planned, cluster.address))
+        ended = list(sweep.run_on_ray(planned, cluster.address))
         assert [(entry.state, entry.message) for entry in ended] == [("finished", "")] * 3
         # A run was begun on each machine and none was finished when one machine was lost.
         assert len(begun) == 3 and begun[2] == 0

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from eval_tasks import sweep
 from eval_tasks.demo import steps
+from eval_tasks.request import Place
 from eval_tasks.tasks.base import read_json
 from hear_ptsed import list_models
 from hear_ptsed.files import atomic, write_json
@@ -73,11 +74,12 @@ def _plan(
         "seeds": list(seeds),
     }
     write_json(path, wanted)
-    return sweep.plan(path, tasks_dir=out / "tasks", results=out / "results", work=out / "work")
+    place = Place(tasks_dir=out / "tasks", results=out / "results", work=out / "work")
+    return sweep.plan(path, place)
 
 
 def _evaluate(planned: list[sweep.Entry]) -> None:
-    for entry in sweep.here(planned):
+    for entry in sweep.run_here(planned):
         if entry.state == "failed":
             raise RuntimeError(f"{entry.title} failed: {entry.message}")
         print(f"{entry.state}: {entry.title}", flush=True)
