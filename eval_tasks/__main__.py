@@ -206,7 +206,8 @@ def demo(args: argparse.Namespace, _rest: list[str]) -> int:
     evaluate_modules(out, rendered.prepare("office", out / "tasks"))
     run_stages(out / "training", out / "tasks", quick=not options.full, seed=seed)
     evaluate_stages(out, trained_folder(out / "training", not options.full, seed), seed)
-    print(f"done; everything is in {out}, the records in {out / 'results'}")
+    print(f"done; everything is in {out}. The pages of its scores are made by:")
+    print(f"python -m leaderboards build {out / 'results'} --out {out / 'site'}")
     return 0
 
 

@@ -92,7 +92,11 @@ def test_the_stages_are_trained_in_order_and_only_once(commands, tmp_path, capsy
         "new sources": {"psds1_macro": 0.6, "classes": 1},
         "shared sources": {"psds1_macro": 0.4, "classes": 1},
     }
-    assert "| strong_kd | " in (work / "stages.md").read_text()
+    said = capsys.readouterr().out
+    assert all(
+        f"{name} ({text}): PSDS1 50.0 % (40.0 to 60.0)" in said
+        for name, text in stages.STAGES.items()
+    )
     commands.clear()
     stages.run_stages(tmp_path / "out", tmp_path / "tasks", seed=3)
     assert commands == []
@@ -122,8 +126,3 @@ def test_a_failed_evaluation_ends_the_demo(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation.sweep, "plan", lambda *_, **__: [entry])
     with pytest.raises(RuntimeError, match="office checkpoint failed: disk full"):
         evaluation.evaluate_stages(tmp_path, tmp_path / "trained", 0)
-
-
-def test_guessing_another_scene_s_events_scores_low(tmp_path):
-    folder = rendered.prepare("office", tmp_path, synthetic=True)
-    assert 0 < evaluation.chance_level(folder) < 0.5

@@ -4,8 +4,11 @@ import json
 import math
 import multiprocessing
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from hear_ptsed.metrics import records
 from hear_ptsed.metrics.records import Record
 from hear_ptsed.options import read_options, write_options
 from hear_ptsed.registry import build
+from hear_ptsed.schema import describe
 
 TASK = Path("tasks/office_synthetic-v1-tiny")
 
@@ -101,6 +105,35 @@ def test_a_request_is_told_as_the_arguments_it_is_read_from(parts):
     request = replace(request, model_options={"overlap": 5.0}, folds=1, name="a b", untrained=True)
     arguments = ["run", *write_options(request)]
     assert read_options(Request, build_parser().parse_args(arguments)) == request
+
+
+def test_every_field_of_a_request_is_an_option_that_help_explains_in_a_sentence(
+    capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    for name, hint in get_type_hints(Request, include_extras=True).items():
+        flag, about = f"--{name.replace('_', '-')} ", describe(hint)
+        assert about.endswith(".") and about[0].isupper(), name
+        told = [line for line in lines if line.strip().startswith(flag)]
+        assert len(told) == 1 and about.removesuffix(".") in told[0], told
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from eval_tasks.__main__ import build_parser; build_parser()"
+    code += "; assert not {'torch', 'pandas', 'scipy', 'numpy'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("option", [("--mode", "frozen"), ("--setup=simple",)])
+def test_an_option_of_old_is_told_as_the_protocol(capsys, option):
+    with pytest.raises(SystemExit) as end:
+        main(["run", "--task", "home", "--module", "beats_strong", *option])
+    told = capsys.readouterr().err.strip()
+    assert end.value.code == 2 and len(told.splitlines()) == 1
+    assert "give --protocol instead: hear or linear for frozen" in told
 
 
 WRONG = {  # options beside the task and the module: what is said

@@ -1,6 +1,7 @@
 """`python -m eval_tasks sweep`: on this machine, and on a Ray cluster that loses a machine."""
 
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -75,6 +76,39 @@ def test_a_sweep_goes_on_past_runs_that_fail_and_does_nothing_twice(here, capsys
     assert "1 runs: 1 finished" in capsys.readouterr().out
 
 
+def test_a_line_of_commands_makes_one_record_from_any_folder(here, capsys):
+    named = {"module": "eval_tasks.logmel", "name": "it's mine; $HOME"}
+    path = write(here, tasks=[OFFICE], modules=[named, "no.module"], protocols=[LINEAR], seeds=2)
+    arguments = ["sweep", path, "--commands", "--work", "my work"]
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    lines, failed = said.out.splitlines(), said.err.splitlines()
+    assert len(lines) == len(failed) == 2
+    assert all("no module no.module" in line for line in failed)
+    assert not (here / "my work").exists() and not (here / "results").exists()
+
+    elsewhere = here / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "commands.txt").write_text(said.out)
+    array = 'sed -n "${SLURM_ARRAY_TASK_ID}p" commands.txt | bash'
+    environment = os.environ | {"SLURM_ARRAY_TASK_ID": "2"}
+    subprocess.run(["bash", "-c", array], cwd=elsewhere, env=environment, check=True)
+    (record,) = records(here).values()
+    assert (record["seed"], record["name"]) == (1, "it's mine; $HOME")
+    assert [path.name for path in elsewhere.iterdir()] == ["commands.txt"]
+
+    assert main(arguments) == 1
+    assert capsys.readouterr().out.splitlines() == lines[:1]
+
+
+def test_commands_are_not_run_as_well(here, capsys):
+    path = write(here, tasks=[OFFICE], modules=["eval_tasks.logmel"], protocols=[LINEAR])
+    for other in ("--ray", "--ray-address=auto", "--dry-run"):
+        assert main(["sweep", path, "--commands", other]) == 2
+        said = capsys.readouterr()
+        assert not said.out and "exclude each other" in said.err and said.err.count("\n") == 1
+
+
 def test_a_sweep_asks_for_every_combination_once():
     values = {
         "tasks": [PIANO | {"set": {"finetuned": ["optim.epochs=1"]}}, HEAR_ONLY, "desed"],
@@ -116,6 +150,10 @@ def test_a_sweep_asks_for_every_combination_once():
         ({"seeds": 0}, "seeds is 0; it must be greater than or equal to 1 (1 <= x <= 1000)"),
         ({"seeds": 10**12}, "seeds is 1000000000000; it must be less than or equal to 1000"),
         ({"protocols": None}, "protocols is None; it must be a list"),
+        ({"modes": ["frozen"]}, "has modes; give protocols instead: hear or linear for frozen"),
+        ({"protocols": [{"mode": "finetuned"}]}, "has mode; give protocols instead: "),
+        ({"protocols": [{"setup": "baseline"}]}, "mean-teacher for setup baseline"),
+        ({"tasks": [{"task": "office", "modes": []}]}, "has modes; give protocols instead: "),
     ],
 )
 def test_a_sweep_file_with_a_mistake_is_refused_by_name(tmp_path, capsys, changes, told):
