@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
-from eval_tasks.request import NEW_WORDS, Place, Protocol, Request
+from eval_tasks.request import NEW_WORDS, Place, Protocol, Request, Seeds
 from hear_ptsed.errors import run_command
 from hear_ptsed.metrics.catalogue import PROTOCOLS
 from hear_ptsed.options import Parser, add_number, add_options, read_options
@@ -59,7 +59,6 @@ schedulers, --commands prints a shell line for each run; as an array of Slurm:
   sbatch --array=1-$(wc -l < commands.txt) --gpus=1 --wrap \\
     'sed -n "${SLURM_ARRAY_TASK_ID}p" commands.txt | bash'"""
 
-
 DEMO_NOTES = """\
 The demo renders the small task office, puts plug-ins through hear-validator and heareval, and draws
 what YAMNet hears. Then it renders soundscapes, trains every stage of a narrow network on them, and
@@ -71,9 +70,7 @@ plot, and the packages of requirements.txt."""
 class RunOptions:
     """What is made and printed."""
 
-    seeds: int | None = setting(
-        None, "The number of records: one for each seed from 0.", ge=1, le=1000
-    )
+    seeds: Seeds | None = setting(None, "The number of records: one for each seed from 0.")
     per_class: bool = setting(False, "Print the scores of each class, too.")
     dry_run: bool = setting(False, "Say what would be done and how long it takes; write nothing.")
     quiet: bool = setting(False, "Show no progress bars.")
@@ -166,7 +163,7 @@ def sweep(args: argparse.Namespace, _rest: list[str]) -> int:
         raise argparse.ArgumentError(
             None, "--commands, --dry-run and --ray exclude each other; give one of them"
         )
-    entries = sweep.plan(args.sweep, read_options(Place, args), download=not options.dry_run)
+    entries = sweep.plan_sweep(args.sweep, read_options(Place, args), download=not options.dry_run)
     if options.commands:
         for entry in entries:
             if entry.state == "planned":

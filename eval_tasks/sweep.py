@@ -59,7 +59,7 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class Entry:
+class PlannedRun:
     """One evaluation of a sweep."""
 
     title: str
@@ -113,7 +113,7 @@ def parse(values: Any, where: str) -> Sweep:
     return sweep
 
 
-def plan(path: Path, place: Place, *, download: bool = True) -> list[Entry]:
+def plan_sweep(path: Path, place: Place, *, download: bool = True) -> list[PlannedRun]:
     """Every evaluation of a sweep's file, and whether it is finished.
 
     Args:
@@ -153,7 +153,9 @@ def requests(sweep: Sweep, place: Place) -> list[Request]:
     return asked
 
 
-def _entry(request: Request, data: Callable[[Request], TaskData | None], download: bool) -> Entry:
+def _entry(
+    request: Request, data: Callable[[Request], TaskData | None], download: bool
+) -> PlannedRun:
     from eval_tasks.run import plan
 
     parts = [request.task, request.module, request.checkpoint and request.checkpoint.stem]
@@ -168,11 +170,11 @@ def _entry(request: Request, data: Callable[[Request], TaskData | None], downloa
         name = f"{run.data.version}-{request.protocol}-{run.module.name}-seed{run.seed}"
         log = request.work / "sweep" / f"{name}-{run.identity[:12]}.txt"
     except EXPECTED as error:
-        return Entry(title, request, "failed", one_line(error))
-    return Entry(title, request, "finished" if done else "planned", log=log)
+        return PlannedRun(title, request, "failed", one_line(error))
+    return PlannedRun(title, request, "finished" if done else "planned", log=log)
 
 
-def describe(entries: Sequence[Entry]) -> str:
+def describe(entries: Sequence[PlannedRun]) -> str:
     """What a sweep has to do, for people."""
     counts = Counter(entry.state for entry in entries)
     head = f"{len(entries)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items())
@@ -183,7 +185,9 @@ def describe(entries: Sequence[Entry]) -> str:
     return "\n".join([head, *rows])
 
 
-def run_here(entries: Sequence[Entry], jobs: int = 1, retries: int = 0) -> Iterator[Entry]:
+def run_here(
+    entries: Sequence[PlannedRun], jobs: int = 1, retries: int = 0
+) -> Iterator[PlannedRun]:
     """Carry out what is planned on this machine, and yield every entry as it ends."""
     yield from (entry for entry in entries if entry.state != "planned")
     threads = {} if jobs == 1 else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
@@ -200,7 +204,9 @@ def run_here(entries: Sequence[Entry], jobs: int = 1, retries: int = 0) -> Itera
             raise
 
 
-def run_on_ray(entries: Sequence[Entry], address: str | None, retries: int = 0) -> Iterator[Entry]:
+def run_on_ray(
+    entries: Sequence[PlannedRun], address: str | None, retries: int = 0
+) -> Iterator[PlannedRun]:
     """As `run_here`, on a Ray cluster: a GPU for each run, or a CPU where the cluster has no GPU.
 
     A run whose machine is lost is repeated elsewhere, where it goes on from its last state.
@@ -236,7 +242,7 @@ def run_on_ray(entries: Sequence[Entry], address: str | None, retries: int = 0) 
             ray.shutdown()
 
 
-def write_line(entry: Entry) -> str:
+def write_line(entry: PlannedRun) -> str:
     """A line for a shell that carries out an entry, from any folder and with any scheduler."""
     folder, command = shlex.quote(str(Path.cwd())), shlex.join(_command(_absolute(entry)))
     line = f"cd {folder} && {command}"
@@ -245,24 +251,24 @@ def write_line(entry: Entry) -> str:
     return line
 
 
-def _absolute(entry: Entry) -> Entry:
+def _absolute(entry: PlannedRun) -> PlannedRun:
     """With paths that mean the same in the working folder of a Ray worker."""
     request = entry.request
     paths = {k: v.absolute() for k, v in vars(request).items() if isinstance(v, Path)}
     return replace(entry, request=replace(request, **paths), log=entry.log.absolute())
 
 
-def _command(entry: Entry) -> list[str]:
+def _command(entry: PlannedRun) -> list[str]:
     run = [sys.executable, "-m", "eval_tasks", "run", "--quiet"]
     return [*run, *write_options(entry.request)]
 
 
 def _carry_out(
-    entry: Entry,
+    entry: PlannedRun,
     retries: int = 0,
     environment: dict[str, str] | None = None,
     running: _Running | None = None,
-) -> Entry:
+) -> PlannedRun:
     """Run an entry in a process, again if it fails; its output goes to its log."""
     started = None if running is None else running.add
     for _ in range(retries + 1):

@@ -148,7 +148,7 @@ def _default(field: dataclasses.Field) -> Any:
 
 def _shape_option(kind: Any, default: Any) -> dict[str, Any]:
     """What `add_argument` takes for a field: its help is a sentence with range and default."""
-    bare, text = strip_type(kind), describe(kind)
+    bare, text = strip_type(kind), describe(kind).replace("%", "%%")
     if bare is bool:
         return {"action": "store_true", "help": text}
     shape: dict[str, Any] = {"metavar": "TEXT"}
@@ -170,7 +170,7 @@ def _shape_option(kind: Any, default: Any) -> dict[str, Any]:
     if brackets := "; ".join(filter(None, (limits, known))):
         text = f"{text.removesuffix('.')} ({brackets})."
     shape |= {"required": True} if required else {"default": default}
-    return shape | {"help": text.replace("%", "%%")}
+    return shape | {"help": text}
 
 
 def _json_object(text: str) -> dict:

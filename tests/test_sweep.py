@@ -185,7 +185,7 @@ def test_a_ray_cluster_that_loses_a_machine_makes_all_records(here, monkeypatch)
     from ray.cluster_utils import Cluster
 
     path = write(here, tasks=[OFFICE], modules=["eval_tasks.logmel"], protocols=[LINEAR], seeds=3)
-    planned = sweep.plan(here / path, Place(device="cpu"))
+    planned = sweep.plan_sweep(here / path, Place(device="cpu"))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     lost = cluster.add_node(num_cpus=1)
     begun, done = [], threading.Event()

@@ -13,10 +13,14 @@ from eval_tasks.request import Place
 from hear_ptsed import list_models
 from hear_ptsed.files import write_json
 
-PLUGINS = "hear_ptsed.plugins."
-MODULES = ("atst_frame_strong", "beats_strong", "frame_mn10_strong")
-BASELINES = (PLUGINS + "yamnet", "eval_tasks.logmel")
-STAGES = ("scratch", "weak", "strong", "strong_kd")
+MODULES = (
+    "hear_ptsed.plugins.yamnet",
+    "eval_tasks.logmel",
+    "hear_ptsed.plugins.atst_frame_strong",
+    "hear_ptsed.plugins.beats_strong",
+    "hear_ptsed.plugins.frame_mn10_strong",
+)
+SCORED_STAGES = ("scratch", "weak", "strong", "strong_kd")
 
 
 def evaluate_modules(out: Path, task: Path) -> None:
@@ -26,20 +30,17 @@ def evaluate_modules(out: Path, task: Path) -> None:
         task: folder of `office`, in `out`/tasks.
     """
     cached = {row.module: row.cached for row in list_models()}
-    modules = [{"module": name} for name in BASELINES]
-    modules += [{"module": PLUGINS + name} for name in MODULES]
-    for row in modules:
-        row["untrained"] = not cached.get(row["module"], True)
+    modules = [{"module": name, "untrained": not cached.get(name, True)} for name in MODULES]
     planned = _plan(out, "modules", modules, protocol="hear", grid="faster", grid_points=2)
     for entry in planned:
         if entry.state == "planned":
             module, flag = entry.request.module, ["--untrained"] * entry.request.untrained
-            steps.run(out, f"validate {module}", ["eval_tasks", "validate", module, *flag])
+            steps.run_step(out, f"validate {module}", ["eval_tasks", "validate", module, *flag])
     _evaluate(planned)
     scene = sorted((task / "16000" / "test").glob("*.wav"))[-1]
     command = ["hear_ptsed.cli", "detect", str(scene), "--model", "yamnet", "--plot"]
     command += ["--threshold", "0.3", "--out", "detections"]
-    steps.run(out, "detect", command, done=f"detections/{scene.stem}.png")
+    steps.run_step(out, "detect", command, done=f"detections/{scene.stem}.png")
     print(f"detections: {out / 'detections' / scene.stem}.png and .tsv")
 
 
@@ -47,14 +48,14 @@ def evaluate_stages(out: Path, trained: Path, seed: int) -> None:
     """Score the stages that were trained, in a folder each, with a linear layer on `office`."""
     modules = [
         {"module": "checkpoint", "checkpoint": str(trained / stage / "model.pt"), "stage": stage}
-        for stage in STAGES
+        for stage in SCORED_STAGES
     ]
     _evaluate(_plan(out, "stages", modules, protocol="linear", seeds=[seed]))
 
 
 def _plan(
     out: Path, name: str, modules: list[dict], seeds: Sequence[int] = (0,), **protocol: str | int
-) -> list[sweep.Entry]:
+) -> list[sweep.PlannedRun]:
     """Write a sweep of modules on `office` into OUT/NAME.yaml; its evaluations."""
     path = out / f"{name}.yaml"  # of which JSON is a part
     wanted = {
@@ -65,10 +66,10 @@ def _plan(
     }
     write_json(path, wanted)
     place = Place(tasks_dir=out / "tasks", results=out / "results", work=out / "work")
-    return sweep.plan(path, place)
+    return sweep.plan_sweep(path, place)
 
 
-def _evaluate(planned: list[sweep.Entry]) -> None:
+def _evaluate(planned: list[sweep.PlannedRun]) -> None:
     for entry in sweep.run_here(planned):
         if entry.state == "failed":
             raise RuntimeError(f"{entry.title} failed: {entry.message}")

@@ -61,7 +61,7 @@ def _train(work: Path, corpus: Path, seed: int, settings: Sequence[str]) -> None
     for part in ("train", "eval"):
         command = ["training", "pack", "--audio", f"{corpus}/{part}_mp3.hdf"]
         command += ["--events", f"{corpus}/{part}.tsv", "--out", part]
-        steps.run(work, f"pack {part}", command, done=f"{part}/index.npz")
+        steps.run_step(work, f"pack {part}", command, done=f"{part}/index.npz")
     classes = list(read_json(corpus / "manifest.json")["classes"])
     with atomic(work / "classes.txt") as temporary:
         temporary.write_text("\n".join(classes) + "\n", encoding="utf-8")
@@ -76,7 +76,7 @@ def _train(work: Path, corpus: Path, seed: int, settings: Sequence[str]) -> None
     )
     command = ["training", "pseudo-label", *(f"{name}/model.pt" for name in TEACHERS)]
     command += ["--audio", "train", "--out", "ensemble.h5"]
-    steps.run(work, "pseudo-label", command, done="ensemble.h5")
+    steps.run_step(work, "pseudo-label", command, done="ensemble.h5")
     steps.side_by_side(
         lambda: fit("strong", "strong", seed, at_once=2),
         lambda: fit("strong_kd", "student", seed, at_once=2),
@@ -89,7 +89,7 @@ def _fit(
     changes = [f"--{text}" for text in (*settings, f"run.seed={seed}", f"run.out={name}")]
     command = ["training", "fit", f"demo_{recipe}", "--data", ".", "--resume"]
     done = f"{name}/model.safetensors"
-    steps.run(work, f"train {name}", [*command, *changes], done, at_once)
+    steps.run_step(work, f"train {name}", [*command, *changes], done, at_once)
 
 
 def _save_random(path: Path, classes: Sequence[str], seed: int) -> None:
@@ -106,7 +106,7 @@ def _score(work: Path, name: str, corpus: Path) -> dict:
     command = ["training", "evaluate", f"{name}/model.pt", "--audio", "eval", "--workers", "0"]
     command += ["--bootstrap", "200", *["--weak"] * (name == "weak")]
     done = f"{name}/scores.json"
-    steps.run(work, f"evaluate {name}", [*command, "--out", done], done)
+    steps.run_step(work, f"evaluate {name}", [*command, "--out", done], done)
     result = read_json(work / done)
     classes = read_json(corpus / "manifest.json")["classes"]
     groups: dict[str, list[float]] = {"new sources": [], "shared sources": []}

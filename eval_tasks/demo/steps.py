@@ -12,7 +12,9 @@ from eval_tasks import processes
 CORES = os.cpu_count() or 1
 
 
-def run(folder: Path, title: str, command: Sequence[str], done: str = "", at_once: int = 1) -> None:
+def run_step(
+    folder: Path, title: str, command: Sequence[str], done: str = "", at_once: int = 1
+) -> None:
     """Run `python -m COMMAND` in a folder, with its output in logs/TITLE.txt there.
 
     Args:
