@@ -5,6 +5,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -17,6 +18,7 @@ from hear_ptsed.options import Parser, add_number, add_options, read_options
 from hear_ptsed.schema import setting, settings
 from training.recipe import Seed
 
+DEBUG = "Show the traceback of a failure."
 Jobs = Annotated[int, Field(ge=1, le=512)]  # processes
 
 HEAREVAL_NOTES = """\
@@ -210,18 +212,12 @@ def demo(args: argparse.Namespace, _rest: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m eval_tasks", description=__doc__)
-    _add_debug(parser, False)
+    parser.add_argument("--debug", action="store_true", help=DEBUG)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (
-        _add_validate,
-        _add_heareval,
-        _add_fetch,
-        _add_prepare,
-        _add_run,
-        _add_sweep,
-        _add_demo,
-    ):
+    for add in (_add_validate, _add_heareval, _add_prepare, _add_run, _add_sweep, _add_demo):
         add(commands)
+    about = "Fetch the sounds of the rendered tasks and the weights of YAMNet (136 MB)."
+    _add_command(commands, fetch, about)
     return parser
 
 
@@ -235,13 +231,9 @@ def _add_command(
         description=notes or about,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=DEBUG)
     sub.set_defaults(run=action)
     return sub
-
-
-def _add_debug(parser: argparse.ArgumentParser, default: Any = argparse.SUPPRESS) -> None:
-    about = "Show the traceback of a failure."
-    parser.add_argument("--debug", action="store_true", default=default, help=about)
 
 
 def _add_validate(commands: argparse._SubParsersAction) -> None:
@@ -265,11 +257,6 @@ def _add_heareval(commands: argparse._SubParsersAction) -> None:
         ("predictions", "Train and test a small network on the embeddings."),
     ):
         runners.add_parser(name, help=text, add_help=False, allow_abbrev=False)
-
-
-def _add_fetch(commands: argparse._SubParsersAction) -> None:
-    about = "Fetch the sounds of the rendered tasks and the weights of YAMNet (136 MB)."
-    _add_command(commands, fetch, about)
 
 
 def _add_prepare(commands: argparse._SubParsersAction) -> None:
@@ -323,7 +310,6 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
     add_options(sub, Request)
     add_options(sub, RunOptions)
     sub.add_argument("--mode", "--setup", type=_refuse_old_word, help=argparse.SUPPRESS)
-    _add_debug(sub)
 
 
 def _add_sweep(commands: argparse._SubParsersAction) -> None:
@@ -332,7 +318,6 @@ def _add_sweep(commands: argparse._SubParsersAction) -> None:
     sub.add_argument("sweep", type=Path, metavar="SWEEP.yaml", help="The file of the sweep.")
     add_options(sub, Place)
     add_options(sub, SweepOptions)
-    _add_debug(sub)
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:
@@ -350,11 +335,9 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = parser.parse_known_args(argv)
     if rest and args.command != "heareval":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    name, again = (
-        f"eval_tasks {args.command}",
-        "the same command again redoes only unfinished parts",
-    )
-    return run_command(name, lambda: args.run(args, rest), args.debug, again)
+    again = "the same command again redoes only unfinished parts"
+    action = partial(args.run, args, rest)
+    return run_command(f"eval_tasks {args.command}", action, args.debug, again)
 
 
 if __name__ == "__main__":

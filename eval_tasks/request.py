@@ -118,55 +118,53 @@ class Request(Place, ProtocolChoice, ModuleChoice, TaskChoice):
         return shlex.join(["python", "-m", "eval_tasks", "run", *write_options(self, no_result)])
 
     def of_seeds(self, seeds: int | None) -> list["Request"]:
-        """One for each of the seeds 0 to seeds - 1; None: this one."""
-        if seeds is None:
+        """One for each of the seeds 0 to seeds - 1; None: this one. heareval has one of its own."""
+        if seeds is None or (seeds == 1 and self.protocol == "hear"):
             return [self]
         if self.seed is not None:
             raise ArgumentError(None, "--seed and --seeds exclude each other; give one of them")
-        if self.protocol == "hear":
-            # One is what heareval has; more are refused like any other seed.
-            return [self if seeds == 1 else replace(self, seed=seeds)]
         return [replace(self, seed=seed) for seed in range(seeds)]
 
     def check(self, task: "Task") -> None:
         """Refuse options that do not go together."""
-        hear = self.protocol == "hear"
-        tuned = self.protocol in ("finetuned", "weak-finetuned")
-        mistakes = [
-            (
-                self.protocol not in task.protocols,
-                f"--protocol {self.protocol}: {task.name} takes {', '.join(task.protocols)}",
-            ),
-            (
-                hear and self.seed not in (None, HEAR_SEED),
-                f"heareval seeds itself with {HEAR_SEED}; --protocol hear takes no --seed or "
-                "--seeds, it makes one record",
-            ),
-            (hear and self.set, "--set is of our own training; heareval takes --grid"),
-            (hear and self.folds, "--folds: heareval always tests all folds"),
-            (hear and self.device, "--device: heareval takes a GPU if there is one"),
-            (
-                not hear and (self.grid or self.grid_points),
-                "--grid and --grid-points are heareval's; give --protocol hear or use --set",
-            ),
-            (
-                self.export and not tuned,
-                "--export writes fine-tuned weights; give --protocol finetuned or weak-finetuned",
-            ),
-            (
-                self.export and any(self.options.get(key) for key in BLOCKS),
-                "--export: a network without its last blocks could not be opened again; leave out "
-                "--layer, --layers, --drop-layers or --export",
-            ),
-            (
-                self.options.get("untrained") and self.checkpoint,
-                "--untrained and --checkpoint exclude each other",
-            ),
-            (
-                sum(getattr(self, key) is not None for key in BLOCKS) > 1,
-                "--layer, --layers and --drop-layers exclude each other",
-            ),
-        ]
-        for wrong, message in mistakes:
+
+        def refuse(wrong: Any, message: str) -> None:
             if wrong:
                 raise ArgumentError(None, message)
+
+        hear = self.protocol == "hear"
+        tuned = self.protocol in ("finetuned", "weak-finetuned")
+        known = ", ".join(task.protocols)
+        refuse(
+            self.protocol not in task.protocols,
+            f"--protocol {self.protocol}: {task.name} takes {known}",
+        )
+        refuse(
+            hear and self.seed not in (None, HEAR_SEED),
+            f"heareval seeds itself with {HEAR_SEED}; --protocol hear takes no --seed or --seeds, "
+            "it makes one record",
+        )
+        refuse(hear and self.set, "--set is of our own training; heareval takes --grid")
+        refuse(hear and self.folds, "--folds: heareval always tests all folds")
+        refuse(hear and self.device, "--device: heareval takes a GPU if there is one")
+        refuse(
+            not hear and (self.grid or self.grid_points),
+            "--grid and --grid-points are heareval's; give --protocol hear or use --set",
+        )
+        refuse(
+            self.export and not tuned,
+            "--export writes fine-tuned weights; give --protocol finetuned or weak-finetuned",
+        )
+        refuse(
+            self.export and any(self.options.get(key) for key in BLOCKS),
+            "--export: a network without its last blocks could not be opened again; leave out "
+            "--layer, --layers, --drop-layers or --export",
+        )
+        refuse(
+            self.options.get("untrained") and self.checkpoint,
+            "--untrained and --checkpoint exclude each other",
+        )
+        refuse(
+            sum(getattr(self, key) is not None for key in BLOCKS) > 1,
+            "--layer, --layers and --drop-layers exclude each other",
+        )

@@ -87,13 +87,11 @@ class _Running:
             process.terminate()
 
 
-def read_sweep(path: Path) -> Sweep:
-    """A sweep's file; unknown keys are refused."""
-    return parse(read_yaml_file(Path(path), "sweep"), str(path))
+def parse_sweep(values: Any, where: str) -> Sweep:
+    """A sweep from the values of its file, where a name stands for an entry with that name only.
 
-
-def parse(values: Any, where: str) -> Sweep:
-    """A sweep from the values of its file, where a name stands for an entry with that name only."""
+    Unknown keys are refused.
+    """
     if isinstance(values, dict):
         values = dict(values)
         keys = {*values}
@@ -133,7 +131,8 @@ def plan_sweep(path: Path, place: Place, *, download: bool = True) -> list[Plann
             opened[task.name, folder] = open_task(task, folder)
         return opened[task.name, folder]
 
-    return [_entry(request, data, download) for request in requests(read_sweep(path), place)]
+    sweep = parse_sweep(read_yaml_file(Path(path), "sweep"), str(path))
+    return [_entry(request, data, download) for request in requests(sweep, place)]
 
 
 def requests(sweep: Sweep, place: Place) -> list[Request]:

@@ -119,7 +119,7 @@ def test_a_sweep_asks_for_every_combination_once():
         "protocols": ["hear", "linear", "finetuned", {"protocol": "mean-teacher"}],
         "seeds": 2,
     }
-    found = sweep.requests(sweep.parse(values, "sweep"), Place(work=Path("w"), device="cpu"))
+    found = sweep.requests(sweep.parse_sweep(values, "sweep"), Place(work=Path("w"), device="cpu"))
     assert len(set(map(repr, found))) == len(found) == 2 * (7 + 1 + 7)
     piano = [one for one in found if one.task == "piano" and one.module == "checkpoint"]
     assert [(one.protocol, one.seed, one.folds, one.device) for one in piano] == [
