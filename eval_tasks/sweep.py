@@ -33,6 +33,7 @@ from training.recipe import Seed
 
 MOST = 100_000  # runs of a sweep
 KEPT_FOR_OTHERS = 3  # times that Ray repeats a run whose machine was lost
+FOLDERS = ("tasks_dir", "results", "work")
 ROWS = {"tasks": "task", "modules": "module", "protocols": "protocol"}  # list -> what names a row
 
 
@@ -218,7 +219,8 @@ def run_on_ray(
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("ray is not installed; install the extra 'ray'") from error
     yield from (entry for entry in entries if entry.state != "planned")
-    planned = [_absolute(entry) for entry in entries if entry.state == "planned"]
+    names = (*FOLDERS, "checkpoint")
+    planned = [_absolute(entry, *names) for entry in entries if entry.state == "planned"]
     mine = not ray.is_initialized()
     if mine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -242,24 +244,25 @@ def run_on_ray(
 
 
 def write_line(entry: PlannedRun) -> str:
-    """A line for a shell that carries out an entry, from any folder and with any scheduler."""
-    folder, command = shlex.quote(str(Path.cwd())), shlex.join(_command(_absolute(entry)))
-    line = f"cd {folder} && {command}"
+    """A line for a shell that carries out an entry, from any folder and with any scheduler.
+
+    It goes to this folder first, so that the record names the checkpoint as it is named here.
+    """
+    command = _command(_absolute(entry, *FOLDERS).request)
+    line = f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(command)}"
     if "\n" in line:
         raise ValueError(f"{entry.title!r} takes more than one line; rename its folder or file")
     return line
 
 
-def _absolute(entry: PlannedRun) -> PlannedRun:
-    """With paths that mean the same in the working folder of a Ray worker."""
-    request = entry.request
-    paths = {k: v.absolute() for k, v in vars(request).items() if isinstance(v, Path)}
-    return replace(entry, request=replace(request, **paths), log=entry.log.absolute())
+def _absolute(entry: PlannedRun, *names: str) -> PlannedRun:
+    """With paths of its request that mean the same in every working folder."""
+    paths = {name: path.absolute() for name in names if (path := getattr(entry.request, name))}
+    return replace(entry, request=replace(entry.request, **paths), log=entry.log.absolute())
 
 
-def _command(entry: PlannedRun) -> list[str]:
-    run = [sys.executable, "-m", "eval_tasks", "run", "--quiet"]
-    return [*run, *write_options(entry.request)]
+def _command(request: Request) -> list[str]:
+    return [sys.executable, "-m", "eval_tasks", "run", "--quiet", *write_options(request)]
 
 
 def _carry_out(
@@ -272,7 +275,7 @@ def _carry_out(
     started = None if running is None else running.add
     for _ in range(retries + 1):
         code, last = processes.logged(
-            _command(entry), entry.log, environment=environment, started=started
+            _command(entry.request), entry.log, environment=environment, started=started
         )
         if code == 0:
             return replace(entry, state="finished")

@@ -77,7 +77,7 @@ def test_a_sweep_goes_on_past_runs_that_fail_and_does_nothing_twice(here, capsys
 
 
 def test_a_line_of_commands_makes_one_record_from_any_folder(here, capsys):
-    named = {"module": "eval_tasks.logmel", "name": "it's mine; $HOME"}
+    named = {"module": "checkpoint", "checkpoint": "mn02.pt", "name": "it's mine; $HOME"}
     path = write(here, tasks=[OFFICE], modules=[named, "no.module"], protocols=[LINEAR], seeds=2)
     arguments = ["sweep", path, "--commands", "--work", "my work"]
     assert main(arguments) == 1
@@ -95,6 +95,7 @@ def test_a_line_of_commands_makes_one_record_from_any_folder(here, capsys):
     subprocess.run(["bash", "-c", array], cwd=elsewhere, env=environment, check=True)
     (record,) = records(here).values()
     assert (record["seed"], record["name"]) == (1, "it's mine; $HOME")
+    assert " --checkpoint mn02.pt " in record["command"]
     assert [path.name for path in elsewhere.iterdir()] == ["commands.txt"]
 
     assert main(arguments) == 1
