@@ -13,18 +13,18 @@ def logged(
     command: Sequence[str],
     log: Path,
     *,
-    environment: dict[str, str] | None = None,
     folder: Path | None = None,
+    environment: dict[str, str] | None = None,
     started: Callable[[subprocess.Popen], None] | None = None,
 ) -> tuple[int, str]:
-    """Run a command with all of its output in a file; it ends with this process.
+    """Run a command, which ends with this process, with all of its output in a file.
 
     Args:
-        environment: variables to be set beside those of this process.
-        folder: where it runs; None: here.
-        started: told the process, to end it from elsewhere.
+        folder: in which it runs; None: the current one.
+        environment: variables that it has beside those of this process.
+        started: is given the process, to end it early.
     Returns:
-        The exit code, negative after a signal, and the last line of the output.
+        Its exit code, below 0 for the number of a signal, and the last line of its output.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as file:
@@ -37,16 +37,16 @@ def logged(
             env=os.environ | (environment or {}),
             preexec_fn=ending_with_parent(),
         )
-        try:
-            if started is not None:
-                started(process)
-            code = process.wait()
-        except BaseException:  # such as Ctrl-C
-            process.kill()
-            process.wait()
-            raise
+    try:
+        if started is not None:
+            started(process)
+        code = process.wait()
+    except BaseException:  # Ctrl-C
+        process.kill()
+        process.wait()
+        raise
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return code, lines[-1].strip() if lines else ""
+    return code, lines[-1].strip() if lines else "no output"
 
 
 def ending_with_parent() -> Callable[[], None] | None:

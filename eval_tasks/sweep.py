@@ -282,5 +282,5 @@ def _carry_out(
         if running is not None and running.ended:
             break
     ended = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    message = f"{last or 'no output'} ({ended}, all output: {entry.log})"
+    message = f"{last} ({ended}, all output: {entry.log})"
     return replace(entry, state="failed", message=message)
