@@ -13,7 +13,7 @@ from pydantic import Field
 
 from eval_tasks.request import NEW_WORDS, Place, Protocol, Request, Seeds
 from hear_ptsed.errors import run_command
-from hear_ptsed.metrics.catalogue import PROTOCOLS
+from hear_ptsed.metrics.protocols import PROTOCOLS
 from hear_ptsed.options import Parser, add_number, add_options, read_options
 from hear_ptsed.schema import setting, settings
 from training.recipe import Seed

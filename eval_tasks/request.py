@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from hear_ptsed.metrics.catalogue import PROTOCOLS
+from hear_ptsed.metrics.protocols import PROTOCOLS
 from hear_ptsed.options import write_options
 from hear_ptsed.schema import setting, settings
 from training.recipe import Seed, Workers

@@ -97,7 +97,7 @@ def add_options(parser: argparse.ArgumentParser, kind: type) -> None:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for base in reversed(kind.__mro__[:-1]):
         group = parser.add_argument_group(base.__doc__.splitlines()[0].rstrip("."))
-        for name in base.__annotations__:
+        for name in vars(base).get("__annotations__", ()):
             shape = _shape_option(hints[name], _default(fields[name]))
             group.add_argument(_flag(name), **shape)
 

@@ -20,7 +20,7 @@ from hear_ptsed import errors, schema
 from hear_ptsed.files import null_for_nan, remove_stale, write_json
 from hear_ptsed.metrics import schema1
 from hear_ptsed.metrics.bootstrap import Draws
-from hear_ptsed.metrics.catalogue import PROTOCOLS
+from hear_ptsed.metrics.protocols import PROTOCOLS
 from hear_ptsed.schema import (
     TEXT,
     Label,
