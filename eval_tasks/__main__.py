@@ -1,17 +1,25 @@
 """The command line of the downstream tasks: `python -m eval_tasks COMMAND`."""
 
 import argparse
-import json
 import os
 import sys
-from dataclasses import fields
+import textwrap
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Annotated, Any, get_args
 
-from eval_tasks.request import Block, DropLayers, Folds, GridPoints, Jobs, Retries, Seeds
-from hear_ptsed.errors import run_command, shown
-from hear_ptsed.metrics.records import PROTOCOLS
-from hear_ptsed.options import Parser, add_number
-from training.recipe import Seed, Workers
+from pydantic import Field
+
+from eval_tasks.request import NEW_WORDS, Place, Protocol, Request, Seeds
+from hear_ptsed.errors import run_command
+from hear_ptsed.metrics.protocols import PROTOCOLS
+from hear_ptsed.options import Parser, add_options, read_options
+from hear_ptsed.schema import setting, settings
+from training.recipe import Seed
+
+DEBUG = "Show the traceback of a failure."
+Jobs = Annotated[int, Field(ge=1, le=512)]  # processes
 
 HEAREVAL_NOTES = """\
 Runs heareval 2021.1.3 as it is. All options after 'embeddings' or 'predictions' are heareval's own,
@@ -26,39 +34,72 @@ The module may be of others, and take audio at another rate. If the task has no 
 it is made in the task's folder."""
 
 RUN_NOTES = """\
-A finished record is kept: the same command does nothing more, another option, checkpoint or task
-makes another record. A run that was killed goes on where it was.
+A finished record is kept: the same command does nothing more; another option, checkpoint or task
+makes another record. A run that was killed goes on where it was. The protocols are:
 
-linear          a linear layer on cached embeddings (work/features, shared by all runs)
-hear            the unmodified heareval
-finetuned       all of the network
-weak-linear     an attention head on cached embeddings, strong and weak labels
-weak-finetuned  all of the network, strong and weak labels
-mean-teacher    DCASE 2023 task 4: CRNN beside the embeddings, mean teacher
+{}
 
---set as_published restores the old behaviours of the public script for dcase2016_task2 (linear and
-finetuned): its warm-up, part batches, heads' bias and the like, see README, Training.
+Embeddings are kept in WORK/features, for all runs. With folds, all of them are tested and their
+scores averaged, unless --folds says otherwise. --set as_published restores the old behaviours of
+the public script for dcase2016_task2 (linear and finetuned): its warm-up, part batches, heads' bias
+and the like, see README, Training."""
 
-With folds, all of them are tested and their scores averaged, unless --folds says otherwise."""
 SWEEP_NOTES = """\
-Every module on every task by every protocol with every seed, each in a process of its own:
+Every module on every task by every protocol with every seed, each in a process of its own. A file:
 
   tasks: [office, {task: piano, folds: 1, set: {finetuned: [optim.epochs=30]}}]
   modules: [beats_strong, {module: checkpoint, checkpoint: my.pt, stage: strong}]
   protocols: [hear, linear, {protocol: finetuned, set: [optim.lr=1e-4]}]
   seeds: 3
 
-Protocols are those of `run`. A task may name those it takes part in (protocols: [...]). Logs of the
-runs are in WORK/sweep. With Ray, the folders of --tasks-dir, --results and --work must be on a file
-system that all machines share; a run takes one GPU if the cluster has some, and runs of lost
-machines are repeated."""
+A name alone stands for an entry with that name. Entries take the options of `run` that are of the
+task, of the model and of the protocol, with _ for -. A task may name the protocols that it takes
+part in (protocols: [...]). The logs of the runs are in WORK/sweep.
 
+With Ray or another scheduler, the folders must be on a file system that all machines share. With
+Ray, a run takes one GPU if the cluster has some, and runs of lost machines are repeated. For other
+schedulers, --commands prints a shell line for each run; as an array of Slurm:
+
+  python -m eval_tasks sweep SWEEP.yaml --commands > commands.txt
+  sbatch --array=1-$(wc -l < commands.txt) --gpus=1 --wrap \\
+    'sed -n "${SLURM_ARRAY_TASK_ID}p" commands.txt | bash'"""
 
 DEMO_NOTES = """\
-Renders the small task office, puts plug-ins through hear-validator and heareval, draws what YAMNet
-hears; then renders soundscapes, trains every stage of a narrow network on them, and scores these on
-office, too. What is done is not done again. It needs the extras eval, training and plot, and the
-packages of requirements.txt."""
+The demo renders the small task office, puts plug-ins through hear-validator and heareval, and draws
+what YAMNet hears. Then it renders soundscapes, trains every stage of a narrow network on them, and
+scores these on office, too. What is done is not done again. It needs the extras eval, training and
+plot, and the packages of requirements.txt."""
+
+
+@settings
+class RunOptions:
+    """What is made and printed."""
+
+    seeds: Seeds | None = setting(None, "The number of records: one for each seed from 0.")
+    per_class: bool = setting(False, "Print the scores of each class, too.")
+    dry_run: bool = setting(False, "Say what would be done and how long it takes; write nothing.")
+    quiet: bool = setting(False, "Show no progress bars.")
+
+
+@settings
+class SweepOptions:
+    """How the runs are made."""
+
+    jobs: Jobs = setting(1, "The number of runs at a time on this machine.")
+    retries: int = setting(0, "How often a failed run is repeated.", ge=0, le=100)
+    ray: bool = setting(False, "Run on a Ray cluster that is started here.")
+    ray_address: str | None = setting(None, "The address of a running Ray cluster, or auto.")
+    commands: bool = setting(False, "Run nothing; print a shell line for each run to be done.")
+    dry_run: bool = setting(False, "Run nothing; print what is done and what is to be done.")
+
+
+@settings
+class DemoOptions:
+    """What is made."""
+
+    out: Path = setting(Path("demo"), "The folder of all that the demo makes.")
+    full: bool = setting(False, "Train on three times as many clips, and for longer.")
+    seed: Seed = setting(0, "The seed of the trainings.")
 
 
 def validate(args: argparse.Namespace, _rest: list[str]) -> int:
@@ -103,44 +144,56 @@ def prepare(_args: argparse.Namespace, rest: list[str]) -> int:
 
 def run(args: argparse.Namespace, _rest: list[str]) -> int:
     from eval_tasks.plan import plan_run
-    from eval_tasks.request import Request
     from eval_tasks.run import execute
     from hear_ptsed.metrics.records import shown
 
-    names = {one.name for one in fields(Request)}
-    given = {key: value for key, value in vars(args).items() if key in names}
-    asked = Request(**given | {"set": tuple(args.set)})
-    for request in asked.of_seeds(args.seeds):
-        run = plan_run(request, download=not args.dry_run)
-        if args.dry_run:
+    options = read_options(RunOptions, args)
+    for request in read_options(Request, args).of_seeds(options.seeds):
+        run = plan_run(request, download=not options.dry_run)
+        if options.dry_run:
             from eval_tasks.estimate import estimate
 
             print(estimate(run))
             continue
-        there = run.finished() is not None
-        record = execute(run, progress=not args.quiet)
-        print(shown(record, args.per_class))
-        print(f"  already done: {run.path}" if there else f"  {run.path}")
+        done = run.finished() is not None
+        record = execute(run, progress=not options.quiet)
+        print(shown(record, options.per_class))
+        print(f"  already done: {run.path}" if done else f"  {run.path}")
     return 0
 
 
 def sweep(args: argparse.Namespace, _rest: list[str]) -> int:
     from eval_tasks import sweep
 
-    keys = ("tasks_dir", "results", "work", "device", "workers")
-    where = {key: getattr(args, key) for key in keys}
-    planned = sweep.plan(args.sweep, download=not args.dry_run, **where)
-    print(sweep.table(planned))
-    if args.dry_run:
+    options = read_options(SweepOptions, args)
+    on_ray = options.ray or options.ray_address is not None
+    if options.commands + options.dry_run + on_ray > 1:
+        raise argparse.ArgumentError(
+            None, "--commands, --dry-run and --ray exclude each other; give one of them"
+        )
+    entries = sweep.plan_sweep(args.sweep, read_options(Place, args), download=not options.dry_run)
+    if options.commands:
+        for entry in entries:
+            if entry.state == "planned":
+                print(sweep.write_line(entry))
+        return _tell_failed(entries)
+    print(sweep.describe(entries))
+    if options.dry_run:
         return 0
-    if args.ray or args.ray_address:
-        ended = sweep.on_ray(planned, args.ray_address, args.retries)
+    if on_ray:
+        ending = sweep.run_on_ray(entries, options.ray_address, options.retries)
     else:
-        ended = sweep.here(planned, args.jobs, args.retries)
-    failed = []
-    for entry in ended:
+        ending = sweep.run_here(entries, options.jobs, options.retries)
+    ended = []
+    for entry in ending:
         print(f"{entry.state}: {entry.title}", flush=True)
-        failed += [entry] if entry.state == "failed" else []
+        ended.append(entry)
+    return _tell_failed(ended)
+
+
+def _tell_failed(entries: Sequence[Any]) -> int:
+    """Say what failed; the exit code."""
+    failed = [entry for entry in entries if entry.state == "failed"]
     for entry in failed:
         print(f"failed: {entry.title}: {entry.message}", file=sys.stderr)
     return 1 if failed else 0
@@ -153,144 +206,114 @@ def demo(args: argparse.Namespace, _rest: list[str]) -> int:
 
     # Threads that wait without spinning: on a busy machine spinning ones slow down all others.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    out = args.out.absolute()
+    options = read_options(DemoOptions, args)
+    out, seed = options.out.absolute(), options.seed
     evaluate_modules(out, tasks.prepare("office", out / "tasks"))
-    run_stages(out / "training", out / "tasks", quick=not args.full, seed=args.seed)
-    evaluate_stages(out, trained_folder(out / "training", not args.full, args.seed), args.seed)
-    print(f"done; everything is in {out}, the records in {out / 'results'}")
+    run_stages(out / "training", out / "tasks", quick=not options.full, seed=seed)
+    evaluate_stages(out, trained_folder(out / "training", not options.full, seed), seed)
+    print(f"done; everything is in {out}. The pages of its scores are made by:")
+    print(f"python -m leaderboards build {out / 'results'} --out {out / 'site'}")
     return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m eval_tasks", description=__doc__)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    parser.add_argument("--debug", action="store_true", help=DEBUG)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (
+        _add_list,
+        _add_validate,
+        _add_heareval,
+        _add_prepare,
+        _add_run,
+        _add_sweep,
+        _add_demo,
+    ):
+        add(commands)
+    about = "Fetch the sounds of the rendered tasks and the weights of YAMNet (136 MB)."
+    _add_command(commands, fetch, about)
+    return parser
 
-    sub = commands.add_parser("validate", help="hear-validator, for PyTorch plug-ins")
-    sub.add_argument("module", help="HEAR plug-in, such as hear_ptsed.plugins.beats_strong")
-    weights = sub.add_mutually_exclusive_group()
-    weights.add_argument("-m", "--model", default="", metavar="FILE", help="checkpoint to load")
-    weights.add_argument("--untrained", action="store_true", help="random weights, no checkpoint")
-    sub.add_argument("-d", "--device", help="cpu, cuda …; default: a GPU if there is one")
-    sub.set_defaults(run=validate)
 
+def _add_command(
+    commands: argparse._SubParsersAction, action: Callable[..., int], about: str, notes: str = ""
+) -> argparse.ArgumentParser:
+    """Add a command named as the first word of its function; its notes stand as they are."""
     sub = commands.add_parser(
-        "heareval",
-        help="Run heareval's two steps with its own options.",
-        description=HEAREVAL_NOTES,
+        action.__name__.partition("_")[0],
+        help=about,
+        description=notes or about,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=DEBUG)
+    sub.set_defaults(run=action)
+    return sub
+
+
+def _add_validate(commands: argparse._SubParsersAction) -> None:
+    sub = _add_command(commands, validate, "Run hear-validator on a PyTorch plug-in.")
+    sub.add_argument("module", help="The HEAR plug-in, such as hear_ptsed.plugins.beats_strong.")
+    weights = sub.add_mutually_exclusive_group()
+    text = "The checkpoint to load instead of the plug-in's own."
+    weights.add_argument("-m", "--model", default="", metavar="FILE", help=text)
+    text = "Take random weights and no checkpoint."
+    weights.add_argument("--untrained", action="store_true", help=text)
+    text = "The device, such as cpu or cuda:1; without it, a GPU if there is one."
+    sub.add_argument("-d", "--device", help=text)
+
+
+def _add_heareval(commands: argparse._SubParsersAction) -> None:
+    about = "Run heareval's embeddings or predictions, with its own options."
+    sub = _add_command(commands, heareval, about, HEAREVAL_NOTES)
     runners = sub.add_subparsers(dest="runner", required=True, metavar="RUNNER")
     for name, text in (
         ("embeddings", "Embed the clips of the tasks."),
         ("predictions", "Train and test a small network on the embeddings."),
     ):
         runners.add_parser(name, help=text, add_help=False, allow_abbrev=False)
-    sub.set_defaults(run=heareval)
 
-    sub = commands.add_parser(
-        "fetch", help="sounds of the rendered tasks, weights of YAMNet: 136 MB"
-    )
-    sub.set_defaults(run=fetch)
 
-    sub = commands.add_parser("list", help="all tasks, metrics and protocols; what is prepared")
-    tasks = Path("tasks")
-    sub.add_argument("--tasks-dir", type=Path, default=tasks, metavar="DIR", help="of the tasks")
-    sub.set_defaults(run=list_tasks)
+def _add_list(commands: argparse._SubParsersAction) -> None:
+    about = "List tasks, metrics and protocols, and what is prepared."
+    sub = _add_command(commands, list_tasks, about)
+    text = "The folder of the task folders."
+    sub.add_argument("--tasks-dir", type=Path, default=Path("tasks"), metavar="DIR", help=text)
 
-    about = "build a task folder; --help lists the tasks"
+
+def _add_prepare(commands: argparse._SubParsersAction) -> None:
+    about = "Build a task folder; --help lists the tasks."
     sub = commands.add_parser("prepare", help=about, add_help=False, allow_abbrev=False)
     sub.set_defaults(run=prepare)
 
-    sub = commands.add_parser(
-        "run",
-        help="one evaluation, one record per seed",
-        description=RUN_NOTES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    _add_run(sub)
-    sub.set_defaults(run=run)
 
-    sub = commands.add_parser(
-        "sweep",
-        help="tasks x modules x protocols x seeds",
-        description=SWEEP_NOTES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    _add_sweep(sub)
-    sub.set_defaults(run=sweep)
-
-    sub = commands.add_parser(
-        "demo",
-        help="validate and score several models on a small task; train small ones and score them",
-        description=DEMO_NOTES,
-    )
-    sub.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR")
-    sub.add_argument("--full", action="store_true", help="train on three times as many clips")
-    add_number(sub.add_argument, "--seed", Seed, 0, "of the trainings")
-    sub.set_defaults(run=demo)
-    return parser
+def _add_run(commands: argparse._SubParsersAction) -> None:
+    rows = [
+        textwrap.wrap(f"{name:15} {PROTOCOLS[name]}", 95, subsequent_indent=" " * 16)
+        for name in get_args(Protocol)
+    ]
+    notes = RUN_NOTES.format("\n".join(line for row in rows for line in row))
+    sub = _add_command(commands, run, "Make one evaluation, and one record per seed.", notes)
+    add_options(sub, Request)
+    add_options(sub, RunOptions)
+    sub.add_argument("--mode", "--setup", type=_refuse_old_word, help=argparse.SUPPRESS)
 
 
-def _add_run(sub: argparse.ArgumentParser) -> None:
-    add = sub.add_argument
-    add("--task", required=True, help="such as office, dcase2016_task2; an unknown one lists all")
-    add("--module", required=True, help="HEAR plug-in; those of this suite by name: beats_strong")
-    add("--protocol", required=True, choices=PROTOCOLS, help="how the module is put to the task")
-    seeds = sub.add_mutually_exclusive_group()
-    add_number(seeds.add_argument, "--seeds", Seeds, None, "a record for each of 0 to N - 1")
-    add_number(seeds.add_argument, "--seed", Seed, None, "of one record; default 0")
-    add("--checkpoint", type=Path, metavar="FILE", help="instead of the plug-in's own")
-    add("--name", default="", help="what you call the model: records of one name belong together")
-    add("--stage", default="", metavar="NAME", help="what the record calls the checkpoint's stage")
-    add("--model-options", type=_json_object, default={}, metavar="JSON", help="of load_model")
-    add("--untrained", action="store_true", help="random weights, no checkpoint")
-    add_number(add, "--layer", Block, None, "embed by the output of block N")
-    add("--layers", choices=["mean"], help="embed by the mean of all blocks")
-    add_number(add, "--drop-layers", DropLayers, None, "without the last N blocks")
-    add("--folder", metavar="NAME", help="folder of the task in --tasks-dir; default: its usual")
-    add_number(add, "--folds", Folds, None, "only the first N folds")
-    add("--grid", choices=["default", "fast", "faster"], help="of heareval; default: default")
-    add_number(add, "--grid-points", GridPoints, None, "of heareval; default 8")
-    add("--set", action="append", default=[], metavar="section.key=value", help="of the recipe")
-    add("--export", type=Path, metavar="FILE", help="fine-tuned weights, .pt or .safetensors")
-    _add_where(sub)
-    add("--per-class", action="store_true", help="print the scores of each class, too")
-    add("--dry-run", action="store_true", help="say what would be done and how much it writes")
-    add("--quiet", action="store_true", help="no progress bars")
-    add("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
+def _add_sweep(commands: argparse._SubParsersAction) -> None:
+    about = "Make evaluations of tasks x modules x protocols x seeds."
+    sub = _add_command(commands, sweep, about, SWEEP_NOTES)
+    sub.add_argument("sweep", type=Path, metavar="SWEEP.yaml", help="The file of the sweep.")
+    add_options(sub, Place)
+    add_options(sub, SweepOptions)
 
 
-def _add_sweep(sub: argparse.ArgumentParser) -> None:
-    add = sub.add_argument
-    add("sweep", type=Path, metavar="SWEEP.yaml")
-    _add_where(sub)
-    add_number(add, "--jobs", Jobs, 1, "runs at a time on this machine")
-    add_number(add, "--retries", Retries, 0, "times that a failed run is repeated")
-    add("--ray", action="store_true", help="on a Ray cluster that is started here")
-    add("--ray-address", metavar="ADDR", help="on a running Ray cluster, or auto")
-    add("--dry-run", action="store_true", help="print the table only")
-    add("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
+def _add_demo(commands: argparse._SubParsersAction) -> None:
+    about = "Score several models on a small task, train small ones and score them, too."
+    sub = _add_command(commands, demo, about, DEMO_NOTES)
+    add_options(sub, DemoOptions)
 
 
-def _add_where(sub: argparse.ArgumentParser) -> None:
-    add = sub.add_argument
-    add("--tasks-dir", type=Path, default=Path("tasks"), metavar="DIR")
-    add("--results", type=Path, default=Path("results"), metavar="DIR", help="of the records")
-    add("--work", type=Path, default=Path("work"), metavar="DIR", help="features, states, logs")
-    add("--device", help="cpu, cuda …; default: a GPU if there is one")
-    add_number(add, "--workers", Workers, 0, "loader processes")
-
-
-def _json_object(text: str) -> dict:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise argparse.ArgumentTypeError(f"{shown(text)} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        example = '{"overlap": 5}'
-        raise argparse.ArgumentTypeError(f"{shown(text)} is no JSON object such as {example}")
-    return value
+def _refuse_old_word(_old: str) -> None:
+    raise argparse.ArgumentTypeError(f"give --protocol instead: {NEW_WORDS}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -298,11 +321,9 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = parser.parse_known_args(argv)
     if rest and args.command not in ("heareval", "prepare"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    name, again = (
-        f"eval_tasks {args.command}",
-        "the same command again redoes only unfinished parts",
-    )
-    return run_command(name, lambda: args.run(args, rest), args.debug, again)
+    again = "the same command again redoes only unfinished parts"
+    action = partial(args.run, args, rest)
+    return run_command(f"eval_tasks {args.command}", action, args.debug, again)
 
 
 if __name__ == "__main__":

@@ -1,60 +1,109 @@
-"""What one evaluation is asked to be: the options of `run`, and which of them go together."""
+"""What one evaluation is asked to be: the options of `run`, and which of them go together.
 
-import json
+Each class is a group of options; a sweep's file has the first three as its entries.
+"""
+
 import shlex
 from argparse import ArgumentError
-from dataclasses import MISSING, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from eval_tasks.tasks.base import Task
-from hear_ptsed.metrics.records import PROTOCOLS
-from hear_ptsed.schema import settings
+from hear_ptsed.metrics.protocols import PROTOCOLS
+from hear_ptsed.options import write_options
+from hear_ptsed.schema import setting, settings
 from training.recipe import Seed, Workers
+
+if TYPE_CHECKING:  # importing the tasks takes seconds
+    from eval_tasks.tasks.base import Task
 
 HEAR_SEED = 42  # heareval seeds everything with it
 BLOCKS = ("layer", "layers", "drop_layers")  # of transformers, to embed by
-WHERE = ("tasks_dir", "results", "work", "device", "workers", "export")  # decide no result
 
-Protocol = Literal[*PROTOCOLS]
-Block = Annotated[int, Field(ge=1, le=1000)]
-DropLayers = Annotated[int, Field(ge=0, le=1000)]
-Folds = Annotated[int, Field(ge=1, le=1000)]
+Protocol = Literal[*(name for name in PROTOCOLS if name != "as-trained")]
 Seeds = Annotated[int, Field(ge=1, le=1000)]
-Jobs = Annotated[int, Field(ge=1, le=512)]  # processes
-Retries = Annotated[int, Field(ge=0, le=100)]
-GridPoints = Annotated[int, Field(ge=1, le=10_000)]
+# What to give instead of a mode or setup, as the protocol was asked for once.
+NEW_WORDS = (
+    "hear or linear for frozen, finetuned for finetuned, weak-linear or weak-finetuned for setup "
+    "simple, mean-teacher for setup baseline"
+)
 
 
-@settings
-class Request:
-    """One evaluation with one seed; names are those of the options."""
+@settings(kw_only=True)
+class TaskChoice:
+    """The task."""
 
-    task: str
-    module: str
-    protocol: Protocol
-    seed: Seed | None = None
-    checkpoint: Path | None = None
-    name: str = ""
-    stage: str = ""
-    model_options: dict[str, Any] = field(default_factory=dict)
-    untrained: bool = False
-    layer: Block | None = None
-    layers: str | None = None
-    drop_layers: DropLayers | None = None
-    folder: str | None = None
-    folds: Folds | None = None
-    grid: str | None = None
-    grid_points: GridPoints | None = None
-    set: tuple[str, ...] = ()
-    tasks_dir: Path = Path("tasks")
-    results: Path = Path("results")
-    work: Path = Path("work")
-    device: str | None = None
-    workers: Workers = 0
-    export: Path | None = None
+    task: str = setting(..., "The task: a name that `list` shows, or the path of its file.")
+    folder: str | None = setting(
+        None, "The task's folder in --tasks-dir, where it is not the usual one."
+    )
+    folds: int | None = setting(
+        None, "The number of folds to test on; without it, all of them.", ge=1, le=1000
+    )
+
+
+@settings(kw_only=True)
+class ModuleChoice:
+    """The model."""
+
+    module: str = setting(
+        ..., "The HEAR plug-in: a module's name, or the short name of one here, as beats_strong."
+    )
+    checkpoint: Path | None = setting(None, "The checkpoint to load instead of the plug-in's own.")
+    name: str = setting(
+        "", "What you call the model: the board puts the records of one name together."
+    )
+    stage: str = setting("", "What the record calls the stage that the checkpoint was trained in.")
+    model_options: dict[str, Any] = setting(
+        dict, 'Options of the plug-in\'s load_model, as a JSON object such as {"overlap": 5}.'
+    )
+    untrained: bool = setting(False, "Take random weights and no checkpoint.")
+
+
+@settings(kw_only=True)
+class ProtocolChoice:
+    """The protocol."""
+
+    protocol: Protocol = setting(..., "How the model is put to the task, see above.")
+    set: tuple[str, ...] = setting(
+        (), "A number of the recipe, as section.key=value; may be repeated."
+    )
+    layer: int | None = setting(
+        None, "The block whose output the embeddings are, from 1.", ge=1, le=1000
+    )
+    layers: Literal["mean"] | None = setting(None, "Take the mean of all blocks as embeddings.")
+    drop_layers: int | None = setting(
+        None, "The number of last blocks that are left out.", ge=0, le=1000
+    )
+    grid: Literal["default", "fast", "faster"] | None = setting(
+        None, "The grid of networks that heareval searches; without it, default."
+    )
+    grid_points: int | None = setting(
+        None, "The number of networks that heareval tries; without it, 8.", ge=1, le=10_000
+    )
+
+
+@settings(kw_only=True)
+class Place:
+    """Where it runs; no result depends on it."""
+
+    tasks_dir: Path = setting(Path("tasks"), "The folder of the tasks' folders.")
+    results: Path = setting(Path("results"), "The folder of the records.")
+    work: Path = setting(Path("work"), "The folder of embeddings, unfinished trainings and logs.")
+    device: str | None = setting(
+        None, "The device, such as cpu or cuda:1; without it, a GPU if there is one."
+    )
+    workers: Workers = setting(0, "The number of processes that load audio.")
+
+
+@settings(kw_only=True)
+class Request(Place, ProtocolChoice, ModuleChoice, TaskChoice):
+    """One evaluation with one seed."""
+
+    seed: Seed | None = setting(None, "The seed of a single record; without it, 0.")
+    export: Path | None = setting(None, "The file for the fine-tuned weights, .pt or .safetensors.")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -65,76 +114,58 @@ class Request:
     @property
     def command(self) -> str:
         """What makes the same record again, folders and devices left to their defaults."""
-        return shlex.join(["python", "-m", "eval_tasks", "run", *self.arguments(WHERE)])
+        no_result = {"export", *(field.name for field in fields(Place))}
+        return shlex.join(["python", "-m", "eval_tasks", "run", *write_options(self, no_result)])
 
     def of_seeds(self, seeds: int | None) -> list["Request"]:
-        """One for each of the seeds 0 to seeds - 1; None: this one."""
-        if seeds is None:
+        """One for each of the seeds 0 to seeds - 1; None: this one. heareval has one of its own."""
+        if seeds is None or (seeds == 1 and self.protocol == "hear"):
             return [self]
-        if self.protocol == "hear":
-            # One is what heareval has; more are refused like any other seed.
-            return [self if seeds == 1 else replace(self, seed=seeds)]
+        if self.seed is not None:
+            raise ArgumentError(None, "--seed and --seeds exclude each other; give one of them")
         return [replace(self, seed=seed) for seed in range(seeds)]
 
-    def arguments(self, leave_out: tuple[str, ...] = ()) -> list[str]:
-        """As on the command line."""
-        found = []
-        for one in fields(self):
-            value, flag = getattr(self, one.name), f"--{one.name.replace('_', '-')}"
-            default = one.default if one.default_factory is MISSING else one.default_factory()
-            if one.name in leave_out or value == default:
-                continue
-            if value is True:
-                found.append(flag)
-            elif isinstance(value, dict):
-                found += [flag, json.dumps(value)]
-            else:
-                values = value if isinstance(value, tuple) else (value,)
-                found += [text for item in values for text in (flag, str(item))]
-        return found
-
-    def check(self, task: Task) -> None:
+    def check(self, task: "Task") -> None:
         """Refuse options that do not go together, and a task that cannot be run."""
         task.require_protocols()
-        for wrong, message in self._problems(task):
+
+        def refuse(wrong: Any, message: str) -> None:
             if wrong:
                 raise ArgumentError(None, message)
 
-    def _problems(self, task: Task) -> list[tuple[Any, str]]:
         hear = self.protocol == "hear"
         tuned = self.protocol in ("finetuned", "weak-finetuned")
-        return [
-            (
-                self.protocol not in task.protocols,
-                f"--protocol {self.protocol}: {task.name} takes {', '.join(task.protocols)}",
-            ),
-            (
-                hear and self.seed not in (None, HEAR_SEED),
-                f"heareval seeds itself with {HEAR_SEED}; --protocol hear takes no --seed or "
-                "--seeds, it makes one record",
-            ),
-            (hear and self.set, "--set is of our own training; heareval takes --grid"),
-            (hear and self.folds, "--folds: heareval always tests all folds"),
-            (hear and self.device, "--device: heareval takes a GPU if there is one"),
-            (
-                not hear and (self.grid or self.grid_points),
-                "--grid and --grid-points are heareval's; give --protocol hear or use --set",
-            ),
-            (
-                self.export and not tuned,
-                "--export writes fine-tuned weights; give --protocol finetuned or weak-finetuned",
-            ),
-            (
-                self.export and any(self.options.get(key) for key in BLOCKS),
-                "--export: a network without its last blocks could not be opened again; leave out "
-                "--layer, --layers, --drop-layers or --export",
-            ),
-            (
-                self.options.get("untrained") and self.checkpoint,
-                "--untrained and --checkpoint exclude each other",
-            ),
-            (
-                sum(getattr(self, key) is not None for key in BLOCKS) > 1,
-                "--layer, --layers and --drop-layers exclude each other",
-            ),
-        ]
+        known = ", ".join(task.protocols)
+        refuse(
+            self.protocol not in task.protocols,
+            f"--protocol {self.protocol}: {task.name} takes {known}",
+        )
+        refuse(
+            hear and self.seed not in (None, HEAR_SEED),
+            f"heareval seeds itself with {HEAR_SEED}; --protocol hear takes no --seed or --seeds, "
+            "it makes one record",
+        )
+        refuse(hear and self.set, "--set is of our own training; heareval takes --grid")
+        refuse(hear and self.folds, "--folds: heareval always tests all folds")
+        refuse(hear and self.device, "--device: heareval takes a GPU if there is one")
+        refuse(
+            not hear and (self.grid or self.grid_points),
+            "--grid and --grid-points are heareval's; give --protocol hear or use --set",
+        )
+        refuse(
+            self.export and not tuned,
+            "--export writes fine-tuned weights; give --protocol finetuned or weak-finetuned",
+        )
+        refuse(
+            self.export and any(self.options.get(key) for key in BLOCKS),
+            "--export: a network without its last blocks could not be opened again; leave out "
+            "--layer, --layers, --drop-layers or --export",
+        )
+        refuse(
+            self.options.get("untrained") and self.checkpoint,
+            "--untrained and --checkpoint exclude each other",
+        )
+        refuse(
+            sum(getattr(self, key) is not None for key in BLOCKS) > 1,
+            "--layer, --layers and --drop-layers exclude each other",
+        )

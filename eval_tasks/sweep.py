@@ -1,66 +1,53 @@
-"""Many evaluations from one yaml: each a process of its own, here or on a Ray cluster."""
+"""Many evaluations from one yaml: each a process of its own, here or on other machines."""
 
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from eval_tasks.processes import ending_with_parent
-from eval_tasks.request import Block, DropLayers, Folds, GridPoints, Protocol, Request, Seeds
+from eval_tasks import processes
+from eval_tasks.request import (
+    NEW_WORDS,
+    ModuleChoice,
+    Place,
+    Protocol,
+    ProtocolChoice,
+    Request,
+    Seeds,
+    TaskChoice,
+)
 from eval_tasks.tasks import find_task
 from eval_tasks.tasks.base import TaskData, open_task
 from hear_ptsed.errors import EXPECTED, one_line
-from hear_ptsed.schema import check, read_yaml_file, settings
+from hear_ptsed.options import write_options
+from hear_ptsed.schema import check, read_yaml_file, setting, settings
 from training.recipe import Seed
 
 MOST = 100_000  # runs of a sweep
 KEPT_FOR_OTHERS = 3  # times that Ray repeats a run whose machine was lost
+FOLDERS = ("tasks_dir", "results", "work")
+ROWS = {"tasks": "task", "modules": "module", "protocols": "protocol"}  # list -> what names a row
 
 
-@settings
-class TaskEntry:
+@settings(kw_only=True)
+class TaskEntry(TaskChoice):
     """A task of a sweep."""
 
-    task: str
-    folder: str | None = None
-    folds: Folds | None = None
-    protocols: tuple[Protocol, ...] | None = (
-        None  # of the sweep's, that it takes part in; null: all
+    protocols: tuple[Protocol, ...] | None = setting(
+        None, "Those of the sweep's that it takes part in; null: all."
     )
-    # settings, behind those of the protocol
-    set: dict[Protocol, tuple[str, ...]] = field(default_factory=dict)
-
-
-@settings
-class ModuleEntry:
-    """A module of a sweep."""
-
-    module: str
-    checkpoint: str | None = None
-    stage: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
-    untrained: bool = False
-
-
-@settings
-class ProtocolEntry:
-    """A protocol of a sweep, and how."""
-
-    protocol: Protocol
-    set: tuple[str, ...] = ()
-    layer: Block | None = None
-    layers: str | None = None
-    drop_layers: DropLayers | None = None
-    grid: str | None = None
-    grid_points: GridPoints | None = None
+    set: dict[Protocol, tuple[str, ...]] = setting(
+        dict, "Numbers of the recipes, after those of the protocol's entry."
+    )
 
 
 @settings
@@ -68,13 +55,13 @@ class Sweep:
     """A sweep's file."""
 
     tasks: tuple[TaskEntry, ...]
-    modules: tuple[ModuleEntry, ...]
-    protocols: tuple[ProtocolEntry, ...]
+    modules: tuple[ModuleChoice, ...]
+    protocols: tuple[ProtocolChoice, ...]
     seeds: tuple[Seed, ...] = (0,)
 
 
 @dataclass(frozen=True)
-class Entry:
+class PlannedRun:
     """One evaluation of a sweep."""
 
     title: str
@@ -102,19 +89,21 @@ class _Running:
             process.terminate()
 
 
-def read(path: Path) -> Sweep:
-    """A sweep's file; unknown keys are refused."""
-    return parse(read_yaml_file(Path(path), "sweep"), str(path))
+def parse_sweep(values: Any, where: str) -> Sweep:
+    """A sweep from the values of its file, where a name stands for an entry with that name only.
 
-
-def parse(values: Any, where: str) -> Sweep:
-    """A sweep from the values of its file, where a name stands for an entry with that name only."""
+    Unknown keys are refused.
+    """
     if isinstance(values, dict):
         values = dict(values)
-        for key, name in (("tasks", "task"), ("modules", "module"), ("protocols", "protocol")):
+        keys = {*values}
+        for key, name in ROWS.items():
             if isinstance(values.get(key), list):
-                rows = values[key]
-                values[key] = [{name: row} if isinstance(row, str) else row for row in rows]
+                rows = [{name: row} if isinstance(row, str) else row for row in values[key]]
+                keys.update(*(row for row in rows if isinstance(row, dict)))
+                values[key] = rows
+        if old := keys & {"mode", "modes", "setup"}:
+            raise ValueError(f"{where} has {min(old)}; give protocols instead: {NEW_WORDS}")
         if type(values.get("seeds")) is int:
             values["seeds"] = list(range(check(Seeds, values["seeds"], f"{where}: seeds")))
     sweep = check(Sweep, values, where)
@@ -124,12 +113,11 @@ def parse(values: Any, where: str) -> Sweep:
     return sweep
 
 
-def plan(path: Path, *, download: bool = True, **where: Any) -> list[Entry]:
+def plan_sweep(path: Path, place: Place, *, download: bool = True) -> list[PlannedRun]:
     """Every evaluation of a sweep's file, and whether it is finished.
 
     Args:
         download: see eval_tasks.plan.plan_run.
-        where: fields of Request: tasks_dir, results, work, device, workers.
     """
     opened: dict[tuple, TaskData] = {}
 
@@ -143,40 +131,30 @@ def plan(path: Path, *, download: bool = True, **where: Any) -> list[Entry]:
             opened[task.name, folder] = open_task(task, folder)
         return opened[task.name, folder]
 
-    return [_entry(request, data, download) for request in requests(read(path), **where)]
+    sweep = parse_sweep(read_yaml_file(Path(path), "sweep"), str(path))
+    return [_entry(request, data, download) for request in requests(sweep, place)]
 
 
-def requests(sweep: Sweep, **where: Any) -> list[Request]:
+def requests(sweep: Sweep, place: Place) -> list[Request]:
     """What a sweep asks for, task by task."""
-    found = []
+    asked = []
     for task, module, protocol in product(sweep.tasks, sweep.modules, sweep.protocols):
-        if task.protocols is not None and protocol.protocol not in task.protocols:
+        name = protocol.protocol
+        if task.protocols is not None and name not in task.protocols:
             continue
-        hear = protocol.protocol == "hear"
-        more = {one.name: getattr(protocol, one.name) for one in fields(protocol)}
-        settings = (*protocol.set, *task.set.get(protocol.protocol, ()))
-        request = Request(
-            **where
-            | more
-            | {
-                "task": task.task,
-                "folder": task.folder,
-                "folds": None if hear else task.folds,
-                "module": module.module,
-                "checkpoint": module.checkpoint and Path(module.checkpoint),
-                "stage": module.stage,
-                "model_options": module.options,
-                "untrained": module.untrained,
-                "set": settings,
-                "device": None if hear else where.get("device"),
-            }
-        )
-        seeds = (None,) if hear else sweep.seeds
-        found += [replace(request, seed=seed) for seed in seeds]
-    return found
+        values = vars(place) | vars(task) | vars(module) | vars(protocol)
+        values["set"] = (*protocol.set, *task.set.get(name, ()))
+        del values["protocols"]
+        if name == "hear":  # which has folds, device and seed of its own
+            asked.append(Request(**values | {"folds": None, "device": None}))
+        else:
+            asked += [Request(**values, seed=seed) for seed in sweep.seeds]
+    return asked
 
 
-def _entry(request: Request, data: Callable[[Request], TaskData | None], download: bool) -> Entry:
+def _entry(
+    request: Request, data: Callable[[Request], TaskData | None], download: bool
+) -> PlannedRun:
     from eval_tasks.plan import plan_run
 
     parts = [request.task, request.module, request.checkpoint and request.checkpoint.stem]
@@ -191,11 +169,11 @@ def _entry(request: Request, data: Callable[[Request], TaskData | None], downloa
         name = f"{run.data.version}-{request.protocol}-{run.plugin.name}-seed{run.seed}"
         log = request.work / "sweep" / f"{name}-{run.identity[:12]}.txt"
     except EXPECTED as error:
-        return Entry(title, request, "failed", one_line(error))
-    return Entry(title, request, "finished" if done else "planned", log=log)
+        return PlannedRun(title, request, "failed", one_line(error))
+    return PlannedRun(title, request, "finished" if done else "planned", log=log)
 
 
-def table(entries: Sequence[Entry]) -> str:
+def describe(entries: Sequence[PlannedRun]) -> str:
     """What a sweep has to do, for people."""
     counts = Counter(entry.state for entry in entries)
     head = f"{len(entries)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items())
@@ -206,14 +184,16 @@ def table(entries: Sequence[Entry]) -> str:
     return "\n".join([head, *rows])
 
 
-def here(entries: Sequence[Entry], jobs: int = 1, retries: int = 0) -> Iterator[Entry]:
+def run_here(
+    entries: Sequence[PlannedRun], jobs: int = 1, retries: int = 0
+) -> Iterator[PlannedRun]:
     """Carry out what is planned on this machine, and yield every entry as it ends."""
     yield from (entry for entry in entries if entry.state != "planned")
     threads = {} if jobs == 1 else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
     planned = [entry for entry in entries if entry.state == "planned"]
     running = _Running()
     with ThreadPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(_carried_out, one, retries, threads, running) for one in planned]
+        waiting = [pool.submit(_carry_out, entry, retries, threads, running) for entry in planned]
         try:
             for done in as_completed(waiting):
                 yield done.result()
@@ -223,8 +203,10 @@ def here(entries: Sequence[Entry], jobs: int = 1, retries: int = 0) -> Iterator[
             raise
 
 
-def on_ray(entries: Sequence[Entry], address: str | None, retries: int = 0) -> Iterator[Entry]:
-    """As `here`, on a Ray cluster: a GPU for each run, or a CPU where the cluster has no GPU.
+def run_on_ray(
+    entries: Sequence[PlannedRun], address: str | None, retries: int = 0
+) -> Iterator[PlannedRun]:
+    """As `run_here`, on a Ray cluster: a GPU for each run, or a CPU where the cluster has no GPU.
 
     A run whose machine is lost is repeated elsewhere, where it goes on from its last state.
 
@@ -236,7 +218,8 @@ def on_ray(entries: Sequence[Entry], address: str | None, retries: int = 0) -> I
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("ray is not installed; install the extra 'ray'") from error
     yield from (entry for entry in entries if entry.state != "planned")
-    planned = [_absolute(entry) for entry in entries if entry.state == "planned"]
+    names = (*FOLDERS, "checkpoint")
+    planned = [_absolute(entry, *names) for entry in entries if entry.state == "planned"]
     mine = not ray.is_initialized()
     if mine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -244,7 +227,7 @@ def on_ray(entries: Sequence[Entry], address: str | None, retries: int = 0) -> I
         ray.init(address or "local", log_to_driver=False, **local)
     try:
         needs = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
-        remote = ray.remote(**needs, max_retries=KEPT_FOR_OTHERS)(_carried_out)
+        remote = ray.remote(**needs, max_retries=KEPT_FOR_OTHERS)(_carry_out)
         waiting = {remote.remote(entry, retries): entry for entry in planned}
         while waiting:
             (done,), _ = ray.wait([*waiting])
@@ -259,41 +242,44 @@ def on_ray(entries: Sequence[Entry], address: str | None, retries: int = 0) -> I
             ray.shutdown()
 
 
-def _absolute(entry: Entry) -> Entry:
-    """With paths that mean the same in the working folder of a Ray worker."""
-    paths = {key: getattr(entry.request, key) for key in ("tasks_dir", "results", "work")}
-    paths["checkpoint"] = entry.request.checkpoint
-    found = {key: path and Path(path).absolute() for key, path in paths.items()}
-    return replace(entry, request=replace(entry.request, **found), log=entry.log.absolute())
+def write_line(entry: PlannedRun) -> str:
+    """A line for a shell that carries out an entry, from any folder and with any scheduler.
+
+    It goes to this folder first, so that the record names the checkpoint as it is named here.
+    """
+    command = _command(_absolute(entry, *FOLDERS).request)
+    line = f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(command)}"
+    if "\n" in line:
+        raise ValueError(f"{entry.title!r} takes more than one line; rename its folder or file")
+    return line
 
 
-def _carried_out(
-    entry: Entry,
+def _absolute(entry: PlannedRun, *names: str) -> PlannedRun:
+    """With paths of its request that mean the same in every working folder."""
+    paths = {name: path.absolute() for name in names if (path := getattr(entry.request, name))}
+    return replace(entry, request=replace(entry.request, **paths), log=entry.log.absolute())
+
+
+def _command(request: Request) -> list[str]:
+    return [sys.executable, "-m", "eval_tasks", "run", "--quiet", *write_options(request)]
+
+
+def _carry_out(
+    entry: PlannedRun,
     retries: int = 0,
     environment: dict[str, str] | None = None,
     running: _Running | None = None,
-) -> Entry:
+) -> PlannedRun:
     """Run an entry in a process, again if it fails; its output goes to its log."""
-    command = [sys.executable, "-m", "eval_tasks", "run", "--quiet", *entry.request.arguments()]
-    entry.log.parent.mkdir(parents=True, exist_ok=True)
+    started = None if running is None else running.add
     for _ in range(retries + 1):
-        with entry.log.open("w", encoding="utf-8") as log:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=os.environ | (environment or {}),
-                preexec_fn=ending_with_parent(),
-            )
-            if running is not None:
-                running.add(process)
-            code = process.wait()
+        code, last = processes.logged(
+            _command(entry.request), entry.log, environment=environment, started=started
+        )
         if code == 0:
             return replace(entry, state="finished")
         if running is not None and running.ended:
             break
-    lines = entry.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     ended = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    last = lines[-1] if lines else "no output"
-    return replace(entry, state="failed", message=f"{last} ({ended}, all output: {entry.log})")
+    message = f"{last} ({ended}, all output: {entry.log})"
+    return replace(entry, state="failed", message=message)

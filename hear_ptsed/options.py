@@ -97,14 +97,15 @@ def add_options(parser: argparse.ArgumentParser, kind: type) -> None:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for base in reversed(kind.__mro__[:-1]):
         group = parser.add_argument_group(base.__doc__.splitlines()[0].rstrip("."))
-        for name in base.__annotations__:
+        for name in vars(base).get("__annotations__", ()):
             shape = _shape_option(hints[name], _default(fields[name]))
             group.add_argument(_flag(name), **shape)
 
 
 def read_options(kind: type[T], args: argparse.Namespace) -> T:
     """What was given for the options of `add_options`."""
-    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(kind)}
+    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(kind)}
+    given = {name: value for name, value in values.items() if value is not None}
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
 
 
@@ -149,30 +150,27 @@ def _default(field: dataclasses.Field) -> Any:
 def _shape_option(kind: Any, default: Any) -> dict[str, Any]:
     """What `add_argument` takes for a field: its help is a sentence with range and default."""
     bare, text = strip_type(kind), describe(kind)
-    if bare is bool:
-        return {"action": "store_true", "help": text}
-    shape: dict[str, Any] = {"metavar": "TEXT"}
-    limits = ""
-    if get_origin(bare) is Literal:
-        shape = {"choices": get_args(bare)}
-    elif bare in (int, float):
-        limits = admitted(kind, "N").removesuffix(" or null")
-        shape = {"metavar": "N", "type": partial(_number, kind)}
-    elif bare is Path:
-        shape = {"metavar": "PATH", "type": Path}
-    elif get_origin(bare) is dict:
-        shape = {"metavar": "JSON", "type": _json_object}
-    elif get_origin(bare) is tuple:
-        shape |= {"action": "append"}
-        if strip_type(get_args(bare)[0]) is Path:
-            shape = {"metavar": "PATH", "type": Path, "nargs": "+", "action": "extend"}
-        default = list(default)
+    number = {"metavar": "N", "type": partial(_number, kind)}
+    shapes = {
+        bool: {"action": "store_true"},
+        int: number,
+        float: number,
+        str: {"metavar": "TEXT"},
+        Path: {"metavar": "PATH", "type": Path},
+        Literal: {"choices": get_args(bare)},
+        tuple: {"metavar": "TEXT", "action": "append"},
+        dict: {"metavar": "JSON", "type": _json_object},
+    }
+    shape = shapes[get_origin(bare) or bare]
+    if get_origin(bare) is tuple and strip_type(get_args(bare)[0]) is Path:
+        shape = {"metavar": "PATH", "type": Path, "nargs": "+", "action": "extend"}
+    brackets = [admitted(kind, "N").removesuffix(" or null")] if shape is number else []
+    if shape is number and default is not None or isinstance(default, Path):
+        brackets.append(f"default {default}")
+    if brackets:
+        text = f"{text.removesuffix('.')} ({'; '.join(brackets)})."
     required = default is dataclasses.MISSING
-    known = "" if required or default in (None, "", {}, []) else f"default {default}"
-    if brackets := "; ".join(filter(None, (limits, known))):
-        text = f"{text.removesuffix('.')} ({brackets})."
-    shape |= {"required": True} if required else {"default": default}
-    return shape | {"help": text.replace("%", "%%")}
+    return shape | {"required": required, "default": None, "help": text.replace("%", "%%")}
 
 
 def _json_object(text: str) -> dict:

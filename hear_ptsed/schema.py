@@ -108,30 +108,41 @@ def setting(default: Any, about: str, **limits: float) -> Any:
     """A field of a class under `settings`: its default, what it is with its unit, and its range.
 
     Args:
-        default: ... where the field must be given.
+        default: ... where the field must be given; dict for an empty one.
         limits: ge, gt, le, lt, as in pydantic's Field.
     """
-    return Field(default, description=about, **limits)
+    made = {"default_factory": dict} if default is dict else {"default": default}
+    return Field(**made, description=about, **limits)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(setting, dataclasses.field))
 def settings(
-    cls: type[T] | None = None, *, config: ConfigDict = STRICT, where: str = ""
+    cls: type[T] | None = None,
+    *,
+    config: ConfigDict = STRICT,
+    where: str = "",
+    kw_only: bool = False,
 ) -> type[T]:
     """A frozen dataclass whose fields have the declared types and ranges, or a ValueError.
 
     Args:
         config: pydantic's.
         where: what errors call it; its own name if empty.
+        kw_only: fields are given by name, so that a class can add some that must be given.
     """
     if cls is None:
-        return functools.partial(settings, config=config, where=where)
+        return functools.partial(settings, config=config, where=where, kw_only=kw_only)
     for name, value in list(vars(cls).items()):
         # As a part of the type it is found by all readers below.
-        if isinstance(value, FieldInfo) and value.default_factory is None:
+        if isinstance(value, FieldInfo):
             cls.__annotations__[name] = Annotated[cls.__annotations__[name], value]
-            delattr(cls, name) if value.is_required() else setattr(cls, name, value.default)
-    made = pydantic.dataclasses.dataclass(frozen=True, config=config)(cls)
+            if value.default_factory is not None:
+                setattr(cls, name, dataclasses.field(default_factory=value.default_factory))
+            elif value.is_required():
+                delattr(cls, name)
+            else:
+                setattr(cls, name, value.default)
+    made = pydantic.dataclasses.dataclass(frozen=True, config=config, kw_only=kw_only)(cls)
     validate = made.__init__
 
     @functools.wraps(validate)

@@ -4,8 +4,11 @@ import json
 import math
 import multiprocessing
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ import soundfile
 import torch
 from eval_parts import LOGMEL, OFFICE, PIANO, SHORT, run, tiny_tasks, tuned
 
-from eval_tasks.__main__ import main
+from eval_tasks.__main__ import build_parser, main
 from eval_tasks.plan import plan_run
 from eval_tasks.request import Request
 from hear_ptsed.checkpoints import save_checkpoint
@@ -21,7 +24,9 @@ from hear_ptsed.files import temporary_beside
 from hear_ptsed.metrics import records
 from hear_ptsed.metrics.bootstrap import Draws, paired
 from hear_ptsed.metrics.records import Record
+from hear_ptsed.options import read_options, write_options
 from hear_ptsed.registry import build
+from hear_ptsed.schema import describe
 
 TASK = Path("tasks/office_synthetic-v1-tiny")
 
@@ -97,14 +102,39 @@ def test_where_and_on_what_a_run_happens_makes_no_other_record(parts, here):
 
 
 def test_a_request_is_told_as_the_arguments_it_is_read_from(parts):
-    from eval_tasks.__main__ import build_parser
-
     request = asked(parts, seed=3, set=("optim.lr=0.1", "fit.shifts=1"), layers="mean", workers=2)
-    request = replace(request, model_options={"overlap": 5.0}, folds=1)
-    args = vars(build_parser().parse_args(["run", *request.arguments()]))
-    assert (
-        Request(**{key: args[key] for key in vars(request)} | {"set": (*args["set"],)}) == request
-    )
+    request = replace(request, model_options={"overlap": 5.0}, folds=1, name="a b", untrained=True)
+    arguments = ["run", *write_options(request)]
+    assert read_options(Request, build_parser().parse_args(arguments)) == request
+
+
+def test_every_field_of_a_request_is_an_option_that_help_explains_in_a_sentence(
+    capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name, hint in get_type_hints(Request, include_extras=True).items():
+        flag, about = f" --{name.replace('_', '-')} ", describe(hint)
+        assert about.endswith(".") and about[0].isupper(), name
+        told = text.rpartition(f" {about.removesuffix('.')}")[0]
+        assert told.endswith(flag.rstrip()) or flag in told[-90:], (flag, told[-90:])
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from eval_tasks.__main__ import build_parser; build_parser()"
+    code += "; assert not {'torch', 'pandas', 'scipy', 'numpy'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("option", [("--mode", "frozen"), ("--setup=simple",)])
+def test_an_option_of_old_is_told_as_the_protocol(capsys, option):
+    with pytest.raises(SystemExit) as end:
+        main(["run", "--task", "home", "--module", "beats_strong", *option])
+    told = capsys.readouterr().err.strip()
+    assert end.value.code == 2 and len(told.splitlines()) == 1
+    assert "give --protocol instead: hear or linear for frozen" in told
 
 
 WRONG = {  # options beside the task and the module: what is said
@@ -119,6 +149,7 @@ WRONG = {  # options beside the task and the module: what is said
     ("--untrained", "--checkpoint", "x.pt", "--protocol", "linear"): "exclude each other",
     ("--layer", "3", "--drop-layers", "1", "--protocol", "linear"): "exclude each other",
     ("--folds", "2", "--protocol", "linear"): "has 1 to test on",
+    ("--seed", "1", "--seeds", "2", "--protocol", "linear"): "exclude each other",
 }
 
 

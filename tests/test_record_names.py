@@ -48,7 +48,13 @@ def planned(parts_of: Path, data: TaskData, folder: Path, file: str, stage: str 
     """A run of a file of that name."""
     if not (folder / file).exists():
         os.link(parts_of / "mn02.pt", folder / file)
-    request = Request("office", "checkpoint", "frozen", checkpoint=folder / file, stage=stage)
+    request = Request(
+        task="office",
+        module="checkpoint",
+        protocol="linear",
+        checkpoint=folder / file,
+        stage=stage,
+    )
     return plan_run(request, data)
 
 

@@ -1,7 +1,9 @@
 """`python -m eval_tasks sweep`: on this machine, and on a Ray cluster that loses a machine."""
 
 import json
+import os
 import shutil
+import subprocess
 import threading
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from eval_parts import records, tiny_tasks
 
 from eval_tasks import sweep
 from eval_tasks.__main__ import main
+from eval_tasks.request import Place
 
 KILLS_ITSELF = """
 import os
@@ -68,9 +71,43 @@ def test_a_sweep_goes_on_past_runs_that_fail_and_does_nothing_twice(here, capsys
     assert len(logs) == 2  # what cannot be planned has none
 
     path = write(here, tasks=[OFFICE], modules=["eval_tasks.logmel"], protocols=[LINEAR])
-    monkeypatch.setattr(sweep.subprocess, "Popen", lambda *_, **__: pytest.fail("done twice"))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("done twice"))
     assert main(["sweep", path]) == 0
     assert "1 runs: 1 finished" in capsys.readouterr().out
+
+
+def test_a_line_of_commands_makes_one_record_from_any_folder(here, capsys):
+    named = {"module": "checkpoint", "checkpoint": "mn02.pt", "name": "it's mine; $HOME"}
+    path = write(here, tasks=[OFFICE], modules=[named, "no.module"], protocols=[LINEAR], seeds=2)
+    arguments = ["sweep", path, "--commands", "--work", "my work"]
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    lines, failed = said.out.splitlines(), said.err.splitlines()
+    assert len(lines) == len(failed) == 2
+    assert all("no module no.module" in line for line in failed)
+    assert not (here / "my work").exists() and not (here / "results").exists()
+
+    elsewhere = here / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "commands.txt").write_text(said.out)
+    array = 'sed -n "${SLURM_ARRAY_TASK_ID}p" commands.txt | bash'
+    environment = os.environ | {"SLURM_ARRAY_TASK_ID": "2"}
+    subprocess.run(["bash", "-c", array], cwd=elsewhere, env=environment, check=True)
+    (record,) = records(here).values()
+    assert (record["seed"], record["name"]) == (1, "it's mine; $HOME")
+    assert " --checkpoint mn02.pt " in record["command"]
+    assert [path.name for path in elsewhere.iterdir()] == ["commands.txt"]
+
+    assert main(arguments) == 1
+    assert capsys.readouterr().out.splitlines() == lines[:1]
+
+
+def test_commands_are_not_run_as_well(here, capsys):
+    path = write(here, tasks=[OFFICE], modules=["eval_tasks.logmel"], protocols=[LINEAR])
+    for other in ("--ray", "--ray-address=auto", "--dry-run"):
+        assert main(["sweep", path, "--commands", other]) == 2
+        said = capsys.readouterr()
+        assert not said.out and "exclude each other" in said.err and said.err.count("\n") == 1
 
 
 def test_a_sweep_asks_for_every_combination_once():
@@ -83,7 +120,7 @@ def test_a_sweep_asks_for_every_combination_once():
         "protocols": ["hear", "linear", "finetuned", {"protocol": "mean-teacher"}],
         "seeds": 2,
     }
-    found = sweep.requests(sweep.parse(values, "sweep"), work=Path("w"), device="cpu")
+    found = sweep.requests(sweep.parse_sweep(values, "sweep"), Place(work=Path("w"), device="cpu"))
     assert len(set(map(repr, found))) == len(found) == 2 * (7 + 1 + 7)
     piano = [one for one in found if one.task == "piano" and one.module == "checkpoint"]
     assert [(one.protocol, one.seed, one.folds, one.device) for one in piano] == [
@@ -114,6 +151,10 @@ def test_a_sweep_asks_for_every_combination_once():
         ({"seeds": 0}, "seeds is 0; it must be greater than or equal to 1 (1 <= x <= 1000)"),
         ({"seeds": 10**12}, "seeds is 1000000000000; it must be less than or equal to 1000"),
         ({"protocols": None}, "protocols is None; it must be a list"),
+        ({"modes": ["frozen"]}, "has modes; give protocols instead: hear or linear for frozen"),
+        ({"protocols": [{"mode": "finetuned"}]}, "has mode; give protocols instead: "),
+        ({"protocols": [{"setup": "baseline"}]}, "mean-teacher for setup baseline"),
+        ({"tasks": [{"task": "office", "modes": []}]}, "has modes; give protocols instead: "),
     ],
 )
 def test_a_sweep_file_with_a_mistake_is_refused_by_name(tmp_path, capsys, changes, told):
@@ -145,7 +186,7 @@ def test_a_ray_cluster_that_loses_a_machine_makes_all_records(here, monkeypatch)
     from ray.cluster_utils import Cluster
 
     path = write(here, tasks=[OFFICE], modules=["eval_tasks.logmel"], protocols=[LINEAR], seeds=3)
-    planned = sweep.plan(here / path, tasks_dir=Path("tasks"), device="cpu")
+    planned = sweep.plan_sweep(here / path, Place(device="cpu"))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     lost = cluster.add_node(num_cpus=1)
     begun, done = [], threading.Event()
@@ -160,7 +201,7 @@ def test_a_ray_cluster_that_loses_a_machine_makes_all_records(here, monkeypatch)
     thread.start()
     try:
         assert len(planned) == 3
-        ended = list(sweep.on_ray(planned, cluster.address))
+        ended = list(sweep.run_on_ray(planned, cluster.address))
         assert [(entry.state, entry.message) for entry in ended] == [("finished", "")] * 3
         # A run was begun on each machine and none was finished when one machine was lost.
         assert len(begun) == 3 and begun[2] == 0

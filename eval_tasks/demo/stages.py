@@ -20,7 +20,7 @@ from training.data.coverage import Coverage
 from training.data.pack import COVERAGE
 
 TEACHERS = ("teacher_a", "teacher_b")
-STAGES = {  # row of the table: what was trained
+STAGES = {  # how it was trained
     "scratch": "random weights",
     "weak": "clip labels (weak head on every frame)",
     "teacher_a": "strong labels after weak, BiGRU",
@@ -45,10 +45,10 @@ def run_stages(out: Path, tasks_dir: Path, *, quick: bool = True, seed: int = 0)
     _train(work, corpus, seed, SHORTER if quick else ())
     print(Coverage.read(work / "eval" / COVERAGE).text())
     scores = {name: _score(work, name, corpus) for name in STAGES}
-    table = _table(scores, quick, seed)
-    with atomic(work / "stages.md") as temporary:
-        temporary.write_text(table, encoding="utf-8")
-    print(table)
+    for name, result in scores.items():
+        low, high = result["ci95"]["psds1_macro"]
+        text = f"{100 * result['psds1_macro']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+        print(f"{name} ({STAGES[name]}): PSDS1 {text}")
     return scores
 
 
@@ -61,7 +61,7 @@ def _train(work: Path, corpus: Path, seed: int, settings: Sequence[str]) -> None
     for part in ("train", "eval"):
         command = ["training", "pack", "--audio", f"{corpus}/{part}_mp3.hdf"]
         command += ["--events", f"{corpus}/{part}.tsv", "--out", part]
-        steps.run(work, f"pack {part}", command, done=f"{part}/index.npz")
+        steps.run_step(work, f"pack {part}", command, done=f"{part}/index.npz")
     classes = list(read_json(corpus / "manifest.json")["classes"])
     with atomic(work / "classes.txt") as temporary:
         temporary.write_text("\n".join(classes) + "\n", encoding="utf-8")
@@ -76,7 +76,7 @@ def _train(work: Path, corpus: Path, seed: int, settings: Sequence[str]) -> None
     )
     command = ["training", "pseudo-label", *(f"{name}/model.pt" for name in TEACHERS)]
     command += ["--audio", "train", "--out", "ensemble.h5"]
-    steps.run(work, "pseudo-label", command, done="ensemble.h5")
+    steps.run_step(work, "pseudo-label", command, done="ensemble.h5")
     steps.side_by_side(
         lambda: fit("strong", "strong", seed, at_once=2),
         lambda: fit("strong_kd", "student", seed, at_once=2),
@@ -89,7 +89,7 @@ def _fit(
     changes = [f"--{text}" for text in (*settings, f"run.seed={seed}", f"run.out={name}")]
     command = ["training", "fit", f"demo_{recipe}", "--data", ".", "--resume"]
     done = f"{name}/model.safetensors"
-    steps.run(work, f"train {name}", [*command, *changes], done, at_once)
+    steps.run_step(work, f"train {name}", [*command, *changes], done, at_once)
 
 
 def _save_random(path: Path, classes: Sequence[str], seed: int) -> None:
@@ -106,7 +106,7 @@ def _score(work: Path, name: str, corpus: Path) -> dict:
     command = ["training", "evaluate", f"{name}/model.pt", "--audio", "eval", "--workers", "0"]
     command += ["--bootstrap", "200", *["--weak"] * (name == "weak")]
     done = f"{name}/scores.json"
-    steps.run(work, f"evaluate {name}", [*command, "--out", done], done)
+    steps.run_step(work, f"evaluate {name}", [*command, "--out", done], done)
     record = read_json(work / done)
     result = record["scores"] | {key: record[key] for key in ("ci95", "per_class", "clips")}
     result["classes"] = len(result["per_class"])
@@ -117,35 +117,3 @@ def _score(work: Path, name: str, corpus: Path) -> dict:
         groups["shared sources" if shared else "new sources"].append(scores["psds1"])
     means = {k: {"psds1_macro": sum(v) / len(v), "classes": len(v)} for k, v in groups.items() if v}
     return result | {"groups": means}
-
-
-def _table(scores: dict[str, dict], quick: bool, seed: int) -> str:
-    def percent(result: dict, metric: str) -> str:
-        low, high = (100 * bound for bound in result["ci95"][metric])
-        return f"{100 * result[metric]:.1f} ({low:.1f} to {high:.1f})"
-
-    first = scores["scratch"]
-    rows = [
-        f"| {name} | {STAGES[name]} | {percent(r, 'psds1_macro')} | "
-        + " | ".join(f"{100 * group['psds1_macro']:.1f}" for group in r["groups"].values())
-        + f" | {percent(r, 'pauroc')} |"
-        for name, r in scores.items()
-    ]
-    lines = [
-        f"# Stages of training on soundscapes, seed {seed}" + (" (quick)" if quick else ""),
-        "",
-        "| stage | trained on | PSDS1 macro, % | "
-        + " | ".join(f"{group['classes']} classes of {g}" for g, group in first["groups"].items())
-        + " | segment pAUROC, % |",
-        "|---|---|---|" + "---|" * (len(first["groups"]) + 1),
-        *rows,
-        "",
-        f"{first['clips']} evaluation clips, {first['classes']} classes; 95 % bootstrap intervals "
-        "over clips, one training run each. New sources: recordings, keys or voices that training "
-        "never heard; shared: classes of one recording or a computed tone, in other mixtures.",
-        "The corpus is rendered from real sounds and is not AudioSet; nothing here compares with "
-        "published figures.",
-    ]
-    if quick:
-        lines.append("Quick: a third of the clips and four epochs; with --full it learns more.")
-    return "\n".join(lines) + "\n"

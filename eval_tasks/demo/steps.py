@@ -1,19 +1,20 @@
 """One step of the demo: a command in a process of its own, its output in a log."""
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from eval_tasks.processes import ending_with_parent
+from eval_tasks import processes
 
 CORES = os.cpu_count() or 1
 
 
-def run(folder: Path, title: str, command: Sequence[str], done: str = "", at_once: int = 1) -> None:
+def run_step(
+    folder: Path, title: str, command: Sequence[str], done: str = "", at_once: int = 1
+) -> None:
     """Run `python -m COMMAND` in a folder, with its output in logs/TITLE.txt there.
 
     Args:
@@ -26,20 +27,15 @@ def run(folder: Path, title: str, command: Sequence[str], done: str = "", at_onc
     if done and (folder / done).exists():
         return
     log = folder / "logs" / f"{title.replace(' ', '-')}.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with log.open("w", encoding="utf-8") as file:
-        result = subprocess.run(
-            [sys.executable, "-m", *command],
-            stdout=file,
-            stderr=file,
-            cwd=folder,
-            env=os.environ | {"OMP_NUM_THREADS": str(max(1, CORES // at_once))},
-            preexec_fn=ending_with_parent(),
-        )
-    if result.returncode:
-        last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        raise RuntimeError(f"{title} failed: {' '.join(last)} (all output: {log})")
+    code, last = processes.logged(
+        [sys.executable, "-m", *command],
+        log,
+        environment={"OMP_NUM_THREADS": str(max(1, CORES // at_once))},
+        folder=folder,
+    )
+    if code:
+        raise RuntimeError(f"{title} failed: {last} (all output: {log})")
     print(f"{title}: {time.monotonic() - started:.0f} s", flush=True)
 
 

@@ -20,6 +20,7 @@ from hear_ptsed import errors, schema
 from hear_ptsed.files import null_for_nan, remove_stale, write_json
 from hear_ptsed.metrics import schema1
 from hear_ptsed.metrics.bootstrap import Draws
+from hear_ptsed.metrics.protocols import PROTOCOLS
 from hear_ptsed.schema import (
     TEXT,
     Label,
@@ -33,17 +34,6 @@ from hear_ptsed.schema import (
 )
 
 SCHEMA = 2
-# How a model is put to a task: the word of the command, the recipes, records, sweeps and pages.
-PROTOCOLS = {
-    "hear": "heareval's own networks on frozen embeddings, with its own grid",
-    "linear": "a linear layer on frozen embeddings",
-    "finetuned": "the whole network, with layer-wise learning rates",
-    "weak-linear": "an attention head on frozen embeddings; strong and weak labels",
-    "weak-finetuned": "the whole network; strong and weak labels",
-    "mean-teacher": "the DCASE 2023 task 4 baseline: a CRNN beside frozen embeddings; strong, weak "
-    "and no labels",
-    "as-trained": "the model's own heads, as `python -m training evaluate` scores them",
-}
 HUGE, TINY = 1e15, 1e-9  # beyond which no number is one of an evaluation
 ITEMS, DEPTH = 5000, 10  # of what is kept as it came
 OPEN = ConfigDict(strict=True, extra="allow")  # what a later version adds is no error
