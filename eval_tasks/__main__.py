@@ -99,7 +99,7 @@ def prepare(args: argparse.Namespace, _rest: list[str]) -> int:
 def run(args: argparse.Namespace, _rest: list[str]) -> int:
     from eval_tasks.request import Request
     from eval_tasks.run import execute, plan
-    from hear_ptsed.metrics.records import shown
+    from hear_ptsed.metrics.records import score_table
 
     names = {one.name for one in fields(Request)}
     given = {key: value for key, value in vars(args).items() if key in names}
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace, _rest: list[str]) -> int:
             continue
         there = run.finished() is not None
         record = execute(run, progress=not args.quiet)
-        print(shown(record, args.per_class))
+        print(score_table(record, args.per_class))
         print(f"  already done: {run.path}" if there else f"  {run.path}")
     return 0
 

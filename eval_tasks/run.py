@@ -119,7 +119,7 @@ class Run:
         return self.request.work / self.identity[:16]
 
     def finished(self) -> Record | None:
-        return records.finished(self.path, self.identity)
+        return records.finished_record(self.path, self.identity)
 
 
 def plan(request: Request, data: TaskData | None = None, *, download: bool = True) -> Run:
@@ -182,7 +182,7 @@ def execute(run: Run, progress: bool = True) -> Record:
         outcomes = _outcomes(run, progress)
         found, folds = _rated(run, outcomes)
         record = _record(run, outcomes, found, folds, started, time.monotonic() - began)
-        records.write(record, run.path)
+        records.write_record(record, run.path)
         _clear(run.folder)
     return record
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hear_ptsed.metrics.catalogue import METRICS
 from leaderboards import names
 from leaderboards.cell import Cell
 from leaderboards.pages import Names, best_first, printed, row_order, run_href, show_of, span
@@ -32,7 +33,7 @@ class Point(NamedTuple):
     href: str
 
 
-class Scores(NamedTuple):
+class ScoreChart(NamedTuple):
     """Scores of one column, best first, over a scale from low to high."""
 
     low: float
@@ -45,7 +46,7 @@ class Scores(NamedTuple):
         return round(100 * (value - self.low) / (self.high - self.low), 2)
 
 
-def scores(cells: Sequence[Cell], named: Names) -> Scores | None:
+def score_chart(cells: Sequence[Cell], named: Names) -> ScoreChart | None:
     """None if nothing has a score."""
     points = []
     for cell in sorted(cells, key=best_first):
@@ -65,7 +66,7 @@ def scores(cells: Sequence[Cell], named: Names) -> Scores | None:
                     href=run_href(cell.entries[0]),
                 )
             )
-    return Scores(*scale(_ends(cells)), points) if points else None
+    return ScoreChart(*scale(_ends(cells)), points) if points else None
 
 
 class Slope(NamedTuple):
@@ -227,7 +228,7 @@ def curves(cells: Sequence[Cell], named: Names) -> Curves | None:
 
     None if no row is left, or nothing is defined.
     """
-    form = names.CURVES.get(cells[0].column.metric)
+    form = METRICS[cells[0].column.metric].curve
     lines = []
     for cell in sorted(cells, key=best_first) if form else ():
         own = [entry.curves.get(cell.column.metric) for entry in cell.entries]

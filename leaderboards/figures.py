@@ -18,7 +18,7 @@ from leaderboards.charts import (
     Dot,
     Line,
     Point,
-    Scores,
+    ScoreChart,
     Slopes,
     amount,
     scale,
@@ -46,7 +46,7 @@ STYLE = {
 }
 
 
-def scores(chart: Scores, title: str, path: Path) -> None:
+def draw_scores(chart: ScoreChart, title: str, path: Path) -> None:
     """A row each, with its interval."""
     points = chart.points[:ROWS]
     labels = [_label(point) for point in points]

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hear_ptsed.metrics.bootstrap import CI, interval, interval_of_difference
 from leaderboards.cell import Cell
-
-CI = (2.5, 97.5)  # percentiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,20 +27,13 @@ class Difference:
         return self.before.few or self.after.few
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """Percentiles 2.5 and 97.5 of the values that are defined; NaN if none is."""
-    values = values[~np.isnan(values)]
-    low, high = np.percentile(values, CI) if len(values) else (math.nan, math.nan)
-    return float(low), float(high)
-
-
 def difference(before: Cell, after: Cell) -> Difference:
     """Of two cells of one measure."""
     if before.column.measure != after.column.measure:
         raise ValueError(f"{before.column.title} and {after.column.title} measure different things")
     low = high = math.nan
     if can_be_paired(before, after) and not (before.few or after.few):
-        low, high = interval(after.replicates - before.replicates)
+        low, high = interval_of_difference(after.replicates, before.replicates)
     improves = (low > 0) != before.column.lower_is_better if low > 0 or high < 0 else None
     return Difference(before, after, after.mean - before.mean, low, high, improves)
 
@@ -88,7 +80,7 @@ def _better(cells: Sequence[Cell]) -> tuple[np.ndarray, np.ndarray]:
     low, high = np.sort(sign * np.array(ends), 1).T
     better = low[:, None] > high[None, :]
     paired = np.eye(len(cells), dtype=bool)
-    groups: dict[tuple[str, int], list[int]] = {}
+    groups: dict[tuple[tuple, int], list[int]] = {}
     for i, cell in enumerate(cells):
         if cell.replicates is not None and cell.draws:
             groups.setdefault((cell.draws, len(cell.replicates)), []).append(i)

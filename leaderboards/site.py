@@ -15,6 +15,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hear_ptsed.files import atomic_folder, locked, remove_stale
+from hear_ptsed.metrics import audioset
+from hear_ptsed.metrics.catalogue import METRICS
+from hear_ptsed.metrics.records import AS_TRAINED, PROTOCOLS
 from leaderboards import charts, figures, names, pages, pivots, stats, tables
 from leaderboards.cell import FEW, Cell, Column
 from leaderboards.collect import MARKER, Collected
@@ -55,7 +58,7 @@ class Site:
         self.cells = stats.cells(collected.entries)
         self.primary = pages.primary(self.cells)
         self.names = Names(self.cells)
-        self.tasks = [t for t in names.TASKS if any(c.column.task == t for c in self.cells)]
+        self.tasks = pages.task_titles(self.cells)  # task -> title
         self.env = Environment(
             loader=FileSystemLoader(HERE / "templates"),
             autoescape=True,
@@ -65,11 +68,12 @@ class Site:
         )
         self.env.filters |= {"number": pages.number, "span": pages.span, "amount": charts.amount}
         self.env.globals |= {
-            "tasks": {t: names.TASKS[t].title for t in self.tasks},
+            "tasks": self.tasks,
+            "task_page": pages.task_page,
+            "protocols": PROTOCOLS,
             "models": names.MODELS,
             "few": FEW,
             "rejected": collected.rejected,
-            "small_tasks": [t for t in self.tasks if names.TASKS[t].small],
         }
 
     def write(self) -> None:
@@ -78,7 +82,7 @@ class Site:
         for source in sorted((HERE / "static").iterdir()):
             if source.is_file():
                 shutil.copyfile(source, self.folder / "static" / source.name)
-        tables.write(self.cells, self.folder)
+        tables.write_tables(self.cells, self.folder)
         self._overview()
         self._gain()
         for task in self.tasks:
@@ -95,12 +99,12 @@ class Site:
     def _overview(self) -> None:
         kinds = [entry.kind for entry in self.collected.entries]
         # AudioSet Strong has a page of its own: other models, trained in other ways.
-        cells = [cell for cell in self.primary if cell.column.mode != names.AUDIOSET]
+        cells = [cell for cell in self.primary if cell.column.protocol != AS_TRAINED]
         self._page(
             "index.html",
             "overview.html",
             tables=pages.tables(cells, self.names, means=True),
-            filters=_filters(cells, [t for t in self.tasks if t in {c.column.task for c in cells}]),
+            filters=_filters(cells, pages.task_titles(cells)),
             measured=kinds.count("measured"),
             published=kinds.count("published"),
         )
@@ -128,11 +132,11 @@ class Site:
             title, name = self.names.column(column), pages.column_id(column)
             full = f"{title}, {column.kind}"
             head = pages.head(column, cells, self.names)
-            chart, costs = charts.scores(cells, self.names), charts.costs(cells, self.names)
+            chart, costs = charts.score_chart(cells, self.names), charts.costs(cells, self.names)
             classes = pages.classes(column, cells, self.names)
             curves = charts.curves(cells, self.names)
             for part, function, shown in (
-                ("scores", figures.scores, chart),
+                ("scores", figures.draw_scores, chart),
                 ("classes", figures.classes, classes),
                 ("curve", figures.curves, curves),
                 ("cost", figures.costs, costs),
@@ -141,25 +145,25 @@ class Site:
                     self.draw(function, shown, full, self.folder / f"figures/{part}-{name}.png")
             sections.append((head, title, chart, classes, curves, costs))
         self._page(
-            f"task-{task}.html",
+            pages.task_page(task),
             "task.html",
             task=task,
-            title=names.TASKS[task].title,
-            small=names.TASKS[task].small,
+            title=self.tasks[task],
+            small=not any(e.published_task for c in own for e in c.entries),
             versions=sorted({cell.column.task_version for cell in own}),
             sections=sections,
             tables=pages.tables(own, self.names),
-            filters=_filters(own, []),
+            filters=_filters(own, {}),
         )
 
     def _audioset(self) -> None:
-        own = [cell for cell in self.cells if cell.column.task == "audioset_strong"]
+        own = [cell for cell in self.cells if cell.column.task == audioset.TASK]
         measured = [cell for cell in own if cell.row.kind == "measured"]
         self._page(
             "audioset.html",
             "audioset.html",
             tables=pages.tables(measured, self.names),
-            pivots=pivots.pivots(own),
+            pivots=pivots.published_tables(own),
         )
 
     def _about(self) -> None:
@@ -184,7 +188,7 @@ class Site:
                 page="",
                 entry=entry,
                 label=self.names.row[cell.row],
-                task=names.TASKS[entry.task].title,
+                task=self.tasks[entry.task],
                 scores=_scores(entry),
                 classes=_classes(entry),
                 others=[(e.seed, e.identity) for e in cell.entries if e is not entry],
@@ -203,22 +207,20 @@ class Site:
         path.write_text(text + "\n", encoding="utf-8")
 
 
-def _filters(cells: list[Cell], tasks: list[str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+def _filters(cells: list[Cell], tasks: dict[str, str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
     """Key, title and choices, each with its name; only what there is a choice of."""
     columns, rows = {cell.column for cell in cells}, {cell.row for cell in cells}
-    modes = [m for m in names.MODES if any(c.mode == m for c in columns)]
-    protocols = sorted({c.protocol for c in columns} - {names.AUDIOSET})
+    protocols = sorted({c.protocol for c in columns}, key=names.protocol_order)
     stages = sorted({row.stage for row in rows}, key=names.stage_order)
     models = sorted(
         {row.model for row in rows}, key=lambda m: (m not in names.MODELS, m.lower(), m)
     )
     shows = sorted({pages.show_of(row) for row in rows})
     choices = {
-        "task": ("Task", [(task, names.TASKS[task].title) for task in tasks]),
-        "mode": ("Mode", [(mode, mode) for mode in modes]),
-        "protocol": ("Protocol", [(one, one) for one in protocols]),
+        "task": ("Task", [*tasks.items()]),
+        "protocol": ("Protocol", [(protocol, protocol) for protocol in protocols]),
         "stage": ("Stage", [(stage, stage or "not said") for stage in stages]),
-        "show": ("Results", [(one, one) for one in shows]),
+        "show": ("Results", [(show, show) for show in shows]),
         "model": ("Model", [(model, names.MODELS.get(model, model)) for model in models]),
     }
     return [(key, title, some) for key, (title, some) in choices.items() if len(some) > 1]
@@ -233,14 +235,14 @@ def _scores(entry: Entry) -> list[tuple[str, str, str, str, str]]:
         text = "" if entry.kind == "measured" else entry.record["printed"]
         text = text or ("undefined" if math.isnan(value) else f"{value:.6g}")
         span = pages.span(low, high)
-        rows.append((metric, names.METRICS[metric].title, text, span, entry.conventions[metric]))
+        rows.append((metric, METRICS[metric].title, text, span, entry.conventions[metric]))
     return rows
 
 
 def _classes(entry: Entry) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Titles of the columns, and the rows."""
     keys = list(dict.fromkeys(key for own in entry.per_class.values() for key in own))
-    titles = [names.METRICS[key].title if key in names.METRICS else key for key in keys]
+    titles = [METRICS[key].title if key in METRICS else key for key in keys]
 
     def text(key: str, value: float) -> str:
         if key == "events" and not math.isnan(value):

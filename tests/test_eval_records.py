@@ -280,25 +280,25 @@ def test_a_record_is_strict_json_and_comes_back_with_its_nans(tmp_path):
     half.start()
     half.join()
     assert len(list(path.parent.iterdir())) == 1
-    records.write(record(), path)
+    records.write_record(record(), path)
     assert [one.name for one in path.parent.iterdir()] == ["r.json"]
     of_another_machine = f".hear_ptsed-1-{'0' * 8}-{'0' * 16}-other.json"
     (path.parent / of_another_machine).write_text("{")
     (path.parent / ".99-r.json").write_text("mine")
-    records.write(record(), path)
+    records.write_record(record(), path)
     assert len([*path.parent.iterdir()]) == 3
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert repr(records.read(path)) == repr(record())
-    assert records.finished(path, "a" * 64) is not None
+    assert repr(records.read_record(path)) == repr(record())
+    assert records.finished_record(path, "a" * 64) is not None
     with pytest.raises(ValueError, match="the record of another run"):
-        records.finished(path, "b" * 64)
-    assert records.finished(tmp_path / "none.json", "a" * 64) is None
+        records.finished_record(path, "b" * 64)
+    assert records.finished_record(tmp_path / "none.json", "a" * 64) is None
 
 
 def test_a_training_that_never_had_a_score_is_kept_with_null(tmp_path):
     """As heareval tells of a network that finds no event."""
-    records.write(replace(record(), training=[{"best": -math.inf, "step": 9}]), tmp_path / "r.json")
-    assert records.read(tmp_path / "r.json").training == [{"best": None, "step": 9}]
+    records.write_record(replace(record(), training=[{"best": -math.inf, "step": 9}]), tmp_path / "r.json")
+    assert records.read_record(tmp_path / "r.json").training == [{"best": None, "step": 9}]
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_a_training_that_never_had_a_score_is_kept_with_null(tmp_path):
 def test_a_file_that_is_no_record_is_refused(tmp_path, text, told):
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(ValueError, match=told):
-        records.read(tmp_path / "r.json")
+        records.read_record(tmp_path / "r.json")
 
 
 def test_a_paired_difference_is_that_of_equal_resamples():

@@ -87,7 +87,7 @@ def test_the_versions_of_what_scores_are_told_as_software_and_nowhere_else():
 def test_what_a_later_version_adds_is_kept_and_ignored_everywhere(tmp_path, capsys):
     more = {"energy_wh": 12.5, "title": "DCASE", "draws": {"n": [1, 2]}}
     path = parts.write_raw(tmp_path / "r" / "later.json", parts.record(), **more)
-    assert records.read(path).scores == records.read(parts.write(tmp_path, parts.record())).scores
+    assert records.read_record(path).scores == records.read(parts.write(tmp_path, parts.record())).scores
     assert main(["submit", str(path)]) == 0
     (row, _) = build(tmp_path / "r", tmp_path / "site")
     assert float(row["mean"]) == 0.8
@@ -106,7 +106,7 @@ def test_a_key_that_comes_twice_is_refused_by_all_readers(tmp_path, capsys, deep
     path.write_text(text.replace(old, new), encoding="utf-8")
     twice = "the key 'lr' comes twice" if deep else "the key 'seed' comes twice"
     with pytest.raises(ValueError, match=twice):
-        records.read(path)
+        records.read_record(path)
     assert any(twice in line for line in problems(path))
     build(tmp_path / "r", tmp_path / "site")
     assert twice in capsys.readouterr().err

@@ -4,10 +4,10 @@ import leaderboard_parts as parts
 import pytest
 from test_leaderboards import measured
 
-from hear_ptsed.metrics import records
+from hear_ptsed.metrics.records import Record
 
 
-def own_file(seed: int, stage: str, trained: int, **changes: object) -> records.Record:
+def own_file(seed: int, stage: str, trained: int, **changes: object) -> Record:
     """Of a file of one's own that was trained with a seed."""
     return parts.record(
         "small",

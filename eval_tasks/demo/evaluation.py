@@ -101,7 +101,7 @@ def _percent(score: float) -> str:
 
 
 def _write_table(path: Path, task: Path, folder: Path) -> None:
-    records = [records.read(file) for file in sorted(folder.rglob("*hear*/*.json"))]
+    records = [records.read_record(file) for file in sorted(folder.rglob("*hear*/*.json"))]
     rows = [
         (record.module, "untrained" * record.untrained, next(iter(record.scores.values())))
         for record in records

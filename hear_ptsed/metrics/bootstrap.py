@@ -132,6 +132,33 @@ def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def interval_of_difference(
+    a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray
+) -> tuple[float, float]:
+    """As `interval`, of a less b: values on the same resamples of the same clips."""
+    return interval(np.subtract(a, b))
+
+
+def paired(a: Any, b: Any, metric: str) -> tuple[float, float, float]:
+    """Score of a less that of b, and the 95 % interval of it over the same resampled clips."""
+    for scored in (a, b):
+        if not scored.replicates.get(metric):
+            known = ", ".join(scored.replicates) or "none at all"
+            raise ValueError(f"no replicates of {metric} to compare; there are those of: {known}")
+    if a.draws.get(metric) != b.draws.get(metric):
+        raise ValueError(
+            f"{metric} was not computed on the same resamples of the same clips; only results on "
+            "equal clips can be paired"
+        )
+    if a.settings.get(metric) != b.settings.get(metric):
+        raise ValueError(
+            f"{metric} was computed in two ways, {a.settings.get(metric)} and "
+            f"{b.settings.get(metric)}; such results cannot be paired"
+        )
+    ends = interval_of_difference(a.replicates[metric], b.replicates[metric])
+    return a.scores[metric] - b.scores[metric], *ends
+
+
 def _names(files: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()[:12]
 
