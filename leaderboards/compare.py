@@ -48,7 +48,9 @@ def compare(a: Path, b: Path, metric: str | None = None) -> Comparison:
         raise ValueError(_what_differs(cells_a[0], cells_b[0], a, b))
     pairs = [(x, y) for x, y in pairs if x.column == y.column] or pairs
     if len(pairs) > 1:
-        tasks = ", ".join(sorted({f"{x.column.task_version} ({x.column.protocol})" for x, _ in pairs}))
+        tasks = ", ".join(
+            sorted({f"{x.column.task_version} ({x.column.protocol})" for x, _ in pairs})
+        )
         raise ValueError(f"{a} and {b} have several results in common: {tasks}; give one of each")
     (x, y), *_ = pairs
     labels = labels_of([x.row, y.row])
@@ -121,9 +123,7 @@ def draw(comparison: Comparison, path: Path) -> None:
     top.set_ylim(-0.6, 1.6)
     less = comparison.difference
     span = "" if math.isnan(less.low) else f" [{less.low:+.3f}, {less.high:+.3f}]"
-    top.set_xlabel(
-        f"{METRICS[less.after.column.metric].title}; difference {less.value:+.3f}{span}"
-    )
+    top.set_xlabel(f"{METRICS[less.after.column.metric].title}; difference {less.value:+.3f}{span}")
     values = [_less(comparison.classes[name]) for name in drawn]
     colours = [COLOURS["a"] if value >= 0 else COLOURS["b"] for value in values]
     bottom.barh(range(len(drawn)), values, color=colours)

@@ -182,7 +182,10 @@ def _score_table(kind: str, cells: list[Cell], named: Names, means: list) -> Tab
             row=row,
             label=named.row[row],
             show=show_of(row),
-            cells=[printed_cell(at[row, c], heads[c].small) if (row, c) in at else None for c in columns],
+            cells=[
+                printed_cell(at[row, c], heads[c].small) if (row, c) in at else None
+                for c in columns
+            ],
             means=[values.get(row) for _, values in means],
         )
         for row in rows

@@ -5,7 +5,6 @@ An `Entry` is made only of what `checks` has let through; everything else is a V
 
 import hashlib
 import json
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +40,9 @@ class Entry:
     data: str = ""  # fingerprint of the test data, 12 digits; "" if it is not known
     protocol: str  # of records.PROTOCOLS
     folds: str = ""  # "2 of 5" where only some were scored
-    module: str = ""  # HEAR plug-in, file name of a checkpoint of training; "" for published figures
+    module: str = (
+        ""  # HEAR plug-in, file name of a checkpoint of training; "" for published figures
+    )
     model: str  # a key of names.MODELS where it is one of these, else as the file says
     stage: str  # see names.STAGES; "" if not known
     name: str = ""  # what its user calls the model; "" if nothing

@@ -207,7 +207,9 @@ class Site:
         path.write_text(text + "\n", encoding="utf-8")
 
 
-def _filters(cells: list[Cell], tasks: dict[str, str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+def _filters(
+    cells: list[Cell], tasks: dict[str, str]
+) -> list[tuple[str, str, list[tuple[str, str]]]]:
     """Key, title and choices, each with its name; only what there is a choice of."""
     columns, rows = {cell.column for cell in cells}, {cell.row for cell in cells}
     protocols = sorted({c.protocol for c in columns}, key=names.protocol_order)

@@ -27,7 +27,13 @@ def labels(rows: Iterable[Row]) -> dict[Row, str]:
 
     def texts(row: Row) -> list[str]:
         published = row.kind.replace("measured", "")
-        return [published, row.module, row.variant, row.hyperparameters, f"{row.model}, {row.stage}"]
+        return [
+            published,
+            row.module,
+            row.variant,
+            row.hyperparameters,
+            f"{row.model}, {row.stage}",
+        ]
 
     more = _apart(rows, texts)
     return {row: f"{row.title} ({text})" if text else row.title for row, text in more.items()}

@@ -97,7 +97,7 @@ def record(
         software={"python": "3.11.9", "torch": "2.11.0"},
         hardware={"device": "cpu", "cores": 2},
         commit="0123456789abcdef0123456789abcdef01234567",
-        command=f"python -m eval_tasks run --task {task} --module {model}_{stage} --protocol linear",
+        command=f"python -m eval_tasks run --task {task} --module {model}_{stage}",
         started="2026-05-04T03:02:01+00:00",
         identity=digest(model, stage, seed, task, sorted(changes)),
         curves={"event_onset_200ms_fms": curve},

@@ -297,7 +297,9 @@ def test_a_record_is_strict_json_and_comes_back_with_its_nans(tmp_path):
 
 def test_a_training_that_never_had_a_score_is_kept_with_null(tmp_path):
     """As heareval tells of a network that finds no event."""
-    records.write_record(replace(record(), training=[{"best": -math.inf, "step": 9}]), tmp_path / "r.json")
+    records.write_record(
+        replace(record(), training=[{"best": -math.inf, "step": 9}]), tmp_path / "r.json"
+    )
     assert records.read_record(tmp_path / "r.json").training == [{"best": None, "step": 9}]
 
 

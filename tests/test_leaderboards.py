@@ -103,9 +103,7 @@ def test_published_and_measured_scores_never_share_a_column(tmp_path):
     for cell in found:
         kinds.setdefault(cell.column, set()).add(cell.row.kind)
     assert all(len(own) == 1 for own in kinds.values())
-    own = [
-        c for c in found if c.column.title == "DCASE 2016 task 2, onset F1, 200 ms (linear)"
-    ]
+    own = [c for c in found if c.column.title == "DCASE 2016 task 2, onset F1, 200 ms (linear)"]
     assert {c.row.kind for c in own} == {"measured", "published"}
     assert next(c for c in own if c.row.kind == "measured").rank == 1
 

@@ -18,7 +18,9 @@ CURVE["recall"] = [0.9, 0.5]
 
 
 def told(tmp_path: Path, **changes: object) -> list[str]:
-    return problems_of_file(parts.write_raw(tmp_path / "one.json", parts.record(), **changes), LATER)
+    return problems_of_file(
+        parts.write_raw(tmp_path / "one.json", parts.record(), **changes), LATER
+    )
 
 
 def test_a_record_of_this_suite_is_accepted(tmp_path, capsys):
@@ -52,7 +54,11 @@ IMPLAUSIBLE = {
     "above that of every class": {"per_class": {"a": {F: 0.5}}},
     "per_class is empty": {"per_class": {}},
     "0.8 is not that of its curve at 0.5, 0.7": {"curves": {F: CURVE}},
-    "nan is not the mean of its folds": {"scores": {F: None, ER: 0.4}, "folds": [{F: 0.9}], "folds_of": 1},
+    "nan is not the mean of its folds": {
+        "scores": {F: None, ER: 0.4},
+        "folds": [{F: 0.9}],
+        "folds_of": 1,
+    },
     "not the mean of its folds": {"folds": [{F: 0.1}, {F: 0.2}], "folds_of": 2},
 }
 
@@ -64,7 +70,10 @@ def test_a_record_that_cannot_be_true_is_refused(tmp_path, problem):
 
 def psds_record(**changes) -> dict:
     own = {"scores": {"psds1": 0.5}, "ci95": {}, "replicates": {}, "draws": {}, "curves": {}}
-    own |= {"conventions": {"psds1": "in words"}, "per_class": {"a": {"psds1": 0.6}, "b": {"psds1": 0.5}}}
+    own |= {
+        "conventions": {"psds1": "in words"},
+        "per_class": {"a": {"psds1": 0.6}, "b": {"psds1": 0.5}},
+    }
     return own | changes
 
 

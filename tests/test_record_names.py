@@ -48,7 +48,7 @@ def planned(parts_of: Path, data: TaskData, folder: Path, file: str, stage: str 
     """A run of a file of that name."""
     if not (folder / file).exists():
         os.link(parts_of / "mn02.pt", folder / file)
-    request = Request("office", "checkpoint", "frozen", checkpoint=folder / file, stage=stage)
+    request = Request("office", "checkpoint", "linear", checkpoint=folder / file, stage=stage)
     return plan(request, data)
 
 
@@ -91,7 +91,7 @@ def test_a_name_that_no_record_may_hold_is_refused_before_the_run(
 ):
     os.link(parts_of / "mn02.pt", tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    command = ["run", *OFFICE, "--tasks-dir", str(parts_of / "tasks"), "--mode", "frozen"]
+    command = ["run", *OFFICE, "--tasks-dir", str(parts_of / "tasks"), "--protocol", "linear"]
     assert main([*command, "--module", "checkpoint", "--checkpoint", name]) == 1
     told = capsys.readouterr().err.strip()
     assert len(told.splitlines()) == 1 and "checkpoint" in told and told.isprintable()
@@ -103,7 +103,7 @@ def test_a_stage_that_no_record_may_hold_is_refused_before_the_run(
     parts_of, tmp_path, monkeypatch, capsys, stage
 ):
     monkeypatch.chdir(tmp_path)
-    command = ["run", *OFFICE, "--tasks-dir", str(parts_of / "tasks"), "--mode", "frozen"]
+    command = ["run", *OFFICE, "--tasks-dir", str(parts_of / "tasks"), "--protocol", "linear"]
     command += ["--module", "checkpoint", "--checkpoint", str(parts_of / "mn02.pt")]
     assert main([*command, "--stage", stage]) == 1
     told = capsys.readouterr().err.strip()

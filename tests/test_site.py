@@ -141,24 +141,24 @@ def test_filters_leave_only_what_fits_and_come_back_from_the_address(page, built
     page.locator("summary").click()
     page.get_by_role("checkbox", name="BEATs", exact=True).check()
     page.get_by_role("checkbox", name="measured").check()
-    page.get_by_role("checkbox", name="frozen").check()
+    page.get_by_role("checkbox", name="linear", exact=True).check()
     page.get_by_role("checkbox", name="strong", exact=True).check()
     column, _ = _column(page, "dcase2016_task2", "linear")
     page.locator(f"th[data-col='{column}'] button").click()
     rows = _visible(page)
     assert rows and len(rows) < everything and all(text == "BEATs strong" for text in rows)
-    assert page.locator("[data-table=measured] th[data-mode=finetuned]:visible").count() == 0
-    assert page.locator("[data-table=measured] th[data-mode=frozen]:visible").count() > 0
+    assert page.locator("[data-table=measured] th[data-protocol=finetuned]:visible").count() == 0
+    assert page.locator("[data-table=measured] th[data-protocol=linear]:visible").count() > 0
     assert not page.locator("[data-table=published]").is_visible()
 
     other = browser.new_page()
     other.goto(page.url)
     assert _visible(other) == rows
     assert other.locator(f"th[data-col='{column}']").get_attribute("aria-sort") == "descending"
-    assert other.get_by_role("checkbox", name="frozen").is_checked()
+    assert other.get_by_role("checkbox", name="linear", exact=True).is_checked()
     other.get_by_role("button", name="Clear all").click()
     assert len(_visible(other)) == everything
-    assert "mode=" not in other.url and "sort=" in other.url
+    assert "protocol=" not in other.url and "sort=" in other.url
     other.close()
 
 
@@ -302,7 +302,7 @@ def test_rejected_files_are_listed_with_their_reasons_and_nothing_hostile_is_mar
     about = (built / "about.html").read_text(encoding="utf-8")
     assert len(found.rejected) == 6 and "Rejected files: 6" in about
     assert "6 files rejected" in (built / "index.html").read_text(encoding="utf-8")
-    for file in ("markup", "path", "long", "task", "cut"):
+    for file in ("markup", "path", "long", "metric", "cut"):
         assert f"bad/{file}.json" in about
     for path in built.rglob("*.html"):
         text = path.read_text(encoding="utf-8")

@@ -58,7 +58,7 @@ def upgrade(values: dict[str, Any]) -> dict[str, Any]:
         "conventions": conventions | {metric: _plain(text) for metric, text in texts.items()}
         if texts
         else conventions,
-        "settings": {metric: _settings(text) for metric, text in texts.items()},
+        "settings": {m: s for m, text in texts.items() if (s := _settings(text))},
         "draws": {metric: of_folds for metric, of_folds in draws.items() if of_folds},
         "folds_of": partial[0] if partial else len(folds) if isinstance(folds, list) else 0,
     }
