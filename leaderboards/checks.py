@@ -53,6 +53,21 @@ def accepted_record(text: str, values: Any) -> Record:
 
 def problems_for_board(record: Record) -> Iterator[str]:
     """What speaks against a record of right types, a line each."""
+    yield from problems_of_scores(record.scores, "scores")
+    yield from _problems_of_fields(record)
+    yield from _problems_of_classes(record.per_class)
+    for fold in record.folds:
+        yield from problems_of_scores(fold, "a fold")
+    yield from _problems_of_intervals(record)
+    for metric in record.replicates.keys() & record.scores.keys() & METRICS.keys():
+        limits = METRICS[metric].low, METRICS[metric].high
+        yield from _outside(record.replicates[metric], f"replicates of {metric}", *limits)
+    for metric in record.curves.keys() & record.scores.keys() & METRICS.keys():
+        yield from _problems_of_curve(metric, record.curves[metric])
+
+
+def _problems_of_fields(record: Record) -> Iterator[str]:
+    """Fields that do not belong together."""
     if names.task_of_folder(record.task_version) not in (None, record.task):
         yield f"task_version {record.task_version} is none of task {record.task}"
     options = record.hyperparameters.get("model_options", {})
@@ -60,23 +75,13 @@ def problems_for_board(record: Record) -> Iterator[str]:
         yield f"model_options is {shown(options)}, not an object"
     if not record.scores:
         yield "scores has no score"
-    yield from problems_of_scores(record.scores, "scores")
     if record.conventions.keys() != record.scores.keys():
         yield "conventions must say of each score what was computed, and of no other"
-    yield from _problems_of_classes(record.per_class)
-    for fold in record.folds:
-        yield from problems_of_scores(fold, "a fold")
     if len(record.folds) > record.folds_of:
         yield f"folds has {len(record.folds)} folds of {record.folds_of}"
-    yield from _problems_of_intervals(record)
     for what in ("replicates", "draws", "settings", "curves"):
         if strange := sorted(getattr(record, what).keys() - record.scores.keys()):
             yield f"{what} has {shown(strange[0])}, which is not among the scores"
-    for metric in record.replicates.keys() & record.scores.keys() & METRICS.keys():
-        limits = METRICS[metric].low, METRICS[metric].high
-        yield from _outside(record.replicates[metric], f"replicates of {metric}", *limits)
-    for metric in record.curves.keys() & record.scores.keys() & METRICS.keys():
-        yield from _problems_of_curve(metric, record.curves[metric])
 
 
 def problems_of_scores(scores: Mapping[str, float], what: str) -> Iterator[str]:

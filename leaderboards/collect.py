@@ -43,8 +43,9 @@ def collect(
     """Entries of all result files in folders, or of files given by name.
 
     In folders every *.json is read as a result, but for those that heareval writes around its own,
-    and those without schema and checkpoint; other files are not results. Links and sites are not followed. Of two files
-    with one result the first by name counts; of two that differ and say they are one, neither.
+    and those without schema and checkpoint; other files are not results. Links and sites are not
+    followed. Of two files with one result the first by name counts; of two that differ and say they
+    are one, neither.
 
     Args:
         figures: also the published figures of this package.

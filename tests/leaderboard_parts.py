@@ -137,6 +137,41 @@ def write_schema1(path: Path, made: Record, scorer: str = "sed_eval 0.2.1") -> P
     return path
 
 
+def evaluation(classes: list[str], clips: int | None = None, **changes: object) -> dict:
+    """What `python -m training evaluate --out` wrote before it wrote records."""
+    row = {"psds1": 0.4, "pauroc": 0.5, "ap": 0.6, "events": 1}
+    scores = {"psds1": 0.3, "psds1_macro": 0.4, "pauroc": 0.5, "map": 0.6}
+    values = {
+        "checkpoint": {"file": "BEATs_strong_1.pt", "sha256": digest(1)},
+        "device": "cpu",
+        **scores,
+        "per_class": {name: row for name in classes},
+        "ci95": {metric: [score - 0.1, score + 0.1] for metric, score in scores.items()},
+        "clips": clips or len(classes),
+        "clips_without_events": 0,
+        "classes": len(classes),
+        "events": len(classes),
+        "convention": {metric: f"in words {metric}" for metric in scores} | {"median_frames": 9},
+        "coverage": [],
+    }
+    return values | changes
+
+
+def as_trained(classes: list[str], **changes: object) -> Record:
+    """What `python -m training evaluate --out` writes."""
+    made = record("BEATs_strong_1", "", None, resamples=0)
+    scores = {"psds1": 0.3, "psds1_macro": 0.4}
+    values = {
+        **{"task": "strong_labels", "task_version": "strong_labels", "title": "Own strong labels"},
+        **{"primary": "psds1_macro", "protocol": "as-trained", "module": "BEATs_strong_1.pt"},
+        **{"scores": scores, "published_task": False, "hyperparameters": {}, "curves": {}},
+        **{"per_class": {name: {"psds1": 0.4, "events": 1.0} for name in classes}},
+        **{"conventions": dict.fromkeys(scores, "in words"), "clips": len(classes)},
+        **{"settings": dict.fromkeys(scores, {"median_frames": 9, "head": "strong"})},
+    }
+    return replace(made, **values | changes)
+
+
 def write_heareval(
     folder: Path, module: str = "hear_ptsed.plugins.m2d_weak", score: str = "0.71", folds: int = 0
 ) -> Path:

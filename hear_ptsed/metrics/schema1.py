@@ -120,7 +120,11 @@ def upgrade_evaluation(values: dict[str, Any]) -> dict[str, Any]:
     data = values.get("data") or {"sha256": _digest(told)}
     task = values.get("task", "strong_labels")
     scores = {metric: values[metric] for metric in METRICS if metric in values}
-    median = convention.get("median_frames") if isinstance(convention, dict) else None
+    settings = {
+        "median_frames": convention.get("median_frames") if isinstance(convention, dict) else None,
+        "durations": "whole" if "of whole clips" in texts.get("pauroc", "") else "heard",
+        "head": "weak" if "weak head" in texts.get("scores", "") else "strong",
+    }
     return {
         "schema": 2,
         "task": task,
@@ -147,7 +151,7 @@ def upgrade_evaluation(values: dict[str, Any]) -> dict[str, Any]:
         "replicates": {},
         "draws": {},
         "conventions": {metric: texts.get(metric, "not told") for metric in scores},
-        "settings": {} if median is None else {m: {"median_frames": median} for m in scores},
+        "settings": dict.fromkeys(scores, settings),
         "cost": {},
         "clips": values.get("clips"),
         "folds": [],
