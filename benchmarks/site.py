@@ -62,7 +62,7 @@ def main() -> None:
         start = time.perf_counter()
         collected = collect([Path(folder) / "results"])
         read = time.perf_counter() - start
-        index = site.build(
+        index = site.build_site(
             collected, Path(folder) / "site", processes=2
         )  # as the command line does
         wall = time.perf_counter() - start

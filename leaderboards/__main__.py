@@ -7,7 +7,7 @@ from pathlib import Path
 from hear_ptsed.errors import printable, run_command
 
 
-def build(args: argparse.Namespace) -> int:
+def run_build(args: argparse.Namespace) -> int:
     from leaderboards import site
     from leaderboards.collect import collect
 
@@ -15,14 +15,14 @@ def build(args: argparse.Namespace) -> int:
     for rejected in collected.rejected:
         print(f"rejected {rejected.file}: {rejected.reason}", file=sys.stderr)
     many = len(collected.entries) > 1000  # worth the time that other processes take to start
-    index = site.build(collected, args.out, processes=2 if many else 0)
+    index = site.build_site(collected, args.out, processes=2 if many else 0)
     measured = sum(entry.kind == "measured" for entry in collected.entries)
     print(f"{measured} results, {len(collected.rejected)} files rejected")
     print(index)
     return 0
 
 
-def compare(args: argparse.Namespace) -> int:
+def run_compare(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from leaderboards.compare import compare, comparison_tables, draw, verdict
@@ -38,7 +38,7 @@ def compare(args: argparse.Namespace) -> int:
     return 0
 
 
-def submit(args: argparse.Namespace) -> int:
+def run_submit(args: argparse.Namespace) -> int:
     from leaderboards.submit import problems_of_file
 
     refused = False
@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("results", type=Path, nargs="+", help="folders, or result files")
     about = "folder to write; a site built there before is replaced, nothing else ever"
     sub.add_argument("--out", type=Path, required=True, metavar="SITE", help=about)
-    sub.set_defaults(run=build)
+    sub.set_defaults(run=run_build)
 
     sub = commands.add_parser(
         "compare",
@@ -79,13 +79,13 @@ def build_parser() -> argparse.ArgumentParser:
         )
     sub.add_argument("--metric", help="default: the primary one of the task")
     sub.add_argument("--out", type=Path, metavar="PNG", help="also as a picture")
-    sub.set_defaults(run=compare)
+    sub.set_defaults(run=run_compare)
 
     sub = commands.add_parser(
         "submit", help="check records of somebody else; exit code 1 if one is refused"
     )
     sub.add_argument("record", type=Path, nargs="+", metavar="FILE")
-    sub.set_defaults(run=submit)
+    sub.set_defaults(run=run_submit)
     return parser
 
 

@@ -18,7 +18,7 @@ from leaderboards.ranks import Difference, difference
 from leaderboards.titles import labels as labels_of
 
 SHOWN = 30  # classes in the picture: those that differ most
-COLOURS = {"a": "#0072b2", "b": "#d55e00", "zero": "#666666"}  # told apart by all eyes
+SIDES = {"a": "#0072b2", "b": "#d55e00", "zero": "#666666"}  # told apart by all eyes
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def compare(a: Path, b: Path, metric: str | None = None) -> Comparison:
     titles = [labels[x.row], labels[y.row]]
     if titles[0] == titles[1]:
         titles = [f"{t}, {c.column.protocol}" for t, c in zip(titles, (x, y), strict=True)]
-    return Comparison((titles[0], titles[1]), difference(y, x), _classes(x, y, metric))
+    return Comparison((titles[0], titles[1]), difference(y, x), _both_of_classes(x, y, metric))
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
@@ -115,20 +115,20 @@ def draw(comparison: Comparison, path: Path) -> None:
     cells = (comparison.difference.after, comparison.difference.before)
     for at, key, cell in zip((1, 0), ("a", "b"), cells, strict=True):
         if not math.isnan(cell.low):
-            top.plot([cell.low, cell.high], [at, at], color=COLOURS[key], linewidth=2)
+            top.plot([cell.low, cell.high], [at, at], color=SIDES[key], linewidth=2)
         values = [entry.scores[cell.column.metric] for entry in cell.entries]
-        top.plot(values, [at] * len(values), "|", color=COLOURS[key], markersize=9)
-        top.plot([cell.mean], [at], "o", color=COLOURS[key])
+        top.plot(values, [at] * len(values), "|", color=SIDES[key], markersize=9)
+        top.plot([cell.mean], [at], "o", color=SIDES[key])
     top.set_yticks([1, 0], [_plain(name) for name in comparison.titles])
     top.set_ylim(-0.6, 1.6)
     less = comparison.difference
     span = "" if math.isnan(less.low) else f" [{less.low:+.3f}, {less.high:+.3f}]"
     top.set_xlabel(f"{METRICS[less.after.column.metric].title}; difference {less.value:+.3f}{span}")
     values = [_less(comparison.classes[name]) for name in drawn]
-    colours = [COLOURS["a"] if value >= 0 else COLOURS["b"] for value in values]
+    colours = [SIDES["a"] if value >= 0 else SIDES["b"] for value in values]
     bottom.barh(range(len(drawn)), values, color=colours)
     bottom.set_yticks(range(len(drawn)), [_plain(name) for name in drawn], fontsize=8)
-    bottom.axvline(0, color=COLOURS["zero"], linewidth=0.8)
+    bottom.axvline(0, color=SIDES["zero"], linewidth=0.8)
     left_out = len(comparison.classes) - len(drawn)
     more = (
         f"; {left_out} classes that differ less, or have no value, are left out" if left_out else ""
@@ -168,17 +168,17 @@ def _what_differs(x: Cell, y: Cell, a: Path, b: Path) -> str:
     return f"{a} and {b} cannot be compared: their {what} differs: {of_a!r} and {of_b!r}"
 
 
-def _classes(x: Cell, y: Cell, metric: str) -> dict[str, tuple[float, float, float]]:
+def _both_of_classes(x: Cell, y: Cell, metric: str) -> dict[str, tuple[float, float, float]]:
     classes = {}
     for name in x.entries[0].per_class:
         both = [[e.per_class.get(name, {}) for e in cell.entries] for cell in (x, y)]
-        a, b = (_mean([row.get(metric, math.nan) for row in rows]) for rows in both)
+        a, b = (_mean_of_defined([row.get(metric, math.nan) for row in rows]) for rows in both)
         if any(metric in row for rows in both for row in rows):
             classes[name] = (a, b, both[0][0].get("events", math.nan))
     return classes
 
 
-def _mean(values: list[float]) -> float:
+def _mean_of_defined(values: list[float]) -> float:
     defined = [value for value in values if not math.isnan(value)]
     return float(np.mean(defined)) if defined else math.nan
 

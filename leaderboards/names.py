@@ -33,7 +33,7 @@ def _tasks() -> dict[str, TaskName]:
 
 
 KNOWN_TASKS = _tasks()
-STAGES = ("scratch", "imagenet", "ssl", "weak", "strong", "strong_kd")  # in order of training
+KNOWN_STAGES = ("scratch", "imagenet", "ssl", "weak", "strong", "strong_kd")  # in order of training
 MODELS = {  # of this suite -> as printed in papers
     "atst_frame": "ATST-F",
     "beats": "BEATs",
@@ -66,7 +66,7 @@ def metric_order(metric: str) -> int:
 
 def stage_order(stage: str) -> tuple[int, str]:
     """To sort by: known stages as they are trained, then others by name."""
-    return (STAGES.index(stage) if stage in STAGES else len(STAGES), stage)
+    return (KNOWN_STAGES.index(stage) if stage in KNOWN_STAGES else len(KNOWN_STAGES), stage)
 
 
 def model_and_stage(name: str) -> tuple[str, str]:
@@ -76,6 +76,6 @@ def model_and_stage(name: str) -> tuple[str, str]:
         for start in (model, printed):
             rest = name.lower().removeprefix(start.lower())
             stage = rest.removeprefix("_").removesuffix("_1")
-            if rest != name.lower() and stage in ("", *STAGES):
+            if rest != name.lower() and stage in ("", *KNOWN_STAGES):
                 return model, stage
     return name, ""

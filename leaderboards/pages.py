@@ -58,7 +58,7 @@ class Mean(NamedTuple):
     lower_is_better: bool
 
 
-class Line(NamedTuple):
+class TableLine(NamedTuple):
     """A row of a table; cells in the order of the heads, None where there is none."""
 
     row: Row
@@ -76,7 +76,7 @@ class Table:
     kind: str
     heads: list[Head]
     means: list[Mean]
-    lines: list[Line]
+    lines: list[TableLine]
 
 
 class Names:
@@ -176,9 +176,11 @@ def _score_table(kind: str, cells: list[Cell], named: Names, means: list) -> Tab
     columns = sorted({cell.column for cell in cells}, key=column_order)
     rows = sorted({cell.row for cell in cells}, key=row_order)
     at = {(cell.row, cell.column): cell for cell in cells}
-    heads = {column: head(column, cells, named) for column, cells in by_column(cells).items()}
+    heads = {
+        column: column_head(column, cells, named) for column, cells in by_column(cells).items()
+    }
     lines = [
-        Line(
+        TableLine(
             row=row,
             label=named.row[row],
             show=show_of(row),
@@ -193,7 +195,7 @@ def _score_table(kind: str, cells: list[Cell], named: Names, means: list) -> Tab
     return Table(kind, [heads[c] for c in columns], [mean for mean, _ in means], lines)
 
 
-def head(column: Column, cells: Sequence[Cell], named: Names) -> Head:
+def column_head(column: Column, cells: Sequence[Cell], named: Names) -> Head:
     """Of a column with all its cells."""
     return Head(
         id=column_id(column),
@@ -313,7 +315,7 @@ class Classes(NamedTuple):
     data: dict[str, Any]
 
 
-def classes(column: Column, cells: Sequence[Cell], named: Names) -> Classes | None:
+def class_table(column: Column, cells: Sequence[Cell], named: Names) -> Classes | None:
     """Means over seeds; None if no run of the column has values of classes."""
     metric, rows, events = METRICS[column.metric].of_classes or column.metric, [], {}
     for cell in sorted(cells, key=best_first):

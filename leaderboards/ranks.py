@@ -84,16 +84,16 @@ def _better(cells: Sequence[Cell]) -> tuple[np.ndarray, np.ndarray]:
     for i, cell in enumerate(cells):
         if cell.replicates is not None and cell.draws:
             groups.setdefault((cell.draws, len(cell.replicates)), []).append(i)
-    for own in groups.values():
-        replicates = sign * np.array([cells[i].replicates for i in own])
-        for row, i in enumerate(own):
+    for group in groups.values():
+        replicates = sign * np.array([cells[i].replicates for i in group])
+        for row, i in enumerate(group):
             # Whether a percentile is above 0 mostly follows from how many of the differences are.
             less = replicates[row] - replicates
             place = CI[0] / 100 * (less.shape[1] - 1)
             above, defined = (less > 0).sum(1), ~np.isnan(less).any(1)
             sure = defined & (less.shape[1] - above <= math.floor(place))
             open_ = defined & (less.shape[1] - above > math.floor(place) + 1)
-            for k, j in enumerate(own):
+            for k, j in enumerate(group):
                 doubtful = not sure[k] and not open_[k]
                 better[i, j] = interval(less[k])[0] > 0 if doubtful else sure[k]
                 paired[i, j] = True

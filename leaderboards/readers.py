@@ -44,7 +44,7 @@ class Entry:
         ""  # HEAR plug-in, file name of a checkpoint of training; "" for published figures
     )
     model: str  # a key of names.MODELS where it is one of these, else as the file says
-    stage: str  # see names.STAGES; "" if not known
+    stage: str  # see names.KNOWN_STAGES; "" if not known
     name: str = ""  # what its user calls the model; "" if nothing
     checkpoint: str = ""  # its SHA-256; "" without one
     variant: str = ""  # start of the checkpoint's hash and options; published setting

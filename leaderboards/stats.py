@@ -94,17 +94,17 @@ def overall(cells: Iterable[Cell]) -> list[Overall]:
     for cell in cells:
         if cell.rank is not None:
             tasks.setdefault(cell.row, {}).setdefault(cell.column.task, []).append(cell)
-    of = {kind: {t for r, own in tasks.items() if r.kind == kind for t in own} for kind in KINDS}
+    of = {kind: {t for r, by in tasks.items() if r.kind == kind for t in by} for kind in KINDS}
 
     def mean(values: Iterable[list[float]]) -> float:
-        means = [math.fsum(own) / len(own) for own in values if own]
+        means = [math.fsum(of_task) / len(of_task) for of_task in values if of_task]
         return math.fsum(means) / len(means) if means else math.nan
 
     return [
         Overall(
             row,
-            mean([c.mean for c in own if not c.column.lower_is_better] for own in by.values()),
-            mean([float(c.rank) for c in own] for own in by.values()),
+            mean([c.mean for c in cs if not c.column.lower_is_better] for cs in by.values()),
+            mean([float(c.rank) for c in cs] for cs in by.values()),
             len(by),
             len(of[row.kind]),
         )
@@ -126,20 +126,21 @@ def normalised(cells: Sequence[Cell]) -> list[Normalised]:
             columns.setdefault(cell.column, []).append(cell)
     values: dict[Row, dict[str, list[float]]] = {}
     usable: dict[str, set[str]] = {"measured": set(), "published": set()}
-    for column, own in columns.items():
-        means = np.array([cell.mean for cell in own])
+    for column, of_column in columns.items():
+        means = np.array([cell.mean for cell in of_column])
         if not means.std() > 0:
             continue
         usable[column.kind].add(column.task)
         scaled = np.clip((means - means.mean()) / means.std(), -1, 1)
-        for cell, value in zip(own, -scaled if column.lower_is_better else scaled, strict=True):
+        scaled = -scaled if column.lower_is_better else scaled
+        for cell, value in zip(of_column, scaled, strict=True):
             values.setdefault(cell.row, {}).setdefault(column.task, []).append(float(value))
-    found = []
+    rows = []
     for row, tasks in values.items():
-        means = sorted(math.fsum(own) / len(own) for own in tasks.values())
+        means = sorted(math.fsum(scaled) / len(scaled) for scaled in tasks.values())
         value = math.fsum(means) / len(means)
-        found.append(Normalised(row, value, len(means), len(usable[row.kind])))
-    return sorted(found, key=lambda one: (-one.value, one.row))
+        rows.append(Normalised(row, value, len(means), len(usable[row.kind])))
+    return sorted(rows, key=lambda mean: (-mean.value, mean.row))
 
 
 def gains(cells: Iterable[Cell]) -> list[Gain]:
@@ -153,7 +154,7 @@ def gains(cells: Iterable[Cell]) -> list[Gain]:
         if cell.row.stage and not cell.untrained and not math.isnan(cell.mean):
             stages = groups.setdefault((cell.column, cell.row.model), {})
             stages.setdefault(cell.row.stage, []).append(cell)
-    found = []
+    chains = []
     for (column, model), stages in sorted(groups.items()):
         if len(stages) < 2:
             continue
@@ -161,8 +162,8 @@ def gains(cells: Iterable[Cell]) -> list[Gain]:
         steps = [difference(a, b) for a, b in pairwise(chain)]
         if len(chain) > 2:
             steps.append(difference(chain[0], chain[-1]))
-        found.append(Gain(model, column, tuple(chain), tuple(steps)))
-    return found
+        chains.append(Gain(model, column, tuple(chain), tuple(steps)))
+    return chains
 
 
 def _column(entry: Entry, metric: str) -> Column:

@@ -21,7 +21,11 @@ THRESHOLD = 0.5  # of the scores
 ROC_STEP = 0.05  # its area is told by some points
 SUITE, GENERIC = "hear_ptsed.plugins.", "checkpoint"
 COMMIT = re.compile(r"[0-9a-f]{40}(\+changes)?")
-WEAK = ("weak-linear", "weak-finetuned", "mean-teacher")  # protocols that need weak labels
+NEED_WEAK_LABELS = (
+    "weak-linear",
+    "weak-finetuned",
+    "mean-teacher",
+)  # protocols that need weak labels
 
 
 def problems_of_file(path: Path, now: datetime | None = None) -> list[str]:
@@ -42,14 +46,14 @@ def problems_of_file(path: Path, now: datetime | None = None) -> list[str]:
     if problems := [*checks.problems_for_board(record)]:
         return problems
     checked = (_circumstances(record, now or datetime.now(UTC)), _intervals(record))
-    checked += (_classes(record), _folds(record), _curves(record))
+    checked += (_class_values(record), _folds(record), _curves(record))
     return [problem for part in checked for problem in part]
 
 
 def _circumstances(record: Record, now: datetime) -> Iterator[str]:
     """Where it comes from: task, protocol, module, checkpoint."""
     if task := names.KNOWN_TASKS.get(record.task):
-        if record.protocol in WEAK and not task.weak_labels:
+        if record.protocol in NEED_WEAK_LABELS and not task.weak_labels:
             yield f"task {record.task} has no protocol {record.protocol}"
         if record.published_task != task.published:
             yield f"published_task is {record.published_task}, which {record.task} is not"
@@ -63,10 +67,10 @@ def _circumstances(record: Record, now: datetime) -> Iterator[str]:
     # Plug-ins of others may bring their weights with them.
     if record.module.startswith(SUITE) and not record.untrained and not has_checkpoint:
         yield "names no checkpoint: file and sha256 are needed, unless it is untrained"
-    yield from _run(record, now)
+    yield from _cost_and_time(record, now)
 
 
-def _run(record: Record, now: datetime) -> Iterator[str]:
+def _cost_and_time(record: Record, now: datetime) -> Iterator[str]:
     """Cost, code and time."""
     if record.seconds <= 0:
         yield "seconds is 0; a run takes some"
@@ -105,13 +109,13 @@ def _draws(record: Record, metric: str) -> Iterator[str]:
     draws = record.draws.get(metric, [])
     if len(draws) != max(1, len(record.folds)):
         yield f"draws has {len(draws)} parts of {metric}; expected one, or one of each fold"
-    if draws and {one["resamples"] for one in draws} != {len(record.replicates[metric])}:
+    if draws and {part["resamples"] for part in draws} != {len(record.replicates[metric])}:
         yield f"replicates of {metric} are not as many as draws says"
-    if sum(one["clips"] for one in draws) > record.clips:
+    if sum(part["clips"] for part in draws) > record.clips:
         yield f"draws of {metric} are of more clips than were tested, {record.clips}"
 
 
-def _classes(record: Record) -> Iterator[str]:
+def _class_values(record: Record) -> Iterator[str]:
     """Whether the values of the classes can make up that of all."""
     rows = record.per_class
     if not rows:

@@ -246,7 +246,7 @@ def test_a_site_among_the_results_is_no_result(folder):
 
 
 def test_a_site_in_a_folder_of_results_is_named_and_its_downloads_are_not_read(folder):
-    site.build(collect([folder], figures=False), folder / "old site")
+    site.build_site(collect([folder], figures=False), folder / "old site")
     file, reason = rejected(folder)
     assert file == "results/old site" and "a site built before" in reason
 
@@ -294,7 +294,7 @@ def test_the_metric_to_report_is_that_of_the_task(tmp_path):
     found = collect([tmp_path], figures=False)
     assert not found.rejected
     assert sorted(entry.primary for entry in found.entries) == [F, F, ER]
-    assert site.build(found, tmp_path / "site").is_file()
+    assert site.build_site(found, tmp_path / "site").is_file()
 
 
 def test_long_options_of_a_module_are_shortened(tmp_path):
@@ -346,7 +346,7 @@ def test_a_site_is_built_of_extreme_but_allowed_values(tmp_path, case):
         parts.write_raw(tmp_path / f"{seed}.json", changed, **EXTREMES[case])
     found = collect([tmp_path], figures=False)
     assert not found.rejected
-    out = site.build(found, tmp_path / "site").parent
+    out = site.build_site(found, tmp_path / "site").parent
     for name in ("index.html", "task-dcase2016_task2.html"):
         values = re.findall(r'(?:data-v|[xy][12]?|d)="([^"]*)"', (out / name).read_text())
         assert not any("nan" in value or "inf" in value for value in values)

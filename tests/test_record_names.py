@@ -78,7 +78,7 @@ def test_a_site_of_such_names_holds_no_markup_of_theirs(tmp_path, recwarn):
         parts.write_raw(tmp_path / "r" / f"{k}.json", made, model=name, stage="it's <3")
     found = collect([tmp_path / "r"], figures=False)
     assert len(found.entries) == len(GOOD)
-    out = site.build(found, tmp_path / "site").parent
+    out = site.build_site(found, tmp_path / "site").parent
     for path in out.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
         assert "it's" not in text and " & co" not in text and '="quoted"' not in text, path

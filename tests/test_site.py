@@ -24,7 +24,7 @@ def found(tmp_path_factory) -> Collected:
 @pytest.fixture(scope="module")
 def built(found, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("site") / "made" / "SITE"
-    assert site.build(found, out) == out / "index.html"
+    assert site.build_site(found, out) == out / "index.html"
     return out
 
 
@@ -340,7 +340,7 @@ def test_a_run_page_has_the_command_and_all_of_the_record(built, found):
 
 def test_equal_results_give_equal_bytes(built, found, tmp_path):
     files = {p.relative_to(built): p.read_bytes() for p in built.rglob("*") if p.is_file()}
-    other = site.build(found, tmp_path / "again", processes=1).parent
+    other = site.build_site(found, tmp_path / "again", processes=1).parent
     again = {p.relative_to(other): p.read_bytes() for p in other.rglob("*") if p.is_file()}
     assert files.keys() == again.keys() and any(path.suffix == ".png" for path in files)
     assert [path for path in files if files[path] != again[path]] == []

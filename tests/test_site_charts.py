@@ -53,12 +53,12 @@ def found(tmp_path_factory) -> Collected:
 @pytest.fixture(scope="module")
 def built(found, tmp_path_factory) -> Path:
     assert not found.rejected
-    return site.build(found, tmp_path_factory.mktemp("site") / "site").parent
+    return site.build_site(found, tmp_path_factory.mktemp("site") / "site").parent
 
 
 def chart_of(found: Collected, task: str) -> charts.Curves:
     cells = stats.cells(found.entries, primary_only=True)
-    return charts.curves([cell for cell in cells if cell.column.task == task], Names(cells))
+    return charts.curve_chart([cell for cell in cells if cell.column.task == task], Names(cells))
 
 
 def test_a_curve_is_the_mean_of_its_seeds_best_first_and_none_is_made_up(found):
@@ -145,7 +145,7 @@ def test_a_class_that_some_seeds_leave_undefined_says_so(page, tmp_path):
     for seed, f in enumerate((0.4, None, 0.6)):
         own = {"dog": {F: f, "events": 7}, "cat": {F: 0.5, "events": 7}}
         parts.write_raw(tmp_path / f"{seed}.json", parts.record(seed=seed), per_class=own)
-    out = site.build(collect([tmp_path], figures=False), tmp_path / "site").parent
+    out = site.build_site(collect([tmp_path], figures=False), tmp_path / "site").parent
     text = (out / "task-dcase2016_task2.html").read_text(encoding="utf-8")
     assert "0.500 (2 of 3)</td>" in text  # without the script, too
     page.goto((out / "task-dcase2016_task2.html").as_uri())
@@ -202,7 +202,7 @@ def test_what_was_measured_on_audioset_stands_beside_the_published_table(tmp_pat
     write_json(tmp_path / "scores.json", null_for_nan(values))
     made = collect([tmp_path / "scores.json"])
     assert not made.rejected
-    text = (site.build(made, tmp_path / "site").parent / "audioset.html").read_text("utf-8")
+    text = (site.build_site(made, tmp_path / "site").parent / "audioset.html").read_text("utf-8")
     table = re.search(r'id="published-1">Students.*?</section>', text, re.S)[0]
     row = re.search(r'<tr><th scope="row">BEATs</th>.*?</tr>', table, re.S)[0]
     mine = row.split("<td>")[-1]

@@ -284,8 +284,8 @@ def _of_this_schema(text: str, values: Any, where: str) -> str:
     if number is None and schema1.is_evaluation(values):
         return _upgraded(schema1.upgrade_evaluation, values, where)
     if type(number) is not int or number not in (1, SCHEMA):
-        told = f"has schema {shown(number)}; this version reads 1 and {SCHEMA}"
-        raise ValueError(f"{where} {told}".strip())
+        problem = f"has schema {shown(number)}; this version reads 1 and {SCHEMA}"
+        raise ValueError(f"{where} {problem}".strip())
     return text if number == SCHEMA else _upgraded(schema1.upgrade, values, where)
 
 

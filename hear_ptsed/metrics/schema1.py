@@ -116,8 +116,8 @@ def upgrade_evaluation(values: dict[str, Any]) -> dict[str, Any]:
     checkpoint, convention = values["checkpoint"], values["convention"]
     file = checkpoint.get("file") if isinstance(checkpoint, dict) else None
     texts = _texts(convention)
-    told = {key: values.get(key) for key in ("clips", "classes", "events")}
-    data = values.get("data") or {"sha256": _digest(told)}
+    counts = {key: values.get(key) for key in ("clips", "classes", "events")}
+    data = values.get("data") or {"sha256": _digest(counts)}
     task = values.get("task", "strong_labels")
     scores = {metric: values[metric] for metric in METRICS if metric in values}
     settings = {
@@ -144,7 +144,7 @@ def upgrade_evaluation(values: dict[str, Any]) -> dict[str, Any]:
         "published_task": task == "audioset_strong",
         "coverage": _coverage(values.get("coverage")),
         "command": "python -m training evaluate",
-        "identity": _digest([checkpoint, convention, told, values["psds1_macro"], data]),
+        "identity": _digest([checkpoint, convention, counts, values["psds1_macro"], data]),
         "scores": scores,
         "per_class": _classes(values.get("per_class")),
         "ci95": values.get("ci95"),
