@@ -19,6 +19,7 @@ from eval_tasks.run import plan
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.files import temporary_beside
 from hear_ptsed.metrics import records
+from hear_ptsed.metrics.bootstrap import paired
 from hear_ptsed.metrics.records import Record
 from hear_ptsed.registry import build
 
@@ -252,15 +253,20 @@ def test_export_takes_one_fold(here, capsys):
     assert "--export writes one file; give --folds 1" in capsys.readouterr().err
 
 
+DRAWN = {"resamples": 4, "seed": 0, "clips": 4, "names": "0123456789ab"}
+
+
 def record(**changes) -> Record:
     """Of a made-up run."""
     values = {
-        **{"task": "t", "task_version": "t-v1", "task_sha256": "0" * 64, "mode": "frozen"},
-        **{"protocol": "linear", "module": "m", "model": "m", "stage": ""},
+        **{"task": "t", "title": "T", "primary": "f", "task_version": "t-v1"},
+        **{"task_sha256": "0" * 64, "protocol": "linear", "module": "m", "model": "m"},
+        **{"stage": "", "name": ""},
         **{"checkpoint": {"file": None, "sha256": None}, "untrained": False, "seed": 0},
         **{"scores": {"f": 0.5, "e": math.nan}, "per_class": {"a": {"f": math.nan}}},
         **{"ci95": {"f": (0.4, math.nan)}, "replicates": {"f": [0.4, 0.6, math.nan, 0.5]}},
-        **{"conventions": {"f": "as usual"}, "hyperparameters": {}, "cost": {}, "clips": 4},
+        **{"draws": {"f": [DRAWN]}, "settings": {}, "conventions": {"f": "as usual"}},
+        **{"hyperparameters": {}, "cost": {}, "clips": 4, "folds_of": 1},
         **{"published_task": False, "coverage": None, "folds": [{"f": math.nan}]},
         **{"seconds": 1.0, "software": {}, "hardware": {}, "commit": None, "command": ""},
         **{"started": "2026-01-01", "identity": "a" * 64},
@@ -319,21 +325,21 @@ def test_a_paired_difference_is_that_of_equal_resamples():
     first[7] = math.nan
     a = record(replicates={"f": first.tolist()}, scores={"f": 0.6})
     b = record(replicates={"f": second.tolist()}, scores={"f": 0.5})
-    difference, low, high = records.paired(a, b, "f")
+    difference, low, high = paired(a, b, "f")
     assert difference == pytest.approx(0.1)
     assert (low, high) == pytest.approx(tuple(np.nanpercentile(first - second, (2.5, 97.5))))
-    assert records.paired(a, a, "f") == (0.0, 0.0, 0.0)
+    assert paired(a, a, "f") == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"task_sha256": "1" * 64}, "not tested on the same labels and clips"),
-        ({"conventions": {"f": "otherwise"}}, "computed in two ways"),
-        ({"replicates": {"f": [0.1]}}, "computed in two ways"),
-        ({"replicates": {}}, "no resampled f to compare; it has none"),
+        ({"draws": {"f": [DRAWN | {"names": "ba9876543210"}]}}, "same resamples of the same clips"),
+        ({"draws": {"f": [DRAWN | {"seed": 1}]}}, "same resamples of the same clips"),
+        ({"settings": {"f": {"median_frames": 7}}}, "computed in two ways"),
+        ({"replicates": {}}, "no replicates of f to compare; there are those of: none"),
     ],
 )
-def test_records_of_other_clips_or_conventions_are_not_paired(changes, told):
+def test_records_of_other_draws_or_settings_are_not_paired(changes, told):
     with pytest.raises(ValueError, match=told):
-        records.paired(record(), record(**changes), "f")
+        paired(record(), record(**changes), "f")
