@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from site_records import KINDS, STAGES, many  # noqa: E402
+from site_records import PROTOCOLS, STAGES, many  # noqa: E402
 
 from leaderboards import site  # noqa: E402
 from leaderboards.collect import collect  # noqa: E402
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--resamples", type=int, default=1000)
     args = parser.parse_args()
-    per_model = len(TASKS) * len(KINDS) * len(STAGES) * args.seeds
+    per_model = len(TASKS) * len(PROTOCOLS) * len(STAGES) * args.seeds
     models = {
         f"model{k:04d}": 0.5 + 0.3 * (k % 97) / 97 for k in range(-(-args.records // per_model))
     }
@@ -62,7 +62,7 @@ def main() -> None:
         start = time.perf_counter()
         collected = collect([Path(folder) / "results"])
         read = time.perf_counter() - start
-        index = site.build(
+        index = site.build_site(
             collected, Path(folder) / "site", processes=2
         )  # as the command line does
         wall = time.perf_counter() - start

@@ -62,7 +62,7 @@ def report(folder: Path) -> None:
     """The table of all finished records."""
     scores: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
     for path in sorted(folder.rglob("*.json")):
-        record = records.read(path)
+        record = records.read_record(path)
         value = next(iter(record.scores.values()))
         value = 0.0 if math.isnan(value) else value  # no event came out: F is not defined
         of_stage = scores.setdefault((record.task, record.protocol), {}).setdefault(

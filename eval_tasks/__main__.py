@@ -145,7 +145,7 @@ def prepare(_args: argparse.Namespace, rest: list[str]) -> int:
 def run(args: argparse.Namespace, _rest: list[str]) -> int:
     from eval_tasks.plan import plan_run
     from eval_tasks.run import execute
-    from hear_ptsed.metrics.records import shown
+    from hear_ptsed.metrics.records import score_table
 
     options = read_options(RunOptions, args)
     for request in read_options(Request, args).of_seeds(options.seeds):
@@ -157,7 +157,7 @@ def run(args: argparse.Namespace, _rest: list[str]) -> int:
             continue
         done = run.finished() is not None
         record = execute(run, progress=not options.quiet)
-        print(shown(record, options.per_class))
+        print(score_table(record, options.per_class))
         print(f"  already done: {run.path}" if done else f"  {run.path}")
     return 0
 

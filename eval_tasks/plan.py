@@ -119,7 +119,7 @@ class Run:
         return self.request.work / "features"
 
     def finished(self) -> Record | None:
-        return records.finished(self.path, self.identity)
+        return records.finished_record(self.path, self.identity)
 
 
 def plan_run(request: Request, data: TaskData | None = None, *, download: bool = True) -> Run:

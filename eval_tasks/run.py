@@ -37,7 +37,7 @@ def execute(run: Run, progress: bool = True) -> Record:
         predictions = predict_folds(run, progress)
         scored = score_folds(run, predictions)
         record = make_record(run, predictions, scored, started, time.monotonic() - began)
-        records.write(record, run.path)
+        records.write_record(record, run.path)
         clear(run.folder)
     return record
 

@@ -7,47 +7,47 @@ from pathlib import Path
 from hear_ptsed.errors import printable, run_command
 
 
-def build(args: argparse.Namespace) -> int:
+def run_build(args: argparse.Namespace) -> int:
     from leaderboards import site
     from leaderboards.collect import collect
 
-    found = collect(args.results, leave_out=args.out)
-    for one in found.rejected:
-        print(f"rejected {one.file}: {one.reason}", file=sys.stderr)
-    many = len(found.entries) > 1000  # worth the time that other processes take to start
-    index = site.build(found, args.out, processes=2 if many else 0)
-    measured = sum(entry.kind == "measured" for entry in found.entries)
-    print(f"{measured} results, {len(found.rejected)} files rejected")
+    collected = collect(args.results, leave_out=args.out)
+    for rejected in collected.rejected:
+        print(f"rejected {rejected.file}: {rejected.reason}", file=sys.stderr)
+    many = len(collected.entries) > 1000  # worth the time that other processes take to start
+    index = site.build_site(collected, args.out, processes=2 if many else 0)
+    measured = sum(entry.kind == "measured" for entry in collected.entries)
+    print(f"{measured} results, {len(collected.rejected)} files rejected")
     print(index)
     return 0
 
 
-def compare(args: argparse.Namespace) -> int:
+def run_compare(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from leaderboards.compare import compare, draw, tables, verdict
+    from leaderboards.compare import compare, comparison_tables, draw, verdict
 
-    found = compare(args.a, args.b, args.metric)
+    comparison = compare(args.a, args.b, args.metric)
     console = Console()
-    for table in tables(found):
+    for table in comparison_tables(comparison):
         console.print(table)
-    print(verdict(found))
+    print(verdict(comparison))
     if args.out:
-        draw(found, args.out)
+        draw(comparison, args.out)
         print(args.out)
     return 0
 
 
-def submit(args: argparse.Namespace) -> int:
-    from leaderboards.submit import problems
+def run_submit(args: argparse.Namespace) -> int:
+    from leaderboards.submit import problems_of_file
 
     refused = False
     for path in args.record:
-        found = problems(path)
-        refused |= bool(found)
+        problems = problems_of_file(path)
+        refused |= bool(problems)
         name = printable(str(path), 200)
-        print(f"{name}: {'refused' if found else 'accepted'}")
-        for problem in found:
+        print(f"{name}: {'refused' if problems else 'accepted'}")
+        for problem in problems:
             print(f"  {problem}")
     return int(refused)
 
@@ -60,14 +60,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub = commands.add_parser(
         "build",
         help="a site, CSV and Markdown of all results",
-        description="Reads records of this suite, heareval's output folders and evaluations of "
-        "AudioSet Strong, and adds the published figures. Files that cannot be used are named, "
-        "with the reason.",
+        description="Reads records of this suite and heareval's output folders, and adds the "
+        "published figures. Files that cannot be used are named, with the reason.",
     )
     sub.add_argument("results", type=Path, nargs="+", help="folders, or result files")
     about = "folder to write; a site built there before is replaced, nothing else ever"
     sub.add_argument("--out", type=Path, required=True, metavar="SITE", help=about)
-    sub.set_defaults(run=build)
+    sub.set_defaults(run=run_build)
 
     sub = commands.add_parser(
         "compare",
@@ -80,13 +79,13 @@ def build_parser() -> argparse.ArgumentParser:
         )
     sub.add_argument("--metric", help="default: the primary one of the task")
     sub.add_argument("--out", type=Path, metavar="PNG", help="also as a picture")
-    sub.set_defaults(run=compare)
+    sub.set_defaults(run=run_compare)
 
     sub = commands.add_parser(
         "submit", help="check records of somebody else; exit code 1 if one is refused"
     )
     sub.add_argument("record", type=Path, nargs="+", metavar="FILE")
-    sub.set_defaults(run=submit)
+    sub.set_defaults(run=run_submit)
     return parser
 
 

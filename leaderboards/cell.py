@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from hear_ptsed.metrics.catalogue import METRICS
+from hear_ptsed.metrics.protocols import AS_TRAINED
 from leaderboards import names
 from leaderboards.readers import Entry
 
@@ -18,42 +20,46 @@ class Column:
 
     kind: str  # measured or published
     task: str
-    mode: str
     protocol: str
     task_version: str
     metric: str
     data: str  # fingerprint of the test data; "" if not known
-    convention: str  # of the metric, without the bootstrap
+    settings: str  # what else decides the value of the metric; "" for nothing
+    folds: str  # "2 of 5" where only some were scored, else ""
+    task_title: str = field(compare=False)
 
     @property
     def title(self) -> str:
-        """Task, metric, mode and protocol in words; columns of one title differ by `notes`."""
-        task, metric = names.TASKS[self.task].title, names.METRICS[self.metric].title
-        if self.mode == names.AUDIOSET:
-            return f"{task}, {metric}"
-        how = self.mode if self.mode == self.protocol else f"{self.mode}, {self.protocol}"
-        return f"{task}, {metric} ({how})"
+        """Task, metric and protocol in words; columns of one title differ by `notes`."""
+        title = f"{self.task_title}, {METRICS[self.metric].title}"
+        return f"{title} ({self.how})" if self.how else title
+
+    @property
+    def how(self) -> str:
+        """The protocol, where there is a choice."""
+        return "" if self.protocol == AS_TRAINED else self.protocol
 
     @property
     def measure(self) -> tuple[str, ...]:
-        """What two scores must have in common to be subtracted: all but mode and protocol."""
-        return self.kind, self.task_version, self.data, self.metric, self.convention
+        """What two scores must have in common to be subtracted: all but the protocol."""
+        same = (self.task_version, self.data, self.metric, self.settings, self.folds)
+        return self.kind, self.task, *same
 
     @property
     def lower_is_better(self) -> bool:
-        return names.METRICS[self.metric].lower_is_better
+        return METRICS[self.metric].lower_is_better
 
 
 @dataclass(frozen=True, order=True)
 class Row:
-    """What is compared: a module with one checkpoint, or a published model and setting."""
+    """What is compared: a model of a name, a module with one checkpoint, or a published model."""
 
     kind: str
-    model: str
+    model: str  # what its user calls it, else the model of its records
     stage: str
-    module: str
-    variant: str  # start of the checkpoint's hash, their number, published setting, or ""
-    settings: str  # digest of hyperparameters, only where one column has several of them; else ""
+    module: str  # "" for a name
+    variant: str  # start of the checkpoint's hash, options, published setting, or ""
+    hyperparameters: str  # their digest, only where one column has several of them; else ""
     untrained: bool
 
     @property
@@ -82,11 +88,16 @@ class Cell:
     small_data: bool
     entries: tuple[Entry, ...]  # by seed
     replicates: np.ndarray | None = field(repr=False)  # (R,) mean over seeds; None if not paired
-    draws: str  # cells with equal ones are paired
+    draws: tuple  # cells with equal ones are paired; () for none
 
     @property
     def untrained(self) -> bool:
         return self.row.untrained
+
+    @property
+    def convention(self) -> str:
+        """What was computed, in words: of the first run."""
+        return self.entries[0].conventions[self.column.metric]
 
     @property
     def clips(self) -> int | None:
@@ -118,7 +129,7 @@ class Cell:
     @property
     def flags(self) -> tuple[str, ...]:
         """Words to show beside the number, such as untrained, small data, published."""
-        seeds = [entry.seed for entry in self.entries if entry.seed is not None]
+        seeds = [(e.seed, e.checkpoint) for e in self.entries if e.seed is not None]
         words = {
             "published": self.row.kind == "published",
             "untrained": self.untrained,

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hear_ptsed.metrics.catalogue import METRICS
 from leaderboards import names
 from leaderboards.cell import Cell
 from leaderboards.pages import Names, best_first, printed, row_order, run_href, show_of, span
@@ -32,7 +33,7 @@ class Point(NamedTuple):
     href: str
 
 
-class Scores(NamedTuple):
+class ScoreChart(NamedTuple):
     """Scores of one column, best first, over a scale from low to high."""
 
     low: float
@@ -45,7 +46,7 @@ class Scores(NamedTuple):
         return round(100 * (value - self.low) / (self.high - self.low), 2)
 
 
-def scores(cells: Sequence[Cell], named: Names) -> Scores | None:
+def score_chart(cells: Sequence[Cell], named: Names) -> ScoreChart | None:
     """None if nothing has a score."""
     points = []
     for cell in sorted(cells, key=best_first):
@@ -65,7 +66,7 @@ def scores(cells: Sequence[Cell], named: Names) -> Scores | None:
                     href=run_href(cell.entries[0]),
                 )
             )
-    return Scores(*scale(_ends(cells)), points) if points else None
+    return ScoreChart(*scale(_ends(cells)), points) if points else None
 
 
 class Slope(NamedTuple):
@@ -89,7 +90,7 @@ class Slopes(NamedTuple):
     panels: list[Slope]
 
 
-def slopes(gains: Sequence[Gain]) -> Slopes:
+def slope_chart(gains: Sequence[Gain]) -> Slopes:
     """Of gains of one column, at least one."""
     panels = [
         Slope(
@@ -142,15 +143,15 @@ class Costs(NamedTuple):
         return (value - self.y[0]) / (self.y[1] - self.y[0])
 
 
-def costs(cells: Sequence[Cell], named: Names) -> list[Costs]:
+def cost_charts(cells: Sequence[Cell], named: Names) -> list[Costs]:
     """A chart for each kind of cost that is known; a row has the mean of its seeds."""
-    found = []
+    charts = []
     for cost, title in COSTS.items():
         dots = []
         for cell in sorted(cells, key=lambda cell: row_order(cell.row)):
-            own = [e.cost[cost] for e in cell.entries if e.cost.get(cost, 0) > 0]
-            if own and not math.isnan(cell.mean):
-                mean = sum(own) / len(own)
+            amounts = [e.cost[cost] for e in cell.entries if e.cost.get(cost, 0) > 0]
+            if amounts and not math.isnan(cell.mean):
+                mean = sum(amounts) / len(amounts)
                 shape = SHAPES.get(cell.row.stage, "diamond")
                 known = (named.row[cell.row], shape, show_of(cell.row), cell.small_data)
                 dots.append(
@@ -163,18 +164,18 @@ def costs(cells: Sequence[Cell], named: Names) -> list[Costs]:
             machines = {entry.machine or "not known" for cell in cells for entry in cell.entries}
             machines = sorted(machines) if cost == "seconds_per_minute" else []
             chart = Costs(title, ends, _log_ticks(*ends), (low, high), y_ticks, dots, machines)
-            found.append(chart._replace(dots=_apart(chart)))
-    return found
+            charts.append(chart._replace(dots=_numbers_apart(chart)))
+    return charts
 
 
-def _apart(chart: Costs) -> list[Dot]:
+def _numbers_apart(chart: Costs) -> list[Dot]:
     """Numbers from top to bottom, each a little lower if it would cover another."""
     placed: list[tuple[float, float]] = []
     moved = {}
     for dot in sorted(chart.dots, key=lambda dot: (-dot.value, dot.number)):
         x, y = WIDTH * chart.at_x(dot.cost), HEIGHT * (1 - chart.at_y(dot.value))
         at = y
-        for taken in sorted(one[1] for one in placed if abs(one[0] - x) < 1.6 * TEXT):
+        for taken in sorted(top for left, top in placed if abs(left - x) < 1.6 * TEXT):
             at = taken + TEXT if abs(at - taken) < TEXT else at
         moved[dot.number] = round(at - y, 1) if at - y < 1.5 * TEXT else None
         if moved[dot.number] is not None:
@@ -193,7 +194,7 @@ class Panel(NamedTuple):
     y_ticks: list[float]
 
 
-class Line(NamedTuple):
+class CurveLine(NamedTuple):
     """A row in all panels, the mean of its seeds."""
 
     label: str
@@ -209,9 +210,9 @@ class Curves(NamedTuple):
     panels: list[Panel]
     stairs: bool
     places: tuple[float, ...]  # on the first abscissa, of the numbers
-    lines: list[Line]  # best first
+    lines: list[CurveLine]  # best first
 
-    def path(self, line: Line, k: int) -> str:
+    def path(self, line: CurveLine, k: int) -> str:
         """SVG path in panel k, of which WIDTH and HEIGHT are the size."""
         panel = self.panels[k]
         places = [
@@ -222,19 +223,20 @@ class Curves(NamedTuple):
         return "".join(("M{} {}" if not i else step).format(*xy) for i, xy in enumerate(places))
 
 
-def curves(cells: Sequence[Cell], named: Names) -> Curves | None:
+def curve_chart(cells: Sequence[Cell], named: Names) -> Curves | None:
     """Of cells of one column; a row is left out unless each of its runs has a curve.
 
     None if no row is left, or nothing is defined.
     """
-    form = names.CURVES.get(cells[0].column.metric)
+    form = METRICS[cells[0].column.metric].curve
     lines = []
     for cell in sorted(cells, key=best_first) if form else ():
-        own = [entry.curves.get(cell.column.metric) for entry in cell.entries]
+        of_runs = [entry.curves.get(cell.column.metric) for entry in cell.entries]
         x = form.pairs[0][1]
-        if any(one is None or not np.array_equal(one[x], own[0][x]) for one in own):
+        if any(curve is None or not np.array_equal(curve[x], of_runs[0][x]) for curve in of_runs):
             continue
-        mean = {key: _mean([one[key] for one in own]) for key in form.columns} | {x: own[0][x]}
+        mean = {key: _mean_of_curves([curve[key] for curve in of_runs]) for key in form.columns}
+        mean[x] = of_runs[0][x]
         points = [
             [(a, b) for a, b in zip(mean[x].tolist(), mean[y].tolist(), strict=True) if a + b >= 0]
             for y, x in form.pairs
@@ -242,13 +244,13 @@ def curves(cells: Sequence[Cell], named: Names) -> Curves | None:
         numbers = [_at(place, points[0]) for place in form.places]
         if points[0]:
             label, show = named.row[cell.row], show_of(cell.row)
-            lines.append(Line(label, show, cell.small_data, points, numbers))
+            lines.append(CurveLine(label, show, cell.small_data, points, numbers))
     if not lines:
         return None
     top = max(value for line in lines for _, value in line.points[0])
     panels, ends = [], (form.high, min(1.0, max(1.1 * top, 0.01)))
     for y, x in form.pairs:
-        ticks = (_ticks(0.0, end, end / 6) for end in ends)
+        ticks = (_round_ticks(0.0, end, end / 6) for end in ends)
         panels.append(Panel(form.columns[x], form.columns[y], *ends, *ticks))
         ends = (1.0, 1.0)  # of precision over recall
     return Curves(panels, form.stairs, form.places, lines)
@@ -258,7 +260,7 @@ def _at(place: float, points: Sequence[tuple[float, float]]) -> float:
     return next((y for x, y in points if abs(x - place) < 1e-9), math.nan)
 
 
-def _mean(arrays: Sequence[np.ndarray]) -> np.ndarray:
+def _mean_of_curves(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """Over those that are defined; NaN where none is."""
     stacked = np.array(arrays)
     defined = ~np.isnan(stacked)
@@ -280,10 +282,10 @@ def scale(values: Sequence[float]) -> tuple[float, float, list[float]]:
     if margin < 1e-6:  # nothing to tell apart
         margin = max(0.05 * abs(high), 0.001)
     low, high = low - margin, high + margin
-    return low, high, _ticks(low, high, (high - low) / 5)
+    return low, high, _round_ticks(low, high, (high - low) / 5)
 
 
-def _ticks(low: float, high: float, step: float) -> list[float]:
+def _round_ticks(low: float, high: float, step: float) -> list[float]:
     """Multiples of 1, 2 or 5 times a power of ten, at least `step` apart."""
     power = 10.0 ** math.floor(math.log10(step))
     step = next(power * k for k in (1, 2, 5, 10) if power * k >= step)

@@ -1,7 +1,6 @@
 """Result folders -> entries, and what was rejected. No file can stop the others or run anything.
 
-An entry is one run: a record of `python -m eval_tasks run`, a task folder that heareval has filled,
-an evaluation that `python -m training evaluate --out` wrote, or one published figure.
+An entry is one run: a record, a task folder that heareval has filled, or one published figure.
 """
 
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 from hear_ptsed.errors import printable
 from hear_ptsed.schema import is_label
 from leaderboards import names, published
-from leaderboards.readers import METADATA, SCORES, Entry, of_figure, read
+from leaderboards.readers import METADATA, SCORES, Entry, entry_of_figure, read_entry
 
 PATH, REASON = 1000, 300  # characters of a file's name, from the given folder on, and of a reason
 INTERRUPTED = re.compile(r"\.(hear_ptsed-)?\d+-")  # how a file that is being written is called
@@ -43,15 +42,16 @@ def collect(
 ) -> Collected:
     """Entries of all result files in folders, or of files given by name.
 
-    In folders every *.json is read as a result, but for those that heareval and training write
-    around their own; other files are not results. Links and sites are not followed. Of two files
-    with one result the first by name counts; of two that differ and say they are one, neither.
+    In folders every *.json is read as a result, but for those that heareval writes around its own,
+    and those without schema and checkpoint; other files are not results. Links and sites are not
+    followed. Of two files with one result the first by name counts; of two that differ and say they
+    are one, neither.
 
     Args:
         figures: also the published figures of this package.
         leave_out: a folder that is not looked into, such as a site built before.
     """
-    found, rejected = [], {}
+    read, rejected = [], {}
     for file, source, problem in _files([*map(Path, paths)], leave_out and leave_out.resolve()):
         try:
             if problem:
@@ -60,13 +60,15 @@ def collect(
                 raise ValueError(
                     "the file's name is too long, or holds control characters or markup"
                 )
-            if entry := read(file, source):
-                found.append(entry)
+            if entry := read_entry(file, source):
+                read.append(entry)
             elif source == file.name:
-                raise ValueError("no result, but what training writes beside its scores.json")
+                raise ValueError(
+                    "no result: it has no schema, like what training writes beside its scores.json"
+                )
         except Exception as error:  # whatever a file of others leads to, it must not stop the rest
             rejected[file] = _rejected(source, error)
-    entries, doubled = _once(found)
+    entries, doubled = _once(read)
     entries.sort(key=_order)
     return Collected(
         entries + (published_entries() if figures else []),
@@ -74,20 +76,20 @@ def collect(
     )
 
 
-def _once(found: list[Entry]) -> tuple[list[Entry], list[Rejected]]:
+def _once(read: list[Entry]) -> tuple[list[Entry], list[Rejected]]:
     """One entry of each identity, and why others are none."""
     alike: dict[str, dict[Path | None, Entry]] = {}
-    for entry in sorted(found, key=lambda e: (e.source, e.identity, str(e.path))):
+    for entry in sorted(read, key=lambda e: (e.source, e.identity, str(e.path))):
         alike.setdefault(entry.identity, {}).setdefault(entry.path, entry)
     entries, rejected = [], []
-    for own in alike.values():
-        first, *others = own.values()
-        if forged := len({_facts(entry) for entry in own.values()}) > 1:
+    for same in alike.values():
+        first, *others = same.values()
+        if forged := len({_facts(entry) for entry in same.values()}) > 1:
             others = [first, *others]
         else:
             entries.append(first)
         for other in others:
-            seen = next(entry for entry in own.values() if entry is not other)
+            seen = next(entry for entry in same.values() if entry is not other)
             reason = f"the same result as {seen.source}"
             if forged:
                 reason = f"says it is {seen.source}, which is of something else: remove one"
@@ -99,13 +101,13 @@ def _once(found: list[Entry]) -> tuple[list[Entry], list[Rejected]]:
 
 def _facts(entry: Entry) -> tuple:
     """What results with one identity have in common."""
-    what = ("task_version", "mode", "protocol", "module", "model", "stage", "variant", "seed")
-    return tuple(getattr(entry, name) for name in what)
+    what = ("task", "task_version", "protocol", "module", "model", "stage", "name", "variant")
+    return *(getattr(entry, key) for key in what), entry.seed
 
 
 def published_entries() -> list[Entry]:
     """The published figures of this package, in the order of their files."""
-    return [of_figure(row, number) for number, row in enumerate(published.rows())]
+    return [entry_of_figure(row, number) for number, row in enumerate(published.rows())]
 
 
 def _files(roots: list[Path], leave_out: Path | None) -> Iterator[tuple[Path, str, str]]:
@@ -164,6 +166,6 @@ def _rejected(source: str, error: Exception) -> Rejected:
 
 def _order(entry: Entry) -> tuple:
     stage = names.stage_order(entry.stage)
-    where = (entry.task, entry.task_version, entry.mode, entry.protocol)
+    where = (entry.task, entry.task_version, entry.protocol)
     seed = -1 if entry.seed is None else entry.seed
     return (*where, entry.model, stage, entry.module, entry.variant, seed, entry.identity)

@@ -14,11 +14,11 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from leaderboards.charts import (
     HEIGHT,
     Costs,
+    CurveLine,
     Curves,
     Dot,
-    Line,
     Point,
-    Scores,
+    ScoreChart,
     Slopes,
     amount,
     scale,
@@ -46,20 +46,20 @@ STYLE = {
 }
 
 
-def scores(chart: Scores, title: str, path: Path) -> None:
+def draw_scores(chart: ScoreChart, title: str, path: Path) -> None:
     """A row each, with its interval."""
     points = chart.points[:ROWS]
-    labels = [_label(point) for point in points]
+    labels = [_label_of(point) for point in points]
     with _style():
         left = 0.2 + LETTER * max(map(len, labels))
         page = _Page(title, left, 3.4, 0.19 * len(points), below=0.4)
         axes = page.axes(0, 0, 3.4, 0.19 * len(points))
         for show in dict.fromkeys(point.show for point in points):
-            own = [(y, point) for y, point in enumerate(points) if point.show == show]
-            rows, lows, highs = zip(*((y, p.low, p.high) for y, p in own), strict=True)
+            alike = [(y, point) for y, point in enumerate(points) if point.show == show]
+            rows, lows, highs = zip(*((y, p.low, p.high) for y, p in alike), strict=True)
             axes.hlines(rows, lows, highs, color=COLOURS[show], linewidth=1.2)
-            values = [point.value for _, point in own]
-            axes.plot(values, rows, "o", markersize=4, **_mark(own[0][1]))
+            values = [point.value for _, point in alike]
+            axes.plot(values, rows, "o", markersize=4, **_mark(alike[0][1]))
         low, high, ticks = scale([v for p in points for v in (p.value, p.low, p.high) if v == v])
         _ticks(axes.xaxis, ticks)
         _ticks(axes.yaxis, range(len(points)), labels)
@@ -72,7 +72,7 @@ def scores(chart: Scores, title: str, path: Path) -> None:
         page.save(path)
 
 
-def slopes(chart: Slopes, title: str, path: Path) -> None:
+def draw_slopes(chart: Slopes, title: str, path: Path) -> None:
     """A panel for each backbone."""
     panels = chart.panels[:PANELS]
     columns = min(len(panels), 4)
@@ -105,7 +105,7 @@ def slopes(chart: Slopes, title: str, path: Path) -> None:
         page.save(path)
 
 
-def classes(table: Classes, title: str, path: Path) -> None:
+def draw_classes(table: Classes, title: str, path: Path) -> None:
     """Bars of the best row, marks of the next."""
     names = table.data["classes"][:CLASSES]
     title += f": the first {CLASSES} classes" if len(names) < len(table.data["classes"]) else ""
@@ -137,10 +137,10 @@ def _marks(axes: Axes, values: list[float | None], label: str) -> None:
     axes.plot(known, range(len(known)), "D", label=label, clip_on=False, **style)
 
 
-def curves(chart: Curves, title: str, path: Path) -> None:
+def draw_curves(chart: Curves, title: str, path: Path) -> None:
     """The best rows in colours, the others in grey."""
     with _style():
-        best = [_label(line) for line in chart.lines[: len(LINES)]]
+        best = [_label_of(line) for line in chart.lines[: len(LINES)]]
         wide = 0.5 + LETTER * max(map(len, best))
         page = _Page(title, 0.65, 3.3 * len(chart.panels) + wide, 2.4, below=0.5)
         for k, panel in enumerate(chart.panels):
@@ -165,10 +165,10 @@ def curves(chart: Curves, title: str, path: Path) -> None:
         page.save(path)
 
 
-def costs(charts: list[Costs], title: str, path: Path) -> None:
+def draw_costs(charts: list[Costs], title: str, path: Path) -> None:
     """Score against parameters, and against time."""
     key = ["○ ssl  □ weak  △ strong  ◇ other", ""]
-    key += [f"{dot.number} {_label(dot)}" for dot in charts[0].dots[:ROWS]]
+    key += [f"{dot.number} {_label_of(dot)}" for dot in charts[0].dots[:ROWS]]
     with _style():
         wide = 0.2 + 0.72 * LETTER * max(map(len, key))
         high = max(2.6, 0.095 * len(key))
@@ -251,6 +251,6 @@ def _short(label: str) -> str:
     return label if len(label) <= LABEL else label[:LABEL] + "…"
 
 
-def _label(point: Point | Dot | Line) -> str:
+def _label_of(point: Point | Dot | CurveLine) -> str:
     label, published = _short(point.label), point.show == "published"
     return label + " (published)" * published + " (small data)" * point.small

@@ -1,92 +1,39 @@
-"""What results can be about: tasks, metrics, stages, models, and how they are called in print."""
+"""How stages, models and the tasks of published figures and of heareval are called in print."""
 
+import csv
+from pathlib import Path
 from typing import NamedTuple
 
-
-class Metric(NamedTuple):
-    """How a score is called, what it can be, and what better means."""
-
-    title: str
-    high: float | None = 1.0  # the greatest possible value; None: none
-    lower_is_better: bool = False
+from hear_ptsed.metrics.catalogue import METRICS
+from hear_ptsed.metrics.protocols import PROTOCOLS
 
 
-class Task(NamedTuple):
-    """How a task is called, and the names its task folder begins with."""
+class TaskName(NamedTuple):
+    """What published figures and heareval's folders do not say of a task: a row of tasks.csv."""
 
     title: str
-    folders: tuple[str, ...]
-    primary: str  # the metric to report
-    hear_column: str | None = None  # of the public HEAR leaderboard
-    small: bool = False  # rendered by this suite, no published data set
+    folders: tuple[str, ...]  # that names of its task folders begin with
+    published: bool  # false: rendered by this suite
+    weak_labels: bool
+    hear_column: str  # of the public HEAR leaderboard; "" for none
 
 
-class Curve(NamedTuple):
-    """What a record keeps of how a score changes with a setting."""
+def _tasks() -> dict[str, TaskName]:
+    with Path(__file__).with_name("tasks.csv").open(newline="", encoding="utf-8") as file:
+        return {
+            row["task"]: TaskName(
+                row["title"],
+                tuple(row["folders"].split()),
+                row["published"] == "yes",
+                row["weak_labels"] == "yes",
+                row["hear_column"],
+            )
+            for row in csv.DictReader(file)
+        }
 
-    columns: dict[str, str]  # name -> title; the abscissa first
-    high: float  # of the abscissa, which begins at 0; the other columns end at 1
-    pairs: tuple[tuple[str, str], ...]  # what is drawn over what, the abscissa first
-    places: tuple[float, ...]  # on the abscissa, that are printed
-    stairs: bool = False  # its values hold until the next point
 
-
-METRICS = {
-    "event_onset_200ms_fms": Metric("onset F1, 200 ms"),
-    "event_onset_50ms_fms": Metric("onset F1, 50 ms"),
-    "event_onset_offset_50ms_20perc_fms": Metric("onset and offset F1, 50 ms, 20 %"),
-    "segment_1s_er": Metric("error rate, 1 s", None, True),
-    "psds1": Metric("PSDS1"),
-    "psds2": Metric("PSDS2"),
-    "psds1_macro": Metric("PSDS1, mean over classes"),
-    "pauroc": Metric("segment pAUROC"),
-    "map": Metric("mAP of clips"),
-    "top1_acc": Metric("accuracy"),
-    "pitch_acc": Metric("pitch accuracy"),
-    "chroma_acc": Metric("chroma accuracy"),
-    "mAP": Metric("mAP (macro)"),
-    "aucroc": Metric("ROC AUC"),
-    "d_prime": Metric("d′", None),
-}
-
-F200, F50 = "event_onset_200ms_fms", "event_onset_50ms_fms"
-# The first names are of `python -m eval_tasks run --task`, the others of the HEAR challenge.
-TASKS = {
-    "dcase2016_task2": Task("DCASE 2016 task 2", ("dcase2016_task2",), F200, "DCASE 2016"),
-    "maestro": Task("MAESTRO 5h", ("maestro",), F50, "Maestro 5h"),
-    "desed": Task("DESED", ("desed",), "psds1"),
-    "office": Task("Office (small)", ("office", "office_synthetic"), F200, small=True),
-    "piano": Task("Piano (small)", ("piano", "piano_synthetic"), F50, small=True),
-    "home": Task("Home (small)", ("home", "home_synthetic"), "psds1", small=True),
-    "scenes": Task(
-        "Office clips (small)", ("officeclips", "officeclips_synthetic"), "top1_acc", small=True
-    ),
-    "audioset_strong": Task("AudioSet Strong", ("audioset_strong",), "psds1_macro"),
-    "strong_labels": Task("Own strong labels", ("strong_labels",), "psds1_macro", small=True),
-}
-
-PER_CLASS = {"psds1_macro": "psds1"}  # what classes have instead of a mean over them
-F_CURVE = Curve(
-    {"threshold": "threshold", "f_measure": "F1", "precision": "precision", "recall": "recall"},
-    1.0,
-    (("f_measure", "threshold"), ("precision", "recall")),
-    tuple(k / 20 for k in range(2, 20, 2)),
-)
-PSD_ROC = Curve(
-    {"efpr_per_hour": "effective FP per hour", "etpr": "effective TP rate"},
-    100.0,
-    (("etpr", "efpr_per_hour"),),
-    tuple(range(0, 101, 10)),
-    stairs=True,
-)
-CURVES = {m: F_CURVE for m in METRICS if m.endswith("_fms")} | {"psds1": PSD_ROC, "psds2": PSD_ROC}
-
-STAGES = ("scratch", "imagenet", "ssl", "weak", "strong", "strong_kd")  # in order of training
-MODES = ("frozen", "finetuned")
-PROTOCOLS = ("hear", "linear", "finetuned", "desed-simple", "desed-baseline")
-AUDIOSET = "audioset-strong"  # mode and protocol of the evaluations of `python -m training`
-AUDIOSET_CLIPS = 16_996  # annotated, of the official evaluation set
-
+KNOWN_TASKS = _tasks()
+KNOWN_STAGES = ("scratch", "imagenet", "ssl", "weak", "strong", "strong_kd")  # in order of training
 MODELS = {  # of this suite -> as printed in papers
     "atst_frame": "ATST-F",
     "beats": "BEATs",
@@ -98,15 +45,28 @@ MODELS = {  # of this suite -> as printed in papers
 }
 
 
-def task_of(version: str) -> str | None:
+def task_of_folder(version: str) -> str | None:
     """Name of the task whose folder is called so, None if no known one is."""
     folder = version.split("-", 1)[0]
-    return next((name for name, task in TASKS.items() if folder in task.folders), None)
+    return next((name for name, task in KNOWN_TASKS.items() if folder in task.folders), None)
+
+
+def task_order(task: str) -> tuple[int, str]:
+    """To sort by: the tasks of tasks.csv in its order, then others by name."""
+    return [*KNOWN_TASKS, task].index(task), task
+
+
+def protocol_order(protocol: str) -> int:
+    return [*PROTOCOLS].index(protocol)
+
+
+def metric_order(metric: str) -> int:
+    return [*METRICS].index(metric)
 
 
 def stage_order(stage: str) -> tuple[int, str]:
     """To sort by: known stages as they are trained, then others by name."""
-    return (STAGES.index(stage) if stage in STAGES else len(STAGES), stage)
+    return (KNOWN_STAGES.index(stage) if stage in KNOWN_STAGES else len(KNOWN_STAGES), stage)
 
 
 def model_and_stage(name: str) -> tuple[str, str]:
@@ -116,6 +76,6 @@ def model_and_stage(name: str) -> tuple[str, str]:
         for start in (model, printed):
             rest = name.lower().removeprefix(start.lower())
             stage = rest.removeprefix("_").removesuffix("_1")
-            if rest != name.lower() and stage in ("", *STAGES):
+            if rest != name.lower() and stage in ("", *KNOWN_STAGES):
                 return model, stage
     return name, ""

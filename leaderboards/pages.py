@@ -2,11 +2,13 @@
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from hear_ptsed.metrics.catalogue import METRICS
 from leaderboards import names
 from leaderboards.cell import DECIMALS, Cell, Column, Row
 from leaderboards.ranks import Difference
@@ -18,7 +20,7 @@ NONE = "undefined"  # how NaN is printed
 MINUS = "\u2212"
 
 
-class Shown(NamedTuple):
+class Printed(NamedTuple):
     """A cell as printed; every text is "" where there is nothing to say."""
 
     text: str
@@ -39,7 +41,7 @@ class Head(NamedTuple):
     column: Column
     task: str
     metric: str
-    how: str  # mode and protocol
+    how: str  # protocol; "" where there is no choice
     note: str
     convention: str
     small: bool  # all of its scores are of small data
@@ -51,18 +53,18 @@ class Mean(NamedTuple):
 
     id: str
     title: str
-    mode: str
+    protocol: str
     small: bool  # over small data, since there is nothing else
     lower_is_better: bool
 
 
-class Line(NamedTuple):
+class TableLine(NamedTuple):
     """A row of a table; cells in the order of the heads, None where there is none."""
 
     row: Row
     label: str
     show: str  # measured, untrained or published
-    cells: list[Shown | None]
+    cells: list[Printed | None]
     # To sort by, None for those over fewer tasks than others; and how it is printed.
     means: list[tuple[float | None, str] | None]
 
@@ -74,7 +76,7 @@ class Table:
     kind: str
     heads: list[Head]
     means: list[Mean]
-    lines: list[Line]
+    lines: list[TableLine]
 
 
 class Names:
@@ -85,9 +87,9 @@ class Names:
         self.note: dict[Column, str] = {}
         # Each kind by itself: what is shown is always marked as measured or published.
         for kind in KINDS:
-            own = [cell for cell in cells if cell.row.kind == kind]
-            self.row |= labels(cell.row for cell in own)
-            self.note |= notes(cell.column for cell in own)
+            of_kind = [cell for cell in cells if cell.row.kind == kind]
+            self.row |= labels(cell.row for cell in of_kind)
+            self.note |= notes(cell.column for cell in of_kind)
 
     def column(self, column: Column) -> str:
         """Title with what tells it apart."""
@@ -97,7 +99,8 @@ class Names:
 
 def column_id(column: Column) -> str:
     """Short, the same in every build, safe in addresses and file names."""
-    return "c" + hashlib.sha256(repr(astuple(column)).encode()).hexdigest()[:8]
+    key = astuple(replace(column, task_title=""))
+    return "c" + hashlib.sha256(repr(key).encode()).hexdigest()[:8]
 
 
 def run_href(entry: Entry) -> str:
@@ -131,14 +134,14 @@ def printed(cell: Cell) -> str:
     return number(cell.mean)
 
 
-def shown(cell: Cell, small: bool = False) -> Shown:
+def printed_cell(cell: Cell, small: bool = False) -> Printed:
     """A cell in a table.
 
     Args:
         small: its column is marked as one of small data already.
     """
     marked = ("published", "untrained", *(["small data"] if small else []))
-    return Shown(
+    return Printed(
         text=printed(cell),
         std="" if math.isnan(cell.std) else number(cell.std),
         seeds=str(cell.seeds) if cell.seeds else "",
@@ -159,27 +162,32 @@ def tables(cells: Sequence[Cell], named: Names, means: bool = False) -> list[Tab
     """The measured and the published ones apart, each only if there are any.
 
     Args:
-        means: with columns of the mean score and the mean rank for each mode.
+        means: with columns of the mean score and the mean rank for each protocol.
     """
-    found = []
-    for kind in KINDS:
-        own = [cell for cell in cells if cell.row.kind == kind]
-        if own:
-            found.append(_table(kind, own, named, _means(own) if means else []))
-    return found
+    of_kinds = {kind: [cell for cell in cells if cell.row.kind == kind] for kind in KINDS}
+    return [
+        _score_table(kind, of_kind, named, _means(of_kind) if means else [])
+        for kind, of_kind in of_kinds.items()
+        if of_kind
+    ]
 
 
-def _table(kind: str, cells: list[Cell], named: Names, means: list) -> Table:
+def _score_table(kind: str, cells: list[Cell], named: Names, means: list) -> Table:
     columns = sorted({cell.column for cell in cells}, key=column_order)
     rows = sorted({cell.row for cell in cells}, key=row_order)
     at = {(cell.row, cell.column): cell for cell in cells}
-    heads = {column: head(column, own, named) for column, own in by_column(cells).items()}
+    heads = {
+        column: column_head(column, cells, named) for column, cells in by_column(cells).items()
+    }
     lines = [
-        Line(
+        TableLine(
             row=row,
             label=named.row[row],
             show=show_of(row),
-            cells=[shown(at[row, c], heads[c].small) if (row, c) in at else None for c in columns],
+            cells=[
+                printed_cell(at[row, c], heads[c].small) if (row, c) in at else None
+                for c in columns
+            ],
             means=[values.get(row) for _, values in means],
         )
         for row in rows
@@ -187,41 +195,42 @@ def _table(kind: str, cells: list[Cell], named: Names, means: list) -> Table:
     return Table(kind, [heads[c] for c in columns], [mean for mean, _ in means], lines)
 
 
-def head(column: Column, cells: Sequence[Cell], named: Names) -> Head:
+def column_head(column: Column, cells: Sequence[Cell], named: Names) -> Head:
     """Of a column with all its cells."""
-    how = column.mode if column.mode == column.protocol else f"{column.mode}, {column.protocol}"
     return Head(
         id=column_id(column),
         column=column,
-        task=names.TASKS[column.task].title,
-        metric=names.METRICS[column.metric].title,
-        how="" if column.mode == names.AUDIOSET else how,
+        task=column.task_title,
+        metric=METRICS[column.metric].title,
+        how=column.how,
         note=named.note.get(column, ""),
-        convention=column.convention,
+        convention=cells[0].convention,
         small=all(cell.small_data for cell in cells),
         clips=min((cell.clips for cell in cells if cell.clips is not None), default=None),
     )
 
 
 def _means(cells: list[Cell]) -> list[tuple[Mean, dict[Row, tuple[float | None, str]]]]:
-    """Columns for each mode: over the real data, or over the small ones if there are no others."""
-    found = []
-    for mode in names.MODES:
-        own = [cell for cell in cells if cell.column.mode == mode]
-        real = [cell for cell in own if not cell.small_data]
-        means = overall(real or own)
-        most = max((one.tasks for one in means), default=0)
+    """Columns for each protocol of several tasks: over the real data, else over the small ones."""
+    columns = []
+    protocols = {cell.column.protocol for cell in cells}
+    for protocol in sorted(protocols, key=names.protocol_order):
+        of_protocol = [cell for cell in cells if cell.column.protocol == protocol]
+        real = [cell for cell in of_protocol if not cell.small_data]
+        means = [mean for mean in overall(real or of_protocol) if mean.of > 1]
+        most = max((mean.tasks for mean in means), default=0)
         for title, key, lower in (("Mean score", "score", False), ("Mean rank", "rank", True)):
             values = {}
-            for one in (mean for mean in means if not math.isnan(getattr(mean, key))):
-                value = getattr(one, key)
+            for mean in means:
+                value = getattr(mean, key)
                 text = f"{value:.1f}" if lower else f"{100 * value:.1f}"
-                text += f" ({one.tasks} of {one.of})"
-                values[one.row] = (value if one.tasks == most else None, text)
+                text += f" ({mean.tasks} of {mean.of})"
+                if not math.isnan(value):
+                    values[mean.row] = (value if mean.tasks == most else None, text)
             if values:
-                id_ = f"{key}-{cells[0].row.kind}-{mode}"
-                found.append((Mean(id_, title, mode, not real, lower), values))
-    return found
+                id_ = f"{key}-{cells[0].row.kind}-{protocol}"
+                columns.append((Mean(id_, title, protocol, not real, lower), values))
+    return columns
 
 
 def row_order(row: Row) -> tuple:
@@ -230,19 +239,33 @@ def row_order(row: Row) -> tuple:
 
 
 def column_order(column: Column) -> tuple:
-    """Tasks, modes, protocols and metrics as they are listed."""
-    order = list(names.TASKS).index(column.task), list(names.METRICS).index(column.metric)
-    mode = (*names.MODES, names.AUDIOSET).index(column.mode)
-    return (order[0], mode, column.protocol, order[1], column)
+    """Tasks, protocols and metrics as they are listed."""
+    task, protocol = names.task_order(column.task), names.protocol_order(column.protocol)
+    return (task, protocol, names.metric_order(column.metric), column)
+
+
+def task_titles(cells: Iterable[Cell]) -> dict[str, str]:
+    """Task -> title, in the order of tables."""
+    titles: dict[str, str] = {}
+    for cell in cells:
+        titles.setdefault(cell.column.task, cell.column.task_title)
+    return {task: titles[task] for task in sorted(titles, key=names.task_order)}
+
+
+def task_page(task: str) -> str:
+    """Name of its page: a task may be called as no file can."""
+    if not re.fullmatch("[a-z0-9_]{1,60}", task):
+        task = hashlib.sha256(task.encode()).hexdigest()[:16]
+    return f"task-{task}.html"
 
 
 def by_column(cells: Iterable[Cell]) -> dict[Column, list[Cell]]:
     """In the order of tables."""
-    found: dict[Column, list[Cell]] = {}
+    columns: dict[Column, list[Cell]] = {}
     for cell in cells:
-        found.setdefault(cell.column, []).append(cell)
-    order = sorted(found, key=lambda column: (column.kind != "measured", column_order(column)))
-    return {column: found[column] for column in order}
+        columns.setdefault(cell.column, []).append(cell)
+    order = sorted(columns, key=lambda column: (column.kind != "measured", column_order(column)))
+    return {column: columns[column] for column in order}
 
 
 def primary(cells: Iterable[Cell]) -> list[Cell]:
@@ -264,21 +287,21 @@ class Step(NamedTuple):
 
 
 def steps(gain: Gain) -> list[Step]:
-    return [_step(gain, one) for one in gain.steps]
+    return [_step(gain, difference) for difference in gain.steps]
 
 
-def _step(gain: Gain, one: Difference) -> Step:
+def _step(gain: Gain, step: Difference) -> Step:
     verdicts = {True: "better", False: "worse", None: "not clear"}
-    none = math.isnan(one.low)
+    none = math.isnan(step.low)
     return Step(
         backbone=names.MODELS.get(gain.model, gain.model),
-        stages=f"{one.before.row.stage} → {one.after.row.stage}",
-        before=printed(one.before),
-        after=printed(one.after),
-        value=number(one.value, signed=True),
-        interval="" if none else span(one.low, one.high, signed=True),
-        verdict="no interval" if none else "few clips" if one.few else verdicts[one.improves],
-        flags=tuple(dict.fromkeys(one.before.flags + one.after.flags)),
+        stages=f"{step.before.row.stage} → {step.after.row.stage}",
+        before=printed(step.before),
+        after=printed(step.after),
+        value=number(step.value, signed=True),
+        interval="" if none else span(step.low, step.high, signed=True),
+        verdict="no interval" if none else "few clips" if step.few else verdicts[step.improves],
+        flags=tuple(dict.fromkeys(step.before.flags + step.after.flags)),
     )
 
 
@@ -292,42 +315,42 @@ class Classes(NamedTuple):
     data: dict[str, Any]
 
 
-def classes(column: Column, cells: Sequence[Cell], named: Names) -> Classes | None:
+def class_table(column: Column, cells: Sequence[Cell], named: Names) -> Classes | None:
     """Means over seeds; None if no run of the column has values of classes."""
-    metric, rows, events = names.PER_CLASS.get(column.metric, column.metric), [], {}
+    metric, rows, events = METRICS[column.metric].of_classes or column.metric, [], {}
     for cell in sorted(cells, key=best_first):
-        found: dict[str, list[float]] = {}
+        of_class: dict[str, list[float]] = {}
         for entry in cell.entries:
-            for name, own in entry.per_class.items():
-                events.setdefault(name, own.get("events"))
-                if not math.isnan(own.get(metric, math.nan)):
-                    found.setdefault(name, []).append(own[metric])
-        if found:
+            for name, scores in entry.per_class.items():
+                events.setdefault(name, scores.get("events"))
+                if not math.isnan(scores.get(metric, math.nan)):
+                    of_class.setdefault(name, []).append(scores[metric])
+        if of_class:
             label = named.row[cell.row] + " (small data)" * cell.small_data
-            rows.append((label, len(cell.entries), found))
+            rows.append((label, len(cell.entries), of_class))
     if not rows:
         return None
     order = sorted(events)
     values = [
         {
             "label": label,
-            "values": [_rounded(found.get(name)) for name in order],
+            "values": [_rounded(of_class.get(name)) for name in order],
             # Where the mean is not one over all seeds.
             "of": [
-                f"{len(found[name])} of {seeds}"
-                if len(found.get(name, ())) not in (0, seeds)
+                f"{len(of_class[name])} of {seeds}"
+                if len(of_class.get(name, ())) not in (0, seeds)
                 else ""
                 for name in order
             ],
         }
-        for label, seeds, found in rows
+        for label, seeds, of_class in rows
     ]
     high = max(v for row in values for v in row["values"] if v is not None)
     return Classes(
         id=column_id(column),
         title=named.column(column),
-        metric=names.METRICS[metric].title,
-        top=max(high, 1.0) if names.METRICS[metric].high == 1 else max(high, 1e-9),
+        metric=METRICS[metric].title,
+        top=max(high, 1.0) if METRICS[metric].high == 1 else max(high, 1e-9),
         data={"classes": order, "events": [events[name] for name in order], "rows": values},
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from leaderboards.cell import Cell
-from leaderboards.pages import Shown, shown
+from leaderboards.pages import Printed, printed_cell
 
 TABLES = ("students", "teachers", "sequence models", "small models")
 AGGREGATES = ("mean_of_single_models", "ensemble_of_row")  # rows that are no single model
@@ -17,13 +17,13 @@ class Pivot(NamedTuple):
     title: str
     corner: str
     columns: list[str]
-    rows: list[tuple[str, list[Shown | None]]]
-    measured: list[list[tuple[str, Shown]]]  # for each row, of the same model; may be empty
+    rows: list[tuple[str, list[Printed | None]]]
+    measured: list[list[tuple[str, Printed]]]  # for each row, of the same model; may be empty
     notes: list[tuple[str, str]]
     source: str
 
 
-def pivots(cells: Sequence[Cell]) -> list[Pivot]:
+def published_tables(cells: Sequence[Cell]) -> list[Pivot]:
     """The published tables; measured PSDS1 in a column of its own.
 
     A setting of the form "RNN:1 dim=256" gives a row and a column.
@@ -61,7 +61,7 @@ def _pivot(title: str, cells: list[Cell], measured: list[Cell]) -> Pivot:
             if remarks[key] != note:
                 remarks[f"{row}, {column}"] = note.removeprefix(remarks[key]).lstrip("; ")
     texts = {
-        (row, column): shown(cell)._replace(
+        (row, column): printed_cell(cell)._replace(
             best=row not in AGGREGATES
             and len(means[column]) > 1
             and cell.mean == max(means[column]),
@@ -76,9 +76,9 @@ def _pivot(title: str, cells: list[Cell], measured: list[Cell]) -> Pivot:
         rows=[(row, [texts.get((row, column)) for column in columns]) for row in rows],
         measured=[
             [
-                (f"{cell.row.stage} {cell.row.variant}".strip(), shown(cell))
+                (f"{cell.row.stage} {cell.row.variant}".strip(), printed_cell(cell))
                 for cell in measured
-                if cell.row.model == models[row] and title in MEASURED_BESIDE
+                if cell.entries[0].model == models[row] and title in MEASURED_BESIDE
             ]
             for row in rows
         ],

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hear_ptsed.metrics.bootstrap import CI, interval, interval_of_difference
 from leaderboards.cell import Cell
-
-CI = (2.5, 97.5)  # percentiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,20 +27,13 @@ class Difference:
         return self.before.few or self.after.few
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """Percentiles 2.5 and 97.5 of the values that are defined; NaN if none is."""
-    values = values[~np.isnan(values)]
-    low, high = np.percentile(values, CI) if len(values) else (math.nan, math.nan)
-    return float(low), float(high)
-
-
 def difference(before: Cell, after: Cell) -> Difference:
     """Of two cells of one measure."""
     if before.column.measure != after.column.measure:
         raise ValueError(f"{before.column.title} and {after.column.title} measure different things")
     low = high = math.nan
     if can_be_paired(before, after) and not (before.few or after.few):
-        low, high = interval(after.replicates - before.replicates)
+        low, high = interval_of_difference(after.replicates, before.replicates)
     improves = (low > 0) != before.column.lower_is_better if low > 0 or high < 0 else None
     return Difference(before, after, after.mean - before.mean, low, high, improves)
 
@@ -88,20 +80,20 @@ def _better(cells: Sequence[Cell]) -> tuple[np.ndarray, np.ndarray]:
     low, high = np.sort(sign * np.array(ends), 1).T
     better = low[:, None] > high[None, :]
     paired = np.eye(len(cells), dtype=bool)
-    groups: dict[tuple[str, int], list[int]] = {}
+    groups: dict[tuple[tuple, int], list[int]] = {}
     for i, cell in enumerate(cells):
         if cell.replicates is not None and cell.draws:
             groups.setdefault((cell.draws, len(cell.replicates)), []).append(i)
-    for own in groups.values():
-        replicates = sign * np.array([cells[i].replicates for i in own])
-        for row, i in enumerate(own):
+    for group in groups.values():
+        replicates = sign * np.array([cells[i].replicates for i in group])
+        for row, i in enumerate(group):
             # Whether a percentile is above 0 mostly follows from how many of the differences are.
             less = replicates[row] - replicates
             place = CI[0] / 100 * (less.shape[1] - 1)
             above, defined = (less > 0).sum(1), ~np.isnan(less).any(1)
             sure = defined & (less.shape[1] - above <= math.floor(place))
             open_ = defined & (less.shape[1] - above > math.floor(place) + 1)
-            for k, j in enumerate(own):
+            for k, j in enumerate(group):
                 doubtful = not sure[k] and not open_[k]
                 better[i, j] = interval(less[k])[0] > 0 if doubtful else sure[k]
                 paired[i, j] = True

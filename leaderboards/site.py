@@ -15,6 +15,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hear_ptsed.files import atomic_folder, locked, remove_stale
+from hear_ptsed.metrics import audioset
+from hear_ptsed.metrics.catalogue import METRICS
+from hear_ptsed.metrics.protocols import AS_TRAINED, PROTOCOLS
 from leaderboards import charts, figures, names, pages, pivots, stats, tables
 from leaderboards.cell import FEW, Cell, Column
 from leaderboards.collect import MARKER, Collected
@@ -25,7 +28,7 @@ Draw = Callable[..., None]  # calls a function of `figures` with its arguments
 HERE = Path(__file__).parent
 
 
-def build(collected: Collected, out: Path, processes: int = 0) -> Path:
+def build_site(collected: Collected, out: Path, processes: int = 0) -> Path:
     """Write the site, with leaderboard.csv and leaderboard.md; returns its first page.
 
     The folder is replaced as a whole, once all is written, and only if it is empty or such a site
@@ -42,7 +45,7 @@ def build(collected: Collected, out: Path, processes: int = 0) -> Path:
     with locked(out, beside=True), atomic_folder(out) as folder:
         with _no_garbage_collection(), _drawing(processes) as draw:
             Site(collected, folder, draw).write()
-        (folder / MARKER).write_text("\n".join(_files(folder)) + "\n", encoding="utf-8")
+        (folder / MARKER).write_text("\n".join(_site_files(folder)) + "\n", encoding="utf-8")
         _check_ours(out)  # to which somebody may have added something since
     return out / "index.html"
 
@@ -55,7 +58,7 @@ class Site:
         self.cells = stats.cells(collected.entries)
         self.primary = pages.primary(self.cells)
         self.names = Names(self.cells)
-        self.tasks = [t for t in names.TASKS if any(c.column.task == t for c in self.cells)]
+        self.tasks = pages.task_titles(self.cells)  # task -> title
         self.env = Environment(
             loader=FileSystemLoader(HERE / "templates"),
             autoescape=True,
@@ -65,11 +68,12 @@ class Site:
         )
         self.env.filters |= {"number": pages.number, "span": pages.span, "amount": charts.amount}
         self.env.globals |= {
-            "tasks": {t: names.TASKS[t].title for t in self.tasks},
+            "tasks": self.tasks,
+            "task_page": pages.task_page,
+            "protocols": PROTOCOLS,
             "models": names.MODELS,
             "few": FEW,
             "rejected": collected.rejected,
-            "small_tasks": [t for t in self.tasks if names.TASKS[t].small],
         }
 
     def write(self) -> None:
@@ -78,7 +82,7 @@ class Site:
         for source in sorted((HERE / "static").iterdir()):
             if source.is_file():
                 shutil.copyfile(source, self.folder / "static" / source.name)
-        tables.write(self.cells, self.folder)
+        tables.write_tables(self.cells, self.folder)
         self._overview()
         self._gain()
         for task in self.tasks:
@@ -95,71 +99,74 @@ class Site:
     def _overview(self) -> None:
         kinds = [entry.kind for entry in self.collected.entries]
         # AudioSet Strong has a page of its own: other models, trained in other ways.
-        cells = [cell for cell in self.primary if cell.column.mode != names.AUDIOSET]
+        cells = [cell for cell in self.primary if cell.column.protocol != AS_TRAINED]
         self._page(
             "index.html",
             "overview.html",
             tables=pages.tables(cells, self.names, means=True),
-            filters=_filters(cells, [t for t in self.tasks if t in {c.column.task for c in cells}]),
+            filters=_filters(cells, pages.task_titles(cells)),
             measured=kinds.count("measured"),
             published=kinds.count("published"),
         )
 
     def _gain(self) -> None:
-        found: dict[Column, list[stats.Gain]] = {}
+        gains: dict[Column, list[stats.Gain]] = {}
         for gain in stats.gains(self.primary):
-            found.setdefault(gain.column, []).append(gain)
+            gains.setdefault(gain.column, []).append(gain)
         sections = []
         for column in pages.by_column(self.primary):
-            if column in found:
-                chart = charts.slopes(found[column])
+            if column in gains:
+                chart = charts.slope_chart(gains[column])
                 name = f"gain-{pages.column_id(column)}"
                 title = f"{self.names.column(column)}, {column.kind}"
-                self.draw(figures.slopes, chart, title, self.folder / f"figures/{name}.png")
-                rows = [step for gain in found[column] for step in pages.steps(gain)]
-                clips = found[column][0].cells[0].clips
+                self.draw(figures.draw_slopes, chart, title, self.folder / f"figures/{name}.png")
+                rows = [step for gain in gains[column] for step in pages.steps(gain)]
+                clips = gains[column][0].cells[0].clips
                 sections.append((name, self.names.column(column), column, chart, rows, clips))
         self._page("gain.html", "gain.html", sections=sections)
 
     def _task(self, task: str) -> None:
-        own = [cell for cell in self.cells if cell.column.task == task]
+        of_task = [cell for cell in self.cells if cell.column.task == task]
         sections = []
-        for column, cells in pages.by_column(pages.primary(own)).items():
+        for column, cells in pages.by_column(pages.primary(of_task)).items():
             title, name = self.names.column(column), pages.column_id(column)
             full = f"{title}, {column.kind}"
-            head = pages.head(column, cells, self.names)
-            chart, costs = charts.scores(cells, self.names), charts.costs(cells, self.names)
-            classes = pages.classes(column, cells, self.names)
-            curves = charts.curves(cells, self.names)
+            head = pages.column_head(column, cells, self.names)
+            chart, costs = (
+                charts.score_chart(cells, self.names),
+                charts.cost_charts(cells, self.names),
+            )
+            classes = pages.class_table(column, cells, self.names)
+            curves = charts.curve_chart(cells, self.names)
             for part, function, shown in (
-                ("scores", figures.scores, chart),
-                ("classes", figures.classes, classes),
-                ("curve", figures.curves, curves),
-                ("cost", figures.costs, costs),
+                ("scores", figures.draw_scores, chart),
+                ("classes", figures.draw_classes, classes),
+                ("curve", figures.draw_curves, curves),
+                ("cost", figures.draw_costs, costs),
             ):
                 if shown:
                     self.draw(function, shown, full, self.folder / f"figures/{part}-{name}.png")
             sections.append((head, title, chart, classes, curves, costs))
         self._page(
-            f"task-{task}.html",
+            pages.task_page(task),
             "task.html",
             task=task,
-            title=names.TASKS[task].title,
-            small=names.TASKS[task].small,
-            versions=sorted({cell.column.task_version for cell in own}),
+            title=self.tasks[task],
+            small=not any(e.published_task for c in of_task for e in c.entries),
+            versions=sorted({cell.column.task_version for cell in of_task}),
             sections=sections,
-            tables=pages.tables(own, self.names),
-            filters=_filters(own, []),
+            tables=pages.tables(of_task, self.names),
+            filters=_filters(of_task, {}),
         )
 
     def _audioset(self) -> None:
-        own = [cell for cell in self.cells if cell.column.task == "audioset_strong"]
-        measured = [cell for cell in own if cell.row.kind == "measured"]
+        cells = [cell for cell in self.cells if cell.column.task == audioset.TASK]
+        measured = [cell for cell in cells if cell.row.kind == "measured"]
         self._page(
             "audioset.html",
             "audioset.html",
             tables=pages.tables(measured, self.names),
-            pivots=pivots.pivots(own),
+            pivots=pivots.published_tables(cells),
         )
 
     def _about(self) -> None:
@@ -168,7 +175,7 @@ class Site:
             "about.html",
             "about.html",
             conventions=[
-                pages.head(column, cells, self.names) for column, cells in columns.items()
+                pages.column_head(column, cells, self.names) for column, cells in columns.items()
             ],
         )
 
@@ -184,9 +191,9 @@ class Site:
                 page="",
                 entry=entry,
                 label=self.names.row[cell.row],
-                task=names.TASKS[entry.task].title,
+                task=self.tasks[entry.task],
                 scores=_scores(entry),
-                classes=_classes(entry),
+                classes=_class_rows(entry),
                 others=[(e.seed, e.identity) for e in cell.entries if e is not entry],
                 dump=json.dumps(entry.record, indent=1, ensure_ascii=False, allow_nan=False),
             )
@@ -203,22 +210,22 @@ class Site:
         path.write_text(text + "\n", encoding="utf-8")
 
 
-def _filters(cells: list[Cell], tasks: list[str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+def _filters(
+    cells: list[Cell], tasks: dict[str, str]
+) -> list[tuple[str, str, list[tuple[str, str]]]]:
     """Key, title and choices, each with its name; only what there is a choice of."""
     columns, rows = {cell.column for cell in cells}, {cell.row for cell in cells}
-    modes = [m for m in names.MODES if any(c.mode == m for c in columns)]
-    protocols = sorted({c.protocol for c in columns} - {names.AUDIOSET})
+    protocols = sorted({c.protocol for c in columns}, key=names.protocol_order)
     stages = sorted({row.stage for row in rows}, key=names.stage_order)
     models = sorted(
         {row.model for row in rows}, key=lambda m: (m not in names.MODELS, m.lower(), m)
     )
     shows = sorted({pages.show_of(row) for row in rows})
     choices = {
-        "task": ("Task", [(task, names.TASKS[task].title) for task in tasks]),
-        "mode": ("Mode", [(mode, mode) for mode in modes]),
-        "protocol": ("Protocol", [(one, one) for one in protocols]),
+        "task": ("Task", [*tasks.items()]),
+        "protocol": ("Protocol", [(protocol, protocol) for protocol in protocols]),
         "stage": ("Stage", [(stage, stage or "not said") for stage in stages]),
-        "show": ("Results", [(one, one) for one in shows]),
+        "show": ("Results", [(show, show) for show in shows]),
         "model": ("Model", [(model, names.MODELS.get(model, model)) for model in models]),
     }
     return [(key, title, some) for key, (title, some) in choices.items() if len(some) > 1]
@@ -233,14 +240,14 @@ def _scores(entry: Entry) -> list[tuple[str, str, str, str, str]]:
         text = "" if entry.kind == "measured" else entry.record["printed"]
         text = text or ("undefined" if math.isnan(value) else f"{value:.6g}")
         span = pages.span(low, high)
-        rows.append((metric, names.METRICS[metric].title, text, span, entry.conventions[metric]))
+        rows.append((metric, METRICS[metric].title, text, span, entry.conventions[metric]))
     return rows
 
 
-def _classes(entry: Entry) -> tuple[list[str], list[tuple[str, list[str]]]]:
+def _class_rows(entry: Entry) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Titles of the columns, and the rows."""
-    keys = list(dict.fromkeys(key for own in entry.per_class.values() for key in own))
-    titles = [names.METRICS[key].title if key in names.METRICS else key for key in keys]
+    keys = list(dict.fromkeys(key for scores in entry.per_class.values() for key in scores))
+    titles = [METRICS[key].title if key in METRICS else key for key in keys]
 
     def text(key: str, value: float) -> str:
         if key == "events" and not math.isnan(value):
@@ -248,13 +255,13 @@ def _classes(entry: Entry) -> tuple[list[str], list[tuple[str, list[str]]]]:
         return pages.number(value)
 
     rows = [
-        (name, [text(key, own[key]) if key in own else "" for key in keys])
-        for name, own in sorted(entry.per_class.items())
+        (name, [text(key, scores[key]) if key in scores else "" for key in keys])
+        for name, scores in sorted(entry.per_class.items())
     ]
     return titles, rows
 
 
-def _files(folder: Path) -> list[str]:
+def _site_files(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
 
 
@@ -267,7 +274,7 @@ def _check_ours(out: Path) -> None:
     if not (out / MARKER).is_file():
         raise ValueError(f"{out} holds other files than a site of this suite; give another folder")
     ours = {MARKER, *(out / MARKER).read_text(encoding="utf-8").splitlines()}
-    if others := [name for name in _files(out) if name not in ours]:
+    if others := [name for name in _site_files(out) if name not in ours]:
         raise ValueError(
             f"{out} holds {len(others)} files that are not of the site built there, such as "
             f"{others[0]}; move them away or give another folder"
@@ -299,7 +306,7 @@ def _drawing(processes: int) -> Iterator[Draw]:
         drawn: list[Future] = []
         try:
             yield lambda function, *args: drawn.append(pool.submit(function, *args))
-            for one in drawn:
-                one.result()
+            for figure in drawn:
+                figure.result()
         finally:
             pool.shutdown(cancel_futures=True)

@@ -7,13 +7,13 @@ from itertools import pairwise
 
 import numpy as np
 
+from hear_ptsed.metrics.bootstrap import interval
 from leaderboards import names
 from leaderboards.cell import Cell, Column, Row
-from leaderboards.ranks import Difference, difference, interval, ranked
+from leaderboards.ranks import Difference, difference, ranked
 from leaderboards.readers import Entry
 
 KINDS = ("measured", "published")
-OWN_FILES = "hear_ptsed.plugins.checkpoint"
 
 
 @dataclass(frozen=True)
@@ -52,54 +52,37 @@ def cells(entries: Iterable[Entry], *, primary_only: bool = False) -> list[Cell]
 
     Interval: percentiles 2.5 and 97.5 of the replicates averaged over seeds, index by index; with
     one seed and no replicates the run's own `ci95`; else none.
-    Files of one stage that were trained and evaluated with a seed each are one row.
     Ranks: see `ranks.ranked`; published rows are ranked among themselves, since they have columns
     of their own.
     """
-    entries = list(entries)
-    merged = _one_per_stage(entries)
     columns: dict[Column, dict[Row, list[Entry]]] = {}
     for entry in entries:
-        row = _row(entry)
-        row = merged.get(row, row)
         for metric in [entry.primary] if primary_only else entry.scores:
-            column = _column(entry, metric)
-            columns.setdefault(column, {}).setdefault(row, []).append(entry)
-    found = []
+            rows = columns.setdefault(_column(entry, metric), {})
+            rows.setdefault(_row(entry), []).append(entry)
+    all_cells = []
     for column in sorted(columns):
         rows = columns[column]
-        plain = [replace(row, settings="") for row in rows]
-        own = [
+        plain = [replace(row, hyperparameters="") for row in rows]
+        unranked = [
             _cell(row if plain.count(short) > 1 else short, column, rows[row])
             for row, short in zip(rows, plain, strict=True)
         ]
-        found += ranked(sorted(own, key=lambda cell: cell.row))
-    return found
-
-
-def _one_per_stage(entries: Sequence[Entry]) -> dict[Row, Row]:
-    """Row of a file -> row of its stage, for files trained and evaluated with a seed each.
-
-    These are files of one's own that are said to be of one stage, no two of them evaluated with
-    the same seed in the same way.
-    """
-    together: dict[Row, list[Entry]] = {}
-    for entry in entries:
-        if entry.module == OWN_FILES and entry.stage:
-            options = entry.variant.partition(" ")[2]
-            stage = replace(_row(entry), variant=f"a checkpoint per seed {options}".strip())
-            together.setdefault(replace(stage, settings=""), []).append(entry)
-    found = {}
-    for stage, own in together.items():
-        runs = {(e.task_version, e.data, e.mode, e.protocol, e.settings, e.seed) for e in own}
-        if len({entry.variant for entry in own}) > 1 and len(runs) == len(own):
-            found |= {_row(e): replace(stage, settings=e.settings) for e in own}
-    return found
+        all_cells += ranked(sorted(unranked, key=lambda cell: cell.row))
+    return all_cells
 
 
 def _row(entry: Entry) -> Row:
-    same = ("kind", "model", "stage", "module", "variant", "settings", "untrained")
-    return Row(*(getattr(entry, name) for name in same))
+    """Records of one name are of one row, whatever their modules and checkpoints."""
+    return Row(
+        kind=entry.kind,
+        model=entry.name or entry.model,
+        stage=entry.stage,
+        module="" if entry.name else entry.module,
+        variant=entry.variant,
+        hyperparameters=entry.hyperparameters,
+        untrained=entry.untrained,
+    )
 
 
 def overall(cells: Iterable[Cell]) -> list[Overall]:
@@ -111,17 +94,17 @@ def overall(cells: Iterable[Cell]) -> list[Overall]:
     for cell in cells:
         if cell.rank is not None:
             tasks.setdefault(cell.row, {}).setdefault(cell.column.task, []).append(cell)
-    of = {kind: {t for r, own in tasks.items() if r.kind == kind for t in own} for kind in KINDS}
+    of = {kind: {t for r, by in tasks.items() if r.kind == kind for t in by} for kind in KINDS}
 
     def mean(values: Iterable[list[float]]) -> float:
-        means = [math.fsum(own) / len(own) for own in values if own]
+        means = [math.fsum(of_task) / len(of_task) for of_task in values if of_task]
         return math.fsum(means) / len(means) if means else math.nan
 
     return [
         Overall(
             row,
-            mean([c.mean for c in own if not c.column.lower_is_better] for own in by.values()),
-            mean([float(c.rank) for c in own] for own in by.values()),
+            mean([c.mean for c in cs if not c.column.lower_is_better] for cs in by.values()),
+            mean([float(c.rank) for c in cs] for cs in by.values()),
             len(by),
             len(of[row.kind]),
         )
@@ -143,20 +126,21 @@ def normalised(cells: Sequence[Cell]) -> list[Normalised]:
             columns.setdefault(cell.column, []).append(cell)
     values: dict[Row, dict[str, list[float]]] = {}
     usable: dict[str, set[str]] = {"measured": set(), "published": set()}
-    for column, own in columns.items():
-        means = np.array([cell.mean for cell in own])
+    for column, of_column in columns.items():
+        means = np.array([cell.mean for cell in of_column])
         if not means.std() > 0:
             continue
         usable[column.kind].add(column.task)
         scaled = np.clip((means - means.mean()) / means.std(), -1, 1)
-        for cell, value in zip(own, -scaled if column.lower_is_better else scaled, strict=True):
+        scaled = -scaled if column.lower_is_better else scaled
+        for cell, value in zip(of_column, scaled, strict=True):
             values.setdefault(cell.row, {}).setdefault(column.task, []).append(float(value))
-    found = []
+    rows = []
     for row, tasks in values.items():
-        means = sorted(math.fsum(own) / len(own) for own in tasks.values())
+        means = sorted(math.fsum(scaled) / len(scaled) for scaled in tasks.values())
         value = math.fsum(means) / len(means)
-        found.append(Normalised(row, value, len(means), len(usable[row.kind])))
-    return sorted(found, key=lambda one: (-one.value, one.row))
+        rows.append(Normalised(row, value, len(means), len(usable[row.kind])))
+    return sorted(rows, key=lambda mean: (-mean.value, mean.row))
 
 
 def gains(cells: Iterable[Cell]) -> list[Gain]:
@@ -170,7 +154,7 @@ def gains(cells: Iterable[Cell]) -> list[Gain]:
         if cell.row.stage and not cell.untrained and not math.isnan(cell.mean):
             stages = groups.setdefault((cell.column, cell.row.model), {})
             stages.setdefault(cell.row.stage, []).append(cell)
-    found = []
+    chains = []
     for (column, model), stages in sorted(groups.items()):
         if len(stages) < 2:
             continue
@@ -178,21 +162,14 @@ def gains(cells: Iterable[Cell]) -> list[Gain]:
         steps = [difference(a, b) for a, b in pairwise(chain)]
         if len(chain) > 2:
             steps.append(difference(chain[0], chain[-1]))
-        found.append(Gain(model, column, tuple(chain), tuple(steps)))
-    return found
+        chains.append(Gain(model, column, tuple(chain), tuple(steps)))
+    return chains
 
 
 def _column(entry: Entry, metric: str) -> Column:
-    return Column(
-        kind=entry.kind,
-        task=entry.task,
-        mode=entry.mode,
-        protocol=entry.protocol,
-        task_version=entry.task_version,
-        metric=metric,
-        data=entry.data,
-        convention=entry.conventions[metric],
-    )
+    same = ("kind", "task", "protocol", "task_version", "data", "folds", "task_title")
+    settings = entry.settings.get(metric, "")
+    return Column(metric=metric, settings=settings, **{key: getattr(entry, key) for key in same})
 
 
 def _cell(row: Row, column: Column, entries: list[Entry]) -> Cell:
@@ -227,19 +204,19 @@ def _cell(row: Row, column: Column, entries: list[Entry]) -> Cell:
     return replace(made, low=math.nan, high=math.nan) if made.few else made
 
 
-def _over_seeds(entries: list[Entry], metric: str) -> tuple[np.ndarray | None, str]:
+def _over_seeds(entries: list[Entry], metric: str) -> tuple[np.ndarray | None, tuple]:
     """Replicates averaged over seeds where they are of the same draws, and which these are."""
     if any(metric not in entry.replicates for entry in entries):
-        return None, ""
+        return None, ()
     rows = [entry.replicates[metric] for entry in entries]
-    draws = {(entry.draws[metric], len(row)) for entry, row in zip(entries, rows, strict=True)}
-    if len(draws) > 1 or (len(rows) > 1 and not entries[0].draws[metric]):
-        return None, ""
+    draws = {(entry.draws.get(metric, ()), len(entry.replicates[metric])) for entry in entries}
+    if len(draws) > 1 or (len(rows) > 1 and not entries[0].draws.get(metric)):
+        return None, ()
     table = np.array(rows)
     counts = (~np.isnan(table)).sum(0)
     sums = np.nansum(table, 0)
     mean = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-    return mean, entries[0].draws[metric]
+    return mean, entries[0].draws.get(metric, ())
 
 
 def _preference(cell: Cell) -> tuple:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +10,7 @@ import pandas as pd
 from hear_ptsed.files import atomic
 from leaderboards import names
 from leaderboards.cell import DECIMALS, FEW, Cell, Column
-from leaderboards.pages import column_order, row_order
+from leaderboards.pages import column_order, row_order, task_titles
 from leaderboards.stats import normalised
 from leaderboards.titles import labels, notes
 
@@ -20,7 +20,7 @@ FORMULA = (*"=+-@＝＋－＠", "\t", "\r")  # what spreadsheets take for one
 _SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]|~$"} | {"<": "&lt;", ">": "&gt;"})
 
 
-def write(cells: Sequence[Cell], out: Path) -> list[Path]:
+def write_tables(cells: Sequence[Cell], out: Path) -> list[Path]:
     """The three files in a folder."""
     texts = {CSV: long_csv(cells), MARKDOWN: markdown(cells), HEAR: hear_csv(cells)}
     for name, text in texts.items():
@@ -37,15 +37,14 @@ def long_csv(cells: Sequence[Cell]) -> str:
             "kind": cell.row.kind,
             "task": cell.column.task,
             "task_version": cell.column.task_version,
-            "mode": cell.column.mode,
             "protocol": cell.column.protocol,
             "metric": cell.column.metric,
             "name": label[cell.row],
             "model": cell.row.model,
             "stage": cell.row.stage,
-            "module": cell.row.module,
+            "module": _joined(entry.module for entry in cell.entries),
             "variant": cell.row.variant,
-            "settings": cell.row.settings,
+            "hyperparameters": cell.row.hyperparameters,
             "mean": cell.mean,
             "std": cell.std,
             "low": cell.low,
@@ -59,8 +58,10 @@ def long_csv(cells: Sequence[Cell]) -> str:
             "untrained": cell.untrained,
             "small_data": cell.small_data,
             "data": cell.column.data,
-            "convention": cell.column.convention,
-            "source": "; ".join(dict.fromkeys(entry.source for entry in cell.entries)),
+            "settings": cell.column.settings,
+            "folds": cell.column.folds,
+            "convention": _joined(e.conventions[cell.column.metric] for e in cell.entries),
+            "source": _joined(entry.source for entry in cell.entries),
         }
         for cell in cells
     ]
@@ -75,13 +76,12 @@ def hear_csv(cells: Sequence[Cell]) -> str:
     several times.
     """
     label = labels(cell.row for cell in cells)
-    own = [cell for cell in cells if cell.row.kind == "measured" and cell.column.protocol == "hear"]
-    own = [cell for cell in own if cell.column.metric == cell.entries[0].primary]
+    hear = [c for c in cells if c.row.kind == "measured" and c.column.protocol == "hear"]
+    hear = [c for c in hear if c.column.metric == c.entries[0].primary]
+    hear = [c for c in hear if _hear_column(c.column.task)]
     rows: dict[tuple[str, int], dict[str, str]] = {}
-    for cell in own:
-        column = names.TASKS[cell.column.task].hear_column
-        if not column:
-            continue
+    for cell in hear:
+        column = _hear_column(cell.column.task)
         number = 0
         while column in rows.setdefault((label[cell.row], number), {}):
             number += 1
@@ -89,12 +89,11 @@ def hear_csv(cells: Sequence[Cell]) -> str:
         row = rows[label[cell.row], number]
         row["Submission Date"] = max(row.get("Submission Date", ""), *days)
         row[column] = "" if math.isnan(cell.mean) else f"{cell.mean:.9f}"
-    for one in normalised([cell for cell in own if names.TASKS[cell.column.task].hear_column]):
-        rows[label[one.row], 0][NORMALISED] = f"{one.value:.9f}"
-    order = [task.hear_column for task in names.TASKS.values() if task.hear_column]
-    order.append(NORMALISED)
-    there = [column for column in order if any(column in row for row in rows.values())]
-    columns = ["Model", "URL", "Submission Date", *there]
+    for mean in normalised(hear):
+        rows[label[mean.row], 0][NORMALISED] = f"{mean.value:.9f}"
+    order = [*filter(None, map(_hear_column, names.KNOWN_TASKS)), NORMALISED]
+    filled = [column for column in order if any(column in row for row in rows.values())]
+    columns = ["Model", "URL", "Submission Date", *filled]
     table = [{"Model": name, "URL": "", **row} for (name, _), row in rows.items()]
     return _csv(pd.DataFrame(table, columns=columns).sort_values(columns, na_position="last"))
 
@@ -112,18 +111,17 @@ def markdown(cells: Sequence[Cell]) -> str:
         f"column. Below {FEW} test clips there is no interval and no rank. † small data: not a",
         "published data set, or only a part of one. Published figures have tables of their own.",
     ]
-    for task, named in names.TASKS.items():
-        own = [cell for cell in primary if cell.column.task == task]
-        if own:
-            lines += ["", f"## {_escaped(named.title)}"]
+    for task, title in task_titles(primary).items():
+        lines += ["", f"## {_escaped(title)}"]
         for kind in ("measured", "published"):
-            of_kind = [cell for cell in own if cell.column.kind == kind]
+            of_kind = [c for c in primary if (c.column.task, c.column.kind) == (task, kind)]
             if of_kind:
-                lines += ["", f"### {kind.capitalize()}", "", *_table(of_kind, label, note)]
+                heading = ["", f"### {kind.capitalize()}", ""]
+                lines += [*heading, *_markdown_table(of_kind, label, note)]
     return "\n".join(lines) + "\n"
 
 
-def shown(cell: Cell) -> str:
+def markdown_cell(cell: Cell) -> str:
     """Mean ± deviation [interval] rank, as in a table."""
     if math.isnan(cell.mean):
         return cell.text
@@ -139,19 +137,28 @@ def shown(cell: Cell) -> str:
     return f"{text} †" if cell.small_data else text
 
 
-def _table(cells: list[Cell], label: dict, note: dict[Column, str]) -> list[str]:
+def _markdown_table(cells: list[Cell], label: dict, note: dict[Column, str]) -> list[str]:
     columns = sorted({cell.column for cell in cells}, key=column_order)
     rows = sorted({cell.row for cell in cells}, key=row_order)
-    found = {(cell.row, cell.column): shown(cell) for cell in cells}
+    texts_of = {(cell.row, cell.column): markdown_cell(cell) for cell in cells}
     titles = [column.title + (f": {note[column]}" if note[column] else "") for column in columns]
     lines = [
         "| model | " + " | ".join(map(_escaped, titles)) + " |",
         "|---" * (len(titles) + 1) + "|",
     ]
     for row in rows:
-        texts = [found.get((row, column), "") for column in columns]
+        texts = [texts_of.get((row, column), "") for column in columns]
         lines.append(f"| {_escaped(label[row])} | " + " | ".join(texts) + " |")
     return lines
+
+
+def _hear_column(task: str) -> str:
+    return names.KNOWN_TASKS[task].hear_column if task in names.KNOWN_TASKS else ""
+
+
+def _joined(texts: Iterable[str]) -> str:
+    """Each once."""
+    return "; ".join(dict.fromkeys(texts))
 
 
 def _escaped(text: str) -> str:

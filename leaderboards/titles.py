@@ -1,34 +1,25 @@
 """What tells columns, and rows, of one title apart, in words."""
 
-import hashlib
-import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from leaderboards.cell import Column, Row
 
-NOTE = 80  # characters of a convention in a note
-
 
 def notes(columns: Iterable[Column]) -> dict[Column, str]:
     """What tells columns of one title apart, short; "" for a title that occurs once."""
-    phrases = {c: [p.strip() for p in re.split(r"[;,|]|: ", c.convention)] for c in columns}
-    common: dict[str, set[str]] = {}
-    for column, own in phrases.items():
-        common[column.title] = common.get(column.title, set(own)) & set(own)
 
     def texts(column: Column) -> list[str]:
-        special = [p for p in phrases[column] if p not in common[column.title]]
-        digest = hashlib.sha256(column.convention.encode()).hexdigest()[:4]
         return [
             column.kind.replace("measured", ""),
             column.task_version,
             f"data {column.data or 'not known'}",
-            ", ".join(special)[:NOTE],
-            f"convention {digest}",
+            f"{column.folds} folds" if column.folds else "",
+            column.settings,
+            column.task,
         ]
 
-    return _apart(phrases, texts)
+    return _apart(columns, texts)
 
 
 def labels(rows: Iterable[Row]) -> dict[Row, str]:
@@ -36,7 +27,13 @@ def labels(rows: Iterable[Row]) -> dict[Row, str]:
 
     def texts(row: Row) -> list[str]:
         published = row.kind.replace("measured", "")
-        return [published, row.module, row.variant, row.settings, f"{row.model}, {row.stage}"]
+        return [
+            published,
+            row.module,
+            row.variant,
+            row.hyperparameters,
+            f"{row.model}, {row.stage}",
+        ]
 
     more = _apart(rows, texts)
     return {row: f"{row.title} ({text})" if text else row.title for row, text in more.items()}
@@ -53,4 +50,4 @@ def _apart(items: Iterable, texts: Callable[[Any], list[str]]) -> dict[Any, str]
         for group in alike.values():
             if len({fields[item][number] for item in group}) > 1:
                 said |= {item: (*said[item], fields[item][number]) for item in group}
-    return {item: ", ".join(filter(None, own[1:])) for item, own in said.items()}
+    return {item: ", ".join(filter(None, parts[1:])) for item, parts in said.items()}

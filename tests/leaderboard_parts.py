@@ -10,13 +10,13 @@ import numpy as np
 from hear_ptsed.metrics import records
 from hear_ptsed.metrics.records import Record
 
-DRAWS = "; bootstrap: {} resamples of 40 clips (names 0123456789ab), seed 0"
+DRAWN = {"seed": 0, "clips": 40, "names": "0123456789ab"}
 F200 = (
-    "sed_eval 0.2.1 EventBasedMetrics(evaluate_offset=False, t_collar=0.2) as in heareval 2021.1.3:"
+    "sed_eval EventBasedMetrics(evaluate_offset=False, t_collar=0.2) as in heareval 2021.1.3:"
     " F-score over all events (micro average), optimal matching, 11 classes; NaN where undefined"
 )
 ER = (
-    "sed_eval 0.2.1 SegmentBasedMetrics(time_resolution=1.0) as in heareval 2021.1.3: error rate, "
+    "sed_eval SegmentBasedMetrics(time_resolution=1.0) as in heareval 2021.1.3: error rate, "
     "lower is better; over all segments and classes (micro average), 11 classes; NaN where "
     "undefined"
 )
@@ -26,6 +26,8 @@ VERSIONS = {
     "office": "office-v1-demo",
     "home": "home-v1-demo",
 }
+TITLES = {"dcase2016_task2": "DCASE 2016 task 2", "maestro": "MAESTRO 5h"}
+TITLES |= {"office": "Office (small)", "home": "Home (small)"}
 
 
 def digest(*what: object) -> str:
@@ -54,8 +56,7 @@ def record(
         "event_onset_200ms_fms": np.clip(f + noise, 0, 1).tolist(),
         "segment_1s_er": np.clip(er - noise, 0, None).tolist(),
     }
-    drawn = DRAWS.format(resamples) if resamples else ""
-    texts = {"event_onset_200ms_fms": F200 + drawn, "segment_1s_er": ER + drawn}
+    draws = [{"resamples": resamples, **DRAWN}] if resamples else []
     ends = {m: np.percentile(v, (2.5, 97.5)).tolist() for m, v in replicates.items() if v}
     places = [k / 10 for k in range(1, 10)]
     half = [1 - abs(place - 0.5) for place in places]  # 1 at 0.5
@@ -63,13 +64,15 @@ def record(
     curve |= {"precision": [0.9 * p for p in places], "recall": [1 - p for p in places]}
     made = Record(
         task=task,
-        task_version=VERSIONS[task],
+        title=TITLES.get(task, task),
+        primary="event_onset_200ms_fms",
+        task_version=VERSIONS.get(task, f"{task}-v1"),
         task_sha256=digest(task),
-        mode="frozen",
         protocol="linear",
         module=f"hear_ptsed.plugins.{model}_{stage}",
         model=model,
         stage=stage,
+        name="",
         checkpoint={"file": f"{model}_{stage}.pt", "sha256": digest(model, stage)},
         untrained=False,
         seed=seed,
@@ -80,18 +83,21 @@ def record(
         },
         ci95={metric: (low, high) for metric, (low, high) in ends.items()},
         replicates={metric: values for metric, values in replicates.items() if values},
-        conventions=texts,
+        draws={metric: draws for metric in scores if draws},
+        conventions={"event_onset_200ms_fms": F200, "segment_1s_er": ER},
+        settings={},
         hyperparameters={"optim": {"name": "adam", "lr": 0.2, "epochs": 500.0}},
         cost={"parameters": 9e7, "seconds_per_minute": 1.5},
         clips=40,
         published_task=task not in ("office", "home"),
         coverage=None,
         folds=[],
+        folds_of=0,
         seconds=123.4,
         software={"python": "3.11.9", "torch": "2.11.0"},
         hardware={"device": "cpu", "cores": 2},
         commit="0123456789abcdef0123456789abcdef01234567",
-        command=f"python -m eval_tasks run --task {task} --module {model}_{stage} --mode frozen",
+        command=f"python -m eval_tasks run --task {task} --module {model}_{stage}",
         started="2026-05-04T03:02:01+00:00",
         identity=digest(model, stage, seed, task, sorted(changes)),
         curves={"event_onset_200ms_fms": curve},
@@ -101,17 +107,69 @@ def record(
 
 def write(folder: Path, made: Record) -> Path:
     """Where `python -m eval_tasks run` would write it."""
-    path = records.record_path(folder, made, made.identity)
-    records.write(made, path)
+    path = records.record_path(folder, made)
+    records.write_record(made, path)
     return path
 
 
 def write_raw(path: Path, made: Record, **changes: object) -> Path:
     """A record's file with values that `Record` would not have."""
-    records.write(made, path)
+    records.write_record(made, path)
     values = json.loads(path.read_text(encoding="utf-8")) | changes
     path.write_text(json.dumps(values), encoding="utf-8")
     return path
+
+
+def write_schema1(path: Path, made: Record, scorer: str = "sed_eval 0.2.1") -> Path:
+    """The same as it was written before December 2026, with a release of what scored it."""
+    values = json.loads(write_raw(path, made).read_text(encoding="utf-8"))
+    for key in ("title", "primary", "name", "settings", "folds_of"):
+        del values[key]
+    for metric, draws in values.pop("draws").items():
+        drawn = "{resamples} resamples of {clips} clips (names {names}), seed {seed}"
+        texts = " and ".join(drawn.format(**part) for part in draws)
+        text = values["conventions"][metric].replace("sed_eval", scorer)
+        values["conventions"][metric] = f"{text}; bootstrap: {texts}"
+    how = {"weak-linear": "frozen desed-simple", "finetuned": "finetuned finetuned"}
+    how = how.get(made.protocol, f"frozen {made.protocol}").split()
+    values |= {"schema": 1, "mode": how[0], "protocol": how[1]}
+    path.write_text(json.dumps(values), encoding="utf-8")
+    return path
+
+
+def evaluation(classes: list[str], clips: int | None = None, **changes: object) -> dict:
+    """What `python -m training evaluate --out` wrote before it wrote records."""
+    row = {"psds1": 0.4, "pauroc": 0.5, "ap": 0.6, "events": 1}
+    scores = {"psds1": 0.3, "psds1_macro": 0.4, "pauroc": 0.5, "map": 0.6}
+    values = {
+        "checkpoint": {"file": "BEATs_strong_1.pt", "sha256": digest(1)},
+        "device": "cpu",
+        **scores,
+        "per_class": {name: row for name in classes},
+        "ci95": {metric: [score - 0.1, score + 0.1] for metric, score in scores.items()},
+        "clips": clips or len(classes),
+        "clips_without_events": 0,
+        "classes": len(classes),
+        "events": len(classes),
+        "convention": {metric: f"in words {metric}" for metric in scores} | {"median_frames": 9},
+        "coverage": [],
+    }
+    return values | changes
+
+
+def as_trained(classes: list[str], **changes: object) -> Record:
+    """What `python -m training evaluate --out` writes."""
+    made = record("BEATs_strong_1", "", None, resamples=0)
+    scores = {"psds1": 0.3, "psds1_macro": 0.4}
+    values = {
+        **{"task": "strong_labels", "task_version": "strong_labels", "title": "Own strong labels"},
+        **{"primary": "psds1_macro", "protocol": "as-trained", "module": "BEATs_strong_1.pt"},
+        **{"scores": scores, "published_task": False, "hyperparameters": {}, "curves": {}},
+        **{"per_class": {name: {"psds1": 0.4, "events": 1.0} for name in classes}},
+        **{"conventions": dict.fromkeys(scores, "in words"), "clips": len(classes)},
+        **{"settings": dict.fromkeys(scores, {"median_frames": 9, "head": "strong"})},
+    }
+    return replace(made, **values | changes)
 
 
 def write_heareval(

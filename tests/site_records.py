@@ -16,24 +16,24 @@ from leaderboards.readers import Entry
 
 MODELS = {"atst_frame": 0.62, "beats": 0.68, "m2d": 0.65, "frame_mn10": 0.58}
 STAGES = {"ssl": 0.0, "weak": 0.06, "strong": 0.12}
-KINDS = (("frozen", "linear"), ("finetuned", "finetuned"))
+PROTOCOLS = ("linear", "finetuned")
 HOSTILE = '<script>window.hostile = 1</script><img src=x onerror="window.hostile = 1">'
 
 
 def many(
     folder: Path, models: dict[str, float], tasks: tuple[str, ...], seeds: int, resamples: int = 50
 ) -> int:
-    """Records of models x three stages x tasks x two modes x seeds; returns how many."""
+    """Records of models x three stages x tasks x two protocols x seeds; returns how many."""
     count = 0
     for task in tasks:
-        for mode, protocol in KINDS:
+        for protocol in PROTOCOLS:
             for model, level in models.items():
                 for stage, more in STAGES.items():
                     for seed in range(seeds):
-                        known = (task, mode, model, stage, seed)
+                        known = (task, protocol, model, stage, seed)
                         noise = np.random.default_rng(int(digest(known)[:8], 16))
                         f = float(np.clip(level + more + noise.normal(0, 0.01), 0, 1))
-                        own = {"identity": digest(known), "mode": mode, "protocol": protocol}
+                        own = {"identity": digest(known), "protocol": protocol}
                         per_class = {
                             f"class {k:02d}": {
                                 "event_onset_200ms_fms": float(noise.uniform(0, 1)),
@@ -64,8 +64,8 @@ def small_set(folder: Path) -> None:
     write_raw(bad / "markup.json", record(seed=7), model=HOSTILE)
     write_raw(bad / "path.json", record(seed=8), module="../../etc/passwd")
     write_raw(bad / "long.json", record(seed=9), command="x" * 1_000_000)
-    write_raw(bad / "task.json", record(seed=10), task="cooking")
-    (bad / "cut.json").write_text('{"schema": 1, "task": "dca', encoding="utf-8")
+    write_raw(bad / "metric.json", record(seed=10), scores={"cooking": 0.5})
+    (bad / "cut.json").write_text('{"schema": 2, "task": "dca', encoding="utf-8")
     (bad / "<img src=x onerror=alert(1)>.json").write_text("{}", encoding="utf-8")
 
 

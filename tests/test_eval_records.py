@@ -22,7 +22,7 @@ from eval_tasks.request import Request
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.files import temporary_beside
 from hear_ptsed.metrics import records
-from hear_ptsed.metrics.bootstrap import Draws, paired
+from hear_ptsed.metrics.bootstrap import paired
 from hear_ptsed.metrics.records import Record
 from hear_ptsed.options import read_options, write_options
 from hear_ptsed.registry import build
@@ -284,18 +284,21 @@ def test_export_takes_one_fold(here, capsys):
     assert "--export writes one file; give --folds 1" in capsys.readouterr().err
 
 
+DRAWN = {"resamples": 4, "seed": 0, "clips": 4, "names": "0123456789ab"}
+
+
 def record(**changes) -> Record:
     """Of a made-up run."""
     values = {
-        **{"task": "t", "title": "T", "primary": "f", "task_version": "t-v1", "stage": ""},
-        **{"task_sha256": "0" * 64, "protocol": "linear", "module": "m", "model": "m", "name": ""},
+        **{"task": "t", "title": "T", "primary": "f", "task_version": "t-v1"},
+        **{"task_sha256": "0" * 64, "protocol": "linear", "module": "m", "model": "m"},
+        **{"stage": "", "name": ""},
         **{"checkpoint": {"file": None, "sha256": None}, "untrained": False, "seed": 0},
         **{"scores": {"f": 0.5, "e": math.nan}, "per_class": {"a": {"f": math.nan}}},
         **{"ci95": {"f": (0.4, math.nan)}, "replicates": {"f": [0.4, 0.6, math.nan, 0.5]}},
-        **{"draws": {"f": [Draws(resamples=4, seed=0, clips=4, names="0" * 12)]}, "clips": 4},
-        **{"conventions": {"f": "as usual"}, "settings": {"f": {"median": 7}}},
-        **{"hyperparameters": {}, "cost": {}},
-        **{"published_task": False, "coverage": None, "folds": [{"f": math.nan}], "folds_of": 5},
+        **{"draws": {"f": [DRAWN]}, "settings": {}, "conventions": {"f": "as usual"}},
+        **{"hyperparameters": {}, "cost": {}, "clips": 4, "folds_of": 1},
+        **{"published_task": False, "coverage": None, "folds": [{"f": math.nan}]},
         **{"seconds": 1.0, "software": {}, "hardware": {}, "commit": None, "command": ""},
         **{"started": "2026-01-01", "identity": "a" * 64},
     }
@@ -314,25 +317,27 @@ def test_a_record_is_strict_json_and_comes_back_with_its_nans(tmp_path):
     half.start()
     half.join()
     assert len(list(path.parent.iterdir())) == 1
-    records.write(record(), path)
+    records.write_record(record(), path)
     assert [one.name for one in path.parent.iterdir()] == ["r.json"]
     of_another_machine = f".hear_ptsed-1-{'0' * 8}-{'0' * 16}-other.json"
     (path.parent / of_another_machine).write_text("{")
     (path.parent / ".99-r.json").write_text("mine")
-    records.write(record(), path)
+    records.write_record(record(), path)
     assert len([*path.parent.iterdir()]) == 3
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert repr(records.read(path)) == repr(record())
-    assert records.finished(path, "a" * 64) is not None
+    assert repr(records.read_record(path)) == repr(record())
+    assert records.finished_record(path, "a" * 64) is not None
     with pytest.raises(ValueError, match="the record of another run"):
-        records.finished(path, "b" * 64)
-    assert records.finished(tmp_path / "none.json", "a" * 64) is None
+        records.finished_record(path, "b" * 64)
+    assert records.finished_record(tmp_path / "none.json", "a" * 64) is None
 
 
 def test_a_training_that_never_had_a_score_is_kept_with_null(tmp_path):
     """As heareval tells of a network that finds no event."""
-    records.write(replace(record(), training=[{"best": -math.inf, "step": 9}]), tmp_path / "r.json")
-    assert records.read(tmp_path / "r.json").training == [{"best": None, "step": 9}]
+    records.write_record(
+        replace(record(), training=[{"best": -math.inf, "step": 9}]), tmp_path / "r.json"
+    )
+    assert records.read_record(tmp_path / "r.json").training == [{"best": None, "step": 9}]
 
 
 @pytest.mark.parametrize(
@@ -342,7 +347,7 @@ def test_a_training_that_never_had_a_score_is_kept_with_null(tmp_path):
 def test_a_file_that_is_no_record_is_refused(tmp_path, text, told):
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(ValueError, match=told):
-        records.read(tmp_path / "r.json")
+        records.read_record(tmp_path / "r.json")
 
 
 def test_a_paired_difference_is_that_of_equal_resamples():
@@ -360,11 +365,12 @@ def test_a_paired_difference_is_that_of_equal_resamples():
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"draws": {"f": []}}, "not computed on the same resamples"),
-        ({"settings": {"f": {"median": 5}}}, "computed in two ways"),
-        ({"replicates": {}}, "no replicates of f to compare"),
+        ({"draws": {"f": [DRAWN | {"names": "ba9876543210"}]}}, "same resamples of the same clips"),
+        ({"draws": {"f": [DRAWN | {"seed": 1}]}}, "same resamples of the same clips"),
+        ({"settings": {"f": {"median_frames": 7}}}, "computed in two ways"),
+        ({"replicates": {}}, "no replicates of f to compare; there are those of: none"),
     ],
 )
-def test_records_of_other_clips_or_settings_are_not_paired(changes, told):
+def test_records_of_other_draws_or_settings_are_not_paired(changes, told):
     with pytest.raises(ValueError, match=told):
         paired(record(), record(**changes), "f")

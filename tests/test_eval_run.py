@@ -22,7 +22,7 @@ from eval_parts import (  # noqa: E402
 )
 
 from hear_ptsed.files import LOCK  # noqa: E402
-from hear_ptsed.metrics.records import read, shown  # noqa: E402
+from hear_ptsed.metrics.records import read_record, score_table  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_record_is_complete_and_says_how_it_is_made_again(undisturbed, parts, 
     assert len(undisturbed[protocol]) == 2
     paths = sorted((parts / protocol / "results").rglob("*.json"))
     for seed, path in enumerate(paths):
-        record = read(path)
+        record = read_record(path)
         assert record.seed == seed and record.protocol == protocol and record.clips == 4
         assert [*record.scores][0] == "event_onset_200ms_fms"
         assert record.scores["event_onset_200ms_fms"] >= 0  # not NaN
@@ -206,10 +206,10 @@ def test_the_steps_of_a_dry_run_are_those_of_the_run(undisturbed, parts, tasks, 
 
 
 def test_what_a_table_shows(undisturbed, parts):
-    record = read(min((parts / "linear" / "results").rglob("*.json")))
-    text = shown(record, per_class=True)
+    record = read_record(min((parts / "linear" / "results").rglob("*.json")))
+    text = score_table(record, per_class=True)
     score = f"{record.scores['event_onset_200ms_fms']:.4f}"
     assert f"event_onset_200ms_fms  {score}  95 % " in text
     assert "pluck" in text and "UNTRAINED" not in text and "coverage" not in text
-    text = shown(replace(record, untrained=True, coverage="3 of 9 left"))
+    text = score_table(replace(record, untrained=True, coverage="3 of 9 left"))
     assert "UNTRAINED" in text and "coverage: 3 of 9 left" in text and "pluck" not in text

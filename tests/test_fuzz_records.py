@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hear_ptsed.metrics import records
 from leaderboards.__main__ import main
 from leaderboards.collect import collect
-from leaderboards.submit import problems
+from leaderboards.submit import problems_of_file
 
 LATER = datetime(2026, 12, 1, tzinfo=UTC)
 GOOD = json.loads(json.dumps(asdict(parts.record(resamples=4, classes=2))))
@@ -72,21 +72,21 @@ def test_a_damaged_record_is_a_right_entry_or_told_in_a_line(tmp_path_factory, v
     path = tmp_path_factory.mktemp("fuzz") / "one.json"
     path.write_text(json.dumps(values), encoding="utf-8")
     found = collect([path], figures=False)
-    told = problems(path, LATER)
+    told = problems_of_file(path, LATER)
     assert all(line.isprintable() for line in told)
     if found.rejected:
         (one,) = found.rejected
         assert not found.entries and one.reason and one.reason.isprintable() and told
         assert "cannot be read" not in one.reason  # an error that nobody foresaw
         try:
-            records.read(path)
+            records.read_record(path)
         except ValueError as error:
             assert "\n" not in str(error)
         return
     (entry,) = found.entries
     for key in NUMBERS:
         assert same(getattr(entry, key), values.get(key, {})), key
-    read = records.read(path)
+    read = records.read_record(path)
     for key in (*NUMBERS[:5], "folds"):
         assert same(getattr(read, key), values.get(key, {})), key
 

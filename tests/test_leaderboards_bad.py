@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from leaderboards import checks, site
 from leaderboards.collect import Collected, collect
 from leaderboards.stats import cells, gains, normalised
-from leaderboards.submit import problems
+from leaderboards.submit import problems_of_file
 from leaderboards.titles import notes
 
 F, ER = "event_onset_200ms_fms", "segment_1s_er"
@@ -71,9 +71,8 @@ BAD = {
         {"identity": "../../x"},
         "identity is '../../x'; it must be the 64 digits of a SHA-256",
     ),
-    "unknown task": ({"task": "mnist"}, "unknown task 'mnist'; known: dcase2016_task2, maestro"),
     "task of another name": ({"task": "maestro"}, "is none of task maestro"),
-    "unknown mode": ({"mode": "best"}, "mode is 'best'; it must be 'frozen' or 'finetuned'"),
+    "unknown protocol": ({"protocol": "best"}, "protocol is 'best'; it must be 'hear', 'linear'"),
     "unknown metric": ({"scores": {"wow": 1.0}}, "unknown metric 'wow'"),
     "score above 1": ({"scores": {F: 1.2, ER: 0.4}}, "1.2; allowed are 0 to 1"),
     "score below 0": ({"scores": {F: 0.8, ER: -0.1}}, "-0.1; allowed are 0 and above"),
@@ -107,9 +106,12 @@ BAD = {
     "turned text": ({"coverage": "a\u202eb"}, "control characters"),
     "half a character": ({"commit": "\ud800"}, "Invalid JSON"),
     "no date": ({"started": "yesterday"}, "must be a date and time"),
-    "other schema": ({"schema": 2}, "schema 2; this version reads 1"),
+    "other schema": ({"schema": 3}, "schema 3; this version reads 1 and 2"),
     "schema as bool": ({"schema": True}, "schema True"),
     "no conventions": ({"conventions": {}}, "conventions must say of each score"),
+    "draws of nothing": ({"draws": {"psds1": []}}, "draws has 'psds1', which is not among"),
+    "settings of nothing": ({"settings": {"psds1": {}}}, "settings has 'psds1', which is not"),
+    "more folds than there are": ({"folds": [{F: 0.8}]}, "folds has 1 folds of 0"),
     "curve of nothing": ({"curves": {"psds1": {}}}, "not among the scores"),
     "curve of other columns": ({"curves": {F: {"x": [0]}}}, "has 'x'; expected threshold, f_meas"),
     "curve of an error rate": ({"curves": {ER: {"x": [0]}}}, "expected no curve at all"),
@@ -154,7 +156,6 @@ RAW = {
     "a key twice": (b'{"schema": 1, "a": {"b": 1, "b": 2}}', "the key 'b' comes twice"),
     "a list": (b"[1, 2]", "no result"),
     "a number": (b"1", "no result"),
-    "another JSON": (b'{"name": "x"}', "no result: neither a record"),
     "deep": (b'{"schema":' + b"[" * 200_000, "nested too deeply"),
     "a number of many digits": (b'{"schema": ' + b"1" * 5000 + b"}", "digits"),
     "a pickle": (b"\x80\x04c__builtin__\nexec\n", "not UTF-8"),
@@ -166,6 +167,14 @@ def test_a_file_that_is_no_json_of_ours_is_told(folder, case):
     content, reason = RAW[case]
     (folder / "bad.json").write_bytes(content)
     assert reason in rejected(folder)[1]
+
+
+def test_a_file_without_schema_is_left_alone_in_a_folder_and_told_by_name(folder):
+    (folder / "other.json").write_text('{"name": "x"}')
+    found = collect([folder], figures=False)
+    assert len(found.entries) == 1 and not found.rejected
+    (one,) = collect([folder / "other.json"], figures=False).rejected
+    assert "no result: it has no schema" in one.reason
 
 
 def test_a_huge_file_is_not_even_read(folder):
@@ -237,7 +246,7 @@ def test_a_site_among_the_results_is_no_result(folder):
 
 
 def test_a_site_in_a_folder_of_results_is_named_and_its_downloads_are_not_read(folder):
-    site.build(collect([folder], figures=False), folder / "old site")
+    site.build_site(collect([folder], figures=False), folder / "old site")
     file, reason = rejected(folder)
     assert file == "results/old site" and "a site built before" in reason
 
@@ -280,12 +289,12 @@ def test_the_metric_to_report_is_that_of_the_task(tmp_path):
     turned = {"scores": {ER: 0.4, F: 0.8}, "conventions": {ER: parts.ER, F: parts.F200}}
     parts.write_raw(tmp_path / "turned.json", parts.record(seed=1), **turned)
     only = {"scores": {ER: 0.4}, "conventions": {ER: parts.ER}}
-    only |= dict.fromkeys(("ci95", "replicates", "curves", "per_class"), {})
+    only |= dict.fromkeys(("ci95", "replicates", "draws", "curves", "per_class"), {})
     parts.write_raw(tmp_path / "only.json", parts.record(seed=2), **only)
     found = collect([tmp_path], figures=False)
     assert not found.rejected
     assert sorted(entry.primary for entry in found.entries) == [F, F, ER]
-    assert site.build(found, tmp_path / "site").is_file()
+    assert site.build_site(found, tmp_path / "site").is_file()
 
 
 def test_long_options_of_a_module_are_shortened(tmp_path):
@@ -297,7 +306,7 @@ def test_long_options_of_a_module_are_shortened(tmp_path):
 
 def test_a_stray_file_of_heareval_hides_no_record(folder):
     (folder / "task_metadata.json").write_text("{}")
-    assert rejected(folder)[0] == "results/task_metadata.json"
+    assert len(collect([folder], figures=False).entries) == 1
 
 
 @pytest.mark.parametrize("hparams", ["null", "[1]", "[" * 500 + "]" * 500, "[" * 9000 + "]" * 9000])
@@ -337,7 +346,7 @@ def test_a_site_is_built_of_extreme_but_allowed_values(tmp_path, case):
         parts.write_raw(tmp_path / f"{seed}.json", changed, **EXTREMES[case])
     found = collect([tmp_path], figures=False)
     assert not found.rejected
-    out = site.build(found, tmp_path / "site").parent
+    out = site.build_site(found, tmp_path / "site").parent
     for name in ("index.html", "task-dcase2016_task2.html"):
         values = re.findall(r'(?:data-v|[xy][12]?|d)="([^"]*)"', (out / name).read_text())
         assert not any("nan" in value or "inf" in value for value in values)
@@ -396,4 +405,4 @@ def test_whatever_a_record_holds_it_is_an_entry_or_told(tmp_path_factory, data):
     found = collect([path], figures=False)
     assert len(found.entries) + len(found.rejected) == 1
     everything(found)
-    problems(path, LATER)
+    problems_of_file(path, LATER)

@@ -9,15 +9,12 @@ import leaderboard_parts as parts
 import numpy as np
 import pytest
 
-from eval_tasks import run
 from hear_ptsed.labels import load_labels
-from hear_ptsed.metrics import bootstrap, events, psds, records
+from hear_ptsed.metrics import bootstrap, events, provenance, psds, records
 from leaderboards.__main__ import main
-from leaderboards.submit import problems
-from training import metrics
+from leaderboards.submit import problems_of_file
 
 F, ER = "event_onset_200ms_fms", "segment_1s_er"
-PSDS = "sed_scores_eval{}: dtc 0.7, gtc 0.7, no cross triggers, alpha_ct 0, alpha_st 1"
 
 
 def build(folder: Path, out: Path) -> list[dict[str, str]]:
@@ -27,46 +24,38 @@ def build(folder: Path, out: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if row["kind"] == "measured"]
 
 
-def released(version: str) -> dict[str, str]:
-    """Conventions as they were written with a release of sed_eval, or as they are: without one."""
-    texts = {F: parts.F200, ER: parts.ER}
-    return {
-        m: t.replace("sed_eval 0.2.1", f"sed_eval{version}") + parts.DRAWS.format(100)
-        for m, t in texts.items()
-    }
+RELEASES = ("sed_eval 0.2.1", "sed_eval 0.2.2.dev1+g12", "sed_eval")
 
 
 def test_releases_of_sed_eval_share_a_column_and_its_ranks(tmp_path):
-    versions = {"beats": (" 0.2.1", 0.8), "m2d": (" 0.2.2.dev1+g12", 0.3), "asit": ("", 0.5)}
-    for model, (version, f) in versions.items():
-        parts.write(tmp_path / "r", parts.record(model, f=f, conventions=released(version)))
+    models = {"beats": 0.8, "m2d": 0.3, "asit": 0.5}
+    for release, (model, f) in zip(RELEASES, models.items(), strict=True):
+        parts.write_schema1(tmp_path / "r" / f"{model}.json", parts.record(model, f=f), release)
     rows = [row for row in build(tmp_path / "r", tmp_path / "site") if row["metric"] == F]
     assert {row["model"]: row["rank"] for row in rows} == {"beats": "1", "asit": "2", "m2d": "3"}
     assert len({row["convention"] for row in rows}) == 1
     assert not re.search(r"\d\.\d+\.\d+ Event", rows[0]["convention"])
 
 
-def test_releases_of_sed_scores_eval_share_a_column(tmp_path):
-    own = {"task": "home", "protocol": "desed-simple", "scores": {"psds1": 0.3}, "per_class": {}}
-    own |= {"ci95": {}, "replicates": {}, "curves": {}}
-    for k, (model, version) in enumerate((("beats", " 0.0.4"), ("m2d", " 0.0.5"), ("asit", ""))):
-        own["scores"] = {"psds1": 0.3 + 0.1 * k}
-        made = parts.record(model, conventions={"psds1": PSDS.format(version)}, **own)
-        parts.write(tmp_path / "r", made)
-    rows = build(tmp_path / "r", tmp_path / "site")
+def test_conventions_are_for_people_and_part_no_columns(tmp_path):
+    for k, model in enumerate(("beats", "m2d", "asit")):
+        told = {F: f"in words {k}", ER: "in others"}
+        parts.write(tmp_path / "r", parts.record(model, f=0.3 + 0.1 * k, conventions=told))
+    rows = [row for row in build(tmp_path / "r", tmp_path / "site") if row["metric"] == F]
     assert {row["model"]: row["rank"] for row in rows} == {"asit": "1", "m2d": "2", "beats": "3"}
 
 
 def test_records_of_two_releases_are_compared_and_accepted(tmp_path, capsys):
-    made = [
-        parts.record(model, f=f, conventions=released(version))
-        for model, f, version in (("beats", 0.8, " 0.2.1"), ("m2d", 0.7, ""))
-    ]
-    paths = [str(parts.write(tmp_path, one)) for one in made]
-    assert main(["compare", *paths]) == 0
-    assert "BEATs strong is better than M2D strong" in capsys.readouterr().out
+    made = [parts.record(model, f=f) for model, f in (("beats", 0.8), ("m2d", 0.7))]
+    paths = [str(parts.write_schema1(tmp_path / f"{k}.json", one)) for k, one in enumerate(made)]
+    paths.append(str(parts.write(tmp_path / "new", made[1])))
+    assert main(["compare", *paths[:2]]) == 0
+    said = capsys.readouterr().out
+    assert "BEATs strong is better than M2D strong" in said
+    assert main(["compare", paths[0], paths[2]]) == 0
+    assert capsys.readouterr().out == said
     assert main(["submit", *paths]) == 0
-    assert records.paired(*made, F)[1] > 0
+    assert bootstrap.paired(*map(records.read_record, paths[1:]), F) == (0, 0, 0)
 
 
 def test_the_versions_of_what_scores_are_told_as_software_and_nowhere_else():
@@ -75,7 +64,7 @@ def test_the_versions_of_what_scores_are_told_as_software_and_nowhere_else():
     scored = events.event_scores(clips, clips, ["a"], [F, ER], draws)
     frames = {file: np.full((100, 1), 0.5) for file in clips}
     areas = psds.psds_scores(frames, clips, dict.fromkeys(clips, 4.0), ["a"], ["psds1"])
-    software = run.software()
+    software = provenance.software()
     for text in (*scored.conventions.values(), *areas.conventions.values()):
         assert "sed_eval" in text or "sed_scores_eval" in text
         assert software["sed_eval"] not in text and software["sed_scores_eval"] not in text
@@ -85,15 +74,21 @@ def test_the_versions_of_what_scores_are_told_as_software_and_nowhere_else():
 
 
 def test_what_a_later_version_adds_is_kept_and_ignored_everywhere(tmp_path, capsys):
-    more = {"energy_wh": 12.5, "title": "DCASE", "draws": {"n": [1, 2]}}
+    more = {"energy_wh": 12.5, "grid": {"n": [1, 2]}}
     path = parts.write_raw(tmp_path / "r" / "later.json", parts.record(), **more)
-    assert records.read(path).scores == records.read(parts.write(tmp_path, parts.record())).scores
+    assert (
+        records.read_record(path).scores
+        == records.read_record(parts.write(tmp_path, parts.record())).scores
+    )
     assert main(["submit", str(path)]) == 0
     (row, _) = build(tmp_path / "r", tmp_path / "site")
     assert float(row["mean"]) == 0.8
     (page,) = (tmp_path / "site" / "runs").glob("[0-9a-f]*.html")
     assert "energy_wh" in page.read_text(encoding="utf-8")
     assert page.with_suffix(".json").read_bytes() == path.read_bytes()
+    records.write_record(records.read_record(path), tmp_path / "again.json")
+    again = json.loads((tmp_path / "again.json").read_text(encoding="utf-8"))
+    assert again == json.loads(path.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("deep", [False, True])
@@ -106,70 +101,68 @@ def test_a_key_that_comes_twice_is_refused_by_all_readers(tmp_path, capsys, deep
     path.write_text(text.replace(old, new), encoding="utf-8")
     twice = "the key 'lr' comes twice" if deep else "the key 'seed' comes twice"
     with pytest.raises(ValueError, match=twice):
-        records.read(path)
-    assert any(twice in line for line in problems(path))
+        records.read_record(path)
+    assert any(twice in line for line in problems_of_file(path))
     build(tmp_path / "r", tmp_path / "site")
     assert twice in capsys.readouterr().err
 
 
 # AudioSet Strong
 
-
-def evaluation(folder: Path, classes: list[str], **more: object) -> dict:
-    """As `python -m training evaluate --out` writes it, of one clip for each class."""
-    from hear_ptsed.files import null_for_nan, write_json
-    from training.data.annotations import Events
-
-    rng = np.random.default_rng(0)
-    n = len(classes)
-    clips = [f"clip{k:03d}" for k in range(n)]
-    onset = rng.uniform(0, 8, n)
-    events = Events.from_columns(clips, classes, onset.tolist(), (onset + 1).tolist())
-    scores = np.full((n, n, 250), -4, np.float32)
-    for k, start in enumerate(onset):
-        scores[k, k, int(25 * start) : int(25 * start) + 25] += rng.normal(4, 2)
-    scored = metrics.evaluate(scores, clips, classes, events, np.full(n, 10.0))
-    checkpoint = {"file": "BEATs_strong_1.pt", "sha256": parts.digest(1)}
-    values = {"checkpoint": checkpoint, "device": "cpu"} | scored.to_dict() | {"coverage": []}
-    folder.mkdir()
-    path = folder / "scores.json"
-    write_json(path, null_for_nan(values))
-    return json.loads(path.read_text()) | more
+SAID = {"task": "audioset_strong", "data": {"sha256": parts.digest(2), "clips": 16_996}}
+OFFICIAL = {"task": "audioset_strong", "task_version": "audioset_strong", "published_task": True}
+FORMS = pytest.mark.parametrize("form", ["record", "evaluation"])
 
 
-def beside_the_paper(values: dict, folder: Path, capsys) -> tuple[bool, str]:
+def write(folder: Path, form: str, classes: list[str], official: bool, clips: int) -> None:
+    """An evaluation, as it is written or as it was."""
+    folder.mkdir(exist_ok=True)
+    if form == "record":
+        changes = {"clips": clips, "title": "AudioSet Strong"} | OFFICIAL if official else {}
+        parts.write_raw(folder / "scores.json", parts.as_trained(classes, **changes))
+    else:
+        values = parts.evaluation(classes, clips) | (SAID if official else {})
+        (folder / "scores.json").write_text(json.dumps(values), encoding="utf-8")
+
+
+def beside_the_paper(folder: Path, capsys) -> tuple[bool, str]:
     """Whether it stands in the published table of students, and what was said on stderr."""
-    (folder / "scores.json").write_text(json.dumps(values), encoding="utf-8")
     assert main(["build", str(folder), "--out", str(folder.parent / "site")]) == 0
     page = (folder.parent / "site" / "audioset.html").read_text(encoding="utf-8")
     students = re.search(r'id="published-1">Students.*?</section>', page, re.S)[0]
     return "measured here" in students, capsys.readouterr().err
 
 
-def test_own_data_of_many_classes_never_stand_beside_the_paper(tmp_path, capsys):
-    values = evaluation(tmp_path / "r", [f"class {k:03d}" for k in range(310)])
-    assert beside_the_paper(values, tmp_path / "r", capsys) == (False, "")
+@FORMS
+def test_own_data_of_many_classes_never_stand_beside_the_paper(tmp_path, capsys, form):
+    classes = [f"class {k:03d}" for k in range(310)]
+    write(tmp_path / "r", form, classes, False, 310)
+    assert beside_the_paper(tmp_path / "r", capsys) == (False, "")
     table = (tmp_path / "site" / "task-strong_labels.html").read_text(encoding="utf-8")
-    assert f"{values['psds1_macro']:.3f}" in table
-    values |= {"task": "audioset_strong", "data": {"sha256": parts.digest(2), "clips": 16_996}}
-    stands, told = beside_the_paper(values, tmp_path / "r", capsys)
+    assert ">0.400<" in table
+    write(tmp_path / "r", form, classes, True, 16_996)
+    stands, told = beside_the_paper(tmp_path / "r", capsys)
     assert not stands and "class 000" in told and told.count("\n") == 1
 
 
-def test_the_classes_of_audioset_alone_do_not_make_it_the_evaluation_set(tmp_path, capsys):
-    values = evaluation(tmp_path / "r", load_labels(evaluated=True))
-    assert values["classes"] == 407
-    assert not beside_the_paper(values, tmp_path / "r", capsys)[0]
-    said = {"task": "audioset_strong", "data": {"sha256": parts.digest(2), "clips": 16_996}}
-    assert beside_the_paper(values | said, tmp_path / "r", capsys) == (True, "")
+@FORMS
+def test_the_classes_of_audioset_alone_do_not_make_it_the_evaluation_set(tmp_path, capsys, form):
+    classes = load_labels(evaluated=True)
+    assert len(classes) == 407
+    write(tmp_path / "r", form, classes, False, 407)
+    assert not beside_the_paper(tmp_path / "r", capsys)[0]
+    write(tmp_path / "r", form, classes, True, 16_990)
+    assert beside_the_paper(tmp_path / "r", capsys) == (True, "")
+    page = (tmp_path / "site" / "audioset.html").read_text(encoding="utf-8")
+    assert "small data" not in re.search(r'<span class="line">.*?</small></span>', page, re.S)[0]
     about = (tmp_path / "site" / "about.html").read_text(encoding="utf-8")
     assert "--task audioset_strong" in about and "16,996" in about
 
 
-def test_a_part_of_the_evaluation_set_is_marked(tmp_path, capsys):
-    values = evaluation(tmp_path / "r", load_labels(evaluated=True)[:300])
-    values |= {"task": "audioset_strong", "data": {"sha256": parts.digest(2), "clips": 9000}}
-    assert beside_the_paper(values, tmp_path / "r", capsys)[0]
+@FORMS
+def test_a_part_of_the_evaluation_set_is_marked(tmp_path, capsys, form):
+    write(tmp_path / "r", form, load_labels(evaluated=True)[:300], True, 9000)
+    assert beside_the_paper(tmp_path / "r", capsys)[0]
     page = (tmp_path / "site" / "audioset.html").read_text(encoding="utf-8")
     (cell,) = re.findall(r'<span class="line">.*?</small></span>', page, re.S)
     assert "small data" in cell
@@ -179,8 +172,8 @@ def test_a_part_of_the_evaluation_set_is_marked(tmp_path, capsys):
 
 def test_evaluations_of_other_clips_do_not_share_a_column(tmp_path):
     for k in range(2):
-        values = evaluation(tmp_path / str(k), ["a", "b"])
-        values |= {"task": "strong_labels", "data": {"sha256": parts.digest(k), "clips": 2}}
-        (tmp_path / str(k) / "scores.json").write_text(json.dumps(values), encoding="utf-8")
+        values = parts.evaluation(["a", "b"], task="strong_labels")
+        values |= {"data": {"sha256": parts.digest(k), "clips": 2}}
+        (tmp_path / f"{k}.json").write_text(json.dumps(values), encoding="utf-8")
     rows = [row for row in build(tmp_path, tmp_path / "site") if row["metric"] == "psds1_macro"]
     assert len({row["data"] for row in rows}) == len(rows) == 2

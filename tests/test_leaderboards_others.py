@@ -1,14 +1,13 @@
 """Leaderboards: results that are no records of this suite: heareval's folders, training's files."""
 
+import json
 import math
 
 import leaderboard_parts as parts
-import numpy as np
 import pytest
 
 from leaderboards.collect import collect
 from leaderboards.stats import cells
-from training import metrics
 
 F = "event_onset_200ms_fms"
 
@@ -80,27 +79,24 @@ def test_other_options_of_a_folder_of_heareval_make_no_model_untrained(tmp_path,
 
 
 def test_an_evaluation_of_training_is_read_with_its_interval(tmp_path):
-    from hear_ptsed.files import null_for_nan, write_json
-    from training.data.annotations import Events
-
-    events = Events.from_columns(
-        ["a", "b", "b"], ["Dog", "Bark", "Dog"], [1.0, 3.0, 0.5], [2.0, 4.0, 1.5]
-    )
-    scores = np.random.default_rng(0).normal(size=(2, 2, 250)).astype(np.float32)
-    scored = metrics.evaluate(
-        scores, ["a", "b"], ["Bark", "Dog"], events, np.full(2, 10.0), bootstrap=20
-    )
-    values = {
-        "checkpoint": {"file": "BEATs_strong_1.pt", "sha256": parts.digest(1)},
-        "device": "cpu",
-    }
-    values |= scored.to_dict() | {"coverage": [{"expected": 2, "found": 2, "unreadable": {}}]}
-    write_json(tmp_path / "evaluation.json", null_for_nan(values))
+    values = parts.evaluation(["Bark", "Dog"], ci95={"pauroc": [0.4, 0.7], "map": [None, None]})
+    values["coverage"] = [{"expected": 3, "found": 2, "unreadable": {}}]
+    (tmp_path / "evaluation.json").write_text(json.dumps(values), encoding="utf-8")
     found = collect([tmp_path], figures=False)
     assert not found.rejected
     (entry,) = found.entries
     assert (entry.task, entry.model, entry.stage) == ("strong_labels", "beats", "strong")
-    assert entry.small_data  # two classes are not AudioSet Strong
-    assert entry.scores["psds1_macro"] == scored.psds1_macro
-    assert entry.ci95["pauroc"] == pytest.approx(scored.ci95["pauroc"], nan_ok=True)
-    assert entry.per_class["Dog"]["map"] == scored.per_class["Dog"]["ap"]
+    assert entry.small_data and entry.coverage == "2 of 3 clips there, 0 of them unreadable"
+    assert entry.primary == "psds1_macro" and entry.scores["psds1_macro"] == 0.4
+    assert entry.ci95["pauroc"] == (0.4, 0.7) and math.isnan(entry.ci95["map"][0])
+    assert entry.per_class["Dog"]["map"] == 0.6
+
+
+def test_a_checkpoint_called_model_has_the_name_of_its_folder(tmp_path):
+    checkpoint = {"file": "model.pt", "sha256": parts.digest(1)}
+    for folder, model, stage in (("m2d_weak", "m2d", "weak"), ("my run", "my run", "")):
+        values = parts.evaluation(["Dog"], checkpoint=checkpoint)
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "scores.json").write_text(json.dumps(values), encoding="utf-8")
+        (entry,) = collect([tmp_path / folder], figures=False).entries
+        assert (entry.model, entry.stage, entry.module) == (model, stage, "model.pt")

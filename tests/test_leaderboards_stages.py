@@ -1,57 +1,72 @@
-"""Rows of files of one's own: which results of a stage belong together."""
+"""Rows: what records of one name are together, and what stays apart."""
 
 import leaderboard_parts as parts
 import pytest
 from test_leaderboards import measured
 
-from hear_ptsed.metrics import records
+from hear_ptsed.metrics.records import Record
+from leaderboards.collect import collect
+from leaderboards.stats import cells, gains
+from leaderboards.titles import labels
+
+OTHER = {"hyperparameters": {"optim": {"lr": 0.1}}}
 
 
-def own_file(seed: int, stage: str, trained: int, **changes: object) -> records.Record:
-    """Of a file of one's own that was trained with a seed."""
-    return parts.record(
-        "small",
-        stage,
-        seed,
-        module="hear_ptsed.plugins.checkpoint",
-        checkpoint={"file": "model.pt", "sha256": parts.digest("small", stage, trained)},
-        identity=parts.digest(stage, seed, trained, str(changes)),
-        **changes,
-    )
+def named(seed: int, stage: str = "weak", checkpoint: int = 0, **changes: object) -> Record:
+    """Of a checkpoint of one's own, which its user calls small."""
+    values = {
+        "name": "small",
+        "module": "hear_ptsed.plugins.checkpoint",
+        "checkpoint": {"file": "model.pt", "sha256": parts.digest("small", stage, checkpoint)},
+        "identity": parts.digest(stage, seed, checkpoint, str(changes)),
+    }
+    return parts.record("frame_mn06", stage, seed, **values | changes)
 
 
-def test_files_trained_and_evaluated_with_a_seed_each_make_one_row_of_their_stage(tmp_path):
-    found = measured(tmp_path, *(own_file(s, "weak", s, f=0.1 * (s + 1)) for s in range(3)))
-    (cell,) = found
+def test_checkpoints_of_one_name_and_stage_are_averaged_as_seeds(tmp_path):
+    (cell,) = measured(tmp_path, *(named(0, checkpoint=k, f=0.1 * (k + 1)) for k in range(3)))
     assert cell.seeds == 3 and cell.mean == pytest.approx(0.2)
-    assert cell.row.variant == "a checkpoint per seed"
+    assert cell.row.title == "small weak" and "a seed twice" not in cell.flags
+    assert cell.low < cell.mean < cell.high
 
 
-def test_such_a_row_is_one_whatever_the_number_of_seeds_in_a_column(tmp_path):
-    tuned = {"mode": "finetuned", "protocol": "finetuned"}
-    records = [own_file(s, "weak", s) for s in range(3)]
-    found = measured(tmp_path, *records, own_file(0, "weak", 0, **tuned))
-    assert sorted(cell.seeds for cell in found) == [1, 3]
-    assert len({cell.row for cell in found}) == 1
+def test_a_seed_of_one_checkpoint_that_comes_twice_is_told(tmp_path):
+    twice = [named(0), named(0, identity=parts.digest("again"))]
+    (cell,) = measured(tmp_path, *twice)
+    assert cell.flags == ("a seed twice",)
 
 
-def test_one_conflict_keeps_the_files_of_a_stage_apart_everywhere(tmp_path):
-    tuned = {"mode": "finetuned", "protocol": "finetuned"}
-    records = [own_file(s, "weak", s) for s in range(2)]
-    found = measured(tmp_path, *records, *(own_file(0, "weak", k, **tuned) for k in range(2)))
-    assert len({cell.row for cell in found}) == 2
-
-
-def test_two_files_evaluated_with_the_same_seed_stay_apart(tmp_path):
-    found = measured(tmp_path, own_file(0, "weak", 0), own_file(0, "weak", 1))
-    assert sorted(cell.seeds for cell in found) == [1, 1]
-    assert len({cell.row.variant for cell in found}) == 2
-
-
-def test_files_embedded_by_different_blocks_stay_apart(tmp_path):
-    layers = [{"model_options": {"layer": layer}} for layer in (3, 4)]
-    found = measured(
-        tmp_path,
-        *(own_file(s, "weak", s, hyperparameters=one) for s, one in enumerate(layers)),
-    )
+def test_without_a_name_each_checkpoint_is_a_row(tmp_path):
+    found = measured(tmp_path, *(named(k, checkpoint=k, name="") for k in range(2)))
     assert [cell.seeds for cell in found] == [1, 1]
+    assert len({*labels(cell.row for cell in found).values()}) == 2
+
+
+def test_a_name_is_one_row_in_all_columns_and_its_stages_are_its_gain(tmp_path):
+    tuned = named(0, checkpoint=7, protocol="finetuned")
+    found = measured(tmp_path, named(0), named(1, checkpoint=1), tuned, named(0, "strong", f=0.9))
+    assert {cell.row.title: cell.row for cell in found}.keys() == {"small weak", "small strong"}
+    (gain,) = gains([cell for cell in found if cell.column.protocol == "linear"])
+    assert gain.model == "small" and gain.steps[0].value == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    "changes", [OTHER, {"hyperparameters": {"model_options": {"layer": 3}}}, {"untrained": True}]
+)
+def test_what_was_trained_or_embedded_otherwise_stays_apart_in_one_name(tmp_path, changes):
+    if "untrained" in changes:
+        changes = changes | {"checkpoint": {"file": None, "sha256": None}}
+    found = measured(tmp_path, named(0), named(1, **changes))
+    assert [cell.seeds for cell in found] == [1, 1]
+    assert len({*labels(cell.row for cell in found).values()}) == 2
+
+
+def test_evaluations_of_training_of_one_name_are_one_row(tmp_path):
+    for seed in range(2):
+        changes = {"name": "mine", "protocol": "as-trained", "module": f"seed {seed}.pt"}
+        checkpoint = {"file": f"seed {seed}.pt", "sha256": parts.digest(seed)}
+        made = parts.record("small", "", None, checkpoint=checkpoint, **changes)
+        parts.write_raw(tmp_path / f"{seed}.json", made, identity=parts.digest(seed, "run"))
+    found = collect([tmp_path], figures=False)
+    assert not found.rejected and len(found.entries) == 2
+    assert {(cell.row.title, cell.seeds) for cell in cells(found.entries)} == {("mine", 2)}

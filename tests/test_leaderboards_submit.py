@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from leaderboards.__main__ import main
-from leaderboards.submit import CONVENTIONS, problems
+from leaderboards.submit import problems_of_file
 
 F, ER = "event_onset_200ms_fms", "segment_1s_er"
 LATER = datetime(2026, 12, 1, tzinfo=UTC)
@@ -18,7 +18,9 @@ CURVE["recall"] = [0.9, 0.5]
 
 
 def told(tmp_path: Path, **changes: object) -> list[str]:
-    return problems(parts.write_raw(tmp_path / "one.json", parts.record(), **changes), LATER)
+    return problems_of_file(
+        parts.write_raw(tmp_path / "one.json", parts.record(), **changes), LATER
+    )
 
 
 def test_a_record_of_this_suite_is_accepted(tmp_path, capsys):
@@ -35,12 +37,12 @@ IMPLAUSIBLE = {
     "still to come": {"started": "2031-01-01T00:00:00+00:00"},
     "names no checkpoint": {"checkpoint": {"file": None, "sha256": None}},
     "and yet from a checkpoint": {"untrained": True},
-    "protocol hear is frozen": {"protocol": "hear", "mode": "finetuned"},
-    "task dcase2016_task2 has no protocol desed-simple": {"protocol": "desed-simple"},
+    "task dcase2016_task2 has no protocol weak-linear": {"protocol": "weak-linear"},
     "published_task is False": {"published_task": False},
     "is not model beats, stage 'weak'": {"stage": "weak"},
-    "computed in another way": {"conventions": {F: "my own F", ER: parts.ER}},
-    "does not say how its replicates were drawn": {"conventions": {F: parts.F200, ER: parts.ER}},
+    "draws has 0 parts of event_onset_200ms_fms; expected one": {"draws": {}},
+    "not as many as draws says": {"draws": {m: [{"resamples": 9, **parts.DRAWN}] for m in (F, ER)}},
+    "more clips than were tested, 39": {"clips": 39},
     "ci95 of event_onset_200ms_fms is not that of its replicates": {
         "ci95": parts.record().ci95 | {F: [0.79, 0.81]}
     },
@@ -52,8 +54,12 @@ IMPLAUSIBLE = {
     "above that of every class": {"per_class": {"a": {F: 0.5}}},
     "per_class is empty": {"per_class": {}},
     "0.8 is not that of its curve at 0.5, 0.7": {"curves": {F: CURVE}},
-    "nan is not the mean of its folds": {"scores": {F: None, ER: 0.4}, "folds": [{F: 0.9}]},
-    "not the mean of its folds": {"folds": [{F: 0.1}, {F: 0.2}]},
+    "nan is not the mean of its folds": {
+        "scores": {F: None, ER: 0.4},
+        "folds": [{F: 0.9}],
+        "folds_of": 1,
+    },
+    "not the mean of its folds": {"folds": [{F: 0.1}, {F: 0.2}], "folds_of": 2},
 }
 
 
@@ -63,10 +69,11 @@ def test_a_record_that_cannot_be_true_is_refused(tmp_path, problem):
 
 
 def psds_record(**changes) -> dict:
-    text = "sed_scores_eval 0.0.4: dtc 0.7, gtc 0.7, no cross triggers, alpha_ct 0, alpha_st 1 (v"
-    text += "ariance penalty over classes), at most 100 false positives per hour"
-    own = {"scores": {"psds1": 0.5}, "ci95": {}, "replicates": {}, "curves": {}}
-    own |= {"conventions": {"psds1": text}, "per_class": {"a": {"psds1": 0.6}, "b": {"psds1": 0.5}}}
+    own = {"scores": {"psds1": 0.5}, "ci95": {}, "replicates": {}, "draws": {}, "curves": {}}
+    own |= {
+        "conventions": {"psds1": "in words"},
+        "per_class": {"a": {"psds1": 0.6}, "b": {"psds1": 0.5}},
+    }
     return own | changes
 
 
@@ -99,32 +106,25 @@ def test_all_problems_are_told_at_once_and_the_exit_code_is_1(tmp_path, capsys):
     assert len(lines) == 5 and told == {"seed", "clips", "ci95"}
 
 
-def test_the_conventions_that_are_accepted_are_those_that_this_suite_writes(tmp_path):
+def test_what_this_suite_scores_is_accepted(tmp_path):
     from hear_ptsed.metrics import bootstrap, events, psds
 
     heard = [{"label": "a", "start": 100.0, "end": 900.0}]
     clips = {f"{k}.wav": heard for k in range(2)}
     draws = bootstrap.Bootstrap(2)
-    found = [events.event_scores(clips, clips, ["a"], list(events.EVENT_METRICS), draws)]
-
+    of_events = events.event_scores(clips, clips, ["a"], list(events.EVENT_METRICS), draws)
     frames = {file: np.full((100, 1), 0.5) for file in clips}
     seconds = dict.fromkeys(clips, 4.0)
-    found.append(psds.psds_scores(frames, clips, seconds, ["a"], list(psds.PSDS_METRICS), 7, draws))
-    folds = bootstrap.mean_of_folds([found[0], found[0]])
-    texts = found[0].conventions | found[1].conventions
-    assert texts.keys() == CONVENTIONS.keys()
-    for conventions in (texts, folds.conventions):
-        for metric, text in conventions.items():
-            made = replace(
-                parts.record(),
-                scores={metric: 0.5},
-                conventions={metric: text},
-                per_class={"a": {metric: 0.5}},
-                ci95={},
-                replicates={},
-                curves={},
-            )
-            assert problems(parts.write(tmp_path / metric, made), LATER) == []
+    metrics = list(psds.PSDS_METRICS)
+    areas = psds.psds_scores(frames, clips, seconds, ["a"], metrics, 7, draws)
+    folds = bootstrap.mean_of_folds([of_events, of_events])
+    for k, scored in enumerate((of_events, areas, folds)):
+        parts_of = ("scores", "per_class", "ci95", "replicates", "draws", "conventions", "settings")
+        values = {key: getattr(scored, key) for key in (*parts_of, "curves")}
+        if k == 2:
+            values |= {"folds": [of_events.scores] * 2, "folds_of": 2}
+        made = replace(parts.record(), **values)
+        assert problems_of_file(parts.write(tmp_path / str(k), made), LATER) == []
 
 
 def test_a_file_name_cannot_forge_a_line(tmp_path, capsys):

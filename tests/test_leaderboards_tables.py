@@ -13,7 +13,7 @@ from pathlib import Path
 import leaderboard_parts as parts
 import pytest
 
-from hear_ptsed.metrics import records
+from hear_ptsed.metrics.bootstrap import paired
 from leaderboards import tables
 from leaderboards.__main__ import main
 from leaderboards.collect import collect
@@ -115,7 +115,7 @@ def test_two_records_differ_by_what_pairing_them_says(tmp_path):
     made = parts.record(f=0.80), parts.record("m2d", f=0.78)
     found = compare(*(parts.write(tmp_path, one) for one in made))
     own = found.difference
-    assert (own.value, own.low, own.high) == pytest.approx(records.paired(*made, F))
+    assert (own.value, own.low, own.high) == pytest.approx(paired(*made, F))
     assert found.titles == ("BEATs strong", "M2D strong")
     assert found.classes["class 3"] == pytest.approx((0.80, 0.78, 13))
 
@@ -138,10 +138,10 @@ def test_compare_takes_any_metric_and_knows_which_way_is_better(two, capsys):
 
 
 def test_one_module_frozen_and_finetuned_is_compared_too(tmp_path):
-    tuned = parts.record(mode="finetuned", protocol="finetuned", f=0.9)
+    tuned = parts.record(protocol="finetuned", f=0.9)
     found = compare(parts.write(tmp_path, tuned), parts.write(tmp_path, parts.record()))
     assert found.difference.value == pytest.approx(0.1)
-    assert found.titles == ("BEATs strong, finetuned", "BEATs strong, frozen")
+    assert found.titles == ("BEATs strong, finetuned", "BEATs strong, linear")
 
 
 @pytest.mark.parametrize(
@@ -149,10 +149,10 @@ def test_one_module_frozen_and_finetuned_is_compared_too(tmp_path):
     [
         ({"task": "maestro"}, "their task differs: 'dcase2016_task2-hear2021-full' and 'maestro-"),
         ({"task_sha256": parts.digest("other")}, "their test data differs"),
-        ({"conventions": {F: "something else", ER: parts.ER}}, "their convention differs"),
+        ({"settings": {F: {"median_frames": 7}}}, "their settings differs"),
         (
             {"scores": {ER: 0.5}, "conventions": {ER: parts.ER}}
-            | dict.fromkeys(("ci95", "replicates", "curves"), {}),
+            | dict.fromkeys(("ci95", "replicates", "draws", "curves"), {}),
             "no ev",
         ),
     ],

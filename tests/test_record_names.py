@@ -84,7 +84,7 @@ def test_a_site_of_such_names_holds_no_markup_of_theirs(tmp_path, recwarn):
         parts.write_raw(tmp_path / "r" / f"{k}.json", made, model=name, stage="it's <3")
     found = collect([tmp_path / "r"], figures=False)
     assert len(found.entries) == len(GOOD)
-    out = site.build(found, tmp_path / "site").parent
+    out = site.build_site(found, tmp_path / "site").parent
     for path in out.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
         assert "it's" not in text and " & co" not in text and '="quoted"' not in text, path
@@ -97,7 +97,7 @@ def test_a_name_that_no_record_may_hold_is_refused_before_the_run(
 ):
     os.link(parts_of / "mn02.pt", tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    command = ["run", *OFFICE, "--tasks-dir", str(parts_of / "tasks"), "--mode", "frozen"]
+    command = ["run", *OFFICE, "--tasks-dir", str(parts_of / "tasks"), "--protocol", "linear"]
     assert main([*command, "--module", "checkpoint", "--checkpoint", name]) == 1
     told = capsys.readouterr().err.strip()
     assert len(told.splitlines()) == 1 and "checkpoint" in told and told.isprintable()
@@ -109,7 +109,7 @@ def test_a_stage_that_no_record_may_hold_is_refused_before_the_run(
     parts_of, tmp_path, monkeypatch, capsys, stage
 ):
     monkeypatch.chdir(tmp_path)
-    command = ["run", *OFFICE, "--tasks-dir", str(parts_of / "tasks"), "--mode", "frozen"]
+    command = ["run", *OFFICE, "--tasks-dir", str(parts_of / "tasks"), "--protocol", "linear"]
     command += ["--module", "checkpoint", "--checkpoint", str(parts_of / "mn02.pt")]
     assert main([*command, "--stage", stage]) == 1
     told = capsys.readouterr().err.strip()

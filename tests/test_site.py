@@ -24,7 +24,7 @@ def found(tmp_path_factory) -> Collected:
 @pytest.fixture(scope="module")
 def built(found, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("site") / "made" / "SITE"
-    assert site.build(found, out) == out / "index.html"
+    assert site.build_site(found, out) == out / "index.html"
     return out
 
 
@@ -141,24 +141,24 @@ def test_filters_leave_only_what_fits_and_come_back_from_the_address(page, built
     page.locator("summary").click()
     page.get_by_role("checkbox", name="BEATs", exact=True).check()
     page.get_by_role("checkbox", name="measured").check()
-    page.get_by_role("checkbox", name="frozen").check()
+    page.get_by_role("checkbox", name="linear", exact=True).check()
     page.get_by_role("checkbox", name="strong", exact=True).check()
     column, _ = _column(page, "dcase2016_task2", "linear")
     page.locator(f"th[data-col='{column}'] button").click()
     rows = _visible(page)
     assert rows and len(rows) < everything and all(text == "BEATs strong" for text in rows)
-    assert page.locator("[data-table=measured] th[data-mode=finetuned]:visible").count() == 0
-    assert page.locator("[data-table=measured] th[data-mode=frozen]:visible").count() > 0
+    assert page.locator("[data-table=measured] th[data-protocol=finetuned]:visible").count() == 0
+    assert page.locator("[data-table=measured] th[data-protocol=linear]:visible").count() > 0
     assert not page.locator("[data-table=published]").is_visible()
 
     other = browser.new_page()
     other.goto(page.url)
     assert _visible(other) == rows
     assert other.locator(f"th[data-col='{column}']").get_attribute("aria-sort") == "descending"
-    assert other.get_by_role("checkbox", name="frozen").is_checked()
+    assert other.get_by_role("checkbox", name="linear", exact=True).is_checked()
     other.get_by_role("button", name="Clear all").click()
     assert len(_visible(other)) == everything
-    assert "mode=" not in other.url and "sort=" in other.url
+    assert "protocol=" not in other.url and "sort=" in other.url
     other.close()
 
 
@@ -302,7 +302,7 @@ def test_rejected_files_are_listed_with_their_reasons_and_nothing_hostile_is_mar
     about = (built / "about.html").read_text(encoding="utf-8")
     assert len(found.rejected) == 6 and "Rejected files: 6" in about
     assert "6 files rejected" in (built / "index.html").read_text(encoding="utf-8")
-    for file in ("markup", "path", "long", "task", "cut"):
+    for file in ("markup", "path", "long", "metric", "cut"):
         assert f"bad/{file}.json" in about
     for path in built.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
@@ -340,7 +340,7 @@ def test_a_run_page_has_the_command_and_all_of_the_record(built, found):
 
 def test_equal_results_give_equal_bytes(built, found, tmp_path):
     files = {p.relative_to(built): p.read_bytes() for p in built.rglob("*") if p.is_file()}
-    other = site.build(found, tmp_path / "again", processes=1).parent
+    other = site.build_site(found, tmp_path / "again", processes=1).parent
     again = {p.relative_to(other): p.read_bytes() for p in other.rglob("*") if p.is_file()}
     assert files.keys() == again.keys() and any(path.suffix == ".png" for path in files)
     assert [path for path in files if files[path] != again[path]] == []

@@ -22,9 +22,15 @@ PSDS = "sed_scores_eval 0.0.4: dtc 0.7, gtc 0.7, no cross triggers, alpha_ct 0, 
 
 def psds_record(model: str, etpr: list[float | None], seed: int = 0):
     """A record of `home`; its stairs are at 0, 10, … false positives per hour."""
-    own = {"task": "home", "protocol": "desed-simple"}
+    own = {"task": "home", "protocol": "weak-linear"}
     curve = {"efpr_per_hour": [*range(0, 101, 10)], "etpr": etpr}
-    own |= {"ci95": {}, "replicates": {}, "conventions": {"psds1": PSDS}}
+    own |= {
+        "ci95": {},
+        "replicates": {},
+        "draws": {},
+        "primary": "psds1",
+        "conventions": {"psds1": PSDS},
+    }
     made = parts.record(model, seed=seed, **own)
     return replace(made, scores={"psds1": 0.3}, curves={"psds1": curve}, per_class={})
 
@@ -47,12 +53,12 @@ def found(tmp_path_factory) -> Collected:
 @pytest.fixture(scope="module")
 def built(found, tmp_path_factory) -> Path:
     assert not found.rejected
-    return site.build(found, tmp_path_factory.mktemp("site") / "site").parent
+    return site.build_site(found, tmp_path_factory.mktemp("site") / "site").parent
 
 
 def chart_of(found: Collected, task: str) -> charts.Curves:
     cells = stats.cells(found.entries, primary_only=True)
-    return charts.curves([cell for cell in cells if cell.column.task == task], Names(cells))
+    return charts.curve_chart([cell for cell in cells if cell.column.task == task], Names(cells))
 
 
 def test_a_curve_is_the_mean_of_its_seeds_best_first_and_none_is_made_up(found):
@@ -139,7 +145,7 @@ def test_a_class_that_some_seeds_leave_undefined_says_so(page, tmp_path):
     for seed, f in enumerate((0.4, None, 0.6)):
         own = {"dog": {F: f, "events": 7}, "cat": {F: 0.5, "events": 7}}
         parts.write_raw(tmp_path / f"{seed}.json", parts.record(seed=seed), per_class=own)
-    out = site.build(collect([tmp_path], figures=False), tmp_path / "site").parent
+    out = site.build_site(collect([tmp_path], figures=False), tmp_path / "site").parent
     text = (out / "task-dcase2016_task2.html").read_text(encoding="utf-8")
     assert "0.500 (2 of 3)</td>" in text  # without the script, too
     page.goto((out / "task-dcase2016_task2.html").as_uri())
@@ -164,7 +170,7 @@ def test_the_view_stays_in_the_address_when_a_place_on_the_page_is_gone_to(page,
 def test_a_published_table_marks_its_own_best_and_a_suspected_misprint():
     cells = stats.cells(published_entries())
     own = [cell for cell in cells if cell.column.task == "audioset_strong"]
-    table = next(one for one in pivots.pivots(own) if one.title == "Teachers")
+    table = next(one for one in pivots.published_tables(own) if one.title == "Teachers")
     full = {row: cells[table.columns.index("full")] for row, cells in table.rows}
     assert [row for row, cell in full.items() if cell.best] == ["BEATs"]  # not the ensemble
     assert full["ensemble_of_row"].text == "0.471"
@@ -196,7 +202,7 @@ def test_what_was_measured_on_audioset_stands_beside_the_published_table(tmp_pat
     write_json(tmp_path / "scores.json", null_for_nan(values))
     made = collect([tmp_path / "scores.json"])
     assert not made.rejected
-    text = (site.build(made, tmp_path / "site").parent / "audioset.html").read_text("utf-8")
+    text = (site.build_site(made, tmp_path / "site").parent / "audioset.html").read_text("utf-8")
     table = re.search(r'id="published-1">Students.*?</section>', text, re.S)[0]
     row = re.search(r'<tr><th scope="row">BEATs</th>.*?</tr>', table, re.S)[0]
     mine = row.split("<td>")[-1]

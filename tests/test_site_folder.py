@@ -24,30 +24,30 @@ def test_only_an_empty_folder_or_a_site_is_replaced(tmp_path):
     nothing = Collected([], [])
     out = tmp_path / "site"
     out.mkdir()
-    assert site.build(nothing, out).is_file()
+    assert site.build_site(nothing, out).is_file()
     (out / "index.html").write_text("old")
-    site.build(nothing, out)
+    site.build_site(nothing, out)
     assert (out / "index.html").read_text() != "old"
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
     (out / "mine").mkdir()
     (out / "mine" / "record.json").write_text("precious")
     with pytest.raises(ValueError, match="1 files that are not of the site .* mine/record.json"):
-        site.build(nothing, out)
+        site.build_site(nothing, out)
     assert (out / "mine" / "record.json").read_text() == "precious"
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "chapter.tex").write_text("precious")
     with pytest.raises(ValueError, match="holds other files"):
-        site.build(nothing, other)
+        site.build_site(nothing, other)
     assert (other / "chapter.tex").read_text() == "precious"
 
 
 def test_a_build_that_fails_leaves_the_old_site(tmp_path, found, monkeypatch):
     out = tmp_path / "site"
-    first = site.build(Collected([], []), out).read_bytes()
-    monkeypatch.setattr(site.figures, "slopes", lambda *args: 1 / 0)
+    first = site.build_site(Collected([], []), out).read_bytes()
+    monkeypatch.setattr(site.figures, "draw_slopes", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        site.build(found, out)
+        site.build_site(found, out)
     assert (out / "index.html").read_bytes() == first
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
 
@@ -55,7 +55,7 @@ def test_a_build_that_fails_leaves_the_old_site(tmp_path, found, monkeypatch):
 def test_a_link_stays_one_and_its_target_is_replaced(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "site")
     for _ in range(2):  # dangling, then not
-        site.build(Collected([], []), tmp_path / "link")
+        site.build_site(Collected([], []), tmp_path / "link")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "site" / "index.html").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "site"]
 
@@ -71,21 +71,21 @@ def killed_at(call: int, out: Path) -> None:
         return rename(path, target)
 
     Path.rename = counted
-    site.build(Collected([], []), out)
+    site.build_site(Collected([], []), out)
 
 
 @pytest.mark.parametrize("call", [1, 2])
 def test_what_a_killed_build_left_is_undone_by_the_next(call, tmp_path, found, monkeypatch):
     out = tmp_path / "site"
-    first = site.build(Collected([], []), out).read_bytes()
+    first = site.build_site(Collected([], []), out).read_bytes()
     process = multiprocessing.get_context("fork").Process(target=killed_at, args=(call, out))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert out.exists() == (call == 1) and len(list(tmp_path.iterdir())) > 1
-    monkeypatch.setattr(site.figures, "slopes", lambda *args: 1 / 0)
+    monkeypatch.setattr(site.figures, "draw_slopes", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        site.build(found, out)
+        site.build_site(found, out)
     assert (out / "index.html").read_bytes() == first
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
 
@@ -105,16 +105,16 @@ def test_neighbours_of_a_site_are_never_renamed_or_removed(tmp_path):
 
 def test_what_is_put_into_a_site_while_it_is_built_is_not_replaced(tmp_path, found, monkeypatch):
     out = tmp_path / "site"
-    site.build(Collected([], []), out)
-    slopes = site.figures.slopes
+    site.build_site(Collected([], []), out)
+    slopes = site.figures.draw_slopes
 
     def meanwhile(*args):
         (out / "thesis.tex").write_text("precious")
         return slopes(*args)
 
-    monkeypatch.setattr(site.figures, "slopes", meanwhile)
+    monkeypatch.setattr(site.figures, "draw_slopes", meanwhile)
     with pytest.raises(ValueError, match="holds 1 files that are not of the site .* thesis.tex"):
-        site.build(found, out)
+        site.build_site(found, out)
     assert (out / "thesis.tex").read_text() == "precious"
 
 

@@ -139,7 +139,7 @@ def evaluate(
             started=started.isoformat(timespec="seconds"),
             curves=rated.curves,
         )
-        records.write(record, out)
+        records.write_record(record, out)
     coverage = [asdict(report) for report in scores.clips.coverage]
     return scores.as_dict(rated, clips) | {"coverage": coverage}
 

@@ -9,7 +9,7 @@ from eval_tasks.tasks import all_tasks, find_task
 from eval_tasks.tasks.base import NEEDS, Task, read_coverage
 from hear_ptsed.errors import few, shown
 from hear_ptsed.metrics.catalogue import METRICS
-from hear_ptsed.metrics.records import PROTOCOLS
+from hear_ptsed.metrics.protocols import PROTOCOLS
 from hear_ptsed.options import Parser, add_options, read_options
 
 PREPARE = "python -m eval_tasks prepare"

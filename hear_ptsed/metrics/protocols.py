@@ -1,5 +1,6 @@
 """How a model is put to a task: the words of commands, recipes, records, sweeps and pages."""
 
+AS_TRAINED = "as-trained"
 PROTOCOLS = {
     "hear": "heareval's own networks on frozen embeddings, with its own grid",
     "linear": "a linear layer on frozen embeddings",
@@ -8,5 +9,5 @@ PROTOCOLS = {
     "weak-finetuned": "the whole network; strong and weak labels",
     "mean-teacher": "the DCASE 2023 task 4 baseline: a CRNN beside frozen embeddings; strong, weak "
     "and no labels",
-    "as-trained": "the model's own heads, as `python -m training evaluate` scores them",
+    AS_TRAINED: "the model's own heads, as `python -m training evaluate` scores them",
 }

@@ -8,6 +8,7 @@ Fields that a later version adds are kept and ignored.
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import field
 from datetime import datetime
 from pathlib import Path
@@ -16,11 +17,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from hear_ptsed import errors, schema
+from hear_ptsed import schema
+from hear_ptsed.errors import shown
 from hear_ptsed.files import null_for_nan, remove_stale, write_json
 from hear_ptsed.metrics import schema1
 from hear_ptsed.metrics.bootstrap import Draws
-from hear_ptsed.metrics.protocols import PROTOCOLS
+from hear_ptsed.metrics.protocols import AS_TRAINED, PROTOCOLS
 from hear_ptsed.schema import (
     TEXT,
     Label,
@@ -99,10 +101,9 @@ def plain(value: Any, items: int = ITEMS) -> Any:
     return value
 
 
-def _module(value: str) -> str:
-    if not all(part.isidentifier() for part in value.split(".")):
-        raise ValueError("it must be a module's name, such as package.module")
-    return value
+def is_module(name: str) -> bool:
+    """Whether a text is the name of a Python module."""
+    return all(part.isidentifier() for part in name.split("."))
 
 
 def _version(value: str) -> str:
@@ -123,10 +124,17 @@ def _complete(value: "Checkpoint") -> "Checkpoint":
     return value
 
 
+Count = Annotated[int, Field(ge=0, le=2**63)]
+
+
 class Drawn(Draws):
     """See hear_ptsed.metrics.bootstrap."""
 
     __pydantic_config__ = OPEN
+    resamples: Count
+    seed: Count
+    clips: Count
+    names: Name
 
 
 class Checkpoint(TypedDict):
@@ -138,15 +146,14 @@ class Checkpoint(TypedDict):
 
 
 Protocol = Literal[*PROTOCOLS]
-Module = Annotated[Name, AfterValidator(_module)]
 Version = Annotated[Name, AfterValidator(_version)]
 Stage = Annotated[Label, AfterValidator(_stage)]
 File = Annotated[Checkpoint, AfterValidator(_complete)]
-Count = Annotated[int, Field(ge=0, le=2**63)]
 Numbers = Annotated[list[float | None], AfterValidator(_defined), Field(max_length=20_000)]
 Points = Annotated[list[float | None], AfterValidator(_defined), Field(max_length=1001)]
 Scores = Annotated[dict[Label, float | None], AfterValidator(_scores), Field(max_length=50)]
 Interval = Annotated[tuple[float | None, float | None], AfterValidator(_pair)]
+OfFolds = Annotated[list[Drawn], Field(max_length=100)]
 Plain = Annotated[dict[str, Any], AfterValidator(plain)]
 # Of each fold: steps, best validation score and its step, where our own loop trained.
 # heareval's best score is -inf where a network never found an event.
@@ -180,6 +187,10 @@ class Asked:
     command: Line  # makes this record
     identity: Sha256  # over all that decides the result
 
+    def __post_init__(self) -> None:
+        if self.protocol != AS_TRAINED and not is_module(self.module):
+            raise ValueError(f"module is {shown(self.module)}; it must be such as package.module")
+
 
 @settings(config=OPEN, where="the record")
 class Record(Asked):
@@ -190,7 +201,7 @@ class Record(Asked):
     ci95: Annotated[dict[Label, Interval], Field(max_length=50)]  # over clips
     # Scores on resampled clips, and what was drawn, of each fold; see hear_ptsed.metrics.bootstrap.
     replicates: Annotated[dict[Label, Numbers], Field(max_length=50)]
-    draws: Annotated[dict[Label, list[Drawn]], Field(max_length=50)]
+    draws: Annotated[dict[Label, OfFolds], Field(max_length=50)]
     conventions: Annotated[dict[Label, Line], Field(max_length=50)]  # what was computed, for people
     # What a metric's id leaves open: scores with other settings are not compared.
     settings: Annotated[dict[Label, Plain], Field(max_length=50)]
@@ -224,67 +235,68 @@ def record_path(results: Path, asked: Asked) -> Path:
     return Path(results) / asked.task_version / asked.protocol / name
 
 
-def write(record: Record, path: Path) -> None:
+def write_record(record: Record, path: Path) -> None:
     """Write a record whole or not at all; NaN becomes null."""
     remove_stale(path.parent)  # of a process killed while it wrote
     write_json(path, null_for_nan(vars(record)))
 
 
-def read(path: Path) -> Record:
+def read_record(path: Path) -> Record:
     """A record; null becomes NaN again in all that is scored."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         values = read_json(text)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; run it again") from None
-    return parse(text, values, str(path))
+    return parse_record(text, values, str(path))
 
 
-def parse(text: str, values: Any, where: str = "") -> Record:
-    """The record of a file, of this schema or of an earlier one.
+def parse_record(text: str, values: Any, where: str = "") -> Record:
+    """The record of a file, of this schema or of an earlier one; a ValueError says what is wrong.
 
     Args:
         text, values: of the file, and what `read_json` makes of it.
     """
-    if other := _other_schema(values, where):
-        raise ValueError(other)
-    return check_json(Record, _current(text, values), where)
+    return check_json(Record, _of_this_schema(text, values, where), where)
 
 
-def problems(text: str, values: Any, where: str = "") -> list[str]:
-    """All that is wrong in a record's file, a line each, see `parse`."""
-    if other := _other_schema(values, where):
-        return [other]
+def problems_of_record(text: str, values: Any, where: str = "") -> list[str]:
+    """All that is wrong in a record's file, a line each, see `parse_record`."""
     try:
-        return schema.problems(Record, _current(text, values), where)
+        return schema.problems(Record, _of_this_schema(text, values, where), where)
     except ValueError as error:
         return [str(error)]
 
 
-def _current(text: str, values: Any) -> str:
-    """The text of a record of this schema."""
-    return text if values["schema"] == SCHEMA else json.dumps(schema1.upgrade(values))
-
-
-def _other_schema(values: Any, where: str) -> str:
+def _of_this_schema(text: str, values: Any, where: str) -> str:
     number = values.get("schema") if isinstance(values, dict) else type(values).__name__
-    if type(number) is int and number in (1, SCHEMA):
-        return ""
-    return f"{where} has schema {errors.shown(number)}; this version reads 1 and {SCHEMA}".strip()
+    if number is None and schema1.is_evaluation(values):
+        return _upgraded(schema1.upgrade_evaluation, values, where)
+    if type(number) is not int or number not in (1, SCHEMA):
+        problem = f"has schema {shown(number)}; this version reads 1 and {SCHEMA}"
+        raise ValueError(f"{where} {problem}".strip())
+    return text if number == SCHEMA else _upgraded(schema1.upgrade, values, where)
 
 
-def finished(path: Path, identity: str) -> Record | None:
+def _upgraded(upgrade: Callable[[dict[str, Any]], dict[str, Any]], values: Any, where: str) -> str:
+    try:
+        return json.dumps(upgrade(values))
+    except RecursionError:
+        raise ValueError(f"{where}: not a record: nested too deeply".removeprefix(": ")) from None
+
+
+def finished_record(path: Path, identity: str) -> Record | None:
     """The record at a path if it is of this very run, None if there is none yet."""
     if not Path(path).exists():
         return None
-    record = read(path)
+    record = read_record(path)
     if record.identity != identity:
         raise ValueError(f"{path} is the record of another run; move it away")
     return record
 
 
-def shown(record: Record, per_class: bool = False) -> str:
-    """A table of the scores, for people."""
+def score_table(record: Record, per_class: bool = False) -> str:
+    """The scores of a record, for a terminal."""
     what = f"{record.task_version}, {record.protocol}: {record.name or record.module}"
     remarks = [] if record.seed is None else [f"seed {record.seed}"]
     remarks += [f"{record.clips} clips"]

@@ -1,6 +1,6 @@
 "use strict";
 // Sorting, filters and the comparison of classes. The state of all of them is in the address:
-// #task=desed&mode=frozen&sort=c0123abcd.desc
+// #task=desed&protocol=linear&sort=c0123abcd.desc
 
 const state = new URLSearchParams();
 
@@ -86,7 +86,7 @@ function onSort(th) {
 
 // ---- filters
 
-const OF_COLUMNS = ["task", "mode", "protocol"];
+const OF_COLUMNS = ["task", "protocol"];
 const OF_ROWS = ["stage", "show", "model"];
 
 function chosen(key) {
