@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import needs_chromium
 
+from hear_ptsed.labels import load_labels
 from leaderboards import charts, pivots, site, stats
 from leaderboards.collect import Collected, collect, published_entries
 from leaderboards.pages import Names
