@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("hear_ptsed", "training", "eval_tasks", "leaderboards")
 TENSOR = re.compile(r"\b(Tensor|ndarray)\b")
 SHAPE = re.compile(r"\([A-Z][A-Z0-9']*,|\(\.\.\., [A-Z]|\([A-Z],?\)|\(clips, |\(frames, ")
-MODEL = re.compile(r"\bm2d\b", re.IGNORECASE)  # what a new backbone is named like, as an example
+# What a new backbone, a new task and a new metric are named like, as examples.
+NAMED = {"the backbone m2d": "m2d", "the task desed": "desed", "the metric psds2": "psds2"}
 LONG = 50  # lines
 
 
@@ -105,18 +106,23 @@ def measure(root: Path) -> dict[str, str]:
             row[f"{package}: tensor functions that state a shape"] = f"{share:.0%}"
     twice = sum(times > 1 for times in names.values())
     recipes = sorted((root / "training/recipes").rglob("*.yaml"))
-    naming = [
-        path
+    texts = [
+        path.read_text(encoding="utf-8").lower()
         for package in PACKAGES
         for path in (root / package).rglob("*")
         if path.suffix in (".py", ".yaml", ".toml") and "plugins" not in path.parts
-        if MODEL.search(path.read_text(encoding="utf-8"))
     ]
-    return row | {
-        "public names defined in several modules": str(twice),
-        "recipe files": str(len(recipes)),
-        "files that name the backbone m2d": str(len(naming)),
-    }
+    return (
+        row
+        | {
+            "public names defined in several modules": str(twice),
+            "recipe files": str(len(recipes)),
+        }
+        | {
+            f"files that name {what}": str(sum(bool(re.search(rf"\b{word}\b", t)) for t in texts))
+            for what, word in NAMED.items()
+        }
+    )
 
 
 def checkout(commit: str, folder: str) -> Path:

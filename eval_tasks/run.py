@@ -17,7 +17,7 @@ from hear_ptsed.grid import FRAME_MS
 from hear_ptsed.metrics import records
 from hear_ptsed.metrics.bootstrap import Bootstrap, Scored, mean_of_folds
 from hear_ptsed.metrics.catalogue import METRICS
-from hear_ptsed.metrics.provenance import commit, hardware, software
+from hear_ptsed.metrics.provenance import make_record
 from hear_ptsed.metrics.records import Record
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def execute(run: Run, progress: bool = True) -> Record:
         started, began = datetime.now(UTC), time.monotonic()
         predictions = predict_folds(run, progress)
         scored = score_folds(run, predictions)
-        record = make_record(run, predictions, scored, started, time.monotonic() - began)
+        record = record_of(run, predictions, scored, started, time.monotonic() - began)
         records.write_record(record, run.path)
         clear(run.folder)
     return record
@@ -93,7 +93,7 @@ def score_folds(run: Run, predictions: list[Predictions]) -> list[Scored]:
     ]
 
 
-def make_record(
+def record_of(
     run: Run,
     predictions: list[Predictions],
     scored: list[Scored],
@@ -102,17 +102,13 @@ def make_record(
 ) -> Record:
     """Of all folds, or of the one test part."""
     folds = len(run.data.splits)
-    whole = scored[0] if folds == 1 else mean_of_folds(scored)
     speeds = [fold.seconds_per_minute for fold in predictions]
-    return Record(
-        **vars(run.asked),
-        scores=whole.scores,
-        per_class=whole.per_class,
-        ci95=whole.ci95,
-        replicates=whole.replicates,
-        draws=whole.draws,
-        conventions=whole.conventions,
-        settings=whole.settings,
+    return make_record(
+        run.asked,
+        scored[0] if folds == 1 else mean_of_folds(scored),
+        started,
+        seconds,
+        device_of(run.request.device),
         cost={
             "parameters": predictions[0].parameters,
             "seconds_per_minute": sum(speeds) / len(speeds),
@@ -120,11 +116,5 @@ def make_record(
         clips=sum(len(run.data.parts[fold.part]) for fold in predictions),
         folds=[] if folds == 1 else [fold.scores for fold in scored],
         folds_of=0 if folds == 1 else folds,
-        seconds=round(seconds, 3),
-        software=software(),
-        hardware=hardware(device_of(run.request.device)),
-        commit=commit(),
-        started=started.isoformat(timespec="seconds"),
         training=[fold.training for fold in predictions],
-        curves=whole.curves,
     )

@@ -60,7 +60,7 @@ def commands(monkeypatch, tmp_path) -> list[list[str]]:
         if command[1] == "pack":
             Coverage([title], 0, 0, 0).write(result.parent / stages.COVERAGE)
         if result.name == "scores.json":
-            score = {"psds1_macro": 0.5, "pauroc": 0.5, "clips": 2, "classes": 2}
+            score = {"scores": {"psds1_macro": 0.5, "pauroc": 0.5}, "clips": 2}
             score["ci95"] = {"psds1_macro": [0.4, 0.6], "pauroc": [0.4, 0.6]}
             score["per_class"] = {"Sine wave": {"psds1": 0.6}, "Static": {"psds1": 0.4}}
             result.write_text(json.dumps(score))

@@ -245,7 +245,7 @@ def test_an_unknown_task_is_answered_with_the_known_ones(here, capsys):
     assert (
         main(["run", "--task", "offices", "--module", "beats_strong", "--protocol", "linear"]) == 1
     )
-    assert "unknown task 'offices'; known: dcase2016_task2, maestro, " in capsys.readouterr().err
+    assert "unknown task 'offices'; known: dcase2016_task2, desed, " in capsys.readouterr().err
 
 
 def test_a_corrupt_feature_cache_is_named_and_kept(here):

@@ -87,13 +87,17 @@ def test_only_logs_and_features_stay_behind_a_finished_run(undisturbed, parts):
 
 
 # At the door that a phase of a run goes through; `between` also guards the parts of an embedding.
+RECORDS = "hear_ptsed.metrics.records"
 MOMENTS = {
     "while it embeds": ("linear", Killed("hear_ptsed.interrupt.between", 2)),
     "while it trains a head": ("linear", Killed("eval_tasks.fit.frozen.validation", 3)),
     "while it fine-tunes": ("finetuned", Killed("eval_tasks.fit.finetune.validation", 2)),
     "before it scores": ("finetuned", Killed("eval_tasks.run.rate")),
     "while it writes": ("linear", killed_while_writing),
-    "before it clears up": ("linear", Killed("hear_ptsed.metrics.records.write", behind=True)),
+    "before it clears up": (
+        "linear",
+        Killed("hear_ptsed.metrics.records.write_record", behind=True),
+    ),
 }
 
 

@@ -103,7 +103,13 @@ def command(data) -> tuple[str, ...]:
 def killed(data, command, tmp_path_factory) -> Path:
     """The folder of a run that began with half of an embedding, and was killed after heareval."""
     folder = tmp_path_factory.mktemp("killed")
-    asked = Request("office", "eval_tasks.logmel", "hear", grid="faster", grid_points=1)
+    asked = Request(
+        task="office",
+        module="eval_tasks.logmel",
+        protocol="hear",
+        grid="faster",
+        grid_points=1,
+    )
     work = folder / plan_run(asked, data).folder / "hear" / "embeddings"
     task = work / "eval_tasks.logmel" / data.folder.name
     task.mkdir(parents=True)

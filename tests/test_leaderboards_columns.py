@@ -8,9 +8,10 @@ from pathlib import Path
 import leaderboard_parts as parts
 import numpy as np
 import pytest
+from scoring_parts import psds_scores
 
 from hear_ptsed.labels import load_labels
-from hear_ptsed.metrics import bootstrap, events, provenance, psds, records
+from hear_ptsed.metrics import bootstrap, events, provenance, records
 from leaderboards.__main__ import main
 from leaderboards.submit import problems_of_file
 
@@ -63,7 +64,7 @@ def test_the_versions_of_what_scores_are_told_as_software_and_nowhere_else():
     draws = bootstrap.Bootstrap(2)
     scored = events.event_scores(clips, clips, ["a"], [F, ER], draws)
     frames = {file: np.full((100, 1), 0.5) for file in clips}
-    areas = psds.psds_scores(frames, clips, dict.fromkeys(clips, 4.0), ["a"], ["psds1"])
+    areas = psds_scores(frames, clips, dict.fromkeys(clips, 4.0), ["a"], ["psds1"])
     software = provenance.software()
     for text in (*scored.conventions.values(), *areas.conventions.values()):
         assert "sed_eval" in text or "sed_scores_eval" in text

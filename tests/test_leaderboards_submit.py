@@ -107,16 +107,17 @@ def test_all_problems_are_told_at_once_and_the_exit_code_is_1(tmp_path, capsys):
 
 
 def test_what_this_suite_scores_is_accepted(tmp_path):
-    from hear_ptsed.metrics import bootstrap, events, psds
+    from scoring_parts import EVENT_METRICS, psds_scores
+
+    from hear_ptsed.metrics import bootstrap, events
 
     heard = [{"label": "a", "start": 100.0, "end": 900.0}]
     clips = {f"{k}.wav": heard for k in range(2)}
     draws = bootstrap.Bootstrap(2)
-    of_events = events.event_scores(clips, clips, ["a"], list(events.EVENT_METRICS), draws)
+    of_events = events.event_scores(clips, clips, ["a"], EVENT_METRICS, draws)
     frames = {file: np.full((100, 1), 0.5) for file in clips}
     seconds = dict.fromkeys(clips, 4.0)
-    metrics = list(psds.PSDS_METRICS)
-    areas = psds.psds_scores(frames, clips, seconds, ["a"], metrics, 7, draws)
+    areas = psds_scores(frames, clips, seconds, ["a"], ("psds1", "psds2"), 7, draws)
     folds = bootstrap.mean_of_folds([of_events, of_events])
     for k, scored in enumerate((of_events, areas, folds)):
         parts_of = ("scores", "per_class", "ci95", "replicates", "draws", "conventions", "settings")

@@ -71,7 +71,7 @@ def test_a_record_of_a_file_of_any_common_name_is_read(parts_of, data, tmp_path,
     found = collect([tmp_path / "results"], figures=False)
     assert not found.rejected
     (entry,) = found.entries
-    assert (entry.model, entry.stage) == (run.module.model, "fine-tuned, 2nd!")
+    assert (entry.model, entry.stage) == (run.plugin.model, "fine-tuned, 2nd!")
     assert entry.record["checkpoint"]["file"] == name
     assert board(["submit", str(path)]) == 0
 
@@ -135,4 +135,4 @@ def test_what_is_run_is_read(parts_of, data, tmp_path_factory, name, stage):
     assert not found.rejected, path
     (entry,) = found.entries
     same = entry.model, entry.stage, entry.record["checkpoint"]["file"]
-    assert same == (run.module.model, stage, name)
+    assert same == (run.plugin.model, stage, name)

@@ -16,12 +16,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hear_ptsed import interrupt, load
+from hear_ptsed.errors import printable
 from hear_ptsed.files import sha256
 from hear_ptsed.labels import load_labels
-from hear_ptsed.metrics import records
+from hear_ptsed.metrics import audioset, records
 from hear_ptsed.metrics.bootstrap import Bootstrap
-from hear_ptsed.metrics.provenance import commit, hardware, software
-from hear_ptsed.metrics.records import Asked, Record
+from hear_ptsed.metrics.provenance import make_record
+from hear_ptsed.metrics.records import Asked
 from hear_ptsed.model import SEDModel
 from hear_ptsed.schema import Label, Line, Name, check
 from training.data.annotations import Events, merged
@@ -33,7 +34,6 @@ from training.scores import Scores
 
 log = logging.getLogger(__name__)
 TASKS = {"strong_labels": "Own strong labels", "audioset_strong": "AudioSet Strong"}  # titles
-AUDIOSET_CLIPS = 16_996  # annotated, of the official evaluation set
 
 
 @dataclass(frozen=True)
@@ -119,26 +119,14 @@ def evaluate(
     rated, clips = scores.rate(Bootstrap(options.evaluation.bootstrap))
     if out is not None:
         asked = _asked(checkpoint, model, task, name, command, options, scores, scored)
-        record = Record(
-            **vars(asked),
-            scores=rated.scores,
-            per_class=rated.per_class,
-            ci95=rated.ci95,
-            replicates=rated.replicates,
-            draws=rated.draws,
-            conventions=rated.conventions,
-            settings=rated.settings,
-            cost={"parameters": sum(weight.numel() for weight in net.parameters())},
-            clips=clips,
-            folds=[],
-            folds_of=0,
-            seconds=round(time.monotonic() - began, 3),
-            software=software(),
-            hardware=hardware(options.usable_device),
-            commit=commit(),
-            started=started.isoformat(timespec="seconds"),
-            curves=rated.curves,
-        )
+        cost = {"parameters": sum(weight.numel() for weight in net.parameters())}
+        made = started, time.monotonic() - began, options.usable_device
+        reasons = {
+            printable(clip): printable(reason)
+            for report in scores.clips.coverage
+            for clip, reason in report.unreadable.items()
+        }
+        record = make_record(asked, rated, *made, cost=cost, clips=clips, unreadable=reasons)
         records.write_record(record, out)
     coverage = [asdict(report) for report in scores.clips.coverage]
     return scores.as_dict(rated, clips) | {"coverage": coverage}
@@ -233,8 +221,8 @@ def _check_audioset(scored: Sequence[str], annotated: int) -> None:
             + f" and {len(different) - 1} other differences" * (len(different) > 1)
             + "; leave out --task"
         )
-    if annotated > AUDIOSET_CLIPS:
+    if annotated > audioset.CLIPS:
         raise ValueError(
-            f"task audioset_strong: its evaluation set has {AUDIOSET_CLIPS} clips, the annotation "
+            f"task audioset_strong: its evaluation set has {audioset.CLIPS} clips, the annotation "
             f"{annotated}; leave out --task"
         )

@@ -1,19 +1,52 @@
-"""Where a record was made: versions, machine, commit."""
+"""A finished record: scores, and where they were made: versions, machine, commit."""
 
 import os
 import platform
 import shutil
 import subprocess
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hear_ptsed.metrics.bootstrap import Scored
+from hear_ptsed.metrics.records import Asked, Record
+
 PACKAGES = (
     *("torch", "torchaudio", "numpy", "hear_ptsed", "heareval", "pytorch-lightning"),
     *("sed_eval", "dcase_util", "sed_scores_eval", "scipy", "soundfile"),
 )
+
+
+def make_record(
+    asked: Asked, scored: Scored, started: datetime, seconds: float, device: str, **more: Any
+) -> Record:
+    """The record of what was asked, of this machine and this moment.
+
+    Args:
+        seconds: that it took.
+        device: that was used.
+        more: what else a record has: cost, clips, and maybe folds, folds_of, training.
+    """
+    return Record(
+        **vars(asked),
+        scores=scored.scores,
+        per_class=scored.per_class,
+        ci95=scored.ci95,
+        replicates=scored.replicates,
+        draws=scored.draws,
+        conventions=scored.conventions,
+        settings=scored.settings,
+        curves=scored.curves,
+        seconds=round(seconds, 3),
+        software=software(),
+        hardware=hardware(device),
+        commit=commit(),
+        started=started.isoformat(timespec="seconds"),
+        **{"folds": [], "folds_of": 0} | more,
+    )
 
 
 def software() -> dict[str, str]:

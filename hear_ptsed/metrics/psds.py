@@ -12,9 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sed_scores_eval import intersection_based
-from sed_scores_eval.base_modules.cy_detection import onset_offset_curves
-from sed_scores_eval.intersection_based.intermediate_statistics import statistics_fn
 
 from hear_ptsed.grid import FRAME_MS
 from hear_ptsed.metrics.bootstrap import Bootstrap
@@ -170,6 +167,9 @@ def _with_events(
     lowest: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of one clip with scores (T,) and borders of frames (T + 1,)."""
+    from sed_scores_eval.base_modules.cy_detection import onset_offset_curves
+    from sed_scores_eval.intersection_based.intermediate_statistics import statistics_fn
+
     thresholds = np.unique(x[x > lowest])
     _, starts, ends = onset_offset_curves(x, times_s, thresholds)
     spans = clips.spans[row]
@@ -246,6 +246,8 @@ def _over_classes(
     rocs: dict[int, tuple[np.ndarray, np.ndarray]], alpha_st: float
 ) -> tuple[float, tuple[np.ndarray, np.ndarray] | None]:
     """PSDS and the PSD-ROC; without weight of the deviation PSDS is the mean of the classes."""
+    from sed_scores_eval import intersection_based
+
     if not rocs:
         return float("nan"), None
     if not alpha_st:
@@ -257,6 +259,8 @@ def _over_classes(
 
 
 def _area(tpr: np.ndarray, efpr: np.ndarray) -> float:
+    from sed_scores_eval import intersection_based
+
     return float(intersection_based.psds_from_psd_roc(tpr, efpr, MAX_EFPR))
 
 

@@ -155,6 +155,7 @@ Scores = Annotated[dict[Label, float | None], AfterValidator(_scores), Field(max
 Interval = Annotated[tuple[float | None, float | None], AfterValidator(_pair)]
 OfFolds = Annotated[list[Drawn], Field(max_length=100)]
 Plain = Annotated[dict[str, Any], AfterValidator(plain)]
+Reasons = Annotated[dict[str, Any], AfterValidator(lambda v: plain(v, 20 * ITEMS))]
 # Of each fold: steps, best validation score and its step, where our own loop trained.
 # heareval's best score is -inf where a network never found an event.
 Training = Annotated[
@@ -216,6 +217,7 @@ class Record(Asked):
     commit: Annotated[Line, Field(max_length=255)] | None
     started: Annotated[Line, AfterValidator(_when)]
     training: Training = field(default_factory=list)
+    unreadable: Reasons = field(default_factory=dict)  # clip -> why it was left out
     # metric -> {"threshold", "f_measure", …} or {"efpr_per_hour", "etpr"} -> values
     curves: Annotated[dict[Label, dict[str, Points]], Field(max_length=50)] = field(
         default_factory=dict
