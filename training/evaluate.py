@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hear_ptsed import interrupt, load
-from hear_ptsed.errors import printable
+from hear_ptsed.errors import LINE, printable
 from hear_ptsed.files import sha256
 from hear_ptsed.labels import load_labels
 from hear_ptsed.metrics import audioset, records
@@ -122,7 +122,7 @@ def evaluate(
         cost = {"parameters": sum(weight.numel() for weight in net.parameters())}
         made = started, time.monotonic() - began, options.usable_device
         reasons = {
-            printable(clip): printable(reason)
+            printable(clip, LINE): printable(reason, LINE)
             for report in scores.clips.coverage
             for clip, reason in report.unreadable.items()
         }
