@@ -41,7 +41,7 @@ def fetch(wheel: Wheel) -> Path:
     if not wheel.path.exists():
         with locked(wheel.path.parent, wait=True):
             _fetch(wheel)
-    _check(wheel.path, wheel, "delete it and fetch again")
+    check_wheel(wheel.path, wheel, "delete it and fetch again")
     return wheel.path
 
 
@@ -55,7 +55,9 @@ def _fetch(wheel: Wheel) -> None:
         got = next(folder.glob("*.whl"), None)
         if got is None:
             raise RuntimeError(f"pip left no wheel of {wheel.project}; put {path.name} at {path}")
-        _check(got, wheel, "the index serves another file than the pinned one; it was not kept")
+        check_wheel(
+            got, wheel, "the index serves another file than the pinned one; it was not kept"
+        )
         got.replace(path)
 
 
@@ -80,7 +82,7 @@ def _download(wheel: Wheel, folder: Path) -> None:
     )
 
 
-def _check(path: Path, wheel: Wheel, advice: str) -> None:
+def check_wheel(path: Path, wheel: Wheel, advice: str) -> None:
     got = sha256(path)
     if got != wheel.sha256:
         raise RuntimeError(

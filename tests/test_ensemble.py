@@ -278,14 +278,14 @@ def test_a_damaged_part_is_deleted_and_then_replaced(whole, checkpoints, folder,
 
 def test_two_processes_that_finish_at_once_both_report(checkpoints, folder, tmp_path, monkeypatch):
     out, clips = tmp_path / "p.h5", [open_clips(folder)]
-    make = ensemble.Writer._make
+    make_file = ensemble.Writer.make_file
 
     def overtaken(self, path, facts, report):
-        monkeypatch.setattr(ensemble.Writer, "_make", make)
+        monkeypatch.setattr(ensemble.Writer, "make_file", make_file)
         self.merge()  # the other process is faster
-        make(self, path, facts, report)
+        make_file(self, path, facts, report)
 
-    monkeypatch.setattr(ensemble.Writer, "_make", overtaken)
+    monkeypatch.setattr(ensemble.Writer, "make_file", overtaken)
     report = write_pseudo_labels(checkpoints, clips, out, device="cpu", block=3)
     assert (report["written"], report["parts_left"]) == (5, 0)
     assert inside(tmp_path) == ["p.h5"] and len(PseudoLabels(out)) == 5

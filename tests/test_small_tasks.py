@@ -279,7 +279,7 @@ def test_the_catalogue_pins_each_project_once_and_knows_the_terms_of_all():
 def test_the_command_fetches_all_that_is_pinned_and_stops_at_the_first_that_cannot_be_had(
     empty_cache, monkeypatch, capsys
 ):
-    monkeypatch.setattr(wheels, "_check", lambda *_: None)
+    monkeypatch.setattr(wheels, "check_wheel", lambda *_: None)
 
     def run(command, **_):
         (Path(command[command.index("--dest") + 1]) / "any.whl").write_bytes(b"")

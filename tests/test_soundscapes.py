@@ -194,7 +194,7 @@ def test_a_finished_folder_is_kept_and_other_settings_are_refused(tmp_path):
 
 def test_an_interrupted_rendering_goes_on_where_it_stopped(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(soundscapes, "CHUNK", 4)
-    render_chunk, done = soundscapes._render_chunk, []
+    render_chunk, done = soundscapes.render_chunk, []
 
     def interrupted(chunk):
         if len(done) == 2:
@@ -203,7 +203,7 @@ def test_an_interrupted_rendering_goes_on_where_it_stopped(folder, tmp_path, mon
         return render_chunk(chunk)
 
     kinds = {"train": 12, "evaluation": 4, "jobs": 1, "synthetic": True}
-    monkeypatch.setattr(soundscapes, "_render_chunk", interrupted)
+    monkeypatch.setattr(soundscapes, "render_chunk", interrupted)
     with pytest.raises(OSError, match="disk full"):
         render(tmp_path / "set", **kinds)
     assert not (tmp_path / "set").exists()
@@ -213,7 +213,7 @@ def test_an_interrupted_rendering_goes_on_where_it_stopped(folder, tmp_path, mon
         again.append(chunk)
         return render_chunk(chunk)
 
-    monkeypatch.setattr(soundscapes, "_render_chunk", counted)
+    monkeypatch.setattr(soundscapes, "render_chunk", counted)
     out = render(tmp_path / "set", **kinds)
     assert [(c.part, c.start) for c in again] == [("train", 8), ("eval", 0)]
     assert [path.name for path in tmp_path.iterdir()] == ["set"]

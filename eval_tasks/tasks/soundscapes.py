@@ -158,13 +158,13 @@ def _render_chunks(chunks: list[Chunk], jobs: int) -> None:
     with tqdm(total=clips, desc="soundscapes", unit="clip") as bar:
         if jobs == 1 or len(chunks) < 2:
             for chunk in interrupt.between(chunks):
-                bar.update(_render_chunk(chunk))
+                bar.update(render_chunk(chunk))
             return
         # spawned, not forked: the caller may hold threads or a GPU
         context, ignored = get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
         with ProcessPoolExecutor(min(jobs, len(chunks)), context, signal.signal, ignored) as pool:
             try:
-                for done in interrupt.between(pool.map(_render_chunk, chunks)):
+                for done in interrupt.between(pool.map(render_chunk, chunks)):
                     bar.update(done)
             except BaseException:  # Ctrl-C too; what is under way is finished and kept
                 pool.shutdown(cancel_futures=True)
@@ -179,7 +179,7 @@ def _stage(part: str, classes: tuple[str, ...], synthetic: bool) -> tuple[dict, 
     return audioset_bank(classes).sources[part], scene.surroundings(part)
 
 
-def _render_chunk(chunk: Chunk) -> int:
+def render_chunk(chunk: Chunk) -> int:
     settings = chunk.parts.settings
     sources, around = _stage(chunk.part, chunk.classes, settings["synthetic"])
     mids = mid_by_name()

@@ -171,14 +171,14 @@ class Writer:
             }
             if not left:
                 # Two that finish at once make the same file twice.
-                self._make(temporary_beside(self.parts.folder / "whole.h5"), facts, report)
+                self.make_file(temporary_beside(self.parts.folder / "whole.h5"), facts, report)
         except FileNotFoundError:
             if not self.out.exists():  # else another process has just made the file
                 raise
             return self.finished()
         return report | {"parts_left": len(left)}
 
-    def _make(self, path: Path, facts: Sequence[dict], report: dict[str, Any]) -> None:
+    def make_file(self, path: Path, facts: Sequence[dict], report: dict[str, Any]) -> None:
         keys = [key for fact in facts for key in fact["keys"]]
         if not keys:
             first = next(iter(report["unreadable"].items()))
