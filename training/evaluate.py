@@ -121,12 +121,8 @@ def evaluate(
         asked = _asked(checkpoint, model, task, name, command, options, scores, scored)
         cost = {"parameters": sum(weight.numel() for weight in net.parameters())}
         made = started, time.monotonic() - began, options.usable_device
-        reasons = {
-            printable(clip, LINE): printable(reason, LINE)
-            for report in scores.clips.coverage
-            for clip, reason in report.unreadable.items()
-        }
-        record = make_record(asked, rated, *made, cost=cost, clips=clips, unreadable=reasons)
+        more = {"cost": cost, "clips": clips, "unreadable": _reasons(scores.clips.coverage)}
+        record = make_record(asked, rated, *made, **more)
         records.write_record(record, out)
     coverage = [asdict(report) for report in scores.clips.coverage]
     return scores.as_dict(rated, clips) | {"coverage": coverage}
@@ -180,6 +176,15 @@ def _asked(
         command=command,
         identity=records.identity({"task": task, "data": data, "checkpoint": weights} | how),
     )
+
+
+def _reasons(reports: Sequence[Coverage]) -> dict[str, str]:
+    """Clip -> why it could not be read, as a record may hold them."""
+    return {
+        printable(clip, LINE): printable(reason, LINE)
+        for report in reports
+        for clip, reason in report.unreadable.items()
+    }
 
 
 def _missing(report: Coverage) -> str:

@@ -208,14 +208,7 @@ def as_predictions(
             f"{durations_s.shape}"
         )
     _check_events(events)
-    events = merged(events)
-    reference: dict[str, list[dict[str, Any]]] = {clip: [] for clip in clips}
-    columns = events.clip, events.label, 1000 * events.onset_s, 1000 * events.offset_s
-    wanted = set(classes)
-    for clip, label, start, end in zip(*(column.tolist() for column in columns), strict=True):
-        name = events.labels[label]
-        if name in wanted and (of_clip := reference.get(events.clips[clip])) is not None:
-            of_clip.append({"label": name, "start": start, "end": end})
+    reference = _events_of_clips(merged(events), clips, {*classes})
     occurring = {event["label"] for of_clip in reference.values() for event in of_clip}
     if not occurring:
         raise ValueError(
@@ -230,6 +223,19 @@ def as_predictions(
         ScoreArray(clips, scores, kept),
         median_frames=median_frames,
     )
+
+
+def _events_of_clips(
+    events: Events, clips: Sequence[str], classes: set[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Clip -> its events of some classes, times in ms."""
+    reference: dict[str, list[dict[str, Any]]] = {clip: [] for clip in clips}
+    columns = events.clip, events.label, 1000 * events.onset_s, 1000 * events.offset_s
+    for clip, label, start, end in zip(*(column.tolist() for column in columns), strict=True):
+        name = events.labels[label]
+        if name in classes and (of_clip := reference.get(events.clips[clip])) is not None:
+            of_clip.append({"label": name, "start": start, "end": end})
+    return reference
 
 
 def _check_events(events: Events) -> None:
