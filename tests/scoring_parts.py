@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import median_filter
 
 from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap
-from hear_ptsed.metrics.catalogue import METRICS, score_events
+from hear_ptsed.metrics.catalogue import BY_EVENTS, METRICS
 from hear_ptsed.metrics.predictions import Predictions
 from hear_ptsed.metrics.score import score
 from training.scores import METRICS as TRAINING_METRICS
@@ -16,7 +16,7 @@ from training.scores import as_predictions
 intersection_based = pytest.importorskip("sed_scores_eval").intersection_based
 
 CLASSES = ["bell", "cat", "dog"]
-EVENT_METRICS = [name for name, metric in METRICS.items() if metric.function is score_events]
+EVENT_METRICS = [name for name, metric in METRICS.items() if metric.function == BY_EVENTS]
 CLOSE = {"rtol": 0, "atol": 1e-9, "equal_nan": True}
 
 

@@ -38,7 +38,9 @@ TASK = replace(OFFICE, metrics=(*OFFICE.metrics, {LOUD!r}))
 
 @pytest.fixture
 def metric(monkeypatch) -> str:
-    entry = Metric("share of loud frames", function=share_of_loud_frames, of_frames=True)
+    entry = Metric(
+        "share of loud frames", function=f"{__name__}:share_of_loud_frames", of_frames=True
+    )
     monkeypatch.setitem(METRICS, LOUD, entry)
     return LOUD
 

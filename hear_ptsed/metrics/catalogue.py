@@ -1,35 +1,17 @@
 """All metrics by id: how a score is called, what it can be, what better means, and its function.
 
-A new metric is an entry of METRICS and its function. Functions import what they need when called.
+A new metric is an entry of METRICS and its function.
 """
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hear_ptsed.metrics.bootstrap import Bootstrap, Scored
-
-if TYPE_CHECKING:
-    from hear_ptsed.metrics.predictions import Predictions
-
-# Predictions, ids of metrics, resamples, ids of those whose curve is asked for -> their scores.
-# A function that several entries have is called once with all that are asked for.
-Function = Callable[["Predictions", Sequence[str], Bootstrap, Sequence[str]], Scored]
-
-
-def score_events(*given: Any) -> Scored:
-    """By sed_eval."""
-    from hear_ptsed.metrics.events import event_metrics
-
-    return event_metrics(*given)
-
-
-def score_areas(*given: Any) -> Scored:
-    """By sed_scores_eval, of frame scores."""
-    from hear_ptsed.metrics.areas import area_scores
-
-    return area_scores(*given)
+# MODULE:FUNCTION, which score.py imports when it is asked for. A function that several entries have
+# is called once, with predictions, the ids of all that are asked for, how clips are resampled, and
+# the ids of those whose curve is asked for; it returns their `Scored`.
+BY_EVENTS = "hear_ptsed.metrics.events:event_metrics"
+BY_AREAS = "hear_ptsed.metrics.areas:area_scores"
 
 
 @dataclass(frozen=True)
@@ -53,7 +35,7 @@ class Metric:
     lower_is_better: bool = False
     curve: Curve | None = None
     of_classes: str = ""  # metric that a class has instead of a mean over classes
-    function: Function | None = None  # None: it is read from heareval's folders
+    function: str = ""  # see BY_EVENTS; empty: it is read from heareval's folders
     of_frames: bool = False  # computed from scores of frames of 40 ms, not from events
     options: dict[str, Any] = field(default_factory=dict)  # of this metric, for its function
 
@@ -76,51 +58,51 @@ METRICS = {
     "event_onset_200ms_fms": Metric(
         "onset F1, 200 ms",
         curve=F_CURVE,
-        function=score_events,
+        function=BY_EVENTS,
         options={"scorer": EVENTS, "evaluate_offset": False, "t_collar": 0.2},
     ),
     "event_onset_50ms_fms": Metric(
         "onset F1, 50 ms",
         curve=F_CURVE,
-        function=score_events,
+        function=BY_EVENTS,
         options={"scorer": EVENTS, "evaluate_offset": False, "t_collar": 0.05},
     ),
     "event_onset_offset_50ms_20perc_fms": Metric(
         "onset and offset F1, 50 ms, 20 %",
         curve=F_CURVE,
-        function=score_events,
+        function=BY_EVENTS,
         options={"scorer": EVENTS, "t_collar": 0.05, "percentage_of_length": 0.2},
     ),
     "segment_1s_er": Metric(
         "error rate, 1 s",
         high=math.inf,
         lower_is_better=True,
-        function=score_events,
+        function=BY_EVENTS,
         options={"scorer": "SegmentBasedMetrics", "time_resolution": 1.0},
     ),
     "psds1": Metric(
         "PSDS1",
         curve=PSD_ROC,
-        function=score_areas,
+        function=BY_AREAS,
         of_frames=True,
         options={"dtc": 0.7, "gtc": 0.7, "alpha_st": 1.0},
     ),
     "psds2": Metric(
         "PSDS2",
         curve=PSD_ROC,
-        function=score_areas,
+        function=BY_AREAS,
         of_frames=True,
         options={"dtc": 0.1, "gtc": 0.1, "cttc": 0.3, "alpha_ct": 0.5, "alpha_st": 1.0},
     ),
     "psds1_macro": Metric(
         "PSDS1, mean over classes",
         of_classes="psds1",
-        function=score_areas,
+        function=BY_AREAS,
         of_frames=True,
         options={"dtc": 0.7, "gtc": 0.7, "alpha_st": 0.0},
     ),
-    "pauroc": Metric("segment pAUROC", function=score_areas, of_frames=True),
-    "map": Metric("mAP of clips", function=score_areas, of_frames=True),
+    "pauroc": Metric("segment pAUROC", function=BY_AREAS, of_frames=True),
+    "map": Metric("mAP of clips", function=BY_AREAS, of_frames=True),
     # Of heareval's folders only.
     "top1_acc": Metric("accuracy"),
     "pitch_acc": Metric("pitch accuracy"),

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap, Scored
-from hear_ptsed.metrics.catalogue import EVENTS, METRICS, score_events
+from hear_ptsed.metrics.catalogue import BY_EVENTS, EVENTS, METRICS
 from hear_ptsed.metrics.checks import Events, check_events, check_files, check_metrics
 from hear_ptsed.metrics.decoding import Decoding, decode
 from hear_ptsed.metrics.predictions import Predictions
@@ -57,9 +57,9 @@ def event_scores(
 
     Args:
         reference, estimated: of the same files, times in ms.
-        metrics: of METRICS, with `score_events`.
+        metrics: of METRICS, with BY_EVENTS.
     """
-    check_metrics(metrics, [m for m, of in METRICS.items() if of.function is score_events])
+    check_metrics(metrics, [m for m, of in METRICS.items() if of.function == BY_EVENTS])
     check_events(reference, "reference")
     check_events(estimated, "estimate")
     check_files(reference, estimated, "an estimate")

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pkgutil import resolve_name
 
 from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap, Scored
-from hear_ptsed.metrics.catalogue import METRICS, Function
+from hear_ptsed.metrics.catalogue import METRICS
 from hear_ptsed.metrics.checks import check_metrics
 from hear_ptsed.metrics.predictions import Predictions
 
@@ -24,10 +25,11 @@ def score(
     """
     functions = {metric: entry.function for metric, entry in METRICS.items() if entry.function}
     check_metrics(metrics, functions)
-    together: dict[Function, list[str]] = {}
+    together: dict[str, list[str]] = {}
     for metric in metrics:
         together.setdefault(functions[metric], []).append(metric)
     scored = Scored({}, {}, {})
     for function, names in together.items():
-        scored |= function(predictions, names, bootstrap, [m for m in curves if m in names])
+        compute = resolve_name(function)
+        scored |= compute(predictions, names, bootstrap, [m for m in curves if m in names])
     return replace(scored, scores={name: scored.scores[name] for name in metrics}, details={})
