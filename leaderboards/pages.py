@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from hear_ptsed.metrics.catalogue import METRICS
 from leaderboards import names
 from leaderboards.cell import DECIMALS, Cell, Column, Row
+from leaderboards.charts import best_first
 from leaderboards.ranks import Difference
 from leaderboards.readers import Entry
 from leaderboards.stats import KINDS, Gain, overall
@@ -357,10 +358,3 @@ def class_table(column: Column, cells: Sequence[Cell], named: Names) -> Classes 
 
 def _rounded(values: list[float] | None) -> float | None:
     return round(sum(values) / len(values), 6) if values else None
-
-
-def best_first(cell: Cell) -> tuple:
-    """Untrained ones and those without a score last."""
-    sign = 1 if cell.column.lower_is_better else -1
-    none = math.isnan(cell.mean)
-    return (none, cell.untrained, 0 if none else sign * cell.mean, cell.row)

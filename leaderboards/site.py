@@ -1,14 +1,12 @@
-"""Results -> a static site in one folder: pages, run pages, figures, downloads. No network."""
+"""Results -> a static site in one folder: pages, run pages, charts, downloads. No network."""
 
-import gc
+import base64
+import hashlib
 import json
 import math
-import multiprocessing
+import re
 import shutil
-import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +16,27 @@ from hear_ptsed.files import atomic_folder, locked, remove_stale
 from hear_ptsed.metrics import audioset
 from hear_ptsed.metrics.catalogue import METRICS
 from hear_ptsed.metrics.protocols import AS_TRAINED, PROTOCOLS
-from leaderboards import charts, figures, names, pages, pivots, stats, tables
+from leaderboards import charts, names, pages, pivots, stats, tables
 from leaderboards.cell import FEW, Cell, Column
 from leaderboards.collect import MARKER, Collected
 from leaderboards.pages import Names
 from leaderboards.readers import Entry
 
-Draw = Callable[..., None]  # calls a function of `figures` with its arguments
 HERE = Path(__file__).parent
 
 
-def build_site(collected: Collected, out: Path, processes: int = 0) -> Path:
+def build_site(collected: Collected, out: Path) -> Path:
     """Write the site, with leaderboard.csv and leaderboard.md; returns its first page.
 
     The folder is replaced as a whole, once all is written, and only if it is empty or such a site
     without other files in it. Equal results give equal bytes.
-
-    Args:
-        processes: that draw the figures, beside this one. They are spawned: a script that asks for
-            some must not build while it is imported.
     """
     out = Path(out).resolve()  # of a link its target is replaced
     if out.parent.is_dir():
         remove_stale(out.parent)  # of a build that was killed
     _check_ours(out)
     with locked(out, beside=True), atomic_folder(out) as folder:
-        with _no_garbage_collection(), _drawing(processes) as draw:
-            Site(collected, folder, draw).write()
+        Site(collected, folder).write()
         (folder / MARKER).write_text("\n".join(_site_files(folder)) + "\n", encoding="utf-8")
         _check_ours(out)  # to which somebody may have added something since
     return out / "index.html"
@@ -53,8 +45,9 @@ def build_site(collected: Collected, out: Path, processes: int = 0) -> Path:
 class Site:
     """One site to be written into a folder."""
 
-    def __init__(self, collected: Collected, folder: Path, draw: Draw):
-        self.collected, self.folder, self.draw = collected, folder, draw
+    def __init__(self, collected: Collected, folder: Path):
+        self.collected, self.folder = collected, folder
+        self.plotly = _plotly()
         self.cells = stats.cells(collected.entries)
         self.primary = pages.primary(self.cells)
         self.names = Names(self.cells)
@@ -74,14 +67,21 @@ class Site:
             "models": names.MODELS,
             "few": FEW,
             "rejected": collected.rejected,
+            "styles": _styles(self.plotly),
+            "labels": self.names.row,
+            "metrics": METRICS,
+            "costs": charts.COSTS,
+            "mean_cost": charts.mean_cost,
+            "at": charts.at,
         }
 
     def write(self) -> None:
-        for name in ("runs", "figures", "static"):
+        for name in ("runs", "static"):
             (self.folder / name).mkdir()
         for source in sorted((HERE / "static").iterdir()):
             if source.is_file():
                 shutil.copyfile(source, self.folder / "static" / source.name)
+        (self.folder / "static/plotly.min.js").write_text(self.plotly, "utf-8", newline="\n")
         tables.write_tables(self.cells, self.folder)
         self._overview()
         self._gain()
@@ -116,37 +116,27 @@ class Site:
         sections = []
         for column in pages.by_column(self.primary):
             if column in gains:
-                chart = charts.slope_chart(gains[column])
-                name = f"gain-{pages.column_id(column)}"
-                title = f"{self.names.column(column)}, {column.kind}"
-                self.draw(figures.draw_slopes, chart, title, self.folder / f"figures/{name}.png")
+                chart = charts.slope_chart(gains[column], self.names.row)
                 rows = [step for gain in gains[column] for step in pages.steps(gain)]
-                clips = gains[column][0].cells[0].clips
-                sections.append((name, self.names.column(column), column, chart, rows, clips))
+                name, title = f"gain-{pages.column_id(column)}", self.names.column(column)
+                sections.append((name, title, column, chart, rows, gains[column][0].cells[0].clips))
         self._page("gain.html", "gain.html", sections=sections)
 
     def _task(self, task: str) -> None:
         of_task = [cell for cell in self.cells if cell.column.task == task]
         sections = []
         for column, cells in pages.by_column(pages.primary(of_task)).items():
-            title, name = self.names.column(column), pages.column_id(column)
-            full = f"{title}, {column.kind}"
-            head = pages.column_head(column, cells, self.names)
-            chart, costs = (
-                charts.score_chart(cells, self.names),
-                charts.cost_charts(cells, self.names),
-            )
+            head, labels = pages.column_head(column, cells, self.names), self.names.row
+            costs = [charts.cost_chart(cells, labels, cost) for cost in charts.COSTS]
+            by_class = sorted(cells, key=charts.best_first)
+            drawn = {
+                "scores": charts.score_chart(cells, labels),
+                "classes": charts.class_chart(by_class, labels),
+                "curves": charts.curve_charts(cells, labels),
+                "costs": [chart for chart in costs if chart],
+            }
             classes = pages.class_table(column, cells, self.names)
-            curves = charts.curve_chart(cells, self.names)
-            for part, function, shown in (
-                ("scores", figures.draw_scores, chart),
-                ("classes", figures.draw_classes, classes),
-                ("curve", figures.draw_curves, curves),
-                ("cost", figures.draw_costs, costs),
-            ):
-                if shown:
-                    self.draw(function, shown, full, self.folder / f"figures/{part}-{name}.png")
-            sections.append((head, title, chart, classes, curves, costs))
+            sections.append((head, drawn, classes, by_class))
         self._page(
             pages.task_page(task),
             "task.html",
@@ -281,32 +271,21 @@ def _check_ours(out: Path) -> None:
         )
 
 
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """All that is made stays to the end; looking through it again and again takes a tenth more."""
-    enabled = gc.isenabled()
-    gc.disable()
+def _plotly() -> str:
+    """The script that draws the charts: that of the installed package."""
     try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+        return (resources.files("plotly") / "package_data/plotly.min.js").read_text("utf-8")
+    except ModuleNotFoundError:
+        raise ImportError(
+            "the charts need plotly: pip install 'hear_ptsed[leaderboards]'"
+        ) from None
 
 
-@contextmanager
-def _drawing(processes: int) -> Iterator[Draw]:
-    """Calls functions, here or in other processes; all are done when the block ends well."""
-    if not processes:
-        yield lambda function, *args: function(*args)
-        return
-    # An interruption from the keyboard is for the parent to handle.
-    ignore = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, spawn, **ignore) as pool:
-        drawn: list[Future] = []
-        try:
-            yield lambda function, *args: drawn.append(pool.submit(function, *args))
-            for figure in drawn:
-                figure.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _styles(script: str) -> str:
+    """What a content-security policy must admit: the style sheets that the script writes itself.
+
+    An empty one, which it fills rule by rule, and that of its maps.
+    """
+    sheets = ["", *re.findall(r"\.textContent='([^'\\]{1000,})'", script)]
+    digests = (hashlib.sha256(sheet.encode()).digest() for sheet in sheets)
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)

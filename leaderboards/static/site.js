@@ -1,5 +1,5 @@
 "use strict";
-// Sorting, filters and the comparison of classes. The state of all of them is in the address:
+// Sorting and filters. The state of both is in the address:
 // #task=desed&protocol=linear&sort=c0123abcd.desc
 
 const state = new URLSearchParams();
@@ -166,63 +166,9 @@ function startFilters(form) {
   });
 }
 
-// ---- two models picked: their classes, their curves
-
-function picked(part) {
-  return [...part.querySelectorAll("select")].map((select) => {
-    const value = state.get(select.name);
-    const known = [...select.options].some((option) => option.value === value);
-    select.value = known ? value : select.options[0].value;
-    return select.value;
-  });
-}
-
-function showClasses(part) {
-  part.data ??= JSON.parse(part.querySelector("script").textContent);
-  const top = Number(part.dataset.top);
-  const rows = picked(part).map((k) => (k === "" ? null : part.data.rows[Number(k)]));
-  for (const cell of part.querySelectorAll("table .second")) cell.hidden = !rows[1];
-  part.classList.toggle("two", Boolean(rows[1]));
-  for (const row of part.querySelectorAll("tbody tr")) {
-    const i = Number(row.dataset.i);
-    const bars = row.querySelectorAll("rect");
-    const cells = [row.cells[2], row.cells[3]];
-    rows.forEach((own, k) => {
-      const value = own ? own.values[i] : null;
-      bars[k].setAttribute("width", `${(100 * (value || 0)) / top}%`);
-      const of = own && own.of[i] ? ` (${own.of[i]})` : "";
-      cells[k].textContent = value === null ? "" : value.toFixed(3) + of;
-      if (value === null) delete cells[k].dataset.v;
-      else cells[k].dataset.v = value;
-    });
-  }
-}
-
-function showCurves(part) {
-  const [first, second] = picked(part);
-  for (const path of part.querySelectorAll("path")) {
-    path.classList.toggle("first", path.dataset.row === first);
-    path.classList.toggle("second", path.dataset.row === second);
-  }
-  // What is drawn last lies above the rest.
-  for (const path of part.querySelectorAll("path.second, path.first")) path.parentNode.append(path);
-}
-
-function startPicks(part, show) {
-  part.classList.add("ready");
-  part.addEventListener("change", (event) => {
-    set(event.target.name, event.target.value);
-    show(part);
-    applySort();
-    writeAddress();
-  });
-}
-
 // ---- start
 
 function apply() {
-  document.querySelectorAll("[data-classes]").forEach(showClasses);
-  document.querySelectorAll("[data-curves]").forEach(showCurves);
   const form = document.getElementById("filters");
   if (form) applyFilters(form);
   applySort();
@@ -233,8 +179,6 @@ for (const table of document.querySelectorAll("table[data-sortable]"))
     const button = event.target.closest("button");
     if (button) onSort(button.closest("th"));
   });
-document.querySelectorAll("[data-classes]").forEach((part) => startPicks(part, showClasses));
-document.querySelectorAll("[data-curves]").forEach((part) => startPicks(part, showCurves));
 const filters = document.getElementById("filters");
 if (filters) startFilters(filters);
 readAddress();
