@@ -17,7 +17,7 @@ from hear_ptsed.metrics import audioset
 from hear_ptsed.metrics.catalogue import METRICS
 from hear_ptsed.metrics.protocols import AS_TRAINED, PROTOCOLS
 from leaderboards import charts, names, pages, pivots, stats, tables
-from leaderboards.cell import FEW, Cell, Column
+from leaderboards.cell import FEW, Cell, Column, best_first, mean_cost
 from leaderboards.collect import MARKER, Collected
 from leaderboards.pages import Names
 from leaderboards.readers import Entry
@@ -71,8 +71,8 @@ class Site:
             "labels": self.names.row,
             "metrics": METRICS,
             "costs": charts.COSTS,
-            "mean_cost": charts.mean_cost,
-            "at": charts.at,
+            "mean_cost": mean_cost,
+            "height_at": charts.height_at,
         }
 
     def write(self) -> None:
@@ -128,7 +128,7 @@ class Site:
         for column, cells in pages.by_column(pages.primary(of_task)).items():
             head, labels = pages.column_head(column, cells, self.names), self.names.row
             costs = [charts.cost_chart(cells, labels, cost) for cost in charts.COSTS]
-            by_class = sorted(cells, key=charts.best_first)
+            by_class = sorted(cells, key=best_first)
             drawn = {
                 "scores": charts.score_chart(cells, labels),
                 "classes": charts.class_chart(by_class, labels),
