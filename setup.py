@@ -43,7 +43,8 @@ EXTRAS = {
         "tensorboard",
     ],
     "ray": ["ray"],  # sweeps over many machines
-    "leaderboards": ["jinja2", "matplotlib", "pandas<3", "rich"],
+    "leaderboards": ["jinja2", "pandas<3", "plotly", "rich"],
+    "figures": ["kaleido>=1"],  # charts of leaderboards as SVG and PDF; needs Chrome or Chromium
     "plot": ["matplotlib"],
     "dev": [
         "axe-playwright-python",

@@ -50,7 +50,10 @@ class TaskSection(NamedTuple):
 
     head: board.Head
     protocol: str
-    charts: dict[str, charts.Chart | None]
+    scores: charts.Chart | None
+    class_chart: charts.Chart | None
+    curve_charts: list[charts.Chart]
+    cost_charts: list[charts.Chart]
     classes: pages.Classes | None
     curve_title: str
     places: tuple[float, ...]  # of the curves, whose numbers are printed
@@ -62,20 +65,21 @@ def task_sections(measured: Sequence[Cell], named: Names) -> list[TaskSection]:
     sections = []
     for column, cells in pages.by_column(pages.primary(measured)).items():
         best = sorted(cells, key=charts.best_first)
-        curve = charts.curve_chart(cells, named.row)
-        drawn = {"scores": charts.score_chart(cells, named.row), "curve": curve}
-        drawn["classes"] = charts.class_chart(best, named.row)
-        drawn |= {cost: charts.cost_chart(cells, named.row, cost) for cost in charts.COSTS}
+        curves = charts.curve_charts(cells, named.row)
+        costs = [charts.cost_chart(cells, named.row, cost) for cost in charts.COSTS]
         form = METRICS[column.metric].curve
         sections.append(
             TaskSection(
                 head=board.score_head(column, cells, named),
                 protocol=column.protocol,
-                charts=drawn,
+                scores=charts.score_chart(cells, named.row),
+                class_chart=charts.class_chart(best, named.row),
+                curve_charts=curves,
+                cost_charts=[chart for chart in costs if chart],
                 classes=pages.class_table(cells, named),
                 curve_title="PSD-ROC" if form and form.stairs else "F1 over thresholds",
                 places=form.places if form else (),
-                curves=_curve_rows(curve, form.places) if curve else [],
+                curves=_curve_rows(curves[0], form.places) if curves else [],
                 costs=[_costs(cell, named) for cell in best if any(e.cost for e in cell.entries)],
             )
         )
@@ -83,32 +87,20 @@ def task_sections(measured: Sequence[Cell], named: Names) -> list[TaskSection]:
 
 
 def _curve_rows(chart: charts.Chart, places: Sequence[float]) -> list[tuple[str, list[str]]]:
-    """The first ordinate of each curve of a chart at some places; "" where it is not defined."""
+    """The heights of each curve of a chart at some places; "" where it is not defined."""
     rows = []
     for trace in chart["data"]:
-        if trace["showlegend"]:
-            at = [
-                next((f"{y:.3f}" for x, y in zip(trace["x"], trace["y"], strict=True)
-                      if abs(x - place) < 1e-9), "")
-                for place in places
-            ]  # fmt: skip
-            rows.append((trace["name"], at))
+        heights = [charts.at(trace, place) for place in places]
+        rows.append((trace["meta"], ["" if h is None else f"{h:.3f}" for h in heights]))
     return rows
 
 
 def _costs(cell: Cell, named: Names) -> tuple[str, str, str, str, str]:
     """Row, parameters, seconds per minute of audio, where measured, score."""
-    amounts = {
-        cost: [e.cost[cost] for e in cell.entries if e.cost.get(cost, 0) > 0]
-        for cost in charts.COSTS
-    }
-    texts = {
-        cost: charts.amount(sum(some) / len(some)) if some else ""
-        for cost, some in amounts.items()
-    }
+    amounts = [charts.mean_cost(cell, cost) for cost in charts.COSTS]
+    parameters, seconds = (charts.amount(amount) if amount else "" for amount in amounts)
     machines = "; ".join(sorted({e.machine for e in cell.entries if e.machine}))
-    seconds = texts["seconds_per_minute"]
-    return named.row[cell.row], texts["parameters"], seconds, machines, printed(cell)
+    return named.row[cell.row], parameters, seconds, machines, printed(cell)
 
 
 class Figure(NamedTuple):
