@@ -18,7 +18,7 @@ from hear_ptsed.files import atomic_folder, locked, remove_stale
 from hear_ptsed.metrics import audioset
 from hear_ptsed.metrics.catalogue import METRICS
 from hear_ptsed.metrics.protocols import AS_TRAINED, PROTOCOLS
-from leaderboards import charts, figures, names, pages, pivots, stats, tables
+from leaderboards import charts, export, figures, names, pages, pivots, stats
 from leaderboards.cell import FEW, Cell, Column
 from leaderboards.collect import MARKER, Collected
 from leaderboards.pages import Names
@@ -82,7 +82,7 @@ class Site:
         for source in sorted((HERE / "static").iterdir()):
             if source.is_file():
                 shutil.copyfile(source, self.folder / "static" / source.name)
-        tables.write_tables(self.cells, self.folder)
+        export.write_exports(self.cells, self.folder)
         self._overview()
         self._gain()
         for task in self.tasks:
