@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from leaderboards import names
-from leaderboards.board import MEAN, against, agrees, half_width
-from leaderboards.cell import Column
+from leaderboards.board import MEAN, against, half_width
+from leaderboards.beside import Beside
+from leaderboards.cell import Cell, Column
 from leaderboards.charts import best_first
 from leaderboards.overview import Overview
 from leaderboards.pages import Names, number
@@ -27,7 +28,9 @@ class Answer(NamedTuple):
     reproduced: str
 
 
-def answers(overview: Overview, gains: Sequence[Gain], named: Names) -> tuple[str, list[Answer]]:
+def answers(
+    overview: Overview, gains: Sequence[Gain], beside: Beside, named: Names
+) -> tuple[str, list[Answer]]:
     """The backbone whose gain is told, and a line for the mean and for each task."""
     backbone, of_column = _reference(overview, gains)
     ranked = [line for line in overview.lines if line.rank is not None]
@@ -55,7 +58,7 @@ def answers(overview: Overview, gains: Sequence[Gain], named: Names) -> tuple[st
                     _with_half(top.mean, top.low, top.high, column.metric),
                     _listed(near),
                     _gain_text(of_column.get(column)),
-                    _reproduced(overview, group.task, column),
+                    _reproduced(cells, beside),
                 )
             )
     return names.model_title(backbone), lines
@@ -99,13 +102,10 @@ def _gain_text(gain: Gain | None) -> str:
     return f"{text} [{number(change.low, metric)}, {number(change.high, metric)}]"
 
 
-def _reproduced(overview: Overview, task: str, column: Column) -> str:
+def _reproduced(cells: Sequence[Cell], beside: Beside) -> str:
     """How far our scores are from the figures printed of the same models."""
-    pairs = [
-        (line.cells[column], line.published[task])
-        for line in overview.lines
-        if column in line.cells and agrees(line.cells[column], line.published.get(task))
-    ]
+    keys = [(cell, (cell.row, cell.column)) for cell in cells if not math.isnan(cell.mean)]
+    pairs = [(cell, beside[key]) for cell, key in keys if key in beside]
     if not pairs:
         return ""
     least, most = (

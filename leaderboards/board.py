@@ -7,6 +7,7 @@ from typing import NamedTuple
 from hear_ptsed.metrics.catalogue import METRICS
 from hear_ptsed.metrics.protocols import PROTOCOLS
 from leaderboards import models, names, pages
+from leaderboards.beside import Beside
 from leaderboards.cell import Cell, Column, Row
 from leaderboards.charts import amount
 from leaderboards.overview import Group, Line, Overview
@@ -95,16 +96,6 @@ def against(cell: Cell, figure: Cell) -> str:
     return number(cell.mean - figure.mean, cell.column.metric, signed=True)
 
 
-def agrees(cell: Cell, figure: Cell | None) -> bool:
-    """Whether a printed figure is of the same task, data, protocol and metric."""
-    if figure is None or cell.small_data or math.isnan(cell.mean):
-        return False
-    return (cell.column.protocol, cell.column.metric) == (
-        figure.column.protocol,
-        figure.column.metric,
-    )
-
-
 def printed_cell(cell: Cell, figure: Cell | None = None, href: str = "") -> Printed:
     """A cell in a table, beside it what was printed of the same."""
     small = ("published", "untrained", "small data")
@@ -112,7 +103,7 @@ def printed_cell(cell: Cell, figure: Cell | None = None, href: str = "") -> Prin
         text=printed(cell),
         value=None if math.isnan(cell.mean) else cell.mean,
         half=half_width(cell.low, cell.high, cell.column.metric),
-        hover=hover(cell, figure if agrees(cell, figure) else None),
+        hover=hover(cell, figure),
         mark="best" if cell.best else "near" if cell.near_best else "",
         flags=tuple(flag for flag in cell.flags if flag not in small),
         href=href,
@@ -149,7 +140,7 @@ def score_head(column: Column, cells: Sequence[Cell], named: Names, title: str =
     )
 
 
-def overview_board(overview: Overview, named: Names) -> Board:
+def overview_board(overview: Overview, beside: Beside, named: Names) -> Board:
     """The table that leads, of one view."""
     groups = [Heads("", "", _lead(overview))]
     for group in overview.groups:
@@ -161,7 +152,7 @@ def overview_board(overview: Overview, named: Names) -> Board:
             heads.append(_published_head(group, overview.view))
         tag = "small data" if group.small else ""
         groups.append(Heads(group.title, pages.task_page(group.task), heads, tag))
-    lines = [_line(line, overview, named) for line in overview.lines]
+    lines = [_line(line, overview, beside, named) for line in overview.lines]
     return Board(overview.view, groups, lines, [(g.task, g.title) for g in overview.groups])
 
 
@@ -209,16 +200,15 @@ def _published_head(group: Group, view: str) -> Head:
     return Head(id_, "published", f"{group.title}, published", why, "desc", kind, group.task)
 
 
-def _line(line: Line, overview: Overview, named: Names) -> BoardLine:
+def _line(line: Line, overview: Overview, beside: Beside, named: Names) -> BoardLine:
     row = line.row
     measured, known = row.kind == "measured", models.facts(row.model, row.stage)
     cells = [_rank_cell(line), None, _text(row.stage), *_fact_cells(line, known), _mean_cell(line)]
     for group in overview.groups:
-        figure = line.published.get(group.task)
         for column in group.columns:
-            cell = line.cells.get(column)
-            href = score_href(cell) if cell else ""
-            cells.append(printed_cell(cell, figure, href) if cell else None)
+            cell, figure = line.cells.get(column), beside.get((row, column))
+            cells.append(printed_cell(cell, figure, score_href(cell)) if cell else None)
+        figure = line.published.get(group.task)
         if group.published:
             cells.append(printed_cell(figure)._replace(mark="grey") if figure else None)
     return BoardLine(

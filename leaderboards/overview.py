@@ -8,6 +8,7 @@ import numpy as np
 
 from hear_ptsed.metrics.bootstrap import interval
 from leaderboards import names
+from leaderboards.beside import Beside
 from leaderboards.cell import Cell, Column, Row
 from leaderboards.ranks import better
 
@@ -69,16 +70,16 @@ def view_of(protocol: str) -> str:
     return next((view for view, protocols in VIEWS.items() if protocol in protocols), protocol)
 
 
-def overviews(cells: Iterable[Cell]) -> list[Overview]:
+def overviews(cells: Iterable[Cell], beside: Beside) -> list[Overview]:
     """One for each view that has a score, of cells of primary metrics."""
     views: dict[str, list[Cell]] = {}
     for cell in sorted(cells, key=lambda cell: names.protocol_order(cell.column.protocol)):
         views.setdefault(view_of(cell.column.protocol), []).append(cell)
     order = sorted(views, key=lambda view: [*VIEWS, view].index(view))
-    return [overview(view, views[view]) for view in order]
+    return [overview(view, views[view], beside) for view in order]
 
 
-def overview(view: str, cells: Sequence[Cell]) -> Overview:
+def overview(view: str, cells: Sequence[Cell], beside: Beside) -> Overview:
     """Of cells of the protocols of one view."""
     measured = [cell for cell in cells if cell.row.kind == "measured"]
     figures = [cell for cell in cells if cell.row.kind == "published"]
@@ -89,18 +90,22 @@ def overview(view: str, cells: Sequence[Cell]) -> Overview:
     for cell in counted:
         of_rows.setdefault(cell.row, []).append(cell)
     tasks = _tasks_of_mean(of_rows.values())
-    beside, alone = _beside(measured, figures)
     rows: dict[Row, dict[Column, Cell]] = {}
     for cell in measured:
         rows.setdefault(cell.row, {})[cell.column] = cell
-    lines = [
-        Line(row, of_row, beside.get(row, {}), _mean(of_rows.get(row, ()), tasks))
-        for row, of_row in rows.items()
-    ]
+    lines, stands_beside = [], set()
+    for row, of_row in rows.items():
+        printed = {c.task: beside[row, c] for c in of_row if (row, c) in beside}
+        stands_beside |= {*printed.values()}
+        lines.append(Line(row, of_row, printed, _mean(of_rows.get(row, ()), tasks)))
+    alone: dict[Row, dict[str, Cell]] = {}
+    for figure in figures:
+        if figure not in stands_beside:
+            alone.setdefault(figure.row, {})[figure.column.task] = figure
     complete = [line for line in lines if line.mean and line.mean.tasks == tasks]
     fewer = [line for line in lines if not (line.mean and line.mean.tasks == tasks)]
-    printed = [Line(row, {}, by_task, _mean([*by_task.values()])) for row, by_task in alone.items()]
-    ordered = (*_ranked(complete), *sorted(fewer, key=_by_tasks), *sorted(printed, key=_by_tasks))
+    others = [Line(row, {}, by_task, _mean([*by_task.values()])) for row, by_task in alone.items()]
+    ordered = (*_ranked(complete), *sorted(fewer, key=_by_tasks), *sorted(others, key=_by_tasks))
     return Overview(view, _groups(measured, figures, tasks), ordered, tasks, of_small)
 
 
@@ -163,28 +168,6 @@ def _by_tasks(line: Line) -> tuple:
     """Rows without a rank: those of most tasks first, untrained ones last."""
     tasks, mean = (len(line.mean.tasks), line.mean.mean) if line.mean else (0, 0.0)
     return line.row.untrained, -tasks, -mean, line.row
-
-
-def _beside(
-    measured: Sequence[Cell], figures: Sequence[Cell]
-) -> tuple[dict[Row, dict[str, Cell]], dict[Row, dict[str, Cell]]]:
-    """Row -> task -> the figure printed of it; and the figures of no measured row, by theirs.
-
-    Beside a measured row stands what was printed of its model and stage without further settings.
-    """
-    rows: dict[tuple[str, str], list[Row]] = {}
-    for row in dict.fromkeys(cell.row for cell in measured):
-        if not row.untrained and "=" not in row.variant:
-            rows.setdefault((row.model, row.stage), []).append(row)
-    beside: dict[Row, dict[str, Cell]] = {}
-    alone: dict[Row, dict[str, Cell]] = {}
-    for figure in figures:
-        key = (figure.row.model, figure.row.stage)
-        same = [figure.row] if figure.row.variant else rows.get(key, [figure.row])
-        for row in same:
-            known = beside if row.kind == "measured" else alone
-            known.setdefault(row, {}).setdefault(figure.column.task, figure)
-    return beside, alone
 
 
 def _groups(

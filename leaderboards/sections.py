@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from hear_ptsed.metrics.catalogue import METRICS
 from leaderboards import board, charts, models, names, pages
 from leaderboards.cell import FEW, Cell, Column
-from leaderboards.overview import Overview
+from leaderboards.beside import Beside
 from leaderboards.pages import Names, number, printed, span
 from leaderboards.readers import Entry
 from leaderboards.stats import Gain
@@ -179,25 +179,16 @@ class ModelPage(NamedTuple):
     figures: list[Figure]
 
 
-def model_pages(
-    primary: Sequence[Cell], overviews: Sequence[Overview], named: Names
-) -> list[ModelPage]:
+def model_pages(primary: Sequence[Cell], beside: Beside, named: Names) -> list[ModelPage]:
     """Of models that were measured or whose facts are known."""
     of_models: dict[str, list[Cell]] = {}
     for cell in primary:
         if cell.row.kind == "measured" or models.facts(*_of(cell)):
             of_models.setdefault(cell.row.model, []).append(cell)
-    beside = {
-        (line.row, task): figure
-        for overview in overviews
-        for line in overview.lines
-        if line.row.kind == "measured"
-        for task, figure in line.published.items()
-    }
     return [_model_page(model, of_models[model], beside, named) for model in sorted(of_models)]
 
 
-def _model_page(model: str, cells: list[Cell], beside: dict, named: Names) -> ModelPage:
+def _model_page(model: str, cells: list[Cell], beside: Beside, named: Names) -> ModelPage:
     measured = [cell for cell in cells if cell.row.kind == "measured"]
     stages = sorted({cell.row.stage for cell in cells}, key=names.stage_order)
     facts = [known for stage in stages if (known := models.facts(model, stage))]
@@ -205,7 +196,7 @@ def _model_page(model: str, cells: list[Cell], beside: dict, named: Names) -> Mo
     for column, of_column in pages.by_column(measured).items():
         ordered = sorted(of_column, key=lambda cell: pages.row_order(cell.row))
         for k, cell in enumerate(ordered):
-            figure = beside.get((cell.row, column.task))
+            figure = beside.get((cell.row, column))
             scores.append(_score(cell, figure, named, first=not k))
             costs.setdefault(cell.row, _costs(cell, named))
         if len(of_column) > 1:
@@ -227,7 +218,6 @@ def _model_page(model: str, cells: list[Cell], beside: dict, named: Names) -> Mo
 
 def _score(cell: Cell, figure: Cell | None, named: Names, first: bool) -> Score:
     column, metric = cell.column, cell.column.metric
-    figure = figure if board.agrees(cell, figure) else None
     spread = "" if math.isnan(cell.std) else f"{number(cell.std, metric)} ({cell.seeds})"
     runs = [
         (f"seed {entry.seed}" if entry.seed is not None else "run", pages.run_href(entry))

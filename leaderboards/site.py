@@ -14,7 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from hear_ptsed.files import atomic_folder, locked, remove_stale
 from hear_ptsed.metrics import audioset
 from hear_ptsed.metrics.protocols import AS_TRAINED, PROTOCOLS
-from leaderboards import answers, board, charts, names, pages, pivots, sections, stats, tables
+from leaderboards import answers, board, charts, export, names, pages, pivots, sections, stats
+from leaderboards.beside import printed_beside
 from leaderboards.cell import FEW, Cell
 from leaderboards.collect import MARKER, Collected
 from leaderboards.overview import Overview, overviews
@@ -54,7 +55,8 @@ class Site:
         self.tasks = pages.task_titles(self.cells)  # task -> title
         # AudioSet Strong has a page of its own: other models, trained in other ways.
         on_overview = [cell for cell in self.primary if cell.column.protocol != AS_TRAINED]
-        self.overviews = overviews(on_overview)
+        self.beside = printed_beside(self.primary)
+        self.overviews = overviews(on_overview, self.beside)
         self.env = Environment(
             loader=FileSystemLoader(HERE / "templates"),
             autoescape=True,
@@ -72,6 +74,7 @@ class Site:
             "view_titles": board.VIEW_TITLES,
             "few": FEW,
             "rejected": collected.rejected,
+            "exports": export.ABOUT,
             "styles": _styles(self.plotly),
         }
 
@@ -82,7 +85,7 @@ class Site:
             if source.is_file():
                 shutil.copyfile(source, self.folder / "static" / source.name)
         (self.folder / "static/plotly.min.js").write_text(self.plotly, "utf-8", newline="\n")
-        tables.write_tables(self.cells, self.folder)
+        export.write_exports(self.cells, self.folder)
         self._overview()
         self._gain()
         for task in self.tasks:
@@ -101,8 +104,8 @@ class Site:
         kinds = [entry.kind for entry in self.collected.entries]
         views = [
             (
-                board.overview_board(view, self.names),
-                *answers.answers(view, self.gains, self.names),
+                board.overview_board(view, self.beside, self.names),
+                *answers.answers(view, self.gains, self.beside, self.names),
                 self._sizes(view),
             )
             for view in self.overviews
@@ -147,7 +150,7 @@ class Site:
         )
 
     def _models(self) -> None:
-        for page in sections.model_pages(self.primary, self.overviews, self.names):
+        for page in sections.model_pages(self.primary, self.beside, self.names):
             self._page(pages.model_page(page.model), "model.html", model=page)
 
     def _audioset(self) -> None:
