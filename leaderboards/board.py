@@ -202,7 +202,7 @@ def _published_head(group: Group, view: str) -> Head:
 
 def _line(line: Line, overview: Overview, beside: Beside, named: Names) -> BoardLine:
     row = line.row
-    measured, known = row.kind == "measured", models.facts(row.model, row.stage)
+    known = models.facts(row.model, row.stage)
     cells = [_rank_cell(line), None, _text(row.stage), *_fact_cells(line, known), _mean_cell(line)]
     for group in overview.groups:
         for column in group.columns:
@@ -216,14 +216,14 @@ def _line(line: Line, overview: Overview, beside: Beside, named: Names) -> Board
         title=names.model_title(row.model),
         stage=row.stage,
         more=named.more(row),
-        href=pages.model_page(row.model) if measured or known else "",
+        href=pages.model_page(row.model) if pages.has_page(row) else "",
         show=pages.show_of(row),
         cells=cells,
     )
 
 
 def _text(text: str) -> Printed | None:
-    return Printed(text) if text else None
+    return Printed(text, mark="text") if text else None
 
 
 def _rank_cell(line: Line) -> Printed | None:

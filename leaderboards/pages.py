@@ -131,6 +131,11 @@ def model_page(model: str) -> str:
     return f"model-{_file_name(model)}.html"
 
 
+def has_page(row: Row) -> bool:
+    """Whether its model has a page: one for each printed name would be too many."""
+    return row.kind == "measured" or row.model in names.MODELS
+
+
 def _file_name(name: str) -> str:
     """Tasks and models may be called as no file can."""
     safe = re.fullmatch("[a-z0-9_]{1,60}", name)

@@ -126,7 +126,7 @@ def figures(cells: Iterable[Cell], named: Names) -> list[Figure]:
     return [
         Figure(
             model=names.model_title(cell.row.model),
-            href=pages.model_page(cell.row.model) if models.facts(*_of(cell)) else "",
+            href=pages.model_page(cell.row.model) if pages.has_page(cell.row) else "",
             stage=cell.row.stage,
             setting=names.setting_title(cell.row.variant),
             task=cell.column.task_title,
@@ -139,10 +139,6 @@ def figures(cells: Iterable[Cell], named: Names) -> list[Figure]:
         )
         for cell in order
     ]
-
-
-def _of(cell: Cell) -> tuple[str, str]:
-    return cell.row.model, cell.row.stage
 
 
 class Score(NamedTuple):
@@ -180,10 +176,10 @@ class ModelPage(NamedTuple):
 
 
 def model_pages(primary: Sequence[Cell], beside: Beside, named: Names) -> list[ModelPage]:
-    """Of models that were measured or whose facts are known."""
+    """Of models that were measured, and of those of this suite."""
     of_models: dict[str, list[Cell]] = {}
     for cell in primary:
-        if cell.row.kind == "measured" or models.facts(*_of(cell)):
+        if pages.has_page(cell.row):
             of_models.setdefault(cell.row.model, []).append(cell)
     return [_model_page(model, of_models[model], beside, named) for model in sorted(of_models)]
 

@@ -122,9 +122,9 @@ function applyTable(table, matches) {
   });
   let k = 0;
   for (const group of table.tHead.rows.length > 1 ? table.tHead.rows[0].cells : []) {
-    group.width ??= group.colSpan;
-    const width = open.slice(k, k + group.width).filter(Boolean).length;
-    k += group.width;
+    group.all ??= group.colSpan;
+    const width = open.slice(k, k + group.all).filter(Boolean).length;
+    k += group.all;
     hide(group, !width);
     if (width) group.colSpan = width;
   }
@@ -185,6 +185,7 @@ function applyFilters() {
 function startFilters() {
   form.hidden = false;
   form.addEventListener("input", ({ target }) => {
+    if (!target.name) return; // it only opens the filters on phones
     const values = state.getAll(target.name).filter((value) => value !== target.value);
     state.delete(target.name);
     if (target.type !== "checkbox") state.set(target.name, target.value);
