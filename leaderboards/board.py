@@ -131,7 +131,7 @@ def score_head(column: Column, cells: Sequence[Cell], named: Names, title: str =
     return Head(
         id=pages.column_id(column),
         title=title or metric.title + (f", {note}" if note else ""),
-        name=f"{column.title}{f': {note}' if note else ''}",
+        name=named.column(column),
         why=why,
         first="asc" if metric.lower_is_better else "desc",
         kind="small" if small else "",

@@ -47,9 +47,10 @@ class Names:
             self.note |= notes(cell.column for cell in of_kind)
 
     def column(self, column: Column) -> str:
-        """Title with what tells it apart."""
-        note = self.note[column]
-        return f"{column.title}: {note}" if note else column.title
+        """Task, metric and protocol, and what tells it apart."""
+        metric, how = METRICS[column.metric].title, names.PROTOCOL_TITLES[column.protocol]
+        note = self.note.get(column, "")
+        return f"{column.task_title}, {metric}, {how}" + (f": {note}" if note else "")
 
     def more(self, row: Row) -> str:
         """What tells a row from others of its model and stage; "" for nothing."""

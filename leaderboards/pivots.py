@@ -78,7 +78,7 @@ def _pivot(title: str, cells: list[Cell], measured: list[Cell]) -> Pivot:
             [
                 (
                     f"{cell.row.stage} {cell.row.variant}".strip(),
-                    printed_cell(cell, href=score_href(cell))._replace(mark=""),
+                    printed_cell(cell, href=score_href(cell))._replace(mark="", flags=cell.flags),
                 )
                 for cell in measured
                 if cell.entries[0].model == models[row] and title in MEASURED_BESIDE
