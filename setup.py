@@ -70,7 +70,14 @@ setup(
         "hear_ptsed": ["labels/*.csv"],
         "training": ["published.csv", "recipes/*.yaml"],
         "eval_tasks": ["sounds/catalogue.toml"],
-        "leaderboards": ["*.csv", "published/*.csv", "published/*.md", "templates/*", "static/*"],
+        "leaderboards": [
+            "*.csv",
+            "published/*.csv",
+            "published/*.md",
+            "published/*.bib",
+            "templates/*",
+            "static/*",
+        ],
     },
     install_requires=[
         *("torch>=2.6", "torchaudio>=2.6"),

@@ -214,9 +214,9 @@ def test_sizes_are_drawn_on_a_logarithmic_axis(found):
 
 
 @needs_chromium
-@pytest.mark.parametrize("kind", ["scores", "class", "curve", "cost", "plot-gain"])
+@pytest.mark.parametrize("kind", ["scores", "class", "curve", "cost", "chart-gain"])
 def test_each_kind_is_drawn_and_says_what_it_is_pointed_at(page, built, kind):
-    name = "gain.html" if kind == "plot-gain" else "task-dcase2016_task2.html"
+    name = "gain.html" if kind == "chart-gain" else "task-dcase2016_task2.html"
     figure = draw(page, (built / name).as_uri(), kind)
     if kind != "curve":
         assert re.search(r"BEATs (ssl|strong): \d\d\.\d", point_at(page, figure).replace("\n", " "))
@@ -356,9 +356,9 @@ def test_each_chart_of_the_site_is_written_as_svg_and_pdf(tmp_path, monkeypatch)
     page = site.build_site(collect([tmp_path / "results"], figures=False), tmp_path / "site")
     made = figures_of_site(page.parent, tmp_path / "figures")
     assert sorted(made) == sorted((tmp_path / "figures").iterdir())
-    text = (page.parent / "task-dcase2016_task2.html").read_text("utf-8")
-    assert len(made) == 2 * text.count('<figure class="plot"') > 0
-    scores, pdf = (path for path in made if "scores" in path.name)
+    pages = [path.read_text("utf-8") for path in page.parent.glob("*.html")]
+    assert len(made) == 2 * sum(text.count('<figure class="plot"') for text in pages) > 0
+    scores, pdf = (path for path in made if "task2-scores" in path.name)
     assert "DCASE 2016 task 2, onset F1" in scores.read_text("utf-8")
     assert "BEATs strong" in scores.read_text("utf-8")
     assert pdf.read_bytes().startswith(b"%PDF")
@@ -380,7 +380,7 @@ def test_a_class_that_some_seeds_leave_undefined_says_so(tmp_path):
     out = site.build_site(collect([tmp_path], figures=False), tmp_path / "site").parent
     text = (out / "task-dcase2016_task2.html").read_text(encoding="utf-8")
     dog, cat = (re.search(rf">{name}</th>.*?</tr>", text)[0] for name in ("dog", "cat"))
-    assert "0.500 (2 of 3)</td>" in dog and "0.500</td>" in cat
+    assert "50.0 (2 of 3)</td>" in dog and "50.0</td>" in cat
 
 
 @needs_chromium
@@ -399,14 +399,14 @@ def test_a_published_table_marks_its_own_best_and_a_suspected_misprint():
     cells = stats.cells(published_entries())
     own = [cell for cell in cells if cell.column.task == "audioset_strong"]
     table = next(one for one in pivots.published_tables(own) if one.title == "Teachers")
-    full = {row: cells[table.columns.index("full")] for row, cells in table.rows}
-    assert [row for row, cell in full.items() if cell.best] == ["BEATs"]  # not the ensemble
-    assert full["ensemble_of_row"].text == "0.471"
+    full = {row: cells[table.columns.index("full recipe")] for row, cells in table.rows}
+    assert [row for row, cell in full.items() if cell.mark == "best"] == ["BEATs"]  # not the ensemble
+    assert full["ensemble of these models"].text.startswith("47.1")
     assert [row for row, cell in full.items() if "see note" in cell.flags] == [
-        "mean_of_single_models"
+        "mean of the single models"
     ]
-    assert "looks like a misprint" in dict(table.notes)["mean_of_single_models, full"]
-    assert all(cell.best is False for cell in table.rows[-1][1] if cell)
+    assert "looks like a misprint" in dict(table.notes)["mean of the single models, full recipe"]
+    assert all(cell.mark == "" for cell in table.rows[-1][1] if cell)
 
 
 def test_what_was_measured_on_audioset_stands_beside_the_published_table(tmp_path):
@@ -421,8 +421,8 @@ def test_what_was_measured_on_audioset_stands_beside_the_published_table(tmp_pat
     table = re.search(r'id="published-1">Students.*?</section>', text, re.S)[0]
     row = re.search(r'<tr><th scope="row">BEATs</th>.*?</tr>', table, re.S)[0]
     mine = row.split("<td>")[-1]
-    assert "0.432" in mine
+    assert "43.2" in mine
     assert made.checkpoint["sha256"][:8] in mine
-    assert 'measured here <span class="flag">measured</span>' in table
-    assert text.count("measured here <span") == 1  # beside the students only
+    assert "measured here</th>" in table
+    assert text.count("measured here</th>") == 1  # beside the students only
     assert "<small>strong " in mine
