@@ -28,6 +28,7 @@ GREY = "#7d8790"  # of published figures
 SYMBOLS = {"ssl": "circle", "weak": "square", "strong": "triangle-up"}  # others: diamond
 STAGE_DASHES = {"ssl": "dot", "weak": "dashdot"}  # others: solid; untrained: dash
 DASHES = ("solid", "dot", "dash", "longdash", "dashdot", "longdashdot")  # of grey lines
+CLEAR = "rgba(0, 0, 0, 0)"
 LINES = 6  # curves drawn at first; the others by a click in the legend
 NAME = 44  # characters of a label
 
@@ -145,8 +146,10 @@ def class_chart(cells: Sequence[Cell], labels: Labels, metric: str = "") -> Char
     for k, (cell, of_class) in enumerate(means.items()):
         name, scores = _name(cell.row, labels), [of_class.get(of, math.nan) for of in classes]
         said = [f"{name['hovertext']}: {_text(score, metric)}" for score in scores]
-        pattern = {"shape": "/" if k else ""}  # two stages of a backbone have one colour
-        look = {"marker": {"color": _colour(cell.row, labels), "pattern": pattern}}
+        # The second one is an outline: two stages of a backbone have one colour.
+        colour = _colour(cell.row, labels)
+        outline = {"color": colour, "width": 1.5}
+        look = {"marker": {"color": CLEAR if k else colour, "line": outline}}
         bars = {"x": [_value(score, metric) for score in scores], "y": [*map(escape, classes)]}
         trace = {"type": "bar", "orientation": "h", "visible": k < 2, **name, **bars, **look}
         hover = {"hovertext": said, "hovertemplate": "%{y}<br>%{hovertext}<extra></extra>"}

@@ -189,14 +189,19 @@ def test_two_records_differ_by_what_pairing_them_says(tmp_path):
 
 
 def test_compare_prints_the_difference_and_the_classes_and_draws_them(two, tmp_path, capsys):
-    assert main(["compare", *map(str, two), "--out", str(tmp_path / "out.png")]) == 0
+    assert main(["compare", *map(str, two), "--out", str(tmp_path / "out.html")]) == 0
     text = capsys.readouterr().out
     assert "+0.020" in text and "class 10" in text
     assert "BEATs strong is better than M2D strong at the 95 % level" in text
-    picture = (tmp_path / "out.png").read_bytes()
-    assert picture.startswith(b"\x89PNG")
-    assert main(["compare", *map(str, two), "--out", str(tmp_path / "again.png")]) == 0
-    assert (tmp_path / "again.png").read_bytes() == picture
+    drawn = (tmp_path / "out.html").read_text("utf-8")
+    assert "difference +0.020 [" in drawn and "M2D strong" in drawn
+    assert main(["compare", *map(str, two), "--out", str(tmp_path / "again.html")]) == 0
+    assert (tmp_path / "again.html").read_text("utf-8") == drawn
+
+
+def test_a_chart_in_an_unknown_format_is_refused_in_a_line(two, tmp_path, capsys):
+    assert main(["compare", *map(str, two), "--out", str(tmp_path / "out.gif")]) == 1
+    assert "out.gif: a chart is written as .html, .svg, .pdf or .png" in capsys.readouterr().err
 
 
 def test_compare_takes_any_metric_and_knows_which_way_is_better(two, capsys):

@@ -116,7 +116,8 @@ def test_a_backbone_has_one_colour_in_all_charts_and_published_figures_are_grey(
         drawn += [charts.cost_chart(alike, labels, "parameters"), charts.class_chart(alike, labels)]
         for trace in (trace for chart in drawn if chart for trace in chart["data"]):
             backbone = trace["name"].split()[0]
-            of = trace["line"] if "line" in trace else trace["marker"]
+            marker = trace.get("marker", {})
+            of = trace.get("line") or marker.get("line") or marker
             colours.setdefault((column.kind, backbone), set()).add(of["color"])
     measured = {key[1]: value for key, value in colours.items() if key[0] == "measured"}
     assert measured.keys() == {"BEATs", "M2D", "ASiT", "fPaSST", "ATST-F"}
@@ -400,7 +401,9 @@ def test_a_published_table_marks_its_own_best_and_a_suspected_misprint():
     own = [cell for cell in cells if cell.column.task == "audioset_strong"]
     table = next(one for one in pivots.published_tables(own) if one.title == "Teachers")
     full = {row: cells[table.columns.index("full recipe")] for row, cells in table.rows}
-    assert [row for row, cell in full.items() if cell.mark == "best"] == ["BEATs"]  # not the ensemble
+    assert [row for row, cell in full.items() if cell.mark == "best"] == [
+        "BEATs"
+    ]  # not the ensemble
     assert full["ensemble of these models"].text.startswith("47.1")
     assert [row for row, cell in full.items() if "see note" in cell.flags] == [
         "mean of the single models"

@@ -65,8 +65,8 @@
     const falling = (m, n) => (less(m) === less(n) ? 0 : less(n) - less(m));
     const order = [...classes.keys()].sort(falling).map((k) => classes[k]);
     const visible = plot.data.map((_, k) => k === first || k === second);
-    const shape = plot.data.map((_, k) => (k === first ? "" : "/"));
-    return Plotly.update(plot, { visible, "marker.pattern.shape": shape }, { "yaxis.categoryarray": order });
+    const fill = plot.data.map(({ marker }, k) => (k === first ? marker.line.color : "rgba(0, 0, 0, 0)"));
+    return Plotly.update(plot, { visible, "marker.color": fill }, { "yaxis.categoryarray": order });
   }
 
   function addPicks(figure, plot, titles) {
