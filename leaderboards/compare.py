@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from hear_ptsed.metrics.catalogue import METRICS
 from leaderboards import stats
 from leaderboards.cell import Cell, class_means
 from leaderboards.charts import Chart, class_chart, score_chart
@@ -107,9 +108,10 @@ def picture(comparison: Comparison) -> tuple[Chart, str]:
     chart = class_chart(cells, labels, metric) or score_chart(cells, labels)
     if chart is None:
         raise ValueError("no score is defined; there is nothing to draw")
-    less = comparison.difference
-    span = "" if math.isnan(less.low) else f" [{less.low:+.3f}, {less.high:+.3f}]"
-    return chart, f"{comparison.title}: difference {less.value:+.3f}{span}"
+    less, (scale, digits) = comparison.difference, (100, 1) if METRICS[metric].high == 1 else (1, 2)
+    value, low, high = (f"{scale * v:+.{digits}f}" for v in (less.value, less.low, less.high))
+    span = "" if math.isnan(less.low) else f" [{low}, {high}]"
+    return chart, f"{comparison.title}: difference {value}{span}"
 
 
 def _cells(path: Path) -> list[Cell]:

@@ -39,6 +39,7 @@ def write_picture(chart: Chart, title: str, path: Path) -> None:
         if kind == "html":
             from plotly.io import to_html
 
+            chart["layout"]["template"] = "plotly_white"
             temporary.write_text(to_html(chart, div_id="chart"), encoding="utf-8", newline="\n")
         else:
             _render([(temporary, kind, chart)])

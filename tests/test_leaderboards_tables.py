@@ -194,7 +194,7 @@ def test_compare_prints_the_difference_and_the_classes_and_draws_them(two, tmp_p
     assert "+0.020" in text and "class 10" in text
     assert "BEATs strong is better than M2D strong at the 95 % level" in text
     drawn = (tmp_path / "out.html").read_text("utf-8")
-    assert "difference +0.020 [" in drawn and "M2D strong" in drawn
+    assert "difference +2.0 [" in drawn and "M2D strong" in drawn
     assert main(["compare", *map(str, two), "--out", str(tmp_path / "again.html")]) == 0
     assert (tmp_path / "again.html").read_text("utf-8") == drawn
 
