@@ -111,8 +111,10 @@ def printed_cell(cell: Cell, figure: Cell | None = None, href: str = "") -> Prin
 
 
 def score_href(cell: Cell) -> str:
-    """Where a score is told in full: on the page of its model."""
-    return f"{pages.model_page(cell.row.model)}#{pages.column_id(cell.column)}"
+    """Where a score is told in full: on the page of its model, which has the primary ones."""
+    primary = cell.column.metric in {entry.primary for entry in cell.entries}
+    place = pages.column_id(cell.column) if primary else "scores"
+    return f"{pages.model_page(cell.row.model)}#{place}"
 
 
 def score_head(column: Column, cells: Sequence[Cell], named: Names, title: str = "") -> Head:
