@@ -43,7 +43,7 @@ EXTRAS = {
         "tensorboard",
     ],
     "ray": ["ray"],  # sweeps over many machines
-    "leaderboards": ["jinja2", "matplotlib", "pandas<3", "rich"],
+    "leaderboards": ["jinja2", "matplotlib", "rich"],
     "plot": ["matplotlib"],
     "dev": [
         "axe-playwright-python",
