@@ -41,7 +41,7 @@ def office(made) -> dict:
     return json.loads(path.read_text())
 
 
-def told(folder: Path, values: dict, tasks_dir: Path) -> list[str]:
+def problems_of(folder: Path, values: dict, tasks_dir: Path) -> list[str]:
     path = folder / "one.json"
     path.write_text(json.dumps(values))
     return problems_of_file(path, tasks_dir)
@@ -73,11 +73,11 @@ def test_the_fingerprint_of_a_folder_is_that_of_the_suite(made):
 def test_a_score_that_its_events_do_not_give_is_refused(made, office, tmp_path):
     office["scores"][F] += 2e-9
     problem = f"{F} is {office['scores'][F]:g}; of its events {office['scores'][F]:g}"
-    assert told(tmp_path, office, made / "tasks") == [problem]
+    assert problems_of(tmp_path, office, made / "tasks") == [problem]
     office["scores"][F] -= 2e-9
     name = next(name for name, row in office["per_class"].items() if row[F] is not None)
     office["per_class"][name][F] = 0.123
-    (problem,) = told(tmp_path, office, made / "tasks")
+    (problem,) = problems_of(tmp_path, office, made / "tasks")
     assert problem.startswith(f"{F} of class {name} is 0.123; of its events ")
 
 
@@ -85,39 +85,42 @@ def test_replicates_that_its_events_do_not_give_are_refused(made, office, tmp_pa
     values = office["replicates"][F]
     highest = max(value for value in values if value is not None)
     values[values.index(highest)] -= 1e-6  # its percentiles stay
-    assert told(tmp_path, office, made / "tasks") == [
+    assert problems_of(tmp_path, office, made / "tasks") == [
         f"replicates of {F} are not those of its events"
     ]
 
 
 def test_where_nothing_can_be_computed_again_a_line_says_why(made, office, tmp_path):
-    assert "has no predicted events" in told(tmp_path, office | {"predicted": ""}, tmp_path)[0]
-    (problem,) = told(tmp_path, office, tmp_path)
+    assert (
+        "has no predicted events" in problems_of(tmp_path, office | {"predicted": ""}, tmp_path)[0]
+    )
+    (problem,) = problems_of(tmp_path, office, tmp_path)
     assert "has no folder of" in problem and "eval_tasks prepare office" in problem
-    assert "has no folder of" in told(tmp_path, office, tmp_path / "missing")[0]
+    assert "has no folder of" in problems_of(tmp_path, office, tmp_path / "missing")[0]
     name = "office_synthetic-v1-tiny"
     shutil.copytree(made / "tasks" / name, tmp_path / name)
     labels = json.loads((tmp_path / name / "test.json").read_text())
     next(iter(labels.values())).clear()
     (tmp_path / name / "test.json").write_text(json.dumps(labels))
-    (problem,) = told(tmp_path, office, tmp_path)
+    (problem,) = problems_of(tmp_path, office, tmp_path)
     assert "has the fingerprint" in problem and "other clips or labels" in problem
     (tmp_path / name / "test.json").write_text("[]")
-    assert "is no task folder that can be read" in told(tmp_path, office, tmp_path)[0]
+    assert "is no task folder that can be read" in problems_of(tmp_path, office, tmp_path)[0]
 
 
 def test_events_of_other_clips_are_refused(made, office, tmp_path):
     assert (
-        "of 0 test parts" in told(tmp_path, office | {"predicted": packed({})}, made / "tasks")[0]
+        "of 0 test parts"
+        in problems_of(tmp_path, office | {"predicted": packed({})}, made / "tasks")[0]
     )
     folder = read_task_folder(made / "tasks" / "office_synthetic-v1-tiny")
     events = unpack(office["predicted"], folder.classes)
     more = {**events, "other.wav": []}
     changed = office | {"predicted": pack(more, folder.classes)}
-    assert "other.wav, which is no test clip" in told(tmp_path, changed, made / "tasks")[0]
+    assert "other.wav, which is no test clip" in problems_of(tmp_path, changed, made / "tasks")[0]
     fewer = dict([*events.items()][1:])
     changed = office | {"predicted": pack(fewer, folder.classes)}
-    assert "lacks an estimate" in told(tmp_path, changed, made / "tasks")[0]
+    assert "lacks an estimate" in problems_of(tmp_path, changed, made / "tasks")[0]
 
 
 BOMB = base64.b64encode(zlib.compress(b" " * (64 << 20), 9)).decode()
@@ -151,11 +154,11 @@ def test_hostile_events_are_a_line(made, office, tmp_path, problem):
         with pytest.raises(ValueError, match=problem) as error:
             unpack(text, ["a", "b"])
         assert str(error.value).isprintable() and len(str(error.value)) < 2000
-        assert len(told(tmp_path, office | {"predicted": text}, made / "tasks")) == 1
+        assert len(problems_of(tmp_path, office | {"predicted": text}, made / "tasks")) == 1
 
 
 def test_a_record_may_not_carry_more_than_fits(office, tmp_path):
-    (problem,) = told(tmp_path, office | {"predicted": "A" * (PACKED + 4)}, None)
+    (problem,) = problems_of(tmp_path, office | {"predicted": "A" * (PACKED + 4)}, None)
     assert problem.startswith("predicted is")
 
 
@@ -174,7 +177,7 @@ def test_events_come_out_as_they_were_packed(clips):
 
 
 def test_too_many_events_are_left_out():
-    one = {"label": "a", "start": 0.0, "end": 1.0}
-    assert pack({"a.wav": [one] * (EVENTS + 1)}, ["a"]) == ""
+    event = {"label": "a", "start": 0.0, "end": 1.0}
+    assert pack({"a.wav": [event] * (EVENTS + 1)}, ["a"]) == ""
     clips = {f"{k:0250d}": [] for k in range(UNPACKED // 250)}
     assert pack(clips, ["a"]) == ""
