@@ -62,9 +62,7 @@ def main() -> None:
         start = time.perf_counter()
         collected = collect([Path(folder) / "results"])
         read = time.perf_counter() - start
-        index = site.build_site(
-            collected, Path(folder) / "site", processes=2
-        )  # as the command line does
+        index = site.build_site(collected, Path(folder) / "site")
         wall = time.perf_counter() - start
         files = [path for path in index.parent.rglob("*") if path.is_file()]
         print(f"{made} records, {len(models)} models; load before: {load:.1f}")

@@ -6,6 +6,8 @@ from hear_ptsed.metrics.protocols import AS_TRAINED
 from leaderboards.cell import Cell, Column, Row
 from leaderboards.models import facts
 
+Beside = dict[tuple[Row, Column], Cell]  # of measured cells -> the printed one
+
 # Table and setting of figures that are of the released weights; None: any setting.
 RELEASED = {
     "downstream": "",
@@ -15,7 +17,7 @@ RELEASED = {
 }
 
 
-def printed_beside(cells: Iterable[Cell]) -> dict[tuple[Row, Column], Cell]:
+def printed_beside(cells: Iterable[Cell]) -> Beside:
     """Row and column of a measured cell -> the printed cell of the same thing.
 
     They agree in task, metric, protocol, model and stage. The measured one is of the released

@@ -85,6 +85,7 @@ class Cell:
     tied: bool  # with another there is no telling which is better
     paired: bool  # with all others of the column; else by intervals, where they cannot be paired
     best: bool  # of two or more ranked means of a column, compared as they are shown
+    near_best: bool  # ranked, and the best is not better by the paired test; of two or more
     small_data: bool
     entries: tuple[Entry, ...]  # by seed
     replicates: np.ndarray | None = field(repr=False)  # (R,) mean over seeds; None if not paired
