@@ -4,6 +4,7 @@
 the same one in all charts. Colours of text, grid and page are left to who draws, light or dark.
 """
 
+import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from hear_ptsed.metrics.catalogue import METRICS
 from leaderboards import names
-from leaderboards.cell import Cell, Row
+from leaderboards.cell import Cell, Row, best_first, class_means, mean_cost
 from leaderboards.stats import Gain
 
 Chart = dict[str, Any]
@@ -25,21 +26,21 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#c0609a", "#b8860b")
 PALETTE += ("#7a5bd0", "#c23b3b", "#2f8f9d", "#a0522d", "#6a9a00")
 GREY = "#7d8790"  # of published figures
 SYMBOLS = {"ssl": "circle", "weak": "square", "strong": "triangle-up"}  # others: diamond
-DASHES = {"ssl": "dot", "weak": "dashdot"}  # others: solid; untrained: dash
+STAGE_DASHES = {"ssl": "dot", "weak": "dashdot"}  # others: solid; untrained: dash
+DASHES = ("solid", "dot", "dash", "longdash", "dashdot", "longdashdot")  # of grey lines
 LINES = 6  # curves drawn at first; the others by a click in the legend
 NAME = 44  # characters of a label
 
 
 def score_chart(cells: Sequence[Cell], labels: Labels) -> Chart | None:
     """Scores of one column with their intervals, best first; None if nothing has a score."""
-    scored = [cell for cell in sorted(cells, key=best_first) if not math.isnan(cell.mean)]
-    if not scored:
-        return None
-    data = []
-    for name, colour, alike in _by_model(scored, labels):
-        trace = _markers(alike, labels, colour, name)
+    scored, data = _scored(cells), []
+    for alike in _by_model(scored):
+        trace = _markers(alike, labels)
         trace |= {"x": trace.pop("y"), "y": [scored.index(cell) for cell in alike]}
         data.append(trace | {"error_x": trace.pop("error_y")})
+    if not data:
+        return None
     rows = [_short(labels[cell.row]) for cell in scored]
     y = {"range": [len(rows) - 0.5, -0.5], "tickvals": [*range(len(rows))], "ticktext": rows}
     return _chart(data, 90 + 22 * len(rows), _score_title(cells[0]), "", yaxis=y, showlegend=False)
@@ -49,98 +50,78 @@ def slope_chart(gains: Sequence[Gain], labels: Labels) -> Chart:
     """What the stages brought: a line for each backbone. Of gains of one column."""
     stages = {cell.row.stage for gain in gains for cell in gain.cells}
     stages = sorted(stages, key=names.stage_order)
-    best = sorted(gains, key=lambda gain: best_first(gain.cells[-1]))
-    data = []
+    best, data = sorted(gains, key=lambda gain: best_first(gain.cells[-1])), []
     for k, gain in enumerate(best):
-        name, colour = _short(names.MODELS.get(gain.model, gain.model)), _colours(labels)
-        trace = _markers(gain.cells, labels, colour(gain.cells[0].row), name)
+        trace = _markers(gain.cells, labels)
         # A little beside each other, or one interval hides another.
         aside = (k - (len(best) - 1) / 2) * min(0.05, 0.4 / len(best))
         trace["x"] = [round(stages.index(cell.row.stage) + aside, 4) for cell in gain.cells]
-        data.append(trace | {"mode": "lines+markers", "line": {"width": 2}})
+        grey = gain.column.kind == "published"
+        line = {"width": 2, "dash": DASHES[k % len(DASHES)] if grey else "solid"}
+        data.append(trace | {"mode": "lines+markers", "line": line})
     x = {"range": [-0.4, len(stages) - 0.6], "tickvals": [*range(len(stages))], "ticktext": stages}
     return _chart(data, 420, "", _score_title(gains[0].cells[0]), xaxis=x)
 
 
 def cost_chart(cells: Sequence[Cell], labels: Labels, cost: str) -> Chart | None:
     """Score over one of COSTS, the mean of the seeds of a row; None if it is not known."""
-    scored = [cell for cell in sorted(cells, key=best_first) if not math.isnan(cell.mean)]
-    amounts = {cell: mean_cost(cell, cost) for cell in scored if mean_cost(cell, cost)}
-    if not amounts:
-        return None
+    amounts = {cell: mean_cost(cell, cost) for cell in _scored(cells)}
+    amounts = {cell: mean for cell, mean in amounts.items() if mean}
     data = []
-    for name, colour, alike in _by_model(amounts, labels):
-        trace = _markers(alike, labels, colour, name)
+    for alike in _by_model(amounts):
+        trace = _markers(alike, labels)
         trace["x"] = [_rounded(amounts[cell]) for cell in alike]
-        texts = zip(trace["text"], (amount(amounts[cell]) for cell in alike), strict=True)
-        data.append(trace | {"text": [f"{text}<br>{of} {COSTS[cost]}" for text, of in texts]})
-    return _chart(data, 420, COSTS[cost], _score_title(cells[0]), xaxis=_LOG)
+        costs = [f"<br>{amount(amounts[cell])} {COSTS[cost]}" for cell in alike]
+        trace["hovertext"] = [a + b for a, b in zip(trace["hovertext"], costs, strict=True)]
+        data.append(trace)
+    if not data:
+        return None
+    return _chart(data, 420, COSTS[cost], _score_title(cells[0]), xaxis={"type": "log"})
 
 
-def mean_cost(cell: Cell, cost: str) -> float:
-    """Of its seeds; 0 if it is not known."""
-    known = [entry.cost[cost] for entry in cell.entries if entry.cost.get(cost, 0) > 0]
-    return sum(known) / len(known) if known else 0.0
-
-
-def size_chart(rows: Sequence[tuple[Row, float, float]], labels: Labels, title: str) -> Chart:
-    """Score over parameters: of rows with the number of parameters and a mean score in %."""
-    colour, data = _colours(labels), []
-    for model in dict.fromkeys(row.model for row, *_ in rows):
-        alike = [given for given in rows if given[0].model == model]
-        text = [
-            f"{escape(labels[row])}: {score:.1f}<br>{amount(size)} parameters"
-            for row, size, score in alike
-        ]
-        trace = {"name": _short(names.MODELS.get(model, model)), "text": text, **_HOVER}
-        trace |= {"x": [size for _, size, _ in alike], "y": [_rounded(s) for *_, s in alike]}
-        data.append(trace | _look([row for row, *_ in alike], colour(alike[0][0])))
-    return _chart(data, 420, "parameters", title, xaxis=_LOG)
+def size_chart(points: Mapping[Row, tuple[float, float]], labels: Labels, title: str) -> Chart:
+    """Rows with their number of parameters and their mean score in %."""
+    models: dict[str, list[Row]] = {}
+    for row in points:
+        models.setdefault(row.model, []).append(row)
+    data = []
+    for rows in models.values():
+        sizes, scores = zip(*(points[row] for row in rows), strict=True)
+        texts = (
+            f"{score:.1f}<br>{amount(size)} parameters" for size, score in map(points.get, rows)
+        )
+        texts = [f"{escape(labels[row])}: {text}" for row, text in zip(rows, texts, strict=True)]
+        trace = {"x": [*map(_rounded, sizes)], "y": [*map(_rounded, scores)], "hovertext": texts}
+        data.append(trace | _look(rows, labels))
+    return _chart(data, 420, "parameters", title, xaxis={"type": "log"})
 
 
 def curve_charts(cells: Sequence[Cell], labels: Labels) -> list[Chart]:
     """Such as F1 over thresholds, and precision over recall, of cells of one column.
 
-    A row is the mean of its seeds, and left out unless each of them has a curve. None of them
-    if no row is left.
+    A row is the mean of its seeds, and left out unless each of them has a curve.
     """
     form = METRICS[cells[0].column.metric].curve
-    means = [(cell, _mean_curve(cell)) for cell in sorted(cells, key=best_first) if form]
-    means = [
-        (cell, mean) for cell, mean in means if mean and not np.isnan(mean[form.pairs[0][0]]).all()
-    ]
+    if form is None:
+        return []
+    first = form.pairs[0][0]
+    means = ((cell, _mean_curve(cell)) for cell in sorted(cells, key=best_first))
+    means = {cell: mean for cell, mean in means if not np.isnan(mean.get(first, np.nan)).all()}
     charts = []
-    for y, x in form.pairs if means else ():
-        lines = [_line(*given, (y, x), labels) for given in means]
+    for k, (y, x) in enumerate(form.pairs if means else ()):
+        lines = [_line(cell, mean[x], mean[y], labels) for cell, mean in means.items()]
         for line in lines[LINES:]:
             line["visible"] = "legendonly"
-        top = max(value for line in lines for value in line["y"])
-        first = x == form.pairs[0][1]
-        ends = (form.high, min(1.0, max(1.1 * top, 0.01))) if first else (1.0, 1.0)
-        axes = {
-            f"{name}axis": {"range": [0, _rounded(end)]}
-            for name, end in zip("xy", ends, strict=True)
-        }
+        top = max((value for line in lines for value in line["y"]), default=1.0)
+        # The first begins at 0 and ends where its values do; the next is of precision and recall.
+        ends = (1.0, 1.0) if k else (form.high, min(1.0, max(1.1 * top, 0.01)))
+        axes = {"xaxis": {"range": [0, ends[0]]}, "yaxis": {"range": [0, _rounded(ends[1])]}}
         charts.append(_chart(lines, 440, form.columns[x], form.columns[y], **axes))
     return charts
 
 
-def _line(cell: Cell, curve: dict[str, np.ndarray], of: tuple[str, str], labels: Labels) -> Chart:
-    """One column of a curve over another, where both are defined."""
-    y, x = (curve[key] for key in of)
-    defined = ~np.isnan(x) & ~np.isnan(y)
-    label, row = labels[cell.row], cell.row
-    dash = "dash" if row.untrained else DASHES.get(row.stage, "solid")
-    line = {"color": _colours(labels)(row), "width": 2, "dash": dash}
-    line |= {"shape": "hv"} if METRICS[cell.column.metric].curve.stairs else {}
-    points = {"x": _all_rounded(x[defined]), "y": _all_rounded(y[defined])}
-    hover = "%{text}: %{y:.3f} at %{x:.3~f}<extra></extra>"
-    name = {"name": _short(label), "text": escape(label), "meta": label}
-    return {**name, "mode": "lines", "line": line, **points, "hovertemplate": hover}
-
-
-def at(trace: Chart, place: float) -> float | None:
-    """Height of a curve there; None if it is not defined."""
+def height_at(trace: Chart, place: float) -> float | None:
+    """Of a curve; None where it is not defined."""
     points = zip(trace["x"], trace["y"], strict=True)
     return next((y for x, y in points if abs(x - place) < 1e-6), None)
 
@@ -160,59 +141,31 @@ def class_chart(cells: Sequence[Cell], labels: Labels, metric: str = "") -> Char
     if not means:
         return None
     classes = sorted({name for of_class in means.values() for name in of_class})
-    first, second = (*means.values(), {})[:2]
-
-    def falling(name: str) -> tuple[bool, float]:
-        less = first.get(name, math.nan) - second.get(name, math.nan)
-        return math.isnan(less), 0.0 if math.isnan(less) else -less
-
-    order = [escape(name) for name in sorted(classes, key=falling)]
-    colour, data = _colours(labels), []
+    data = []
     for k, (cell, of_class) in enumerate(means.items()):
-        values = [_value(of_class.get(name, math.nan), metric) for name in classes]
-        trace = {"type": "bar", "orientation": "h", "name": _short(labels[cell.row]), "x": values}
-        trace |= {"y": [escape(name) for name in classes], "visible": k < 2}
-        trace |= {
-            "text": escape(labels[cell.row]),
-            "textposition": "none",
-            "meta": labels[cell.row],
-        }
-        trace["marker"] = {"color": colour(cell.row), "pattern": {"shape": "/" if k else ""}}
-        data.append(trace | {"hovertemplate": "%{y}<br>%{text}: %{x:.1f}<extra></extra>"})
+        name, scores = _name(cell.row, labels), [of_class.get(of, math.nan) for of in classes]
+        said = [f"{name['hovertext']}: {_text(score, metric)}" for score in scores]
+        pattern = {"shape": "/" if k else ""}  # two stages of a backbone have one colour
+        look = {"marker": {"color": _colour(cell.row, labels), "pattern": pattern}}
+        bars = {"x": [_value(score, metric) for score in scores], "y": [*map(escape, classes)]}
+        trace = {"type": "bar", "orientation": "h", "visible": k < 2, **name, **bars, **look}
+        hover = {"hovertext": said, "hovertemplate": "%{y}<br>%{hovertext}<extra></extra>"}
+        data.append(trace | hover)
+    order = _by_difference(data[0], data[min(1, len(data) - 1)])
     y = {"type": "category", "categoryarray": order, "autorange": "reversed"}
     more = {"barmode": "group", "bargap": 0.25, "meta": {"pick": ["First", "Second"]}}
     return _chart(data, 140 + 26 * min(len(classes), 60), _unit(metric), "", yaxis=y, **more)
 
 
-def class_means(cell: Cell, metric: str) -> dict[str, float]:
-    """Class -> mean over the seeds in which it is defined."""
-    values: dict[str, list[float]] = {}
-    for entry in cell.entries:
-        for name, scores in entry.per_class.items():
-            if not math.isnan(scores.get(metric, math.nan)):
-                values.setdefault(name, []).append(scores[metric])
-    return {name: math.fsum(of_class) / len(of_class) for name, of_class in values.items()}
+def _by_difference(a: Chart, b: Chart) -> list[str]:
+    """Names of bars, the one by which a exceeds b most first; last those that one lacks."""
 
+    def falling(bar: tuple[str, float | None, float | None]) -> tuple[bool, float]:
+        _, first, second = bar
+        open_ = first is None or second is None
+        return open_, 0.0 if open_ else second - first
 
-def _mean_curve(cell: Cell) -> dict[str, np.ndarray] | None:
-    """Over the seeds in which a value is defined; None unless all have a curve of one abscissa."""
-    form = METRICS[cell.column.metric].curve
-    curves = [entry.curves.get(cell.column.metric) for entry in cell.entries]
-    x = form.pairs[0][1]
-    if any(curve is None or not np.array_equal(curve[x], curves[0][x]) for curve in curves):
-        return None
-    stacked = {key: np.array([curve[key] for curve in curves]) for key in form.columns}
-    counts = {key: (~np.isnan(table)).sum(0) for key, table in stacked.items()}
-    sums = {key: np.nansum(table, 0) for key, table in stacked.items()}
-    nan = {key: np.where(counts[key] > 0, counts[key], np.nan) for key in counts}
-    return {key: sums[key] / nan[key] for key in sums} | {x: curves[0][x]}
-
-
-def best_first(cell: Cell) -> tuple:
-    """To sort by: untrained ones and those without a score last."""
-    sign = 1 if cell.column.lower_is_better else -1
-    none = math.isnan(cell.mean)
-    return (none, cell.untrained, 0 if none else sign * cell.mean, cell.row)
+    return [name for name, *_ in sorted(zip(a["y"], a["x"], b["x"], strict=True), key=falling)]
 
 
 def titled(chart: Chart, title: str) -> Chart:
@@ -223,8 +176,8 @@ def titled(chart: Chart, title: str) -> Chart:
 
 
 def escape(text: str) -> str:
-    """A name as it is: Plotly takes some markup in its texts."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """A name as it is: Plotly takes some markup in its texts, and formulas between dollars."""
+    return html.escape(text, quote=False).replace("$", "&#36;")
 
 
 def amount(value: float) -> str:
@@ -237,9 +190,6 @@ def amount(value: float) -> str:
 
 # Parts of all charts.
 
-_HOVER = {"hovertemplate": "%{text}<extra></extra>"}
-_LOG = {"type": "log"}
-
 
 def _chart(data: list[Chart], height: int, x_title: str, y_title: str, **layout: Any) -> Chart:
     axes = {}
@@ -248,56 +198,98 @@ def _chart(data: list[Chart], height: int, x_title: str, y_title: str, **layout:
         axes[name] = axis | layout.pop(name, {})
     legend = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
     common = {"height": height, "margin": {"l": 60, "r": 20, "t": 40, "b": 50}, "legend": legend}
-    common |= {"hovermode": "closest", "showlegend": True}
-    return {"data": data, "layout": common | axes | layout}
+    return {
+        "data": data,
+        "layout": common | {"hovermode": "closest", "showlegend": True} | axes | layout,
+    }
 
 
-def _markers(cells: Sequence[Cell], labels: Labels, colour: str, name: str) -> Chart:
-    """Means of cells of one model as y, their intervals and what they say when pointed at."""
-    metric, alike = cells[0].column.metric, [*cells]
-    trace = {"name": name, "y": [_value(cell.mean, metric) for cell in alike], **_HOVER}
-    trace["text"] = [_hover(cell, labels[cell.row]) for cell in alike]
-    ends = [(_value(c.high - c.mean, metric), _value(c.mean - c.low, metric)) for c in alike]
-    error = {"type": "data", "symmetric": False, "color": colour, "thickness": 1.5, "width": 3}
-    trace["error_y"] = error | {"array": [e[0] for e in ends], "arrayminus": [e[1] for e in ends]}
-    return trace | _look([cell.row for cell in alike], colour)
+def _scored(cells: Iterable[Cell]) -> list[Cell]:
+    """Those with a score, best first."""
+    return [cell for cell in sorted(cells, key=best_first) if not math.isnan(cell.mean)]
 
 
-def _look(rows: Sequence[Row], colour: str) -> Chart:
-    """The stage is the symbol, hollow for untrained models."""
-    symbols = [SYMBOLS.get(row.stage, "diamond") + "-open" * row.untrained for row in rows]
-    return {"mode": "markers", "marker": {"color": colour, "size": 9, "symbol": symbols}}
-
-
-def _by_model(cells: Iterable[Cell], labels: Labels) -> list[tuple[str, str, list[Cell]]]:
-    """Name, colour and cells of each model."""
-    groups: dict[str, list[Cell]] = {}
+def _by_model(cells: Iterable[Cell]) -> list[list[Cell]]:
+    models: dict[str, list[Cell]] = {}
     for cell in cells:
-        groups.setdefault(cell.row.model, []).append(cell)
-    colour = _colours(labels)
-    return [
-        (_short(names.MODELS.get(model, model)), colour(alike[0].row), alike)
-        for model, alike in groups.items()
-    ]
+        models.setdefault(cell.row.model, []).append(cell)
+    return [*models.values()]
 
 
-def _colours(labels: Labels):
-    """Row -> colour: those of this suite first, the others by name."""
-    measured = {row.model for row in labels if row.kind == "measured"}
-    models = [*names.MODELS, *sorted(measured - {*names.MODELS})]
-    place = {model: k % len(PALETTE) for k, model in enumerate(models)}
-    return lambda row: PALETTE[place[row.model]] if row.kind == "measured" else GREY
+def _markers(cells: Sequence[Cell], labels: Labels) -> Chart:
+    """Means of cells of one model, their intervals, and what they say when pointed at."""
+    metric, look = cells[0].column.metric, _look([cell.row for cell in cells], labels)
+    error = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 3}
+    error["color"] = look["marker"]["color"]
+    error["array"] = [_value(cell.high - cell.mean, metric) for cell in cells]
+    error["arrayminus"] = [_value(cell.mean - cell.low, metric) for cell in cells]
+    means = [_value(cell.mean, metric) for cell in cells]
+    return look | {
+        "y": means,
+        "error_y": error,
+        "hovertext": [_hover(cell, labels) for cell in cells],
+    }
 
 
-def _hover(cell: Cell, label: str) -> str:
+def _look(rows: Sequence[Row], labels: Labels) -> Chart:
+    """Rows of one model: its colour; the stage is the symbol, hollow for untrained models."""
+    model = rows[0].model
+    symbols = [SYMBOLS.get(row.stage, "diamond") + "-open" * row.untrained for row in rows]
+    marker = {"color": _colour(rows[0], labels), "size": 9, "symbol": symbols}
+    trace = {"name": _short(names.MODELS.get(model, model)), "mode": "markers", "marker": marker}
+    return trace | {"hovertemplate": "%{hovertext}<extra></extra>"}
+
+
+def _name(row: Row, labels: Labels) -> Chart:
+    """Of a trace of one row: short for the legend, escaped for hover, as it is for scripts."""
+    label = labels[row]
+    return {"name": _short(label), "hovertext": escape(label), "meta": label}
+
+
+def _colour(row: Row, labels: Labels) -> str:
+    """Those of this suite have the first ones, then others by name."""
+    if row.kind == "published":
+        return GREY
+    others = {row.model for row in labels if row.kind == "measured"} - {*names.MODELS}
+    return PALETTE[[*names.MODELS, *sorted(others)].index(row.model) % len(PALETTE)]
+
+
+def _hover(cell: Cell, labels: Labels) -> str:
     metric = cell.column.metric
-    text = f"{escape(label)}: {_text(cell.mean, metric)}"
+    text = f"{escape(labels[cell.row])}: {_text(cell.mean, metric)}"
     if not math.isnan(cell.low):
         text += f" [{_text(cell.low, metric)}, {_text(cell.high, metric)}]"
-    seeds = f"{cell.seeds} seeds" if cell.seeds > 1 else ""
-    rank = f"rank {cell.place}" if cell.place else ""
-    flags = [flag for flag in cell.flags if flag != "untrained"]  # which the label says
-    return "<br>".join((text, *filter(None, [", ".join(filter(None, [seeds, rank, *flags]))])))
+    more = [f"{cell.seeds} seeds"] if cell.seeds > 1 else []
+    more += [f"rank {cell.place}"] if cell.place else []
+    more += [flag for flag in cell.flags if flag != "untrained"]  # which the label says
+    return text + "<br>" * bool(more) + ", ".join(more)
+
+
+def _line(cell: Cell, x: np.ndarray, y: np.ndarray, labels: Labels) -> Chart:
+    """A curve where both are defined."""
+    row, defined = cell.row, ~np.isnan(x) & ~np.isnan(y)
+    line = {"color": _colour(row, labels), "width": 2}
+    line["dash"] = "dash" if row.untrained else STAGE_DASHES.get(row.stage, "solid")
+    line["shape"] = "hv" if METRICS[cell.column.metric].curve.stairs else "linear"
+    points = {
+        "x": [*map(_rounded, x[defined].tolist())],
+        "y": [*map(_rounded, y[defined].tolist())],
+    }
+    hover = "%{hovertext}: %{y:.3f} at %{x:.3~f}<extra></extra>"
+    return _name(row, labels) | points | {"mode": "lines", "line": line, "hovertemplate": hover}
+
+
+def _mean_curve(cell: Cell) -> dict[str, np.ndarray]:
+    """Over the seeds in which a value is defined; {} unless all have a curve of one abscissa."""
+    form = METRICS[cell.column.metric].curve
+    curves = [entry.curves.get(cell.column.metric) for entry in cell.entries]
+    abscissa = form.pairs[0][1]
+    if not all(curves) or any((c[abscissa] != curves[0][abscissa]).any() for c in curves):
+        return {}
+    tables = {key: np.array([curve[key] for curve in curves]) for key in form.columns}
+    counts = {key: (~np.isnan(table)).sum(0) for key, table in tables.items()}
+    sums = {key: np.nansum(table, 0) for key, table in tables.items()}
+    return {key: sums[key] / np.where(counts[key], counts[key], np.nan) for key in tables}
 
 
 def _in_percent(metric: str) -> bool:
@@ -312,10 +304,6 @@ def _value(value: float, metric: str) -> float | None:
 def _rounded(value: float) -> float | None:
     """For JSON: NaN is null."""
     return None if math.isnan(value) else round(value, 6)
-
-
-def _all_rounded(values: np.ndarray) -> list[float]:
-    return [round(value, 6) for value in values.tolist()]
 
 
 def _text(value: float, metric: str) -> str:

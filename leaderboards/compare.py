@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from leaderboards import stats
-from leaderboards.cell import Cell
-from leaderboards.charts import Chart, class_chart, class_means, score_chart
+from leaderboards.cell import Cell, class_means
+from leaderboards.charts import Chart, class_chart, score_chart
 from leaderboards.collect import collect
 from leaderboards.ranks import Difference, difference
 from leaderboards.titles import labels as labels_of

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from hear_ptsed.metrics.catalogue import METRICS
 from leaderboards import names
-from leaderboards.cell import Cell, Column, Row
-from leaderboards.charts import best_first, class_means
+from leaderboards.cell import Cell, Column, Row, best_first, class_means
 from leaderboards.ranks import Difference
 from leaderboards.readers import Entry
 from leaderboards.stats import KINDS, Gain

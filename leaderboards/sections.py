@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from hear_ptsed.metrics.catalogue import METRICS
 from leaderboards import board, charts, models, names, pages
-from leaderboards.cell import FEW, Cell, Column
+from leaderboards.cell import FEW, Cell, Column, best_first, mean_cost
 from leaderboards.beside import Beside
 from leaderboards.pages import Names, number, printed, span
 from leaderboards.readers import Entry
@@ -64,7 +64,7 @@ class TaskSection(NamedTuple):
 def task_sections(measured: Sequence[Cell], named: Names) -> list[TaskSection]:
     sections = []
     for column, cells in pages.by_column(pages.primary(measured)).items():
-        best = sorted(cells, key=charts.best_first)
+        best = sorted(cells, key=best_first)
         curves = charts.curve_charts(cells, named.row)
         costs = [charts.cost_chart(cells, named.row, cost) for cost in charts.COSTS]
         form = METRICS[column.metric].curve
@@ -90,14 +90,14 @@ def _curve_rows(chart: charts.Chart, places: Sequence[float]) -> list[tuple[str,
     """The heights of each curve of a chart at some places; "" where it is not defined."""
     rows = []
     for trace in chart["data"]:
-        heights = [charts.at(trace, place) for place in places]
+        heights = [charts.height_at(trace, place) for place in places]
         rows.append((trace["meta"], ["" if h is None else f"{h:.3f}" for h in heights]))
     return rows
 
 
 def _costs(cell: Cell, named: Names) -> tuple[str, str, str, str, str]:
     """Row, parameters, seconds per minute of audio, where measured, score."""
-    amounts = [charts.mean_cost(cell, cost) for cost in charts.COSTS]
+    amounts = [mean_cost(cell, cost) for cost in charts.COSTS]
     parameters, seconds = (charts.amount(amount) if amount else "" for amount in amounts)
     machines = "; ".join(sorted({e.machine for e in cell.entries if e.machine}))
     return named.row[cell.row], parameters, seconds, machines, printed(cell)
@@ -122,7 +122,7 @@ class Figure(NamedTuple):
 def figures(cells: Iterable[Cell], named: Names) -> list[Figure]:
     """The published ones among them, best first by column."""
     of_kind = [cell for cell in cells if cell.row.kind == "published"]
-    order = sorted(of_kind, key=lambda c: (pages.column_order(c.column), charts.best_first(c)))
+    order = sorted(of_kind, key=lambda c: (pages.column_order(c.column), best_first(c)))
     return [
         Figure(
             model=names.model_title(cell.row.model),

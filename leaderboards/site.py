@@ -121,11 +121,11 @@ class Site:
 
     def _sizes(self, view: Overview) -> charts.Chart | None:
         """The mean score over parameters."""
-        sizes = []
+        sizes = {}
         for line in view.lines:
             costs = [e.cost.get("parameters", 0) for c in line.cells.values() for e in c.entries]
             if line.rank is not None and costs and max(costs) > 0:
-                sizes.append((line.row, max(costs), 100 * line.mean.mean))
+                sizes[line.row] = max(costs), 100 * line.mean.mean
         return charts.size_chart(sizes, self.names.row, "mean score, %") if sizes else None
 
     def _gain(self) -> None:
@@ -237,7 +237,8 @@ def _plotly() -> str:
     try:
         return (resources.files("plotly") / "package_data/plotly.min.js").read_text("utf-8")
     except ModuleNotFoundError:
-        raise ImportError("the charts need plotly: pip install 'hear_ptsed[leaderboards]'") from None
+        need = "the charts need plotly: pip install 'hear_ptsed[leaderboards]'"
+        raise ImportError(need) from None
 
 
 def _styles(script: str) -> str:

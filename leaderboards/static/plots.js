@@ -20,24 +20,28 @@
     return Object.fromEntries(Object.keys(PAPER).map((key) => [key, style.getPropertyValue(`--${key}`)]));
   }
 
-  // What the colours of a page change in a layout, by the path of each attribute.
-  function colours(layout, { ink, soft, line, paper }) {
-    const changed = { paper_bgcolor: paper, plot_bgcolor: paper, "font.color": ink, "modebar.bgcolor": paper };
-    Object.assign(changed, { "modebar.color": soft, "modebar.activecolor": ink });
-    Object.assign(changed, { "hoverlabel.bgcolor": paper, "hoverlabel.font.color": ink });
-    for (const axis of Object.keys(layout).filter((key) => /^[xy]axis/.test(key)))
-      Object.assign(changed, { [`${axis}.gridcolor`]: line, [`${axis}.linecolor`]: soft });
-    return changed;
+  // The colours of a layout, by paths of attributes.
+  function colours({ ink, soft, line, paper }) {
+    const paths = { paper_bgcolor: paper, plot_bgcolor: paper, "font.color": ink };
+    Object.assign(paths, { "modebar.bgcolor": paper, "modebar.color": soft, "modebar.activecolor": ink });
+    Object.assign(paths, { "hoverlabel.bgcolor": paper, "hoverlabel.font.color": ink });
+    for (const axis of ["xaxis", "yaxis"])
+      Object.assign(paths, { [`${axis}.gridcolor`]: line, [`${axis}.linecolor`]: soft });
+    return paths;
   }
 
-  function save(plot, title, format) {
-    const layout = structuredClone(plot.layout);
-    for (const [path, colour] of Object.entries(colours(layout, PAPER))) {
+  function paint(layout, palette) {
+    for (const [path, colour] of Object.entries(colours(palette))) {
       const keys = path.split(".");
       const last = keys.pop();
       keys.reduce((part, key) => (part[key] ??= {}), layout)[last] = colour;
     }
-    layout.title = { text: title.replace(/&/g, "&amp;").replace(/</g, "&lt;"), font: { size: 15 } };
+    return layout;
+  }
+
+  function save(plot, title, format) {
+    const layout = paint(structuredClone(plot.layout), PAPER);
+    layout.title = { text: title.replace(/[&<$]/g, (letter) => `&#${letter.charCodeAt(0)};`), font: { size: 15 } };
     layout.margin.t += 40;
     const size = { width: Math.max(plot.offsetWidth, 700), height: layout.height + 40, scale: 2 };
     Plotly.downloadImage({ data: plot.data, layout }, { format, filename: plot.parentNode.id, ...size });
@@ -88,23 +92,23 @@
     const plot = figure.querySelector("div");
     const title = figure.querySelector("figcaption").textContent;
     const touch = matchMedia("(pointer: coarse)").matches; // a finger scrolls the page
-    Object.assign(layout, { dragmode: touch ? false : "zoom", font: { family: getComputedStyle(figure).fontFamily } });
+    layout.font = { family: getComputedStyle(figure).fontFamily };
+    layout.dragmode = touch ? false : "zoom";
     const config = { displaylogo: false, displayModeBar: true, responsive: true, modeBarButtons: buttons(title) };
-    await Plotly.newPlot(plot, data, layout, config);
-    await Plotly.relayout(plot, colours(layout, scheme()));
+    await Plotly.newPlot(plot, data, paint(layout, scheme()), config);
     if (layout.meta?.pick && data.length > 1) addPicks(figure, plot, layout.meta.pick);
     drawn.add(plot);
   }
 
   function repaint() {
-    for (const plot of drawn) Plotly.relayout(plot, colours(plot.layout, scheme()));
+    for (const plot of drawn) Plotly.relayout(plot, colours(scheme()));
   }
 
   const seen = new IntersectionObserver(
     (entries) => {
       for (const { target } of entries.filter((entry) => entry.isIntersecting)) {
         seen.unobserve(target);
-        draw(target);
+        draw(target).catch(() => (target.querySelector(".note").hidden = false));
       }
     },
     { rootMargin: "200px" },
@@ -113,6 +117,7 @@
     const plot = document.createElement("div");
     plot.style.height = `${figure.dataset.height}px`; // the page does not move when it is drawn
     figure.append(plot);
+    figure.querySelector(".note").hidden = true;
     seen.observe(figure);
   }
   new MutationObserver(repaint).observe(document.documentElement, { attributeFilter: ["data-theme"] });
