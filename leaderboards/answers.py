@@ -1,12 +1,12 @@
-"""What an overview answers at a glance: which model, what did the stages bring, is it reproduced."""
+"""What an overview answers at a glance: which model, what a stage brought, is it reproduced."""
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from leaderboards import names
-from leaderboards.board import MEAN, against, half_width
 from leaderboards.beside import Beside
+from leaderboards.board import MEAN, against, half_width
 from leaderboards.cell import Cell, Column
 from leaderboards.charts import best_first
 from leaderboards.overview import Overview
@@ -75,9 +75,7 @@ def _listed(titles: Sequence[str]) -> str:
     return ", ".join(titles[:3]) + more
 
 
-def _reference(
-    overview: Overview, gains: Sequence[Gain]
-) -> tuple[str, dict[Column, Gain]]:
+def _reference(overview: Overview, gains: Sequence[Gain]) -> tuple[str, dict[Column, Gain]]:
     """The backbone with gains from ssl to strong on most tasks; of several the best by mean."""
     columns = {column for group in overview.groups for column in group.columns}
     of_models: dict[str, dict[Column, Gain]] = {}
@@ -108,9 +106,7 @@ def _reproduced(cells: Sequence[Cell], beside: Beside) -> str:
     pairs = [(cell, beside[key]) for cell, key in keys if key in beside]
     if not pairs:
         return ""
-    least, most = (
-        pick(pairs, key=lambda pair: pair[0].mean - pair[1].mean) for pick in (min, max)
-    )
+    least, most = (pick(pairs, key=lambda pair: pair[0].mean - pair[1].mean) for pick in (min, max))
     text = against(*least) if len(pairs) == 1 else f"{against(*least)} to {against(*most)}"
     inside = sum(cell.low <= figure.mean <= cell.high for cell, figure in pairs)
     return f"{text}; {inside} of {len(pairs)} within our interval"

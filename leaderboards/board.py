@@ -232,7 +232,9 @@ def _rank_cell(line: Line) -> Printed | None:
     if line.rank is None:
         return None
     star = "" if line.paired else "*"
-    return Printed(f"{line.rank}{star}", line.rank, hover="" if line.paired else "not paired with all")
+    return Printed(
+        f"{line.rank}{star}", line.rank, hover="" if line.paired else "not paired with all"
+    )
 
 
 def _mean_cell(line: Line) -> Printed | None:

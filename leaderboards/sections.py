@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from hear_ptsed.metrics.catalogue import METRICS
 from leaderboards import board, charts, models, names, pages
-from leaderboards.cell import FEW, Cell, Column, best_first, mean_cost
 from leaderboards.beside import Beside
+from leaderboards.cell import FEW, Cell, Column, best_first, mean_cost
 from leaderboards.pages import Names, number, printed, span
 from leaderboards.readers import Entry
 from leaderboards.stats import Gain

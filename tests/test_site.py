@@ -62,7 +62,8 @@ def _values(page, k: int) -> list[float | None]:
     return page.evaluate(
         """([table, k]) => [...document.querySelector(table).tBodies[0].rows]
           .filter(row => row.dataset.show && !row.hidden)
-          .map(row => row.cells[k].dataset.v === undefined ? null : Number(row.cells[k].dataset.v))""",
+          .map(row => row.cells[k].dataset.v)
+          .map(value => value === undefined ? null : Number(value))""",
         [TABLE, k],
     )
 
@@ -161,7 +162,9 @@ def test_rows_without_a_value_stay_last_in_both_directions(page, built):
 def test_the_overview_leads_with_the_best_mean_and_hides_what_is_asked_for_only(page, built):
     page.goto((built / "index.html").as_uri())
     rows = _visible(page)
-    assert rows[:2] == ["my model  measured", "BEATs strong measured"] and {row.split()[-1] for row in rows} == {"measured"}
+    assert rows[:2] == ["my model  measured", "BEATs strong measured"] and {
+        row.split()[-1] for row in rows
+    } == {"measured"}
     ranks = page.locator(f"{TABLE} tbody tr:visible:not(.rule) td:first-child").all_inner_texts()
     numbers = [int(text.strip("*")) for text in ranks]
     assert ranks[:2] == ["1*", "2*"] and numbers == sorted(numbers)
@@ -266,7 +269,8 @@ def test_what_is_taken_away_is_what_is_shown(page, built, found):
     runs = [
         e.scores[F]
         for e in found.entries
-        if (e.kind, e.task, e.protocol, e.stage) == ("measured", "dcase2016_task2", "linear", "strong")
+        if (e.kind, e.task, e.protocol, e.stage)
+        == ("measured", "dcase2016_task2", "linear", "strong")
         and e.model == "beats"
         and not e.untrained
     ]
@@ -410,7 +414,9 @@ def test_published_figures_keep_the_digits_of_their_source_in_percent(found):
 
 def test_beside_a_measured_score_stands_what_was_printed_and_the_difference(built, found):
     overview = (built / "index.html").read_text(encoding="utf-8")
-    row = re.search(r'<tr data-model="m2d" data-stage="strong" data-show="measured".*?</tr>', overview, re.S)
+    row = re.search(
+        r'<tr data-model="m2d" data-stage="strong" data-show="measured".*?</tr>', overview, re.S
+    )
     runs = [
         e.scores[F]
         for e in found.entries
@@ -427,7 +433,13 @@ def test_beside_a_measured_score_stands_what_was_printed_and_the_difference(buil
 
 def test_a_model_has_a_page_with_facts_lines_to_load_scores_and_runs(built, found):
     text = (built / "model-beats.html").read_text(encoding="utf-8")
-    for part in ("90.3 M", "768", "MIT", "BEATs_strong_1.pt", "plugins import beats_strong as plugin"):
+    for part in (
+        "90.3 M",
+        "768",
+        "MIT",
+        "BEATs_strong_1.pt",
+        "plugins import beats_strong as plugin",
+    ):
         assert part in text
     own = [e for e in found.entries if (e.kind, e.model) == ("measured", "beats")]
     assert all(pages.run_href(entry) in text for entry in own)
