@@ -43,7 +43,7 @@ EXTRAS = {
         "tensorboard",
     ],
     "ray": ["ray"],  # sweeps over many machines
-    "leaderboards": ["jinja2", "pandas<3", "plotly", "rich"],
+    "leaderboards": ["jinja2", "plotly", "rich"],
     "figures": ["kaleido>=1"],  # charts of leaderboards as SVG and PDF; needs Chrome or Chromium
     "plot": ["matplotlib"],
     "dev": [

@@ -47,7 +47,7 @@ def run_submit(args: argparse.Namespace) -> int:
 
     refused = False
     for path in args.record:
-        problems = problems_of_file(path)
+        problems = problems_of_file(path, args.tasks_dir)
         refused |= bool(problems)
         name = printable(str(path), 200)
         print(f"{name}: {'refused' if problems else 'accepted'}")
@@ -92,6 +92,8 @@ def build_parser() -> argparse.ArgumentParser:
         "submit", help="check records of somebody else; exit code 1 if one is refused"
     )
     sub.add_argument("record", type=Path, nargs="+", metavar="FILE")
+    about = "task folders: scores of events are computed again from the events in the record"
+    sub.add_argument("--tasks-dir", type=Path, metavar="DIR", help=about)
     sub.set_defaults(run=run_submit)
     return parser
 

@@ -1,12 +1,12 @@
-"""What an overview answers at a glance: which model, what did the stages bring, is it reproduced."""
+"""What an overview answers at a glance: which model, what a stage brought, is it reproduced."""
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from leaderboards import names
-from leaderboards.board import MEAN, against, half_width
 from leaderboards.beside import Beside
+from leaderboards.board import MEAN, against, half_width
 from leaderboards.cell import Cell, Column
 from leaderboards.charts import best_first
 from leaderboards.overview import Overview
@@ -24,7 +24,8 @@ class Answer(NamedTuple):
     best: str
     score: str
     near: str  # not significantly worse
-    gain: str  # of the backbone below
+    over_ssl: str  # gain of the strong stage of one backbone
+    over_weak: str
     reproduced: str
 
 
@@ -39,7 +40,9 @@ def answers(
         first = ranked[0]
         near = [named.row[line.row] for line in ranked[1:] if line.near_best]
         score = _with_half(first.mean.mean, first.mean.low, first.mean.high, MEAN)
-        lines.append(Answer("", "Mean", False, named.row[first.row], score, _listed(near), "", ""))
+        lines.append(
+            Answer("", "Mean", False, named.row[first.row], score, _listed(near), "", "", "")
+        )
     for group in overview.groups:
         for column in group.columns:
             cells = [line.cells[column] for line in overview.lines if column in line.cells]
@@ -57,7 +60,8 @@ def answers(
                     named.row[top.row],
                     _with_half(top.mean, top.low, top.high, column.metric),
                     _listed(near),
-                    _gain_text(of_column.get(column)),
+                    _gain_text(of_column.get(column), "ssl"),
+                    _gain_text(of_column.get(column), "weak"),
                     _reproduced(cells, beside),
                 )
             )
@@ -71,13 +75,13 @@ def _with_half(value: float, low: float, high: float, metric: str) -> str:
 
 def _listed(titles: Sequence[str]) -> str:
     """Some of them, and how many more."""
+    if not titles:
+        return "none"
     more = f" and {len(titles) - 3} more" if len(titles) > 3 else ""
     return ", ".join(titles[:3]) + more
 
 
-def _reference(
-    overview: Overview, gains: Sequence[Gain]
-) -> tuple[str, dict[Column, Gain]]:
+def _reference(overview: Overview, gains: Sequence[Gain]) -> tuple[str, dict[Column, Gain]]:
     """The backbone with gains from ssl to strong on most tasks; of several the best by mean."""
     columns = {column for group in overview.groups for column in group.columns}
     of_models: dict[str, dict[Column, Gain]] = {}
@@ -90,12 +94,12 @@ def _reference(
     return (order[0], of_models[order[0]]) if order else ("", {})
 
 
-def _gain_text(gain: Gain | None) -> str:
-    """strong - ssl: +11.4 [10.5, 12.2]."""
-    if gain is None:
+def _gain_text(gain: Gain | None, before: str) -> str:
+    """Of the strong stage over an earlier one: +11.4 [10.5, 12.2]."""
+    of_stage = {cell.row.stage: cell for cell in gain.cells} if gain else {}
+    if before not in of_stage:
         return ""
-    of_stage = {cell.row.stage: cell for cell in gain.cells}
-    change, metric = difference(of_stage["ssl"], of_stage["strong"]), gain.column.metric
+    change, metric = difference(of_stage[before], of_stage["strong"]), gain.column.metric
     text = number(change.value, metric, signed=True)
     if math.isnan(change.low):
         return text
@@ -108,9 +112,7 @@ def _reproduced(cells: Sequence[Cell], beside: Beside) -> str:
     pairs = [(cell, beside[key]) for cell, key in keys if key in beside]
     if not pairs:
         return ""
-    least, most = (
-        pick(pairs, key=lambda pair: pair[0].mean - pair[1].mean) for pick in (min, max)
-    )
+    least, most = (pick(pairs, key=lambda pair: pair[0].mean - pair[1].mean) for pick in (min, max))
     text = against(*least) if len(pairs) == 1 else f"{against(*least)} to {against(*most)}"
     inside = sum(cell.low <= figure.mean <= cell.high for cell, figure in pairs)
     return f"{text}; {inside} of {len(pairs)} within our interval"

@@ -111,8 +111,10 @@ def printed_cell(cell: Cell, figure: Cell | None = None, href: str = "") -> Prin
 
 
 def score_href(cell: Cell) -> str:
-    """Where a score is told in full: on the page of its model."""
-    return f"{pages.model_page(cell.row.model)}#{pages.column_id(cell.column)}"
+    """Where a score is told in full: on the page of its model, which has the primary ones."""
+    primary = cell.column.metric in {entry.primary for entry in cell.entries}
+    place = pages.column_id(cell.column) if primary else "scores"
+    return f"{pages.model_page(cell.row.model)}#{place}"
 
 
 def score_head(column: Column, cells: Sequence[Cell], named: Names, title: str = "") -> Head:
@@ -230,7 +232,9 @@ def _rank_cell(line: Line) -> Printed | None:
     if line.rank is None:
         return None
     star = "" if line.paired else "*"
-    return Printed(f"{line.rank}{star}", line.rank, hover="" if line.paired else "not paired with all")
+    return Printed(
+        f"{line.rank}{star}", line.rank, hover="" if line.paired else "not paired with all"
+    )
 
 
 def _mean_cell(line: Line) -> Printed | None:

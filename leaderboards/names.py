@@ -14,7 +14,6 @@ class TaskName(NamedTuple):
     title: str
     folders: tuple[str, ...]  # that names of its task folders begin with
     published: bool  # false: rendered by this suite
-    weak_labels: bool
     hear_column: str  # of the public HEAR leaderboard; "" for none
 
 
@@ -25,7 +24,6 @@ def _tasks() -> dict[str, TaskName]:
                 row["title"],
                 tuple(row["folders"].split()),
                 row["published"] == "yes",
-                row["weak_labels"] == "yes",
                 row["hear_column"],
             )
             for row in csv.DictReader(file)

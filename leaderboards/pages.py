@@ -215,7 +215,9 @@ def class_table(cells: Sequence[Cell], named: Names) -> Classes | None:
         for label, cell, of_class in rows
     ]
     data = {"classes": order, "rows": values, "percent": METRICS[metric].high == 1}
-    lines = [(name, _class_line(k, values[:2], metric, events[name])) for k, name in enumerate(order)]
+    lines = [
+        (name, _class_line(k, values[:2], metric, events[name])) for k, name in enumerate(order)
+    ]
     if len(values) > 1:
         lines.sort(key=lambda line: (line[1][2][1] is None, -(line[1][2][1] or 0.0), line[0]))
     return Classes(METRICS[metric].title, lines, data)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from leaderboards import names
-from leaderboards.cell import Cell
 from leaderboards.board import printed_cell, score_href
+from leaderboards.cell import Cell
 from leaderboards.pages import Printed
 
 TABLES = ("students", "teachers", "sequence models", "small models")

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from hear_ptsed.metrics.catalogue import METRICS
 from leaderboards import board, charts, models, names, pages
-from leaderboards.cell import FEW, Cell, Column, best_first, mean_cost
 from leaderboards.beside import Beside
+from leaderboards.cell import FEW, Cell, Column, best_first, mean_cost
 from leaderboards.pages import Names, number, printed, span
 from leaderboards.readers import Entry
 from leaderboards.stats import Gain
@@ -216,9 +216,10 @@ def _score(cell: Cell, figure: Cell | None, named: Names, first: bool) -> Score:
     column, metric = cell.column, cell.column.metric
     spread = "" if math.isnan(cell.std) else f"{number(cell.std, metric)} ({cell.seeds})"
     runs = [
-        (f"seed {entry.seed}" if entry.seed is not None else "run", pages.run_href(entry))
+        (str(entry.seed) if entry.seed is not None else "run", pages.run_href(entry))
         for entry in cell.entries
     ]
+    said_before = ("untrained",) if first else ("untrained", "small data")
     more, untrained = named.more(cell.row), "untrained" * cell.untrained
     return Score(
         id=pages.column_id(column) if first else "",
@@ -234,7 +235,7 @@ def _score(cell: Cell, figure: Cell | None, named: Names, first: bool) -> Score:
         published=printed(figure) if figure else "",
         less=board.against(cell, figure) if figure else "",
         source=figure.entries[0].source if figure else "",
-        flags=tuple(flag for flag in cell.flags if flag != "untrained"),
+        flags=tuple(flag for flag in cell.flags if flag not in said_before),
         runs=runs,
     )
 

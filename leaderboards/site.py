@@ -130,7 +130,9 @@ class Site:
 
     def _gain(self) -> None:
         by_kind = sections.gain_sections(self.gains, self.names)
-        self._page("gain.html", "gain.html", measured=by_kind["measured"], published=by_kind["published"])
+        self._page(
+            "gain.html", "gain.html", measured=by_kind["measured"], published=by_kind["published"]
+        )
 
     def _task(self, task: str) -> None:
         of_task = [cell for cell in self.cells if cell.column.task == task]

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import hear_ptsed
-from hear_ptsed.registry import MODELS
+from hear_ptsed.grid import WINDOW
+from hear_ptsed.registry import MODELS, build
 from leaderboards.models import all_facts, facts, load_lines
 from leaderboards.published import bibliography
 
@@ -49,3 +51,12 @@ def test_every_released_model_has_lines_to_load_it():
     for (model, stage), row in LISTED.items():
         folder, plugin = row.module.rsplit(".", 1)
         assert load_lines(model, stage)[0] == f"from {folder} import {plugin} as plugin"
+
+
+@pytest.mark.parametrize("name", ["frame_mn02", "frame_mn06", "frame_mn10"])
+def test_the_cost_is_what_pytorch_counts(name):
+    model = build(name, n_classes=None).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.embed(torch.zeros(1, WINDOW))
+    known = facts(name, "" if name == "frame_mn02" else "strong")
+    assert known.gflop_per_10s == pytest.approx(counter.get_total_flops() / 1e9, abs=0.006)

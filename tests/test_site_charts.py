@@ -401,9 +401,8 @@ def test_a_published_table_marks_its_own_best_and_a_suspected_misprint():
     own = [cell for cell in cells if cell.column.task == "audioset_strong"]
     table = next(one for one in pivots.published_tables(own) if one.title == "Teachers")
     full = {row: cells[table.columns.index("full recipe")] for row, cells in table.rows}
-    assert [row for row, cell in full.items() if cell.mark == "best"] == [
-        "BEATs"
-    ]  # not the ensemble
+    best = [row for row, cell in full.items() if cell.mark == "best"]
+    assert best == ["BEATs"]  # not the ensemble
     assert full["ensemble of these models"].text.startswith("47.1")
     assert [row for row, cell in full.items() if "see note" in cell.flags] == [
         "mean of the single models"
