@@ -43,7 +43,8 @@ EXTRAS = {
         "tensorboard",
     ],
     "ray": ["ray"],  # sweeps over many machines
-    "leaderboards": ["jinja2", "matplotlib", "pandas<3", "rich"],
+    "leaderboards": ["jinja2", "plotly", "rich"],
+    "figures": ["kaleido>=1"],  # charts of leaderboards as SVG and PDF; needs Chrome or Chromium
     "plot": ["matplotlib"],
     "dev": [
         "axe-playwright-python",
@@ -69,7 +70,14 @@ setup(
         "hear_ptsed": ["labels/*.csv"],
         "training": ["published.csv", "recipes/*.yaml"],
         "eval_tasks": ["sounds/catalogue.toml"],
-        "leaderboards": ["*.csv", "published/*.csv", "published/*.md", "templates/*", "static/*"],
+        "leaderboards": [
+            "*.csv",
+            "published/*.csv",
+            "published/*.md",
+            "published/*.bib",
+            "templates/*",
+            "static/*",
+        ],
     },
     install_requires=[
         *("torch>=2.6", "torchaudio>=2.6"),

@@ -16,7 +16,9 @@ from eval_tasks.score import rate
 from hear_ptsed.grid import FRAME_MS
 from hear_ptsed.metrics import records
 from hear_ptsed.metrics.bootstrap import Bootstrap, Scored, mean_of_folds
-from hear_ptsed.metrics.catalogue import METRICS
+from hear_ptsed.metrics.catalogue import METRICS, score_events
+from hear_ptsed.metrics.decoding import decode
+from hear_ptsed.metrics.predicted import pack
 from hear_ptsed.metrics.provenance import make_record
 from hear_ptsed.metrics.records import Record
 
@@ -117,4 +119,21 @@ def record_of(
         folds=[] if folds == 1 else [fold.scores for fold in scored],
         folds_of=0 if folds == 1 else folds,
         training=[fold.training for fold in predictions],
+        predicted=packed_events(run, predictions),
     )
+
+
+def packed_events(run: Run, predictions: list[Predictions]) -> str:
+    """Of all tested clips; "" where no score is of events, or where they do not fit a record."""
+    task, data = run.data.task, run.data
+    if not any(METRICS[name].function is score_events for name in task.metrics):
+        return ""
+    events = {}
+    for fold in predictions:
+        decoding, classes = fold.decoding or task.decoding, data.classes
+        events |= fold.events or {
+            file: decode(fold.probabilities[file], classes, decoding)
+            for file in data.parts[fold.part].files
+        }
+    clips = sum(len(data.parts[fold.part]) for fold in predictions)
+    return pack(events, data.classes) if len(events) == clips else ""  # names differ over folds

@@ -10,12 +10,15 @@ from hear_ptsed.errors import printable, run_command
 def run_build(args: argparse.Namespace) -> int:
     from leaderboards import site
     from leaderboards.collect import collect
+    from leaderboards.pictures import figures_of_site
 
     collected = collect(args.results, leave_out=args.out)
     for rejected in collected.rejected:
         print(f"rejected {rejected.file}: {rejected.reason}", file=sys.stderr)
-    many = len(collected.entries) > 1000  # worth the time that other processes take to start
-    index = site.build_site(collected, args.out, processes=2 if many else 0)
+    index = site.build_site(collected, args.out)
+    if args.figures:
+        pictures = figures_of_site(index.parent, args.figures)
+        print(f"{len(pictures)} figures in {args.figures}")
     measured = sum(entry.kind == "measured" for entry in collected.entries)
     print(f"{measured} results, {len(collected.rejected)} files rejected")
     print(index)
@@ -25,7 +28,8 @@ def run_build(args: argparse.Namespace) -> int:
 def run_compare(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from leaderboards.compare import compare, comparison_tables, draw, verdict
+    from leaderboards.compare import compare, comparison_tables, picture, verdict
+    from leaderboards.pictures import write_picture
 
     comparison = compare(args.a, args.b, args.metric)
     console = Console()
@@ -33,7 +37,7 @@ def run_compare(args: argparse.Namespace) -> int:
         console.print(table)
     print(verdict(comparison))
     if args.out:
-        draw(comparison, args.out)
+        write_picture(*picture(comparison), args.out)
         print(args.out)
     return 0
 
@@ -43,7 +47,7 @@ def run_submit(args: argparse.Namespace) -> int:
 
     refused = False
     for path in args.record:
-        problems = problems_of_file(path)
+        problems = problems_of_file(path, args.tasks_dir)
         refused |= bool(problems)
         name = printable(str(path), 200)
         print(f"{name}: {'refused' if problems else 'accepted'}")
@@ -66,6 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("results", type=Path, nargs="+", help="folders, or result files")
     about = "folder to write; a site built there before is replaced, nothing else ever"
     sub.add_argument("--out", type=Path, required=True, metavar="SITE", help=about)
+    about = "folder for each chart as SVG and PDF; needs kaleido (extra `figures`) and a browser"
+    sub.add_argument("--figures", type=Path, metavar="DIR", help=about)
     sub.set_defaults(run=run_build)
 
     sub = commands.add_parser(
@@ -78,13 +84,16 @@ def build_parser() -> argparse.ArgumentParser:
             name, type=Path, metavar=name.upper(), help="record, or folder of one module's seeds"
         )
     sub.add_argument("--metric", help="default: the primary one of the task")
-    sub.add_argument("--out", type=Path, metavar="PNG", help="also as a picture")
+    about = "also as a chart: .html, or .svg, .pdf, .png with kaleido (extra `figures`)"
+    sub.add_argument("--out", type=Path, metavar="FILE", help=about)
     sub.set_defaults(run=run_compare)
 
     sub = commands.add_parser(
         "submit", help="check records of somebody else; exit code 1 if one is refused"
     )
     sub.add_argument("record", type=Path, nargs="+", metavar="FILE")
+    about = "task folders: scores of events are computed again from the events in the record"
+    sub.add_argument("--tasks-dir", type=Path, metavar="DIR", help=about)
     sub.set_defaults(run=run_submit)
     return parser
 

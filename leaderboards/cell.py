@@ -85,6 +85,7 @@ class Cell:
     tied: bool  # with another there is no telling which is better
     paired: bool  # with all others of the column; else by intervals, where they cannot be paired
     best: bool  # of two or more ranked means of a column, compared as they are shown
+    near_best: bool  # ranked, and the best is not better by the paired test; of two or more
     small_data: bool
     entries: tuple[Entry, ...]  # by seed
     replicates: np.ndarray | None = field(repr=False)  # (R,) mean over seeds; None if not paired
@@ -138,3 +139,26 @@ class Cell:
             "a seed twice": len(seeds) > len(set(seeds)),
         }
         return tuple(word for word, holds in words.items() if holds)
+
+
+def best_first(cell: Cell) -> tuple:
+    """To sort by: untrained ones and those without a score last."""
+    sign = 1 if cell.column.lower_is_better else -1
+    none = math.isnan(cell.mean)
+    return (none, cell.untrained, 0 if none else sign * cell.mean, cell.row)
+
+
+def mean_cost(cell: Cell, cost: str) -> float:
+    """Of its seeds; 0 if it is not known."""
+    known = [entry.cost[cost] for entry in cell.entries if entry.cost.get(cost, 0) > 0]
+    return sum(known) / len(known) if known else 0.0
+
+
+def class_means(cell: Cell, metric: str) -> dict[str, float]:
+    """Class -> mean over the seeds in which it is defined."""
+    values: dict[str, list[float]] = {}
+    for entry in cell.entries:
+        for name, scores in entry.per_class.items():
+            if not math.isnan(scores.get(metric, math.nan)):
+                values.setdefault(name, []).append(scores[metric])
+    return {name: math.fsum(of_class) / len(of_class) for name, of_class in values.items()}

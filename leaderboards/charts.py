@@ -1,270 +1,186 @@
-"""Charts as numbers: what the pages draw as SVG and `figures` as PNG, from the same cells."""
+"""Charts as Plotly figures: cells and gains -> {"data": [...], "layout": {...}} of plain JSON.
 
+`labels` are the names of all rows of a site; they also decide the colours, so that a backbone has
+the same one in all charts. Colours of text, grid and page are left to who draws, light or dark.
+"""
+
+import html
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from hear_ptsed.metrics.catalogue import METRICS
 from leaderboards import names
-from leaderboards.cell import Cell
-from leaderboards.pages import Names, best_first, printed, row_order, run_href, show_of, span
+from leaderboards.cell import Cell, Row, best_first, class_means, mean_cost
 from leaderboards.stats import Gain
 
+Chart = dict[str, Any]
+Labels = Mapping[Row, str]
+
 COSTS = {"parameters": "parameters", "seconds_per_minute": "seconds per minute of audio"}
-WIDTH, HEIGHT, TEXT = 316, 212, 9  # of a chart of costs and its numbers, in pixels of the SVG
-SHAPES = {"ssl": "circle", "weak": "square", "strong": "triangle"}  # others: diamond
+# Told apart in all kinds of colour vision, the first ones best; a contrast of 3 to white and to
+# the dark page.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#c0609a", "#b8860b")
+PALETTE += ("#7a5bd0", "#c23b3b", "#2f8f9d", "#a0522d", "#6a9a00")
+GREY = "#7d8790"  # of published figures
+SYMBOLS = {"ssl": "circle", "weak": "square", "strong": "triangle-up"}  # others: diamond
+STAGE_DASHES = {"ssl": "dot", "weak": "dashdot"}  # others: solid; untrained: dash
+DASHES = ("solid", "dot", "dash", "longdash", "dashdot", "longdashdot")  # of grey lines
+CLEAR = "rgba(0, 0, 0, 0)"
+LINES = 6  # curves drawn at first; the others by a click in the legend
+NAME = 44  # characters of a label
 
 
-class Point(NamedTuple):
-    """A score with its interval, NaN where there is none."""
-
-    label: str
-    show: str  # measured, untrained, published
-    small: bool
-    value: float
-    low: float
-    high: float
-    text: str
-    interval: str
-    rank: str
-    best: bool
-    href: str
+def score_chart(cells: Sequence[Cell], labels: Labels) -> Chart | None:
+    """Scores of one column with their intervals, best first; None if nothing has a score."""
+    scored, data = _scored(cells), []
+    for alike in _by_model(scored):
+        trace = _markers(alike, labels)
+        trace |= {"x": trace.pop("y"), "y": [scored.index(cell) for cell in alike]}
+        data.append(trace | {"error_x": trace.pop("error_y")})
+    if not data:
+        return None
+    rows = [_short(labels[cell.row]) for cell in scored]
+    y = {"range": [len(rows) - 0.5, -0.5], "tickvals": [*range(len(rows))], "ticktext": rows}
+    return _chart(data, 90 + 22 * len(rows), _score_title(cells[0]), "", yaxis=y, showlegend=False)
 
 
-class ScoreChart(NamedTuple):
-    """Scores of one column, best first, over a scale from low to high."""
-
-    low: float
-    high: float
-    ticks: list[float]
-    points: list[Point]
-
-    def at(self, value: float) -> float:
-        """Percent of the width."""
-        return round(100 * (value - self.low) / (self.high - self.low), 2)
-
-
-def score_chart(cells: Sequence[Cell], named: Names) -> ScoreChart | None:
-    """None if nothing has a score."""
-    points = []
-    for cell in sorted(cells, key=best_first):
-        if not math.isnan(cell.mean):
-            points.append(
-                Point(
-                    label=named.row[cell.row],
-                    show=show_of(cell.row),
-                    small=cell.small_data,
-                    value=cell.mean,
-                    low=cell.low,
-                    high=cell.high,
-                    text=printed(cell),
-                    interval=span(cell.low, cell.high),
-                    rank=cell.place,
-                    best=cell.best,
-                    href=run_href(cell.entries[0]),
-                )
-            )
-    return ScoreChart(*scale(_ends(cells)), points) if points else None
+def slope_chart(gains: Sequence[Gain], labels: Labels) -> Chart:
+    """What the stages brought: a line for each backbone. Of gains of one column."""
+    stages = {cell.row.stage for gain in gains for cell in gain.cells}
+    stages = sorted(stages, key=names.stage_order)
+    best, data = sorted(gains, key=lambda gain: best_first(gain.cells[-1])), []
+    for k, gain in enumerate(best):
+        trace = _markers(gain.cells, labels)
+        # A little beside each other, or one interval hides another.
+        aside = (k - (len(best) - 1) / 2) * min(0.05, 0.4 / len(best))
+        trace["x"] = [round(stages.index(cell.row.stage) + aside, 4) for cell in gain.cells]
+        grey = gain.column.kind == "published"
+        line = {"width": 2, "dash": DASHES[k % len(DASHES)] if grey else "solid"}
+        data.append(trace | {"mode": "lines+markers", "line": line})
+    x = {"range": [-0.4, len(stages) - 0.6], "tickvals": [*range(len(stages))], "ticktext": stages}
+    return _chart(data, 420, "", _score_title(gains[0].cells[0]), xaxis=x)
 
 
-class Slope(NamedTuple):
-    """What the stages brought one backbone."""
-
-    backbone: str
-    stages: list[str]
-    values: list[float]
-    spans: list[tuple[float, float]]
-    texts: list[str]
-    flags: tuple[str, ...]
-
-
-class Slopes(NamedTuple):
-    """One column, all backbones on one scale."""
-
-    low: float
-    high: float
-    ticks: list[float]
-    lower_is_better: bool
-    panels: list[Slope]
+def cost_chart(cells: Sequence[Cell], labels: Labels, cost: str) -> Chart | None:
+    """Score over one of COSTS, the mean of the seeds of a row; None if it is not known."""
+    amounts = {cell: mean_cost(cell, cost) for cell in _scored(cells)}
+    amounts = {cell: mean for cell, mean in amounts.items() if mean}
+    data = []
+    for alike in _by_model(amounts):
+        trace = _markers(alike, labels)
+        trace["x"] = [_rounded(amounts[cell]) for cell in alike]
+        costs = [f"<br>{amount(amounts[cell])} {COSTS[cost]}" for cell in alike]
+        trace["hovertext"] = [a + b for a, b in zip(trace["hovertext"], costs, strict=True)]
+        data.append(trace)
+    if not data:
+        return None
+    return _chart(data, 420, COSTS[cost], _score_title(cells[0]), xaxis={"type": "log"})
 
 
-def slope_chart(gains: Sequence[Gain]) -> Slopes:
-    """Of gains of one column, at least one."""
-    panels = [
-        Slope(
-            backbone=names.MODELS.get(gain.model, gain.model),
-            stages=[cell.row.stage for cell in gain.cells],
-            values=[cell.mean for cell in gain.cells],
-            spans=[(cell.low, cell.high) for cell in gain.cells],
-            texts=[printed(cell) for cell in gain.cells],
-            flags=tuple(dict.fromkeys(flag for cell in gain.cells for flag in cell.flags)),
+def size_chart(points: Mapping[Row, tuple[float, float]], labels: Labels, title: str) -> Chart:
+    """Rows with their number of parameters and their mean score in %."""
+    models: dict[str, list[Row]] = {}
+    for row in points:
+        models.setdefault(row.model, []).append(row)
+    data = []
+    for rows in models.values():
+        sizes, scores = zip(*(points[row] for row in rows), strict=True)
+        texts = (
+            f"{score:.1f}<br>{amount(size)} parameters" for size, score in map(points.get, rows)
         )
-        for gain in gains
-    ]
-    ends = _ends([cell for gain in gains for cell in gain.cells])
-    return Slopes(*scale(ends), gains[0].column.lower_is_better, panels)
+        texts = [f"{escape(labels[row])}: {text}" for row, text in zip(rows, texts, strict=True)]
+        trace = {"x": [*map(_rounded, sizes)], "y": [*map(_rounded, scores)], "hovertext": texts}
+        data.append(trace | _look(rows, labels))
+    return _chart(data, 420, "parameters", title, xaxis={"type": "log"})
 
 
-class Dot(NamedTuple):
-    """A row in a chart of cost against score, of which WIDTH and HEIGHT are the size."""
+def curve_charts(cells: Sequence[Cell], labels: Labels) -> list[Chart]:
+    """Such as F1 over thresholds, and precision over recall, of cells of one column.
 
-    number: int
-    label: str
-    shape: str
-    show: str
-    small: bool
-    cost: float
-    value: float
-    cost_text: str
-    text: str
-    down: float | None = 0.0  # to move its number by, so that it hides no other; None: no room
-
-
-class Costs(NamedTuple):
-    """Score over one cost, which has a logarithmic scale."""
-
-    cost: str
-    x: tuple[float, float]
-    x_ticks: list[float]
-    y: tuple[float, float]
-    y_ticks: list[float]
-    dots: list[Dot]
-    machines: list[str]  # that times were measured on; empty for other costs
-
-    def at_x(self, value: float) -> float:
-        """0 to 1."""
-        low, high = map(math.log, self.x)
-        return (math.log(value) - low) / (high - low)
-
-    def at_y(self, value: float) -> float:
-        """0 to 1."""
-        return (value - self.y[0]) / (self.y[1] - self.y[0])
-
-
-def cost_charts(cells: Sequence[Cell], named: Names) -> list[Costs]:
-    """A chart for each kind of cost that is known; a row has the mean of its seeds."""
+    A row is the mean of its seeds, and left out unless each of them has a curve.
+    """
+    form = METRICS[cells[0].column.metric].curve
+    if form is None:
+        return []
+    first = form.pairs[0][0]
+    means = ((cell, _mean_curve(cell)) for cell in sorted(cells, key=best_first))
+    means = {cell: mean for cell, mean in means if not np.isnan(mean.get(first, np.nan)).all()}
     charts = []
-    for cost, title in COSTS.items():
-        dots = []
-        for cell in sorted(cells, key=lambda cell: row_order(cell.row)):
-            amounts = [e.cost[cost] for e in cell.entries if e.cost.get(cost, 0) > 0]
-            if amounts and not math.isnan(cell.mean):
-                mean = sum(amounts) / len(amounts)
-                shape = SHAPES.get(cell.row.stage, "diamond")
-                known = (named.row[cell.row], shape, show_of(cell.row), cell.small_data)
-                dots.append(
-                    Dot(len(dots) + 1, *known, mean, cell.mean, amount(mean), printed(cell))
-                )
-        if dots:
-            x = [dot.cost for dot in dots]
-            ends = (min(x) / 1.3, max(x) * 1.3)
-            low, high, y_ticks = scale([dot.value for dot in dots])
-            machines = {entry.machine or "not known" for cell in cells for entry in cell.entries}
-            machines = sorted(machines) if cost == "seconds_per_minute" else []
-            chart = Costs(title, ends, _log_ticks(*ends), (low, high), y_ticks, dots, machines)
-            charts.append(chart._replace(dots=_numbers_apart(chart)))
+    for k, (y, x) in enumerate(form.pairs if means else ()):
+        lines = [_line(cell, mean[x], mean[y], labels) for cell, mean in means.items()]
+        for line in lines[LINES:]:
+            line["visible"] = "legendonly"
+        top = max((value for line in lines for value in line["y"]), default=1.0)
+        # The first begins at 0 and ends where its values do; the next is of precision and recall.
+        ends = (1.0, 1.0) if k else (form.high, min(1.0, max(1.1 * top, 0.01)))
+        axes = {"xaxis": {"range": [0, ends[0]]}, "yaxis": {"range": [0, _rounded(ends[1])]}}
+        charts.append(_chart(lines, 440, form.columns[x], form.columns[y], **axes))
     return charts
 
 
-def _numbers_apart(chart: Costs) -> list[Dot]:
-    """Numbers from top to bottom, each a little lower if it would cover another."""
-    placed: list[tuple[float, float]] = []
-    moved = {}
-    for dot in sorted(chart.dots, key=lambda dot: (-dot.value, dot.number)):
-        x, y = WIDTH * chart.at_x(dot.cost), HEIGHT * (1 - chart.at_y(dot.value))
-        at = y
-        for taken in sorted(top for left, top in placed if abs(left - x) < 1.6 * TEXT):
-            at = taken + TEXT if abs(at - taken) < TEXT else at
-        moved[dot.number] = round(at - y, 1) if at - y < 1.5 * TEXT else None
-        if moved[dot.number] is not None:
-            placed.append((x, at))
-    return [dot._replace(down=moved[dot.number]) for dot in chart.dots]
+def height_at(trace: Chart, place: float) -> float | None:
+    """Of a curve; None where it is not defined."""
+    points = zip(trace["x"], trace["y"], strict=True)
+    return next((y for x, y in points if abs(x - place) < 1e-6), None)
 
 
-class Panel(NamedTuple):
-    """Axes from 0 on."""
+def class_chart(cells: Sequence[Cell], labels: Labels, metric: str = "") -> Chart | None:
+    """Two models class by class, sorted by their difference: the first two of `cells`.
 
-    x_title: str
-    y_title: str
-    x_high: float
-    y_high: float
-    x_ticks: list[float]
-    y_ticks: list[float]
+    The others are in it, too, to be picked: see `meta`. None if no run has values of classes.
 
-
-class CurveLine(NamedTuple):
-    """A row in all panels, the mean of its seeds."""
-
-    label: str
-    show: str
-    small: bool
-    points: list[list[tuple[float, float]]]  # of each panel, where they are defined
-    numbers: list[float]  # on the first ordinate, NaN where undefined
-
-
-class Curves(NamedTuple):
-    """Rows in panels, such as F over thresholds and precision over recall."""
-
-    panels: list[Panel]
-    stairs: bool
-    places: tuple[float, ...]  # on the first abscissa, of the numbers
-    lines: list[CurveLine]  # best first
-
-    def path(self, line: CurveLine, k: int) -> str:
-        """SVG path in panel k, of which WIDTH and HEIGHT are the size."""
-        panel = self.panels[k]
-        places = [
-            (f"{WIDTH * x / panel.x_high:.1f}", f"{HEIGHT * (1 - y / panel.y_high):.1f}")
-            for x, y in line.points[k]
-        ]
-        step = "H{}V{}" if self.stairs else "L{} {}"
-        return "".join(("M{} {}" if not i else step).format(*xy) for i, xy in enumerate(places))
-
-
-def curve_chart(cells: Sequence[Cell], named: Names) -> Curves | None:
-    """Of cells of one column; a row is left out unless each of its runs has a curve.
-
-    None if no row is left, or nothing is defined.
+    Args:
+        metric: of the classes; by default the one that belongs to the column's.
     """
-    form = METRICS[cells[0].column.metric].curve
-    lines = []
-    for cell in sorted(cells, key=best_first) if form else ():
-        of_runs = [entry.curves.get(cell.column.metric) for entry in cell.entries]
-        x = form.pairs[0][1]
-        if any(curve is None or not np.array_equal(curve[x], of_runs[0][x]) for curve in of_runs):
-            continue
-        mean = {key: _mean_of_curves([curve[key] for curve in of_runs]) for key in form.columns}
-        mean[x] = of_runs[0][x]
-        points = [
-            [(a, b) for a, b in zip(mean[x].tolist(), mean[y].tolist(), strict=True) if a + b >= 0]
-            for y, x in form.pairs
-        ]
-        numbers = [_at(place, points[0]) for place in form.places]
-        if points[0]:
-            label, show = named.row[cell.row], show_of(cell.row)
-            lines.append(CurveLine(label, show, cell.small_data, points, numbers))
-    if not lines:
+    column = cells[0].column
+    metric = metric or METRICS[column.metric].of_classes or column.metric
+    means = {cell: class_means(cell, metric) for cell in cells}
+    means = {cell: of_class for cell, of_class in means.items() if of_class}
+    if not means:
         return None
-    top = max(value for line in lines for _, value in line.points[0])
-    panels, ends = [], (form.high, min(1.0, max(1.1 * top, 0.01)))
-    for y, x in form.pairs:
-        ticks = (_round_ticks(0.0, end, end / 6) for end in ends)
-        panels.append(Panel(form.columns[x], form.columns[y], *ends, *ticks))
-        ends = (1.0, 1.0)  # of precision over recall
-    return Curves(panels, form.stairs, form.places, lines)
+    classes = sorted({name for of_class in means.values() for name in of_class})
+    data = []
+    for k, (cell, of_class) in enumerate(means.items()):
+        name, scores = _name(cell.row, labels), [of_class.get(of, math.nan) for of in classes]
+        said = [f"{name['hovertext']}: {_text(score, metric)}" for score in scores]
+        # The second one is an outline: two stages of a backbone have one colour.
+        colour = _colour(cell.row, labels)
+        outline = {"color": colour, "width": 1.5}
+        look = {"marker": {"color": CLEAR if k else colour, "line": outline}}
+        bars = {"x": [_value(score, metric) for score in scores], "y": [*map(escape, classes)]}
+        trace = {"type": "bar", "orientation": "h", "visible": k < 2, **name, **bars, **look}
+        hover = {"hovertext": said, "hovertemplate": "%{y}<br>%{hovertext}<extra></extra>"}
+        data.append(trace | hover)
+    order = _by_difference(data[0], data[min(1, len(data) - 1)])
+    y = {"type": "category", "categoryarray": order, "autorange": "reversed"}
+    more = {"barmode": "group", "bargap": 0.25, "meta": {"pick": ["First", "Second"]}}
+    return _chart(data, 140 + 26 * min(len(classes), 60), _unit(metric), "", yaxis=y, **more)
 
 
-def _at(place: float, points: Sequence[tuple[float, float]]) -> float:
-    return next((y for x, y in points if abs(x - place) < 1e-9), math.nan)
+def _by_difference(a: Chart, b: Chart) -> list[str]:
+    """Names of bars, the one by which a exceeds b most first; last those that one lacks."""
+
+    def falling(bar: tuple[str, float | None, float | None]) -> tuple[bool, float]:
+        _, first, second = bar
+        open_ = first is None or second is None
+        return open_, 0.0 if open_ else second - first
+
+    return [name for name, *_ in sorted(zip(a["y"], a["x"], b["x"], strict=True), key=falling)]
 
 
-def _mean_of_curves(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Over those that are defined; NaN where none is."""
-    stacked = np.array(arrays)
-    defined = ~np.isnan(stacked)
-    return np.where(defined, stacked, 0).sum(0) / np.where(defined.any(0), defined.sum(0), np.nan)
+def titled(chart: Chart, title: str) -> Chart:
+    """The chart with its title in the picture."""
+    layout = chart["layout"]
+    room = {"height": layout["height"] + 40, "margin": layout["margin"] | {"t": 80}}
+    return chart | {"layout": layout | room | {"title": {"text": escape(title)}}}
+
+
+def escape(text: str) -> str:
+    """A name as it is: Plotly takes some markup in its texts, and formulas between dollars."""
+    return html.escape(text, quote=False).replace("$", "&#36;")
 
 
 def amount(value: float) -> str:
@@ -275,32 +191,136 @@ def amount(value: float) -> str:
     return f"{value:.3g}"
 
 
-def scale(values: Sequence[float]) -> tuple[float, float, list[float]]:
-    """Ends around all values, and round numbers between them."""
-    low, high = min(values), max(values)
-    margin = 0.06 * (high - low)
-    if margin < 1e-6:  # nothing to tell apart
-        margin = max(0.05 * abs(high), 0.001)
-    low, high = low - margin, high + margin
-    return low, high, _round_ticks(low, high, (high - low) / 5)
+# Parts of all charts.
 
 
-def _round_ticks(low: float, high: float, step: float) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten, at least `step` apart."""
-    power = 10.0 ** math.floor(math.log10(step))
-    step = next(power * k for k in (1, 2, 5, 10) if power * k >= step)
-    first = math.ceil(low / step)
-    return [round(k * step, 10) for k in range(first, math.floor(high / step) + 1)]
+def _chart(data: list[Chart], height: int, x_title: str, y_title: str, **layout: Any) -> Chart:
+    axes = {}
+    for name, title in (("xaxis", x_title), ("yaxis", y_title)):
+        axis = {"title": {"text": title}, "automargin": True, "zeroline": False}
+        axes[name] = axis | layout.pop(name, {})
+    legend = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
+    common = {"height": height, "margin": {"l": 60, "r": 20, "t": 40, "b": 50}, "legend": legend}
+    return {
+        "data": data,
+        "layout": common | {"hovermode": "closest", "showlegend": True} | axes | layout,
+    }
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
-    if high < 5 * low:
-        return [tick for tick in scale([low, high])[2] if low <= tick <= high]
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [k * 10.0**power for power in powers for k in (1, 2, 5)]
-    return [tick for tick in ticks if low <= tick <= high][:: max(1, len(powers) - 1)]
+def _scored(cells: Iterable[Cell]) -> list[Cell]:
+    """Those with a score, best first."""
+    return [cell for cell in sorted(cells, key=best_first) if not math.isnan(cell.mean)]
 
 
-def _ends(cells: Sequence[Cell]) -> list[float]:
-    values = [value for cell in cells for value in (cell.mean, cell.low, cell.high)]
-    return [value for value in values if not math.isnan(value)]
+def _by_model(cells: Iterable[Cell]) -> list[list[Cell]]:
+    models: dict[str, list[Cell]] = {}
+    for cell in cells:
+        models.setdefault(cell.row.model, []).append(cell)
+    return [*models.values()]
+
+
+def _markers(cells: Sequence[Cell], labels: Labels) -> Chart:
+    """Means of cells of one model, their intervals, and what they say when pointed at."""
+    metric, look = cells[0].column.metric, _look([cell.row for cell in cells], labels)
+    error = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 3}
+    error["color"] = look["marker"]["color"]
+    error["array"] = [_value(cell.high - cell.mean, metric) for cell in cells]
+    error["arrayminus"] = [_value(cell.mean - cell.low, metric) for cell in cells]
+    means = [_value(cell.mean, metric) for cell in cells]
+    return look | {
+        "y": means,
+        "error_y": error,
+        "hovertext": [_hover(cell, labels) for cell in cells],
+    }
+
+
+def _look(rows: Sequence[Row], labels: Labels) -> Chart:
+    """Rows of one model: its colour; the stage is the symbol, hollow for untrained models."""
+    model = rows[0].model
+    symbols = [SYMBOLS.get(row.stage, "diamond") + "-open" * row.untrained for row in rows]
+    marker = {"color": _colour(rows[0], labels), "size": 9, "symbol": symbols}
+    trace = {"name": _short(names.MODELS.get(model, model)), "mode": "markers", "marker": marker}
+    return trace | {"hovertemplate": "%{hovertext}<extra></extra>"}
+
+
+def _name(row: Row, labels: Labels) -> Chart:
+    """Of a trace of one row: short for the legend, escaped for hover, as it is for scripts."""
+    label = labels[row]
+    return {"name": _short(label), "hovertext": escape(label), "meta": label}
+
+
+def _colour(row: Row, labels: Labels) -> str:
+    """Those of this suite have the first ones, then others by name."""
+    if row.kind == "published":
+        return GREY
+    others = {row.model for row in labels if row.kind == "measured"} - {*names.MODELS}
+    return PALETTE[[*names.MODELS, *sorted(others)].index(row.model) % len(PALETTE)]
+
+
+def _hover(cell: Cell, labels: Labels) -> str:
+    metric = cell.column.metric
+    text = f"{escape(labels[cell.row])}: {_text(cell.mean, metric)}"
+    if not math.isnan(cell.low):
+        text += f" [{_text(cell.low, metric)}, {_text(cell.high, metric)}]"
+    more = [f"{cell.seeds} seeds"] if cell.seeds > 1 else []
+    more += [f"rank {cell.place}"] if cell.place else []
+    more += [flag for flag in cell.flags if flag != "untrained"]  # which the label says
+    return text + "<br>" * bool(more) + ", ".join(more)
+
+
+def _line(cell: Cell, x: np.ndarray, y: np.ndarray, labels: Labels) -> Chart:
+    """A curve where both are defined."""
+    row, defined = cell.row, ~np.isnan(x) & ~np.isnan(y)
+    line = {"color": _colour(row, labels), "width": 2}
+    line["dash"] = "dash" if row.untrained else STAGE_DASHES.get(row.stage, "solid")
+    line["shape"] = "hv" if METRICS[cell.column.metric].curve.stairs else "linear"
+    points = {
+        "x": [*map(_rounded, x[defined].tolist())],
+        "y": [*map(_rounded, y[defined].tolist())],
+    }
+    hover = "%{hovertext}: %{y:.3f} at %{x:.3~f}<extra></extra>"
+    return _name(row, labels) | points | {"mode": "lines", "line": line, "hovertemplate": hover}
+
+
+def _mean_curve(cell: Cell) -> dict[str, np.ndarray]:
+    """Over the seeds in which a value is defined; {} unless all have a curve of one abscissa."""
+    form = METRICS[cell.column.metric].curve
+    curves = [entry.curves.get(cell.column.metric) for entry in cell.entries]
+    abscissa = form.pairs[0][1]
+    if not all(curves) or any((c[abscissa] != curves[0][abscissa]).any() for c in curves):
+        return {}
+    tables = {key: np.array([curve[key] for curve in curves]) for key in form.columns}
+    counts = {key: (~np.isnan(table)).sum(0) for key, table in tables.items()}
+    sums = {key: np.nansum(table, 0) for key, table in tables.items()}
+    return {key: sums[key] / np.where(counts[key], counts[key], np.nan) for key in tables}
+
+
+def _in_percent(metric: str) -> bool:
+    return METRICS[metric].high == 1
+
+
+def _value(value: float, metric: str) -> float | None:
+    """In % where the metric ends at 1."""
+    return _rounded(100 * value if _in_percent(metric) else value)
+
+
+def _rounded(value: float) -> float | None:
+    """For JSON: NaN is null."""
+    return None if math.isnan(value) else round(value, 6)
+
+
+def _text(value: float, metric: str) -> str:
+    return f"{100 * value:.1f}" if _in_percent(metric) else f"{value:.2f}"
+
+
+def _unit(metric: str) -> str:
+    return METRICS[metric].title + ", %" * _in_percent(metric)
+
+
+def _score_title(cell: Cell) -> str:
+    lower = " (lower is better)" if cell.column.lower_is_better else ""
+    return _unit(cell.column.metric) + lower
+
+
+def _short(label: str) -> str:
+    return escape(label if len(label) <= NAME else label[: NAME - 1] + "…")

@@ -2,23 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from hear_ptsed.files import atomic
 from hear_ptsed.metrics.catalogue import METRICS
 from leaderboards import stats
-from leaderboards.cell import Cell
+from leaderboards.cell import Cell, class_means
+from leaderboards.charts import Chart, class_chart, score_chart
 from leaderboards.collect import collect
 from leaderboards.ranks import Difference, difference
 from leaderboards.titles import labels as labels_of
-
-SHOWN = 30  # classes in the picture: those that differ most
-SIDES = {"a": "#0072b2", "b": "#d55e00", "zero": "#666666"}  # told apart by all eyes
 
 
 @dataclass(frozen=True)
@@ -98,44 +94,24 @@ def verdict(comparison: Comparison) -> str:
     return f"{better} is better than {worse} at the 95 % level: the interval leaves 0 out."
 
 
-def draw(comparison: Comparison, path: Path) -> None:
-    """The same as a picture (PNG)."""
-    from matplotlib.figure import Figure
-
-    from leaderboards.figures import png
-
-    order = _by_difference(comparison.classes)
-    defined = [n for n in order if not math.isnan(_less(comparison.classes[n]))]
-    largest = sorted(defined, key=lambda n: -abs(_less(comparison.classes[n])))[:SHOWN]
-    drawn = [n for n in defined if n in largest][::-1]
-    figure = Figure(figsize=(8, 2.2 + 0.24 * len(drawn)), layout="constrained")
-    heights = [2, max(1, 0.3 * len(drawn))]
-    top, bottom = figure.subplots(2, 1, gridspec_kw={"height_ratios": heights})
-    figure.suptitle(_plain(comparison.title), fontsize=11)
+def picture(comparison: Comparison) -> tuple[Chart, str]:
+    """Class by class, or the two scores where there are no classes; and a title."""
     cells = (comparison.difference.after, comparison.difference.before)
-    for at, key, cell in zip((1, 0), ("a", "b"), cells, strict=True):
-        if not math.isnan(cell.low):
-            top.plot([cell.low, cell.high], [at, at], color=SIDES[key], linewidth=2)
-        values = [entry.scores[cell.column.metric] for entry in cell.entries]
-        top.plot(values, [at] * len(values), "|", color=SIDES[key], markersize=9)
-        top.plot([cell.mean], [at], "o", color=SIDES[key])
-    top.set_yticks([1, 0], [_plain(name) for name in comparison.titles])
-    top.set_ylim(-0.6, 1.6)
-    less = comparison.difference
-    span = "" if math.isnan(less.low) else f" [{less.low:+.3f}, {less.high:+.3f}]"
-    top.set_xlabel(f"{METRICS[less.after.column.metric].title}; difference {less.value:+.3f}{span}")
-    values = [_less(comparison.classes[name]) for name in drawn]
-    colours = [SIDES["a"] if value >= 0 else SIDES["b"] for value in values]
-    bottom.barh(range(len(drawn)), values, color=colours)
-    bottom.set_yticks(range(len(drawn)), [_plain(name) for name in drawn], fontsize=8)
-    bottom.axvline(0, color=SIDES["zero"], linewidth=0.8)
-    left_out = len(comparison.classes) - len(drawn)
-    more = (
-        f"; {left_out} classes that differ less, or have no value, are left out" if left_out else ""
-    )
-    bottom.set_xlabel(f"difference by class{more}")
-    with atomic(path) as temporary:
-        temporary.write_bytes(png(figure, dpi=150))
+    # Of one row, too, under two protocols.
+    rows = [
+        replace(cell.row, variant=title)
+        for cell, title in zip(cells, comparison.titles, strict=True)
+    ]
+    cells = [replace(cell, row=row) for cell, row in zip(cells, rows, strict=True)]
+    labels = dict(zip(rows, comparison.titles, strict=True))
+    metric = cells[0].column.metric
+    chart = class_chart(cells, labels, metric) or score_chart(cells, labels)
+    if chart is None:
+        raise ValueError("no score is defined; there is nothing to draw")
+    less, (scale, digits) = comparison.difference, (100, 1) if METRICS[metric].high == 1 else (1, 2)
+    value, low, high = (f"{scale * v:+.{digits}f}" for v in (less.value, less.low, less.high))
+    span = "" if math.isnan(less.low) else f" [{low}, {high}]"
+    return chart, f"{comparison.title}: difference {value}{span}"
 
 
 def _cells(path: Path) -> list[Cell]:
@@ -169,18 +145,13 @@ def _what_differs(x: Cell, y: Cell, a: Path, b: Path) -> str:
 
 
 def _both_of_classes(x: Cell, y: Cell, metric: str) -> dict[str, tuple[float, float, float]]:
+    of_x, of_y = class_means(x, metric), class_means(y, metric)
     classes = {}
-    for name in x.entries[0].per_class:
-        both = [[e.per_class.get(name, {}) for e in cell.entries] for cell in (x, y)]
-        a, b = (_mean_of_defined([row.get(metric, math.nan) for row in rows]) for rows in both)
-        if any(metric in row for rows in both for row in rows):
-            classes[name] = (a, b, both[0][0].get("events", math.nan))
+    for name, scores in x.entries[0].per_class.items():
+        of_both = of_x.get(name, math.nan), of_y.get(name, math.nan)
+        if any(metric in e.per_class.get(name, {}) for c in (x, y) for e in c.entries):
+            classes[name] = (*of_both, scores.get("events", math.nan))
     return classes
-
-
-def _mean_of_defined(values: list[float]) -> float:
-    defined = [value for value in values if not math.isnan(value)]
-    return float(np.mean(defined)) if defined else math.nan
 
 
 def _less(values: tuple[float, float, float]) -> float:
@@ -201,7 +172,3 @@ def _number(value: float, sign: str = "") -> str:
 
 def _span(low: float, high: float, sign: str = "") -> str:
     return "none" if math.isnan(low) else f"{low:{sign}.3f} to {high:{sign}.3f}"
-
-
-def _plain(text: str) -> str:
-    return text.replace("$", r"\$")  # matplotlib takes what is between two for a formula

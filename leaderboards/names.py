@@ -14,7 +14,6 @@ class TaskName(NamedTuple):
     title: str
     folders: tuple[str, ...]  # that names of its task folders begin with
     published: bool  # false: rendered by this suite
-    weak_labels: bool
     hear_column: str  # of the public HEAR leaderboard; "" for none
 
 
@@ -25,7 +24,6 @@ def _tasks() -> dict[str, TaskName]:
                 row["title"],
                 tuple(row["folders"].split()),
                 row["published"] == "yes",
-                row["weak_labels"] == "yes",
                 row["hear_column"],
             )
             for row in csv.DictReader(file)
@@ -43,12 +41,47 @@ MODELS = {  # of this suite -> as printed in papers
     "frame_mn06": "frame_mn06",
     "frame_mn10": "frame_mn10",
 }
+PROTOCOL_TITLES = {
+    "hear": "HEAR protocol",
+    "linear": "frozen",
+    "finetuned": "fine-tuned",
+    "weak-linear": "frozen, strong and weak labels",
+    "weak-finetuned": "fine-tuned, strong and weak labels",
+    "mean-teacher": "mean teacher",
+    "as-trained": "own head",
+}
+SETTINGS = {  # keys of the published tables -> in words
+    "full": "full recipe",
+    "li_et_al": "recipe of Li et al.",
+    "no_kd": "without distillation",
+    "no_step2": "without AudioSet Weak",
+    "no_rnn": "without sequence model",
+    "no_rnn_in_teachers": "teachers without sequence model",
+    "mean_of_single_models": "mean of the single models",
+    "ensemble_of_row": "ensemble of these models",
+}
+
+
+def model_title(model: str) -> str:
+    """As printed in papers, or as its user calls it."""
+    return MODELS.get(model, model)
 
 
 def task_of_folder(version: str) -> str | None:
     """Name of the task whose folder is called so, None if no known one is."""
     folder = version.split("-", 1)[0]
     return next((name for name, task in KNOWN_TASKS.items() if folder in task.folders), None)
+
+
+def model_order(model: str) -> tuple[bool, str, str]:
+    """To sort by: the models of this suite, then others, each by name."""
+    return model not in MODELS, model.lower(), model
+
+
+def setting_title(setting: str) -> str:
+    """A setting of a published figure in words."""
+    table, colon, key = setting.rpartition(": ")
+    return table + colon + SETTINGS.get(key, key)
 
 
 def task_order(task: str) -> tuple[int, str]:

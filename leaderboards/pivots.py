@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from leaderboards import names
+from leaderboards.board import printed_cell, score_href
 from leaderboards.cell import Cell
-from leaderboards.pages import Printed, printed_cell
+from leaderboards.pages import Printed
 
 TABLES = ("students", "teachers", "sequence models", "small models")
 AGGREGATES = ("mean_of_single_models", "ensemble_of_row")  # rows that are no single model
@@ -60,28 +62,29 @@ def _pivot(title: str, cells: list[Cell], measured: list[Cell]) -> Pivot:
             remarks.setdefault(key, note)
             if remarks[key] != note:
                 remarks[f"{row}, {column}"] = note.removeprefix(remarks[key]).lstrip("; ")
-    texts = {
-        (row, column): printed_cell(cell)._replace(
-            best=row not in AGGREGATES
-            and len(means[column]) > 1
-            and cell.mean == max(means[column]),
-            flags=("see note",) if f"{row}, {column}" in remarks else (),
-        )
-        for (row, column), cell in at.items()
-    }
+    texts = {}
+    for (row, column), cell in at.items():
+        of_column = means[column]
+        best = row not in AGGREGATES and len(of_column) > 1 and cell.mean == max(of_column)
+        flags = ("see note",) if f"{row}, {column}" in remarks else ()
+        texts[row, column] = printed_cell(cell)._replace(mark="best" * best, flags=flags)
+    words = names.setting_title
     return Pivot(
         title=f"{title[0].upper()}{title[1:]}",
         corner="sequence model, layers" if split else "model",
-        columns=columns,
-        rows=[(row, [texts.get((row, column)) for column in columns]) for row in rows],
+        columns=[words(column) for column in columns],
+        rows=[(words(row), [texts.get((row, column)) for column in columns]) for row in rows],
         measured=[
             [
-                (f"{cell.row.stage} {cell.row.variant}".strip(), printed_cell(cell))
+                (
+                    f"{cell.row.stage} {cell.row.variant}".strip(),
+                    printed_cell(cell, href=score_href(cell))._replace(mark="", flags=cell.flags),
+                )
                 for cell in measured
                 if cell.entries[0].model == models[row] and title in MEASURED_BESIDE
             ]
             for row in rows
         ],
-        notes=list(remarks.items()),
+        notes=[(", ".join(map(words, key.split(", "))), text) for key, text in remarks.items()],
         source="; ".join(dict.fromkeys(cell.entries[0].source for cell in cells)),
     )

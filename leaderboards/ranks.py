@@ -3,11 +3,22 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
 from hear_ptsed.metrics.bootstrap import CI, interval, interval_of_difference
 from leaderboards.cell import Cell
+
+
+class Sampled(Protocol):
+    """What is compared: a cell, or a mean over tasks."""
+
+    mean: float
+    low: float  # 95 % interval; NaN for none
+    high: float
+    replicates: np.ndarray | None
+    draws: tuple  # equal ones are paired; () for none
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +49,7 @@ def difference(before: Cell, after: Cell) -> Difference:
     return Difference(before, after, after.mean - before.mean, low, high, improves)
 
 
-def can_be_paired(a: Cell, b: Cell) -> bool:
+def can_be_paired(a: Sampled, b: Sampled) -> bool:
     """Whether they have replicates of the same resamples."""
     if a.replicates is None or b.replicates is None or len(a.replicates) != len(b.replicates):
         return False
@@ -49,43 +60,49 @@ def ranked(cells: Sequence[Cell]) -> list[Cell]:
     """The cells of one column with their ranks.
 
     Rank: 1 + the number of those that are better; tied with those that are neither better nor
-    worse. A is better than B where the interval of their paired difference leaves 0 out. Two that
-    cannot be paired are told apart by their intervals, which must not overlap; none counts as an
-    interval of no width. Untrained ones, those without a score, and those of few clips are not
+    worse, see `better`. Untrained ones, those without a score, and those of few clips are not
     ranked.
     """
     able = [c for c in cells if not (c.untrained or c.few or math.isnan(c.mean))]
     if not able:
         return [*cells]
-    better, paired = _better(able)
-    sign = -1.0 if able[0].column.lower_is_better else 1.0
+    lower = able[0].column.lower_is_better
+    wins, paired = better(able, lower)
+    sign = -1.0 if lower else 1.0
+    first = max(range(len(able)), key=lambda i: sign * able[i].mean)
     shown = [sign * float(cell.text) for cell in able]
     places = {
         cell.row: replace(
             cell,
-            rank=1 + int(better[:, i].sum()),
-            tied=int(better[:, i].sum() + better[i].sum()) < len(able) - 1,
+            rank=1 + int(wins[:, i].sum()),
+            tied=int(wins[:, i].sum() + wins[i].sum()) < len(able) - 1,
             paired=bool(paired[i].all()),
             best=shown[i] == max(shown) and len(able) > 1,
+            near_best=not wins[first, i] and len(able) > 1,
         )
         for i, cell in enumerate(able)
     }
     return [places.get(cell.row, cell) for cell in cells]
 
 
-def _better(cells: Sequence[Cell]) -> tuple[np.ndarray, np.ndarray]:
-    """Of n cells of one column (n, n) bool: is the first better than the second? By pairs?"""
-    sign = -1.0 if cells[0].column.lower_is_better else 1.0
-    ends = [(c.mean, c.mean) if math.isnan(c.low) else (c.low, c.high) for c in cells]
+def better(scores: Sequence[Sampled], lower_is_better: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Of n scores (n, n) bool: is the first better than the second? By pairs?
+
+    A is better than B where the interval of their paired difference leaves 0 out. Two that cannot
+    be paired are told apart by their intervals, which must not overlap; none counts as an interval
+    of no width.
+    """
+    sign = -1.0 if lower_is_better else 1.0
+    ends = [(s.mean, s.mean) if math.isnan(s.low) else (s.low, s.high) for s in scores]
     low, high = np.sort(sign * np.array(ends), 1).T
-    better = low[:, None] > high[None, :]
-    paired = np.eye(len(cells), dtype=bool)
+    wins = low[:, None] > high[None, :]
+    paired = np.eye(len(scores), dtype=bool)
     groups: dict[tuple[tuple, int], list[int]] = {}
-    for i, cell in enumerate(cells):
-        if cell.replicates is not None and cell.draws:
-            groups.setdefault((cell.draws, len(cell.replicates)), []).append(i)
+    for i, score in enumerate(scores):
+        if score.replicates is not None and score.draws:
+            groups.setdefault((score.draws, len(score.replicates)), []).append(i)
     for group in groups.values():
-        replicates = sign * np.array([cells[i].replicates for i in group])
+        replicates = sign * np.array([scores[i].replicates for i in group])
         for row, i in enumerate(group):
             # Whether a percentile is above 0 mostly follows from how many of the differences are.
             less = replicates[row] - replicates
@@ -95,6 +112,6 @@ def _better(cells: Sequence[Cell]) -> tuple[np.ndarray, np.ndarray]:
             open_ = defined & (less.shape[1] - above > math.floor(place) + 1)
             for k, j in enumerate(group):
                 doubtful = not sure[k] and not open_[k]
-                better[i, j] = interval(less[k])[0] > 0 if doubtful else sure[k]
+                wins[i, j] = interval(less[k])[0] > 0 if doubtful else sure[k]
                 paired[i, j] = True
-    return better, paired
+    return wins, paired

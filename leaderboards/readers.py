@@ -73,7 +73,7 @@ class Entry:
     path: Path | None = None  # the file; None for published figures. Not for display
     # metric -> column -> (P,), see catalogue.Curve; NaN where undefined
     curves: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
-    # All that the file says, less the replicates.
+    # All that the file says, less the replicates and the predicted events.
     record: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
@@ -130,7 +130,7 @@ def _of_record(record: Record, values: dict[str, Any], file: Path, source: str) 
         machine=_machine(record.hardware),
         source=source,
         path=file,
-        record={key: value for key, value in values.items() if key != "replicates"},
+        record={k: v for k, v in values.items() if k not in ("replicates", "predicted")},
         **{key: getattr(record, key) for key in same},
     )
 

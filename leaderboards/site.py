@@ -1,14 +1,11 @@
-"""Results -> a static site in one folder: pages, run pages, figures, downloads. No network."""
+"""Results -> a static site in one folder: pages, run pages, charts, downloads. No network."""
 
-import gc
+import base64
+import hashlib
 import json
-import math
-import multiprocessing
+import re
 import shutil
-import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +13,30 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hear_ptsed.files import atomic_folder, locked, remove_stale
 from hear_ptsed.metrics import audioset
-from hear_ptsed.metrics.catalogue import METRICS
 from hear_ptsed.metrics.protocols import AS_TRAINED, PROTOCOLS
-from leaderboards import charts, figures, names, pages, pivots, stats, tables
-from leaderboards.cell import FEW, Cell, Column
+from leaderboards import answers, board, charts, export, names, pages, pivots, sections, stats
+from leaderboards.beside import printed_beside
+from leaderboards.cell import FEW, Cell
 from leaderboards.collect import MARKER, Collected
+from leaderboards.overview import Overview, overviews
 from leaderboards.pages import Names
 from leaderboards.readers import Entry
 
-Draw = Callable[..., None]  # calls a function of `figures` with its arguments
 HERE = Path(__file__).parent
 
 
-def build_site(collected: Collected, out: Path, processes: int = 0) -> Path:
+def build_site(collected: Collected, out: Path) -> Path:
     """Write the site, with leaderboard.csv and leaderboard.md; returns its first page.
 
     The folder is replaced as a whole, once all is written, and only if it is empty or such a site
     without other files in it. Equal results give equal bytes.
-
-    Args:
-        processes: that draw the figures, beside this one. They are spawned: a script that asks for
-            some must not build while it is imported.
     """
     out = Path(out).resolve()  # of a link its target is replaced
     if out.parent.is_dir():
         remove_stale(out.parent)  # of a build that was killed
     _check_ours(out)
     with locked(out, beside=True), atomic_folder(out) as folder:
-        with _no_garbage_collection(), _drawing(processes) as draw:
-            Site(collected, folder, draw).write()
+        Site(collected, folder).write()
         (folder / MARKER).write_text("\n".join(_site_files(folder)) + "\n", encoding="utf-8")
         _check_ours(out)  # to which somebody may have added something since
     return out / "index.html"
@@ -53,12 +45,18 @@ def build_site(collected: Collected, out: Path, processes: int = 0) -> Path:
 class Site:
     """One site to be written into a folder."""
 
-    def __init__(self, collected: Collected, folder: Path, draw: Draw):
-        self.collected, self.folder, self.draw = collected, folder, draw
+    def __init__(self, collected: Collected, folder: Path):
+        self.collected, self.folder = collected, folder
+        self.plotly = _plotly()
         self.cells = stats.cells(collected.entries)
         self.primary = pages.primary(self.cells)
+        self.gains = stats.gains(self.primary)
         self.names = Names(self.cells)
         self.tasks = pages.task_titles(self.cells)  # task -> title
+        # AudioSet Strong has a page of its own: other models, trained in other ways.
+        on_overview = [cell for cell in self.primary if cell.column.protocol != AS_TRAINED]
+        self.beside = printed_beside(self.primary)
+        self.overviews = overviews(on_overview, self.beside)
         self.env = Environment(
             loader=FileSystemLoader(HERE / "templates"),
             autoescape=True,
@@ -66,27 +64,33 @@ class Site:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self.env.filters |= {"number": pages.number, "span": pages.span, "amount": charts.amount}
+        self.env.filters |= {"amount": charts.amount, "model_title": names.model_title}
         self.env.globals |= {
             "tasks": self.tasks,
             "task_page": pages.task_page,
+            "model_page": pages.model_page,
             "protocols": PROTOCOLS,
-            "models": names.MODELS,
+            "protocol_titles": names.PROTOCOL_TITLES,
+            "view_titles": board.VIEW_TITLES,
             "few": FEW,
             "rejected": collected.rejected,
+            "exports": export.ABOUT,
+            "styles": _styles(self.plotly),
         }
 
     def write(self) -> None:
-        for name in ("runs", "figures", "static"):
+        for name in ("runs", "static"):
             (self.folder / name).mkdir()
         for source in sorted((HERE / "static").iterdir()):
             if source.is_file():
                 shutil.copyfile(source, self.folder / "static" / source.name)
-        tables.write_tables(self.cells, self.folder)
+        (self.folder / "static/plotly.min.js").write_text(self.plotly, "utf-8", newline="\n")
+        export.write_exports(self.cells, self.folder)
         self._overview()
         self._gain()
         for task in self.tasks:
             self._task(task)
+        self._models()
         self._audioset()
         self._about()
         self._runs()
@@ -98,66 +102,58 @@ class Site:
 
     def _overview(self) -> None:
         kinds = [entry.kind for entry in self.collected.entries]
-        # AudioSet Strong has a page of its own: other models, trained in other ways.
-        cells = [cell for cell in self.primary if cell.column.protocol != AS_TRAINED]
+        views = [
+            (
+                board.overview_board(view, self.beside, self.names),
+                *answers.answers(view, self.gains, self.beside, self.names),
+                self._sizes(view),
+            )
+            for view in self.overviews
+        ]
         self._page(
             "index.html",
             "overview.html",
-            tables=pages.tables(cells, self.names, means=True),
-            filters=_filters(cells, pages.task_titles(cells)),
+            views=views,
+            filters=_filters([table for table, *_ in views]),
             measured=kinds.count("measured"),
             published=kinds.count("published"),
         )
 
+    def _sizes(self, view: Overview) -> charts.Chart | None:
+        """The mean score over parameters."""
+        sizes = {}
+        for line in view.lines:
+            costs = [e.cost.get("parameters", 0) for c in line.cells.values() for e in c.entries]
+            if line.rank is not None and costs and max(costs) > 0:
+                sizes[line.row] = max(costs), 100 * line.mean.mean
+        return charts.size_chart(sizes, self.names.row, "mean score, %") if sizes else None
+
     def _gain(self) -> None:
-        gains: dict[Column, list[stats.Gain]] = {}
-        for gain in stats.gains(self.primary):
-            gains.setdefault(gain.column, []).append(gain)
-        sections = []
-        for column in pages.by_column(self.primary):
-            if column in gains:
-                chart = charts.slope_chart(gains[column])
-                name = f"gain-{pages.column_id(column)}"
-                title = f"{self.names.column(column)}, {column.kind}"
-                self.draw(figures.draw_slopes, chart, title, self.folder / f"figures/{name}.png")
-                rows = [step for gain in gains[column] for step in pages.steps(gain)]
-                clips = gains[column][0].cells[0].clips
-                sections.append((name, self.names.column(column), column, chart, rows, clips))
-        self._page("gain.html", "gain.html", sections=sections)
+        by_kind = sections.gain_sections(self.gains, self.names)
+        self._page(
+            "gain.html", "gain.html", measured=by_kind["measured"], published=by_kind["published"]
+        )
 
     def _task(self, task: str) -> None:
         of_task = [cell for cell in self.cells if cell.column.task == task]
-        sections = []
-        for column, cells in pages.by_column(pages.primary(of_task)).items():
-            title, name = self.names.column(column), pages.column_id(column)
-            full = f"{title}, {column.kind}"
-            head = pages.column_head(column, cells, self.names)
-            chart, costs = (
-                charts.score_chart(cells, self.names),
-                charts.cost_charts(cells, self.names),
-            )
-            classes = pages.class_table(column, cells, self.names)
-            curves = charts.curve_chart(cells, self.names)
-            for part, function, shown in (
-                ("scores", figures.draw_scores, chart),
-                ("classes", figures.draw_classes, classes),
-                ("curve", figures.draw_curves, curves),
-                ("cost", figures.draw_costs, costs),
-            ):
-                if shown:
-                    self.draw(function, shown, full, self.folder / f"figures/{part}-{name}.png")
-            sections.append((head, title, chart, classes, curves, costs))
+        measured = [cell for cell in of_task if cell.row.kind == "measured"]
+        table = board.task_board(measured, self.names) if measured else None
         self._page(
             pages.task_page(task),
             "task.html",
             task=task,
             title=self.tasks[task],
-            small=not any(e.published_task for c in of_task for e in c.entries),
-            versions=sorted({cell.column.task_version for cell in of_task}),
-            sections=sections,
-            tables=pages.tables(of_task, self.names),
-            filters=_filters(of_task, {}),
+            small=bool(measured) and not any(e.published_task for c in measured for e in c.entries),
+            versions=sorted({cell.column.task_version for cell in measured}),
+            sections=sections.task_sections(measured, self.names),
+            table=table,
+            filters=_filters([table] if table else []),
+            figures=sections.figures(of_task, self.names),
         )
+
+    def _models(self) -> None:
+        for page in sections.model_pages(self.primary, self.beside, self.names):
+            self._page(pages.model_page(page.model), "model.html", model=page)
 
     def _audioset(self) -> None:
         cells = [cell for cell in self.cells if cell.column.task == audioset.TASK]
@@ -165,19 +161,17 @@ class Site:
         self._page(
             "audioset.html",
             "audioset.html",
-            tables=pages.tables(measured, self.names),
+            table=board.task_board(measured, self.names) if measured else None,
             pivots=pivots.published_tables(cells),
         )
 
     def _about(self) -> None:
-        columns = pages.by_column(self.cells)
-        self._page(
-            "about.html",
-            "about.html",
-            conventions=[
-                pages.column_head(column, cells, self.names) for column, cells in columns.items()
-            ],
-        )
+        columns = pages.by_column(cell for cell in self.cells if cell.row.kind == "measured")
+        conventions = [
+            (board.score_head(column, cells, self.names), column, cells[0].convention)
+            for column, cells in columns.items()
+        ]
+        self._page("about.html", "about.html", conventions=conventions)
 
     def _runs(self) -> None:
         template = self.env.get_template("run.html")
@@ -185,15 +179,18 @@ class Site:
         for cell in self.primary:
             siblings |= {entry.identity: cell for entry in cell.entries}
         for entry in self.collected.entries:
+            if entry.kind == "published":
+                continue
             cell = siblings[entry.identity]
             text = template.render(
                 root="../",
                 page="",
                 entry=entry,
+                model=cell.row.model,
                 label=self.names.row[cell.row],
                 task=self.tasks[entry.task],
-                scores=_scores(entry),
-                classes=_class_rows(entry),
+                scores=sections.run_scores(entry),
+                classes=sections.run_classes(entry),
                 others=[(e.seed, e.identity) for e in cell.entries if e is not entry],
                 dump=json.dumps(entry.record, indent=1, ensure_ascii=False, allow_nan=False),
             )
@@ -210,55 +207,50 @@ class Site:
         path.write_text(text + "\n", encoding="utf-8")
 
 
-def _filters(
-    cells: list[Cell], tasks: dict[str, str]
-) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Key, title and choices, each with its name; only what there is a choice of."""
-    columns, rows = {cell.column for cell in cells}, {cell.row for cell in cells}
-    protocols = sorted({c.protocol for c in columns}, key=names.protocol_order)
-    stages = sorted({row.stage for row in rows}, key=names.stage_order)
-    models = sorted(
-        {row.model for row in rows}, key=lambda m: (m not in names.MODELS, m.lower(), m)
-    )
-    shows = sorted({pages.show_of(row) for row in rows})
-    choices = {
-        "task": ("Task", [*tasks.items()]),
-        "protocol": ("Protocol", [(protocol, protocol) for protocol in protocols]),
-        "stage": ("Stage", [(stage, stage or "not said") for stage in stages]),
-        "show": ("Results", [(show, show) for show in shows]),
-        "model": ("Model", [(model, names.MODELS.get(model, model)) for model in models]),
+def _filters(boards: list[board.Board]) -> dict[str, list[tuple[str, str]]]:
+    """Key -> choices, each with its name; none where there is no choice."""
+    lines = [line for table in boards for line in table.lines]
+    kinds = {head.kind for table in boards for group in table.groups for head in group.heads}
+    rows = [line.row for line in lines]
+    own = sorted({row.model for row in rows if row.kind == "measured"}, key=names.model_order)
+    stages = sorted({row.stage for row in rows if row.kind == "measured"}, key=names.stage_order)
+    # Without anything measured, what others printed is all there is; so with small data.
+    measured = any(row.kind == "measured" for row in rows)
+    real = any(h.task and not h.kind for t in boards for g in t.groups for h in g.heads[:1])
+    shows = {line.show for line in lines}
+    switches = {
+        "small": ("small tasks", "small" in kinds and real),
+        "untrained": ("untrained models", "untrained" in shows),
+        "published": ("printed by others", "published" in shows and measured),
     }
-    return [(key, title, some) for key, (title, some) in choices.items() if len(some) > 1]
+    tasks = dict(choice for table in boards for choice in table.tasks)
+    choices = {
+        "protocol": [(table.id, board.VIEW_TITLES[table.id][0]) for table in boards if table.tasks],
+        "task": [*tasks.items()],
+        "model": [(model, names.model_title(model)) for model in own],
+        "stage": [(stage, stage or "no stage") for stage in stages],
+    }
+    few = {key: [] if len(some) < 2 else some for key, some in choices.items()}
+    return few | {"switch": [(key, text) for key, (text, on) in switches.items() if on]}
 
 
-def _scores(entry: Entry) -> list[tuple[str, str, str, str, str]]:
-    """Key, title, value, interval and convention of each metric."""
-    rows = []
-    few = entry.clips is not None and entry.clips < FEW
-    for metric, value in entry.scores.items():
-        low, high = (math.nan, math.nan) if few else entry.ci95.get(metric, (math.nan, math.nan))
-        text = "" if entry.kind == "measured" else entry.record["printed"]
-        text = text or ("undefined" if math.isnan(value) else f"{value:.6g}")
-        span = pages.span(low, high)
-        rows.append((metric, METRICS[metric].title, text, span, entry.conventions[metric]))
-    return rows
+def _plotly() -> str:
+    """The script that draws the charts: that of the installed package."""
+    try:
+        return (resources.files("plotly") / "package_data/plotly.min.js").read_text("utf-8")
+    except ModuleNotFoundError:
+        need = "the charts need plotly: pip install 'hear_ptsed[leaderboards]'"
+        raise ImportError(need) from None
 
 
-def _class_rows(entry: Entry) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Titles of the columns, and the rows."""
-    keys = list(dict.fromkeys(key for scores in entry.per_class.values() for key in scores))
-    titles = [METRICS[key].title if key in METRICS else key for key in keys]
+def _styles(script: str) -> str:
+    """What a content-security policy must admit: the style sheets that the script writes itself.
 
-    def text(key: str, value: float) -> str:
-        if key == "events" and not math.isnan(value):
-            return f"{value:.10g}"
-        return pages.number(value)
-
-    rows = [
-        (name, [text(key, scores[key]) if key in scores else "" for key in keys])
-        for name, scores in sorted(entry.per_class.items())
-    ]
-    return titles, rows
+    An empty one, which it fills rule by rule, and that of its maps.
+    """
+    sheets = ["", *re.findall(r"\.textContent='([^'\\]{1000,})'", script)]
+    digests = (hashlib.sha256(sheet.encode()).digest() for sheet in sheets)
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
 
 
 def _site_files(folder: Path) -> list[str]:
@@ -279,34 +271,3 @@ def _check_ours(out: Path) -> None:
             f"{out} holds {len(others)} files that are not of the site built there, such as "
             f"{others[0]}; move them away or give another folder"
         )
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """All that is made stays to the end; looking through it again and again takes a tenth more."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@contextmanager
-def _drawing(processes: int) -> Iterator[Draw]:
-    """Calls functions, here or in other processes; all are done when the block ends well."""
-    if not processes:
-        yield lambda function, *args: function(*args)
-        return
-    # An interruption from the keyboard is for the parent to handle.
-    ignore = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, spawn, **ignore) as pool:
-        drawn: list[Future] = []
-        try:
-            yield lambda function, *args: drawn.append(pool.submit(function, *args))
-            for figure in drawn:
-                figure.result()
-        finally:
-            pool.shutdown(cancel_futures=True)

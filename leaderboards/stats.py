@@ -17,17 +17,6 @@ KINDS = ("measured", "published")
 
 
 @dataclass(frozen=True)
-class Overall:
-    """Means of a row over the tasks in which it is ranked."""
-
-    row: Row
-    score: float  # 0 to 1; NaN where lower is better in all
-    rank: float
-    tasks: int  # in which it is ranked
-    of: int  # in which some row is
-
-
-@dataclass(frozen=True)
 class Normalised:
     """HEAR-style mean of a row over the columns in which it has a score."""
 
@@ -83,33 +72,6 @@ def _row(entry: Entry) -> Row:
         hyperparameters=entry.hyperparameters,
         untrained=entry.untrained,
     )
-
-
-def overall(cells: Iterable[Cell]) -> list[Overall]:
-    """Means over tasks of the scores and ranks; several columns of a task count as one.
-
-    Untrained rows, and those of few clips, have no rank and are left out.
-    """
-    tasks: dict[Row, dict[str, list[Cell]]] = {}
-    for cell in cells:
-        if cell.rank is not None:
-            tasks.setdefault(cell.row, {}).setdefault(cell.column.task, []).append(cell)
-    of = {kind: {t for r, by in tasks.items() if r.kind == kind for t in by} for kind in KINDS}
-
-    def mean(values: Iterable[list[float]]) -> float:
-        means = [math.fsum(of_task) / len(of_task) for of_task in values if of_task]
-        return math.fsum(means) / len(means) if means else math.nan
-
-    return [
-        Overall(
-            row,
-            mean([c.mean for c in cs if not c.column.lower_is_better] for cs in by.values()),
-            mean([float(c.rank) for c in cs] for cs in by.values()),
-            len(by),
-            len(of[row.kind]),
-        )
-        for row, by in sorted(tasks.items())
-    ]
 
 
 def normalised(cells: Sequence[Cell]) -> list[Normalised]:
@@ -196,6 +158,7 @@ def _cell(row: Row, column: Column, entries: list[Entry]) -> Cell:
         tied=False,
         paired=True,
         best=False,
+        near_best=False,
         small_data=any(entry.small_data for entry in entries),
         entries=tuple(entries),
         replicates=replicates,

@@ -1,39 +1,26 @@
-"""Whether somebody else's record may join: form, fields, and whether it can be true."""
+"""Whether somebody else's record may join: form, fields, and whether they belong together."""
 
 import math
-import re
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 
-from hear_ptsed.errors import shown
 from hear_ptsed.metrics import records
 from hear_ptsed.metrics.bootstrap import interval
-from hear_ptsed.metrics.catalogue import METRICS, PSD_ROC
-from hear_ptsed.metrics.protocols import AS_TRAINED
 from hear_ptsed.metrics.records import Record
 from leaderboards import checks, names
 
-FIRST = datetime(2024, 9, 1, tzinfo=UTC)  # no record can be older than what it is of
 EXACT = 1e-6  # of values that follow from others
-THRESHOLD = 0.5  # of the scores
-ROC_STEP = 0.05  # its area is told by some points
 SUITE, GENERIC = "hear_ptsed.plugins.", "checkpoint"
-COMMIT = re.compile(r"[0-9a-f]{40}(\+changes)?")
-NEED_WEAK_LABELS = (
-    "weak-linear",
-    "weak-finetuned",
-    "mean-teacher",
-)  # protocols that need weak labels
 
 
-def problems_of_file(path: Path, now: datetime | None = None) -> list[str]:
+def problems_of_file(path: Path, tasks_dir: Path | None = None) -> list[str]:
     """All that speaks against a record, a line each; empty if it is accepted.
 
     Args:
-        now: the present, with its time zone.
+        tasks_dir: folder of task folders: its scores of events are computed again from the events
+            that it carries, see `recompute`.
     """
     try:
         text, values = checks.load_json(Path(path))
@@ -46,44 +33,28 @@ def problems_of_file(path: Path, now: datetime | None = None) -> list[str]:
     record = records.parse_record(text, values)
     if problems := [*checks.problems_for_board(record)]:
         return problems
-    checked = (_circumstances(record, now or datetime.now(UTC)), _intervals(record))
-    checked += (_class_values(record), _folds(record), _curves(record))
-    return [problem for part in checked for problem in part]
+    problems = [*_origin(record), *_intervals(record), *_folds(record)]
+    if tasks_dir is None or problems:
+        return problems
+    from leaderboards.recompute import problems_of_predicted
+
+    return problems_of_predicted(record, tasks_dir)
 
 
-def _circumstances(record: Record, now: datetime) -> Iterator[str]:
-    """Where it comes from: task, protocol, module, checkpoint."""
-    if task := names.KNOWN_TASKS.get(record.task):
-        if record.protocol in NEED_WEAK_LABELS and not task.weak_labels:
-            yield f"task {record.task} has no protocol {record.protocol}"
-        if record.published_task != task.published:
-            yield f"published_task is {record.published_task}, which {record.task} is not"
-    plug_in = record.module.removeprefix(SUITE)
-    expected = f"{record.model}_{record.stage}"
-    if record.module.startswith(SUITE) and plug_in not in (GENERIC, expected):
-        yield f"module {record.module} is not model {record.model}, stage {record.stage!r}"
-    has_checkpoint = record.checkpoint["sha256"] is not None
+def _origin(record: Record) -> Iterator[str]:
+    """What a board says of a row: task, module, checkpoint."""
+    task = names.KNOWN_TASKS.get(record.task)
+    if task and record.published_task != task.published:
+        yield f"published_task is {record.published_task}, which {record.task} is not"
+    plug_in, has_checkpoint = record.module.removeprefix(SUITE), record.checkpoint["sha256"]
     if record.untrained and has_checkpoint:
         yield "untrained, and yet from a checkpoint"
-    # Plug-ins of others may bring their weights with them.
-    if record.module.startswith(SUITE) and not record.untrained and not has_checkpoint:
+    if not record.module.startswith(SUITE):
+        return  # plug-ins of others may bring their weights with them
+    if plug_in not in (GENERIC, f"{record.model}_{record.stage}".removesuffix("_")):
+        yield f"module {record.module} is not model {record.model}, stage {record.stage!r}"
+    if not (record.untrained or has_checkpoint):
         yield "names no checkpoint: file and sha256 are needed, unless it is untrained"
-    yield from _cost_and_time(record, now)
-
-
-def _cost_and_time(record: Record, now: datetime) -> Iterator[str]:
-    """Cost, code and time."""
-    if record.seconds <= 0:
-        yield "seconds is 0; a run takes some"
-    for key in ("parameters", "seconds_per_minute") if record.protocol != AS_TRAINED else ():
-        if not record.cost.get(key, 0) > 0:
-            yield f"cost has no {key} above 0"
-    if record.commit is not None and not COMMIT.fullmatch(record.commit):
-        yield f"commit {shown(record.commit)} is no hash of git"
-    started = datetime.fromisoformat(record.started)
-    started = started if started.tzinfo else started.replace(tzinfo=UTC)
-    if not FIRST <= started <= now + timedelta(days=1):
-        yield f"started {record.started}, which is before {FIRST:%Y-%m} or still to come"
 
 
 def _intervals(record: Record) -> Iterator[str]:
@@ -114,41 +85,6 @@ def _draws(record: Record, metric: str) -> Iterator[str]:
         yield f"replicates of {metric} are not as many as draws says"
     if sum(part["clips"] for part in draws) > record.clips:
         yield f"draws of {metric} are of more clips than were tested, {record.clips}"
-
-
-def _class_values(record: Record) -> Iterator[str]:
-    """Whether the values of the classes can make up that of all."""
-    rows = record.per_class
-    if not rows:
-        yield "per_class is empty"
-        return
-    for metric, score in record.scores.items():
-        values = [row[metric] for row in rows.values() if not math.isnan(row.get(metric, math.nan))]
-        if not values or math.isnan(score) or record.folds:
-            continue
-        mean = sum(values) / len(values)
-        if metric.endswith("_fms") and score > max(values) + EXACT:
-            yield f"{metric} {score:g} of all events is above that of every class"
-        if metric.startswith("psds") and score > mean + EXACT:
-            yield f"{metric} {score:g} is above the mean of the classes, {mean:g}"
-
-
-def _curves(record: Record) -> Iterator[str]:
-    """Whether a curve goes through its score, or has it as its area."""
-    for metric, curve in record.curves.items():
-        score = record.scores[metric]
-        if METRICS[metric].curve is PSD_ROC:
-            x, y = np.array(curve["efpr_per_hour"]), np.array(curve["etpr"])
-            if (x[0], x[-1]) != (0, PSD_ROC.high):
-                yield f"the curve of {metric} does not go from 0 to {PSD_ROC.high:g}"
-                continue
-            area = float(y[:-1] @ np.diff(x)) / PSD_ROC.high
-            if not abs(area - score) <= ROC_STEP:
-                yield f"{metric} {score:g} is not the area of its curve, {area:g}"
-            continue
-        for threshold, f in zip(curve["threshold"], curve["f_measure"], strict=True):
-            if threshold == THRESHOLD and not np.isclose(f, score, 0, EXACT, equal_nan=True):
-                yield f"{metric} {score:g} is not that of its curve at {THRESHOLD}, {f:g}"
 
 
 def _folds(record: Record) -> Iterator[str]:

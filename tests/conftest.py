@@ -121,7 +121,7 @@ def _failed(request) -> list[str]:
 
 
 def _foreign(url: str) -> list[str]:
-    return [] if url.startswith(("file://", "http://127.0.0.1:")) else [f"asked for {url}"]
+    return [] if url.startswith(("file://", "http://127.0.0.1:", "blob:")) else [f"asked for {url}"]
 
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")

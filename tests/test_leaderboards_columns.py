@@ -140,7 +140,7 @@ def test_own_data_of_many_classes_never_stand_beside_the_paper(tmp_path, capsys,
     write(tmp_path / "r", form, classes, False, 310)
     assert beside_the_paper(tmp_path / "r", capsys) == (False, "")
     table = (tmp_path / "site" / "task-strong_labels.html").read_text(encoding="utf-8")
-    assert ">0.400<" in table
+    assert ">40.0<" in table
     write(tmp_path / "r", form, classes, True, 16_996)
     stands, told = beside_the_paper(tmp_path / "r", capsys)
     assert not stands and "class 000" in told and told.count("\n") == 1

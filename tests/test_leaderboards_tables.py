@@ -2,9 +2,11 @@
 
 import csv
 import io
+import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +16,7 @@ import leaderboard_parts as parts
 import pytest
 
 from hear_ptsed.metrics.bootstrap import paired
-from leaderboards import tables
+from leaderboards import export
 from leaderboards.__main__ import main
 from leaderboards.collect import collect
 from leaderboards.compare import compare
@@ -38,7 +40,7 @@ def mixed(tmp_path) -> Path:
 
 def test_the_numbers_of_the_csv_are_those_of_the_records(mixed):
     found = cells(collect([mixed]).entries)
-    rows = list(csv.DictReader(io.StringIO(tables.long_csv(found))))
+    rows = list(csv.DictReader(io.StringIO(export.long_csv(found))))
     assert len(rows) == len(found)
     for row, cell in zip(rows, found, strict=True):
         for key in ("mean", "std", "low", "high"):
@@ -59,14 +61,20 @@ def test_the_same_files_give_the_same_bytes_in_any_order(mixed):
         found = collect([*files, mixed / "embeddings"])
         own = cells(found.entries)
         texts.add(
-            tables.long_csv(own) + tables.markdown(own) + tables.hear_csv(own) + str(found.rejected)
+            export.long_csv(own)
+            + export.markdown(own)
+            + export.hear_csv(own)
+            + str(found.rejected)
+            + export.latex(own)
+            + export.json_text(own)
+            + export.bibtex(own)
         )
     assert len(texts) == 1
 
 
 def test_the_hear_csv_has_the_public_form(mixed):
     found = cells(collect([mixed]).entries)
-    rows = list(csv.reader(io.StringIO(tables.hear_csv(found))))
+    rows = list(csv.reader(io.StringIO(export.hear_csv(found))))
     assert rows == [
         ["Model", "URL", "Submission Date", "DCASE 2016", "Maestro 5h"],
         ["M2D weak", "", "", "0.710000000", ""],
@@ -76,9 +84,9 @@ def test_the_hear_csv_has_the_public_form(mixed):
 
 def test_markdown_has_a_section_per_task_with_the_best_in_bold(mixed):
     parts.write(mixed, parts.record("fpasst", f=0.3))
-    text = tables.markdown(cells(collect([mixed]).entries))
+    text = export.markdown(cells(collect([mixed]).entries))
     assert "## DCASE 2016 task 2\n\n### Measured" in text and "### Published" in text
-    assert "| BEATs strong |  | **0.810** ± 0.010 (3) [" in text
+    assert "| BEATs strong |  | **81.0** ± " in text
     assert "| ASiT strong (untrained) |" in text
     office = text[text.index("## Office (small)") :]
     assert office.splitlines()[6].endswith("†  |") or "†" in office.splitlines()[6]
@@ -88,15 +96,75 @@ def test_markdown_has_a_section_per_task_with_the_best_in_bold(mixed):
 def test_no_text_in_a_csv_is_a_formula(mixed, start):
     found = cells(collect([mixed]).entries)
     row = replace(found[-1].row, model=f'{start}HYPERLINK("x")', stage="")
-    for text in (tables.long_csv([replace(found[-1], row=row)]),):
+    for text in (export.long_csv([replace(found[-1], row=row)]),):
         values = next(iter(csv.DictReader(io.StringIO(text))))
         assert values["name"].startswith(f"'{start}") and values["model"].startswith("'")
+
+
+def test_the_json_has_the_numbers_of_the_csv_and_the_facts_of_its_models(mixed):
+    found = cells(collect([mixed]).entries)
+    content = json.loads(export.json_text(found))
+    assert [*content] == ["schema", "models", "scores"]
+    rows = list(csv.DictReader(io.StringIO(export.long_csv(found))))
+    assert [*content["scores"][0]] == [*rows[0]]
+    for score, row in zip(content["scores"], rows, strict=True):
+        assert row["mean"] == ("" if score["mean"] is None else repr(score["mean"]))
+    known = {(model["model"], model["stage"]): model for model in content["models"]}
+    assert known["beats", "strong"]["parameters"] == 90_311_792
+    assert known["beats", "strong"]["cite"] == ["chen2023beats", "schmid2025effective"]
+
+
+# All that a table may hold between its rules: text without anything that LaTeX takes for more.
+TEXT = r"(?:[^\\&%$#_{}~^<>|\"]|\\[&%$#_{}]|\$(?:\\pm|'|-)\$"
+TEXT += r"|\\text(?:backslash|asciitilde|asciicircum|less|greater|bar|quotedbl|dagger)\{\}"
+TEXT += r"|\\dots\{\}|\\textbf\{[\d.]+\}|\\cite\{[\w,]+\})*"
+
+
+def check_latex(text: str) -> int:
+    """Number of tables, each with a head, rules and as many cells in a row as columns."""
+    tables = text.split("\n\n")[1:]
+    for table in tables:
+        lines = table.strip().splitlines()
+        begin, caption, tabular, top, head, middle = lines[:6]
+        columns = len(re.fullmatch(r"\\begin\{tabular\}\{(lr+)\}", tabular)[1])
+        assert (begin, top, middle) == (r"\begin{table}", r"\toprule", r"\midrule")
+        assert lines[-3:] == [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+        assert re.fullmatch(rf"\\caption\{{{TEXT}\}}", caption)
+        for line in (head, *lines[6:-3]):
+            assert line.endswith(r" \\")
+            parts = line[:-3].split(" & ")
+            assert len(parts) == columns and all(re.fullmatch(TEXT, part) for part in parts)
+    return len(tables)
+
+
+def test_the_latex_has_whole_tables_and_cites_what_the_bibliography_has(mixed):
+    found = cells(collect([mixed]).entries)
+    text = export.latex(found)
+    titles = {(c.column.task, c.column.kind) for c in found}
+    assert check_latex(text) == len(titles)
+    assert r"BEATs strong \cite{chen2023beats,schmid2025effective} & " in text
+    assert r"& 81.0 $\pm$ " in text and r"\textbf{47.1}" in text  # the ensemble
+    entries = export.bibtex(found)
+    cited = {key for keys in re.findall(r"\\cite\{(.*?)\}", text) for key in keys.split(",")}
+    keys = re.findall(r"^@\w+\{(\w+),$", entries, re.M)
+    assert len(keys) == len({*keys}) and cited == {*keys}
+    assert "morocutti2025exploring" in keys and "yamnet" not in keys
+    for entry in entries.strip().split("\n\n"):
+        assert entry.count("{") == entry.count("}") and entry.endswith("\n}")
+
+
+def test_no_text_in_the_latex_is_a_command(mixed):
+    cell = next(c for c in cells(collect([mixed]).entries) if c.column.task == "office")
+    row = replace(cell.row, model=r"\input{x} 100% a_b #1 ~^ $y$ <|> & \\", stage="")
+    text = export.latex([replace(cell, row=row)])
+    assert check_latex(text) == 1
+    assert r"\textbackslash{}input\{x\} 100\% a\_b \#1" in text
 
 
 def test_no_text_in_the_markdown_is_markup(mixed):
     cell = next(c for c in cells(collect([mixed]).entries) if c.column.task == "office")
     row = replace(cell.row, model="a|b <img> [x](y) `z`", stage="")
-    line = next(x for x in tables.markdown([replace(cell, row=row)]).splitlines() if "img" in x)
+    line = next(x for x in export.markdown([replace(cell, row=row)]).splitlines() if "img" in x)
     assert line.startswith(r"| a\|b &lt;img&gt; \[x\](y) \`z\` |")
 
 
@@ -121,14 +189,19 @@ def test_two_records_differ_by_what_pairing_them_says(tmp_path):
 
 
 def test_compare_prints_the_difference_and_the_classes_and_draws_them(two, tmp_path, capsys):
-    assert main(["compare", *map(str, two), "--out", str(tmp_path / "out.png")]) == 0
+    assert main(["compare", *map(str, two), "--out", str(tmp_path / "out.html")]) == 0
     text = capsys.readouterr().out
     assert "+0.020" in text and "class 10" in text
     assert "BEATs strong is better than M2D strong at the 95 % level" in text
-    picture = (tmp_path / "out.png").read_bytes()
-    assert picture.startswith(b"\x89PNG")
-    assert main(["compare", *map(str, two), "--out", str(tmp_path / "again.png")]) == 0
-    assert (tmp_path / "again.png").read_bytes() == picture
+    drawn = (tmp_path / "out.html").read_text("utf-8")
+    assert "difference +2.0 [" in drawn and "M2D strong" in drawn
+    assert main(["compare", *map(str, two), "--out", str(tmp_path / "again.html")]) == 0
+    assert (tmp_path / "again.html").read_text("utf-8") == drawn
+
+
+def test_a_chart_in_an_unknown_format_is_refused_in_a_line(two, tmp_path, capsys):
+    assert main(["compare", *map(str, two), "--out", str(tmp_path / "out.gif")]) == 1
+    assert "out.gif: a chart is written as .html, .svg, .pdf or .png" in capsys.readouterr().err
 
 
 def test_compare_takes_any_metric_and_knows_which_way_is_better(two, capsys):
@@ -216,7 +289,7 @@ def test_a_path_that_is_not_there_is_one_line_and_exit_code_1(tmp_path, capsys, 
 
 
 def test_the_tables_need_neither_torch_nor_a_network():
-    code = "import leaderboards.tables, leaderboards.compare, leaderboards.submit, sys; "
+    code = "import leaderboards.export, leaderboards.compare, leaderboards.submit, sys; "
     code += "assert not {'torch', 'requests', 'plotly'} & sys.modules.keys()"
     root = Path(__file__).parents[1]
     environment = os.environ | {"PYTHONPATH": str(root)}

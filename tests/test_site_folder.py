@@ -45,7 +45,7 @@ def test_only_an_empty_folder_or_a_site_is_replaced(tmp_path):
 def test_a_build_that_fails_leaves_the_old_site(tmp_path, found, monkeypatch):
     out = tmp_path / "site"
     first = site.build_site(Collected([], []), out).read_bytes()
-    monkeypatch.setattr(site.figures, "draw_slopes", lambda *args: 1 / 0)
+    monkeypatch.setattr(site.charts, "size_chart", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         site.build_site(found, out)
     assert (out / "index.html").read_bytes() == first
@@ -83,7 +83,7 @@ def test_what_a_killed_build_left_is_undone_by_the_next(call, tmp_path, found, m
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert out.exists() == (call == 1) and len(list(tmp_path.iterdir())) > 1
-    monkeypatch.setattr(site.figures, "draw_slopes", lambda *args: 1 / 0)
+    monkeypatch.setattr(site.charts, "size_chart", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         site.build_site(found, out)
     assert (out / "index.html").read_bytes() == first
@@ -106,13 +106,13 @@ def test_neighbours_of_a_site_are_never_renamed_or_removed(tmp_path):
 def test_what_is_put_into_a_site_while_it_is_built_is_not_replaced(tmp_path, found, monkeypatch):
     out = tmp_path / "site"
     site.build_site(Collected([], []), out)
-    slopes = site.figures.draw_slopes
+    size_chart = site.charts.size_chart
 
     def meanwhile(*args):
         (out / "thesis.tex").write_text("precious")
-        return slopes(*args)
+        return size_chart(*args)
 
-    monkeypatch.setattr(site.figures, "draw_slopes", meanwhile)
+    monkeypatch.setattr(site.charts, "size_chart", meanwhile)
     with pytest.raises(ValueError, match="holds 1 files that are not of the site .* thesis.tex"):
         site.build_site(found, out)
     assert (out / "thesis.tex").read_text() == "precious"

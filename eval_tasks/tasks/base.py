@@ -7,7 +7,6 @@ that of the splits; `durations.json` ({split: {file: seconds}}), where clips wer
 "value" from 0 to 1.
 """
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,11 +20,11 @@ import soundfile
 from hear_ptsed.grid import FRAME, SAMPLE_RATE, n_frames
 from hear_ptsed.metrics.catalogue import METRICS
 from hear_ptsed.metrics.decoding import Decoding
+from hear_ptsed.metrics.task_folder import MORE_PARTS, fingerprint
 from hear_ptsed.schema import is_name, settings
 from training.data.tables import read_records
 
 END_MS = 0.0001  # HEAR: a frame is active where start <= centre < end + this
-MORE_PARTS = ("weak", "unlabelled")
 LABELS = ("strong", "weak", "unlabelled", "soft")
 NEEDS = {  # protocol -> labels that it learns from
     "hear": {"strong"},
@@ -192,12 +191,11 @@ class TaskData:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over labels, classes, metadata, and the names and lengths of all clips."""
-        digest = hashlib.sha256()
-        for part in self.parts.values():
-            rows = [part.name, part.events, part.tags, part.samples, part.durations_s]
-            digest.update(json.dumps(rows, sort_keys=True).encode())
-        digest.update(json.dumps([self.metadata, self.classes], sort_keys=True).encode())
-        return digest.hexdigest()
+        parts = (
+            (part.name, part.events, part.tags, part.samples, part.durations_s)
+            for part in self.parts.values()
+        )
+        return fingerprint(parts, self.metadata, self.classes)
 
 
 def open_task(task: Task, folder: Path) -> TaskData:

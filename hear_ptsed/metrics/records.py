@@ -22,6 +22,7 @@ from hear_ptsed.errors import shown
 from hear_ptsed.files import null_for_nan, remove_stale, write_json
 from hear_ptsed.metrics import schema1
 from hear_ptsed.metrics.bootstrap import Draws
+from hear_ptsed.metrics.predicted import PACKED
 from hear_ptsed.metrics.protocols import AS_TRAINED, PROTOCOLS
 from hear_ptsed.schema import (
     TEXT,
@@ -222,6 +223,8 @@ class Record(Asked):
     curves: Annotated[dict[Label, dict[str, Points]], Field(max_length=50)] = field(
         default_factory=dict
     )
+    # Events of the tested clips, see hear_ptsed.metrics.predicted; "" where they are not kept.
+    predicted: Annotated[str, Field(max_length=PACKED, pattern="^[A-Za-z0-9+/=]*$")] = ""
     schema: int = SCHEMA
 
 

@@ -1,9 +1,12 @@
 """Figures that others published, as data with their source: see README.md beside this file."""
 
 import csv
+import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+FOLDER = Path(__file__).parent
 CONVENTIONS = {
     "downstream": "as published: mean of three runs, printed in percent with one decimal",
     "DESED baseline": "as published, DCASE 2023 task 4 baseline set-up",
@@ -14,8 +17,15 @@ AUDIOSET = "as published: PSDS1, mean over classes (alpha_st 0), AudioSet Strong
 
 def rows() -> Iterator[dict[str, str]]:
     """All rows of all tables, with `file` and `convention`; values are text as in the files."""
-    for path in sorted(Path(__file__).parent.glob("*.csv")):
+    for path in sorted(FOLDER.glob("*.csv")):
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 convention = CONVENTIONS.get(row["table"], AUDIOSET)
                 yield {"file": path.name, **row, "convention": convention}
+
+
+@cache
+def bibliography() -> dict[str, str]:
+    """BibTeX entries of sources.bib by key."""
+    text = (FOLDER / "sources.bib").read_text(encoding="utf-8")
+    return {re.match(r"@\w+{(\w+),", entry)[1]: entry for entry in text.strip().split("\n\n")}

@@ -1,8 +1,11 @@
 "use strict";
-// Sorting, filters and the comparison of classes. The state of all of them is in the address:
-// #task=desed&protocol=linear&sort=c0123abcd.desc
+// Sorting, filters and the take-away of tables. Their state is in the address:
+// #protocol=finetuned&model=beats&show=untrained&sort=c0123abcd.desc
 
 const state = new URLSearchParams();
+const phone = matchMedia("(max-width: 640px)");
+const form = document.getElementById("filters");
+const tables = [...document.querySelectorAll("table[data-sortable]")];
 
 function readAddress() {
   const text = location.hash.slice(1);
@@ -18,53 +21,48 @@ function writeAddress() {
   history.replaceState(null, "", text === "#" ? location.pathname + location.search : text);
 }
 
-function set(key, value) {
-  if (value) state.set(key, value);
-  else state.delete(key);
-}
+const headsOf = (table) => [...table.tHead.rows[table.tHead.rows.length - 1].cells];
 
 // ---- sorting
 
-const first = (th) => th.dataset.first || "desc"; // the direction in which the best comes first
-
 function sortTable(table, th, direction) {
-  const index = [...th.parentNode.children].indexOf(th);
-  const body = table.tBodies[0];
-  table.home ??= [...body.rows];
+  const k = headsOf(table).indexOf(th);
   const sign = direction === "asc" ? 1 : -1;
-  const keys = table.home.map((row, place) => {
-    const cell = row.cells[index];
-    if (index === 0) return { row, place, text: cell.textContent };
-    const value = cell.dataset.v;
-    return { row, place, value: value === undefined ? NaN : Number(value) };
-  });
-  keys.sort((a, b) => {
-    if (a.text !== undefined)
-      return sign * a.text.localeCompare(b.text, "en", { numeric: true }) || a.place - b.place;
-    // Rows without a value stay last in both directions.
-    const none = Number.isNaN(a.value) - Number.isNaN(b.value);
-    return none || sign * (a.value - b.value) || a.place - b.place;
-  });
-  body.append(...keys.map((key) => key.row));
+  for (const body of table.tBodies) {
+    body.home ??= [...body.rows];
+    const keys = body.home.map((row, place) => {
+      const cell = row.cells[k];
+      const rule = row.className === "rule";
+      const text = rule || cell.dataset.v !== undefined ? "" : cell.textContent;
+      return { row, place, rule, text, value: rule ? NaN : Number(cell.dataset.v ?? NaN) };
+    });
+    keys.sort((a, b) => {
+      if (a.rule || b.rule) return b.rule - a.rule;
+      // Rows without a value stay last in both directions.
+      const none = (Number.isNaN(a.value) && !a.text) - (Number.isNaN(b.value) && !b.text);
+      const order = a.text && b.text ? a.text.localeCompare(b.text, "en", { numeric: true }) : a.value - b.value;
+      return none || sign * order || a.place - b.place;
+    });
+    body.append(...keys.map((key) => key.row));
+  }
   mark(table, th, direction);
 }
 
 function mark(table, th, direction) {
-  for (const head of table.tHead.rows[0].cells) {
-    if (!head.dataset.col) continue;
-    const own = head === th ? (direction === "asc" ? "ascending" : "descending") : "none";
-    head.setAttribute("aria-sort", own);
+  table.classList.toggle("sorted", Boolean(th));
+  for (const head of headsOf(table)) {
+    const sort = head === th ? (direction === "asc" ? "ascending" : "descending") : "none";
+    if (head.dataset.col) head.setAttribute("aria-sort", sort);
   }
 }
 
 function applySort() {
   const [column, direction] = (state.get("sort") || "").split(".");
-  for (const table of document.querySelectorAll("table[data-sortable]")) {
-    const heads = [...table.tHead.rows[0].cells];
-    const th = heads.find((head) => head.dataset.col && head.dataset.col === column);
+  for (const table of tables) {
+    const th = headsOf(table).find((head) => head.dataset.col && head.dataset.col === column);
     if (th) sortTable(table, th, direction === "asc" ? "asc" : "desc");
-    else if (table.home) {
-      table.tBodies[0].append(...table.home);
+    else if (table.classList.contains("sorted")) {
+      for (const body of table.tBodies) body.append(...body.home);
       mark(table, null, "");
     }
   }
@@ -73,174 +71,280 @@ function applySort() {
 function onSort(th) {
   const [column, direction] = (state.get("sort") || "").split(".");
   const other = { asc: "desc", desc: "asc" };
-  const next = column === th.dataset.col ? other[direction] || first(th) : first(th);
+  const next = (column === th.dataset.col && other[direction]) || th.dataset.first || "desc";
   state.set("sort", `${th.dataset.col}.${next}`);
-  sortTable(th.closest("table"), th, next);
-  for (const table of document.querySelectorAll("table[data-sortable]"))
-    if (table !== th.closest("table") && table.home) {
-      table.tBodies[0].append(...table.home);
-      mark(table, null, "");
-    }
+  applySort();
   writeAddress();
 }
 
-// ---- filters
+// ---- filters: rows by data-model, data-stage, data-show; columns by data-kind, data-task
 
-const OF_COLUMNS = ["task", "protocol"];
-const OF_ROWS = ["stage", "show", "model"];
+const ROWS = ["model", "stage"];
 
-function chosen(key) {
-  return new Set(state.getAll(key));
+function shownView() {
+  const views = [...form.elements].filter((input) => input.name === "protocol").map((input) => input.value);
+  return views.includes(state.get("protocol")) ? state.get("protocol") : views[0];
 }
 
-function fits(element, keys, wanted) {
-  return keys.every((key) => {
-    const own = element.dataset[key];
-    return !wanted[key].size || own === undefined || wanted[key].has(own);
+function shownTask() {
+  const select = form?.elements.task;
+  const tasks = select ? [...select.options].map((option) => option.value) : [];
+  return tasks.includes(state.get("task")) ? state.get("task") : tasks[0];
+}
+
+function shownKinds() {
+  // What has no switch is always shown.
+  const switches = [...(form?.elements ?? [])].filter((input) => input.name === "show").map((input) => input.value);
+  const off = switches.filter((value) => !state.getAll("show").includes(value));
+  return (kind) => !off.includes(kind);
+}
+
+function hide(element, hidden) {
+  if (element.hidden !== hidden) element.hidden = hidden;
+}
+
+function applyTable(table, matches) {
+  const shows = shownKinds();
+  const task = shownTask();
+  const heads = headsOf(table);
+  const ofTask = (data) => !phone.matches || !task || !data.task || data.task === task;
+  const open = heads.map(({ dataset: data }) => {
+    if (!shows("published") && data.kind === "published") return false;
+    if (data.kind === "small" && !shows("small")) return false;
+    if (phone.matches && task && (data.kind === "wide" || data.published !== undefined)) return false;
+    return ofTask(data);
   });
+  heads.forEach((head, k) => {
+    // A published column beside small tasks goes with them.
+    const beside = head.dataset.published !== undefined && heads[k - 1]?.dataset.kind === "small";
+    if (beside && !open[k - 1]) open[k] = false;
+    hide(head, !open[k]);
+  });
+  let k = 0;
+  for (const group of table.tHead.rows.length > 1 ? table.tHead.rows[0].cells : []) {
+    group.all ??= group.colSpan;
+    const width = open.slice(k, k + group.all).filter(Boolean).length;
+    k += group.all;
+    hide(group, !width);
+    if (width) group.colSpan = width;
+  }
+  let count = 0;
+  for (const body of table.tBodies) {
+    let rule = null;
+    for (const row of [...body.rows].sort((a, b) => (body.home ? body.home.indexOf(a) - body.home.indexOf(b) : 0))) {
+      if (row.className === "rule") {
+        if (rule) hide(rule, true);
+        rule = row;
+        continue;
+      }
+      const fits = matches(row) && shows(row.dataset.show);
+      hide(row, !fits);
+      if (!fits) continue;
+      count += 1;
+      if (rule) hide(rule, false);
+      rule = null;
+      for (let i = 0; i < open.length; i++) hide(row.cells[i], !open[i]);
+    }
+    if (rule) hide(rule, true);
+  }
+  return count;
 }
 
-function applyFilters(form) {
-  const wanted = {};
-  for (const key of [...OF_COLUMNS, ...OF_ROWS]) wanted[key] = chosen(key);
-  const query = (state.get("q") || "").toLowerCase().split(/\s+/).filter(Boolean);
-  let shown = 0;
-  let all = 0;
+function applyFilters() {
+  if (!form) return;
+  const wanted = Object.fromEntries(ROWS.map((key) => [key, state.getAll(key)]));
+  const words = (state.get("q") || "").toLowerCase().split(/\s+/).filter(Boolean);
+  const matches = ({ dataset }) =>
+    ROWS.every((key) => !wanted[key].length || wanted[key].includes(dataset[key])) &&
+    words.every((word) => dataset.text.toLowerCase().includes(word));
+  const view = shownView();
+  let count = 0;
+  for (const section of document.querySelectorAll("[data-view]"))
+    section.hidden = view !== undefined && view !== "all" && section.dataset.view !== view;
   for (const table of document.querySelectorAll("table.scores")) {
-    const heads = [...table.tHead.rows[0].cells];
-    const rows = [...table.tBodies[0].rows];
-    const matching = rows.filter((row) => {
-      const text = row.dataset.text.toLowerCase();
-      return fits(row, OF_ROWS, wanted) && query.every((word) => text.includes(word));
-    });
-    const open = heads.map((head, k) => k > 0 && fits(head, OF_COLUMNS, wanted));
-    // A row is shown if it has something in an open column, a column if one of its rows is shown.
-    const scored = heads.map((head) => head.dataset.task !== undefined);
-    const left = new Set(
-      matching.filter((row) => open.some((on, k) => on && scored[k] && row.cells[k].firstChild)),
-    );
-    const used = heads.map((head, k) => k === 0 || (open[k] && [...left].some((row) => row.cells[k].firstChild)));
-    heads.forEach((head, k) => (head.hidden = !used[k]));
-    for (const row of rows) {
-      row.hidden = !left.has(row);
-      if (row.hidden) continue;
-      for (let k = 1; k < used.length; k++)
-        if (row.cells[k].hidden === used[k]) row.cells[k].hidden = !used[k];
-    }
-    table.closest("section").hidden = !left.size;
-    shown += left.size;
-    all += rows.length;
+    const rows = applyTable(table, matches);
+    if (!table.closest("[hidden]")) count += rows;
   }
-  document.getElementById("count").textContent = shown ? `${shown} of ${all} rows` : "No row fits: clear some filters";
-  const active = [...OF_COLUMNS, ...OF_ROWS].filter((key) => wanted[key].size).length;
-  document.getElementById("active").textContent = active ? `(${active} in use)` : "";
+  for (const row of document.querySelectorAll(".glance tbody tr"))
+    row.hidden =
+      (row.dataset.kind === "small" && !shownKinds()("small")) ||
+      (phone.matches && row.dataset.task !== undefined && shownTask() !== undefined && row.dataset.task !== shownTask());
+  form.querySelector("output").textContent = count ? `${count} rows` : "No row fits: reset the filters";
   for (const input of form.elements) {
-    if (input.type === "checkbox") input.checked = wanted[input.name].has(input.value);
+    if (input.type === "checkbox") input.checked = state.getAll(input.name).includes(input.value);
+    if (input.type === "radio") input.checked = input.value === view;
+    if (input.name === "task") input.value = shownTask();
     if (input.type === "search" && input.value !== (state.get("q") || "")) input.value = state.get("q") || "";
   }
+  for (const span of form.querySelectorAll("[data-active]")) {
+    const active = state.getAll(span.dataset.active).length;
+    span.textContent = active ? `(${active})` : "";
+  }
 }
 
-function startFilters(form) {
+function startFilters() {
   form.hidden = false;
-  form.addEventListener("change", (event) => {
-    const input = event.target;
-    if (input.type !== "checkbox") return;
-    const values = chosen(input.name);
-    values[input.checked ? "add" : "delete"](input.value);
-    state.delete(input.name);
-    for (const value of values) state.append(input.name, value);
-    applyFilters(form);
-    writeAddress();
-  });
-  form.elements.q.addEventListener("input", (event) => {
-    set("q", event.target.value);
-    applyFilters(form);
+  form.addEventListener("input", ({ target }) => {
+    if (!target.name) return; // it only opens the filters on phones
+    const values = state.getAll(target.name).filter((value) => value !== target.value);
+    state.delete(target.name);
+    if (target.type !== "checkbox") state.set(target.name, target.value);
+    else for (const value of target.checked ? [...values, target.value] : values) state.append(target.name, value);
+    if (!state.get(target.name)) state.delete(target.name);
+    applyFilters();
     writeAddress();
   });
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", (event) => {
     event.preventDefault();
-    for (const key of [...OF_COLUMNS, ...OF_ROWS, "q"]) state.delete(key);
-    applyFilters(form);
+    for (const key of [...state.keys()]) state.delete(key);
+    apply();
     writeAddress();
   });
+  document.addEventListener("click", ({ target }) => {
+    for (const menu of form.querySelectorAll("details[open]")) if (!menu.contains(target)) menu.open = false;
+  });
+  phone.addEventListener("change", applyFilters);
 }
 
-// ---- two models picked: their classes, their curves
+// ---- the take-away of what is shown
 
-function picked(part) {
-  return [...part.querySelectorAll("select")].map((select) => {
-    const value = state.get(select.name);
-    const known = [...select.options].some((option) => option.value === value);
-    select.value = known ? value : select.options[0].value;
-    return select.value;
+function shownCells(table) {
+  const heads = headsOf(table).map((head, k) => ({ head, k })).filter(({ head }) => !head.hidden);
+  const text = (cell) => (cell.firstElementChild?.tagName === "A" ? cell.firstElementChild : cell.firstChild)?.textContent.trim() ?? "";
+  const rows = [...table.tBodies].flatMap((body) => [...body.rows]).filter((row) => !row.hidden && row.className !== "rule");
+  return {
+    heads: heads.map(({ head }) => head.dataset.name),
+    rows: rows.map((row) =>
+      heads.map(({ k }) => {
+        const cell = row.cells[k];
+        const name = cell.tagName === "TH";
+        const half = name ? "" : (cell.querySelector("small")?.textContent.slice(1) ?? "");
+        const more = name && (cell.querySelector("small")?.textContent ?? "");
+        const stage = name && table.closest("[data-view]") === null ? cell.querySelector("span").textContent : "";
+        return { text: [text(cell), stage, more && `(${more})`].filter(Boolean).join(" "), half, best: cell.className === "best" };
+      }),
+    ),
+  };
+}
+
+const FORMATS = {
+  CSV: {
+    end: "csv",
+    write({ heads, rows }) {
+      // A column of half-widths beside each that has some; no cell is a formula to a spreadsheet.
+      const wide = heads.map((_, k) => rows.some((row) => row[k].half));
+      const quoted = (text) => {
+        const safe = /^[=+\-@\t\r＝＋－＠]/.test(text) && !/^-?[\d.]+$/.test(text) ? `'${text}` : text;
+        return /[",\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+      };
+      const line = (cells) => cells.map(quoted).join(",");
+      const top = heads.flatMap((head, k) => (wide[k] ? [head, `${head}, half-width`] : [head]));
+      const plain = (text) => text.replace(/^−/, "-");
+      const lines = rows.map((row) => row.flatMap((cell, k) => (wide[k] ? [plain(cell.text), cell.half] : [plain(cell.text)])));
+      return [top, ...lines].map(line).join("\n") + "\n";
+    },
+  },
+  Markdown: {
+    end: "md",
+    write({ heads, rows }) {
+      const safe = (text) => text.replace(/[\\`*_{}[\]|~$]/g, "\\$&").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+      const cell = ({ text, half, best }) => (best ? `**${safe(text)}**` : safe(text)) + (half && ` ± ${half}`);
+      const line = (texts) => `| ${texts.join(" | ")} |`;
+      const body = rows.map((row) => line(row.map(cell)));
+      return [line(heads.map(safe)), `|${"---|".repeat(heads.length)}`, ...body].join("\n") + "\n";
+    },
+  },
+  LaTeX: {
+    end: "tex",
+    write({ heads, rows }) {
+      const named = { "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "−": "$-$", "±": "$\\pm$" };
+      const safe = (text) => text.replace(/[\\~^−±&%$#_{}]/g, (sign) => named[sign] ?? `\\${sign}`);
+      const cell = ({ text, half, best }) =>
+        (best ? `\\textbf{${safe(text)}}` : safe(text)) + (half && ` {\\scriptsize $\\pm$ ${half}}`);
+      const line = (texts) => `${texts.join(" & ")} \\\\`;
+      const spec = heads.map((head) => (/^(Model|Stage|Licence)/.test(head) ? "l" : "r")).join("");
+      const body = rows.map((row) => line(row.map(cell)));
+      const parts = ["% needs booktabs", `\\begin{tabular}{${spec}}`, "\\toprule", line(heads.map(safe)), "\\midrule"];
+      return [...parts, ...body, "\\bottomrule", "\\end{tabular}"].join("\n") + "\n";
+    },
+  },
+};
+
+async function copy(button, text) {
+  await navigator.clipboard.writeText(text);
+  const before = button.textContent;
+  button.textContent = "copied";
+  setTimeout(() => (button.textContent = before), 1500);
+}
+
+function startTakeAway() {
+  for (const part of document.querySelectorAll(".take")) part.hidden = false;
+  for (const button of document.querySelectorAll("[data-copy], [data-copy-code]"))
+    button.hidden = !navigator.clipboard; // only of pages from https, this machine, or a file
+  document.addEventListener("click", ({ target }) => {
+    if (target.matches("[data-copy-code]")) copy(target, target.previousElementSibling.textContent);
+    const format = FORMATS[target.dataset?.take];
+    if (!format) return;
+    const section = target.closest("section");
+    const text = format.write(shownCells(section.querySelector("table.scores")));
+    if (target.dataset.copy !== undefined) return copy(target, text);
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
+    link.download = `leaderboard-${section.dataset.view ?? "task"}.${format.end}`;
+    link.click();
+    URL.revokeObjectURL(link.href);
   });
 }
 
-function showClasses(part) {
-  part.data ??= JSON.parse(part.querySelector("script").textContent);
-  const top = Number(part.dataset.top);
-  const rows = picked(part).map((k) => (k === "" ? null : part.data.rows[Number(k)]));
-  for (const cell of part.querySelectorAll("table .second")) cell.hidden = !rows[1];
-  part.classList.toggle("two", Boolean(rows[1]));
-  for (const row of part.querySelectorAll("tbody tr")) {
-    const i = Number(row.dataset.i);
-    const bars = row.querySelectorAll("rect");
-    const cells = [row.cells[2], row.cells[3]];
-    rows.forEach((own, k) => {
-      const value = own ? own.values[i] : null;
-      bars[k].setAttribute("width", `${(100 * (value || 0)) / top}%`);
-      const of = own && own.of[i] ? ` (${own.of[i]})` : "";
-      cells[k].textContent = value === null ? "" : value.toFixed(3) + of;
-      if (value === null) delete cells[k].dataset.v;
-      else cells[k].dataset.v = value;
-    });
-  }
-}
+// ---- two models picked in the chart of classes: their numbers
 
-function showCurves(part) {
-  const [first, second] = picked(part);
-  for (const path of part.querySelectorAll("path")) {
-    path.classList.toggle("first", path.dataset.row === first);
-    path.classList.toggle("second", path.dataset.row === second);
-  }
-  // What is drawn last lies above the rest.
-  for (const path of part.querySelectorAll("path.second, path.first")) path.parentNode.append(path);
-}
-
-function startPicks(part, show) {
-  part.classList.add("ready");
-  part.addEventListener("change", (event) => {
-    set(event.target.name, event.target.value);
-    show(part);
-    applySort();
-    writeAddress();
+function showClasses(part, picked) {
+  const data = JSON.parse(part.querySelector("script.data").textContent);
+  const [first, second] = picked.map((k) => data.rows[k]);
+  const table = part.querySelector("table");
+  const heads = headsOf(table).map((head) => head.querySelector("button"));
+  heads[1].textContent = first.label;
+  heads[2].textContent = second.label;
+  const rows = new Map([...table.tBodies[0].rows].map((row) => [row.cells[0].textContent, row]));
+  const scale = data.percent ? 100 : 1;
+  const put = (cell, text, value) => {
+    cell.textContent = text;
+    if (value === null) delete cell.dataset.v;
+    else cell.dataset.v = value;
+  };
+  data.classes.forEach((name, i) => {
+    const { cells } = rows.get(name);
+    const [a, b] = [first.values[i], second.values[i]];
+    const less = a === null || b === null ? null : a - b;
+    put(cells[1], first.texts[i], a);
+    put(cells[2], second.texts[i], b);
+    const text = less === null ? "" : (scale * less).toFixed(scale === 1 ? 2 : 1).replace(/^-/, "−");
+    put(cells[3], less > 0 ? `+${text}` : text, less);
   });
+  sortTable(table, headsOf(table)[3], "desc");
 }
 
 // ---- start
 
 function apply() {
-  document.querySelectorAll("[data-classes]").forEach(showClasses);
-  document.querySelectorAll("[data-curves]").forEach(showCurves);
-  const form = document.getElementById("filters");
-  if (form) applyFilters(form);
+  applyFilters();
   applySort();
 }
 
-for (const table of document.querySelectorAll("table[data-sortable]"))
-  table.tHead.addEventListener("click", (event) => {
-    const button = event.target.closest("button");
-    if (button) onSort(button.closest("th"));
+for (const table of tables)
+  table.tHead.addEventListener("click", ({ target }) => {
+    if (target.closest("th[data-col] > button:not(.why)")) onSort(target.closest("th"));
   });
-document.querySelectorAll("[data-classes]").forEach((part) => startPicks(part, showClasses));
-document.querySelectorAll("[data-curves]").forEach((part) => startPicks(part, showCurves));
-const filters = document.getElementById("filters");
-if (filters) startFilters(filters);
+for (const part of document.querySelectorAll("[data-classes]"))
+  part.addEventListener("change", ({ target }) => {
+    const selects = target.closest(".pick")?.querySelectorAll("select");
+    if (selects) showClasses(part, [...selects].map((select) => Number(select.value)));
+  });
+if (form) startFilters();
+startTakeAway();
 readAddress();
 apply();
-if (filters && [...OF_COLUMNS, ...OF_ROWS].some((key) => state.has(key)))
-  filters.querySelector("details").open = true;
 addEventListener("hashchange", () => {
   if (readAddress()) apply();
   else if (state.toString()) writeAddress(); // the view stays when a place on the page is gone to

@@ -1,0 +1,62 @@
+"""Leaderboards: facts of models agree with the registry, and the lines that load them run."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import hear_ptsed
+from hear_ptsed.grid import WINDOW
+from hear_ptsed.registry import MODELS, build
+from leaderboards.models import all_facts, facts, load_lines
+from leaderboards.published import bibliography
+
+LISTED = {(row.model, row.stage or ""): row for row in hear_ptsed.list_models()}
+
+
+@pytest.mark.parametrize("name", LISTED, ids="-".join)
+def test_the_facts_of_a_released_model_are_those_of_the_registry(name):
+    row, known = LISTED[name], facts(*name)
+    assert (known.parameters, known.dimension) == (row.parameters, row.dim)
+    assert known.release_file == row.checkpoint
+
+
+def test_a_model_without_released_files_has_its_size():
+    for name in ("frame_mn02", "frame_mn04"):
+        known = facts(name, "")
+        assert (known.parameters, known.dimension) == (MODELS[name].parameters, MODELS[name].dim)
+        assert load_lines(name, "") == [] and "No released weights" in known.cautions[0]
+
+
+def test_every_fact_is_possible_and_every_citation_is_there():
+    for known in all_facts().values():
+        assert known.parameters >= 0 and known.gflop_per_10s > 0
+        assert known.year is None or 2017 < known.year < 2027
+        assert all(
+            url.startswith("https://") for url in (known.paper_url, known.weights_url) if url
+        )
+        assert {*known.cite} <= bibliography().keys()
+    assert facts("beats", "other") is None and facts("nobody", "strong") is None
+
+
+@pytest.mark.parametrize("name", [("frame_mn06", "strong"), ("logmel", "")], ids="-".join)
+def test_the_lines_that_load_a_model_embed_a_clip(name):
+    imports, load, embed = load_lines(*name)
+    load = load if name[0] == "logmel" else load.replace("()", "(untrained=True)")
+    scope = {"audio": torch.zeros(1, 16000)}
+    exec("\n".join((imports, load, embed)), scope)
+    assert scope["frames"].shape == (1, 25, facts(*name).dimension)
+
+
+def test_every_released_model_has_lines_to_load_it():
+    for (model, stage), row in LISTED.items():
+        folder, plugin = row.module.rsplit(".", 1)
+        assert load_lines(model, stage)[0] == f"from {folder} import {plugin} as plugin"
+
+
+@pytest.mark.parametrize("name", ["frame_mn02", "frame_mn06", "frame_mn10"])
+def test_the_cost_is_what_pytorch_counts(name):
+    model = build(name, n_classes=None).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.embed(torch.zeros(1, WINDOW))
+    known = facts(name, "" if name == "frame_mn02" else "strong")
+    assert known.gflop_per_10s == pytest.approx(counter.get_total_flops() / 1e9, abs=0.006)
