@@ -20,6 +20,7 @@ QUARTETS = (
     "mozart/k156/movement{} mozart/k458/movement{} mozart/k80/movement{} "
     "beethoven/opus18no1/movement{} beethoven/opus59no1/movement{} beethoven/opus59no2/movement{}"
 )
+ANALYSIS = ".rntxt"  # chords of a chorale, no notes
 MOVEMENTS = (2, 3)  # first movements are long: a clip would hear a third of one
 
 
@@ -47,7 +48,8 @@ def _corpus():
 
 def pieces() -> list[str]:
     """Names of all pieces, in the order in which folds take turns to pick them."""
-    chorales = {f"bach/{Path(path).stem}" for path in _corpus().getComposer("bach")}
+    files = [Path(path) for path in _corpus().getComposer("bach")]
+    chorales = {f"bach/{file.stem}" for file in files if file.suffix != ANALYSIS}
     quartets = [name.format(i) for i in MOVEMENTS for name in QUARTETS.split()]
     # by hash, so that chorales of one cantata are not dealt out in the order of their folds
     shuffled = sorted(chorales, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
