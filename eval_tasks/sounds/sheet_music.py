@@ -58,7 +58,9 @@ def pieces() -> list[str]:
 
 def source_file(piece: str) -> Path:
     """The score file inside the installed music21."""
-    return Path(_corpus().getWork(piece))
+    files = _corpus().getWork(piece)  # some in two formats, or with others whose names begin so
+    paths = map(Path, files if isinstance(files, list) else [files])
+    return min(path for path in paths if path.stem == piece.rsplit("/", 1)[1])
 
 
 def score(piece: str) -> Score:
@@ -73,7 +75,7 @@ def score(piece: str) -> Score:
 
 
 def _parse(piece: str) -> dict:
-    parsed = _corpus().parse(piece, forceSource=True).stripTies()
+    parsed = _corpus().parse(source_file(piece), forceSource=True).stripTies()
     notes = set()
     for element in parsed.recurse().notes:
         if element.quarterLength > 0:  # grace notes and chord symbols have no length
