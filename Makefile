@@ -1,11 +1,11 @@
-# make env: .venv with everything; make demo: evaluation, training, leaderboard, small; make test: the tests; make lint: ruff; make extras: each extra alone.
+# make env: .venv with everything; make demo: evaluation, training, leaderboard, small; make site: the leaderboard of results/; make test: the tests; make lint: ruff; make extras: each extra alone.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 EXTRAS := eval,training,ray,leaderboards,plot,dev
 OUT ?= demo
 
-.PHONY: env demo test lint extras
+.PHONY: env demo site test lint extras
 
 env: $(VENV)/.done
 
@@ -19,7 +19,9 @@ $(VENV)/.done: setup.py constraints.txt overrides.txt requirements.txt
 
 demo: env
 	$(RUN) -m eval_tasks demo --out $(OUT)
-	$(RUN) -m leaderboards build $(OUT)/results --out $(OUT)/site
+
+site: env
+	$(RUN) -m leaderboards build results --out site
 
 test: env
 	$(RUN) -m pytest -n 2 --dist loadfile

@@ -67,8 +67,9 @@ schedulers, --commands prints a shell line for each run; as an array of Slurm:
 DEMO_NOTES = """\
 The demo renders the small task office, puts plug-ins through hear-validator and heareval, and draws
 what YAMNet hears. Then it renders soundscapes, trains every stage of a narrow network on them, and
-scores these on office, too. What is done is not done again. It needs the extras eval, training and
-plot, and the packages of requirements.txt."""
+scores these on office, too. It ends with the leaderboard of all that. What is done is not done
+again. It needs the extras eval, training, plot and leaderboards, and the packages of
+requirements.txt."""
 
 
 @settings
@@ -201,6 +202,7 @@ def _tell_failed(entries: Sequence[Any]) -> int:
 
 def demo(args: argparse.Namespace, _rest: list[str]) -> int:
     from eval_tasks import tasks
+    from eval_tasks.demo import steps
     from eval_tasks.demo.evaluation import evaluate_modules, evaluate_stages
     from eval_tasks.demo.stages import run_stages, trained_folder
 
@@ -211,8 +213,9 @@ def demo(args: argparse.Namespace, _rest: list[str]) -> int:
     evaluate_modules(out, tasks.prepare("office", out / "tasks"))
     run_stages(out / "training", out / "tasks", quick=not options.full, seed=seed)
     evaluate_stages(out, trained_folder(out / "training", not options.full, seed), seed)
-    print(f"done; everything is in {out}. The pages of its scores are made by:")
-    print(f"python -m leaderboards build {out / 'results'} --out {out / 'site'}")
+    steps.run_step(out, "leaderboard", ["leaderboards", "build", "results", "--out", "site"])
+    print(f"done; everything is in {out}. The leaderboard of its scores:")
+    print((out / "site" / "index.html").as_uri())
     return 0
 
 

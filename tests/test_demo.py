@@ -107,7 +107,9 @@ def test_the_stages_are_trained_in_order_and_only_once(commands, tmp_path, capsy
     assert stages.trained_folder(tmp_path / "out", False, 3).is_dir()
 
 
-def test_the_command_evaluates_trains_and_evaluates_what_was_trained(tmp_path, monkeypatch, capsys):
+def test_the_command_evaluates_trains_evaluates_what_was_trained_and_ends_with_the_page(
+    tmp_path, monkeypatch, capsys
+):
     done = []
     monkeypatch.setattr(tasks, "prepare", lambda name, folder: folder / name)
     monkeypatch.setattr(evaluation, "evaluate_modules", lambda *args: done.append(args))
@@ -115,12 +117,15 @@ def test_the_command_evaluates_trains_and_evaluates_what_was_trained(tmp_path, m
     monkeypatch.setattr(
         stages, "run_stages", lambda *args, **options: done.append((*args, options))
     )
+    monkeypatch.setattr(steps, "run_step", lambda *args: done.append(args))
     assert main(["demo", "--out", str(tmp_path), "--full", "--seed", "2"]) == 0
     assert done == [
         (tmp_path, tmp_path / "tasks" / "office"),
         (tmp_path / "training", tmp_path / "tasks", {"quick": False, "seed": 2}),
         (tmp_path, tmp_path / "training" / "full" / "seed2", 2),
+        (tmp_path, "leaderboard", ["leaderboards", "build", "results", "--out", "site"]),
     ]
+    assert capsys.readouterr().out.splitlines()[-1] == f"file://{tmp_path}/site/index.html"
 
 
 def test_a_failed_evaluation_ends_the_demo(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,11 @@ from eval_tasks.sounds import catalogue
 from eval_tasks.sounds.catalogue import find_wheel
 from eval_tasks.sounds.sources import make_bank
 from eval_tasks.sounds.synthetic import synthetic_bank
-from eval_tasks.tasks import prepare
+from eval_tasks.tasks import find_task, prepare
+from eval_tasks.tasks.home import HOME
+from eval_tasks.tasks.office import OFFICE
+from eval_tasks.tasks.piano import FOLDS, PIANO
+from eval_tasks.tasks.rendered import RenderedClip, cut_clip
 from hear_ptsed import wheels, yamnet
 
 RATE = 16000
@@ -119,6 +124,47 @@ def test_no_source_and_no_piece_is_in_two_splits(folders):
     pieces = read(folders["piano"] / "manifest.json")["sources"]["pieces"]
     names = [name for fold in pieces.values() for name in set(fold)]
     assert len(names) == len(set(names)) and len(pieces) == 5
+
+
+def test_a_scene_is_cut_into_equal_clips_with_its_events():
+    audio = np.random.default_rng(0).uniform(-0.5, 0.5, 4 * RATE)
+    labels = [
+        {"label": "a", "start": 500.0, "end": 1000.0},  # ends where the first piece does
+        {"label": "b", "start": 900.0, "end": 3000.5},  # in all four
+        {"label": "a", "start": 3995.0, "end": 4000.0},
+    ]
+    cut = list(cut_clip(RenderedClip("test", "x.wav", audio, labels), 4))
+    assert [clip.name for clip in cut] == [f"x_piece_{i}.wav" for i in range(4)]
+    assert {clip.split for clip in cut} == {"test"}
+    assert np.array_equal(np.concatenate([clip.audio for clip in cut]), audio)
+    spans = [[(e["label"], e["start"], e["end"]) for e in clip.labels] for clip in cut]
+    assert spans == [
+        [("a", 500.0, 1000.0), ("b", 900.0, 1000.0)],
+        [("b", 0.0, 1000.0)],
+        [("b", 0.0, 1000.0)],
+        [("b", 0.0, 0.5), ("a", 995.0, 1000.0)],
+    ]
+
+
+def test_the_clips_of_a_scene_are_in_one_split_and_join_without_a_gap(folders):
+    folder, plan = folders["office"], OFFICE["tiny"]
+    for split, scenes in zip(("train", "valid", "test"), plan.scenes, strict=True):
+        clips = read(folder / f"{split}.json")
+        names = {clip.rsplit("_piece_", 1)[0] for clip in clips}
+        assert len(names) == scenes and len(clips) == plan.pieces * scenes
+        for name in names:
+            first, second = (clips[f"{name}_piece_{i}.wav"] for i in range(plan.pieces))
+            ended = Counter(e["label"] for e in first if e["end"] == 3000.0)
+            continued = Counter(e["label"] for e in second if e["start"] == 0.0)
+            assert continued <= ended
+
+
+def test_every_small_task_tests_at_least_ten_clips():
+    assert OFFICE["demo"].scenes[2] * OFFICE["demo"].pieces >= 10
+    assert PIANO["demo"].clips * len(FOLDS) >= 10 and HOME["demo"].counts["test"] >= 10
+    for name, plan in (("office", OFFICE), ("piano", PIANO)):
+        pieces = getattr(plan["demo"], "pieces", 1)
+        assert find_task(name).clip_s == plan["demo"].seconds / pieces == 30
 
 
 def rise(audio: np.ndarray, near_s: float) -> float | None:

@@ -20,6 +20,7 @@ QUARTETS = (
     "mozart/k156/movement{} mozart/k458/movement{} mozart/k80/movement{} "
     "beethoven/opus18no1/movement{} beethoven/opus59no1/movement{} beethoven/opus59no2/movement{}"
 )
+ANALYSIS = ".rntxt"  # chords of a chorale, no notes
 MOVEMENTS = (2, 3)  # first movements are long: a clip would hear a third of one
 
 
@@ -47,7 +48,8 @@ def _corpus():
 
 def pieces() -> list[str]:
     """Names of all pieces, in the order in which folds take turns to pick them."""
-    chorales = {f"bach/{Path(path).stem}" for path in _corpus().getComposer("bach")}
+    files = [Path(path) for path in _corpus().getComposer("bach")]
+    chorales = {f"bach/{file.stem}" for file in files if file.suffix != ANALYSIS}
     quartets = [name.format(i) for i in MOVEMENTS for name in QUARTETS.split()]
     # by hash, so that chorales of one cantata are not dealt out in the order of their folds
     shuffled = sorted(chorales, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
@@ -56,7 +58,9 @@ def pieces() -> list[str]:
 
 def source_file(piece: str) -> Path:
     """The score file inside the installed music21."""
-    return Path(_corpus().getWork(piece))
+    files = _corpus().getWork(piece)  # some in two formats, or with others whose names begin so
+    paths = map(Path, files if isinstance(files, list) else [files])
+    return min(path for path in paths if path.stem == piece.rsplit("/", 1)[1])
 
 
 def score(piece: str) -> Score:
@@ -71,7 +75,7 @@ def score(piece: str) -> Score:
 
 
 def _parse(piece: str) -> dict:
-    parsed = _corpus().parse(piece, forceSource=True).stripTies()
+    parsed = _corpus().parse(source_file(piece), forceSource=True).stripTies()
     notes = set()
     for element in parsed.recurse().notes:
         if element.quarterLength > 0:  # grace notes and chord symbols have no length

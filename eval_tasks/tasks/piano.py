@@ -43,9 +43,9 @@ class Recital:
 
 
 PIANO = {
-    "tiny": Recital(2, 4.0),
-    "demo": Recital(2, 120.0),
-    "full": Recital(12, 120.0),
+    "tiny": Recital(4, 2.0),
+    "demo": Recital(8, 30.0),
+    "full": Recital(48, 30.0),
 }
 # As MAESTRO's, but for the training: an epoch of the demo has some 20 steps, so fewer epochs at the
 # two faster learning rates of heareval's grid keep the five trainings short.
@@ -236,11 +236,11 @@ TASK = Task(
     name="piano",
     title="Piano (small)",
     folder="piano-v1-demo",
-    about="notes of composed music in 120-s clips, five folds, MAESTRO-like",
+    about="notes of composed music in 30-s clips, five folds, MAESTRO-like",
     metrics=("event_onset_50ms_fms", "event_onset_offset_50ms_20perc_fms"),
     decoding=Decoding(150, 50),
     select="loss",
-    clip_s=120.0,
+    clip_s=30.0,
     # minutes of audio, as of `office`
     recipes={
         "finetuned": {

@@ -6,7 +6,7 @@ packages on first use. The synthetic version needs none of them.
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.schema import setting, settings
 from training.recipe import Seed
 
-FORMAT = 1  # raise when a change renders other audio from the same settings
+FORMAT = 2  # raise when a change renders other audio from the same settings
 BANK_NOTES = [
     "Sources (keys of a preset, voices, recordings) of a split never occur in another; the deal "
     "does not depend on the seed. Classes with one recording (dog, duck, water) are split by parts "
@@ -169,6 +169,22 @@ def clip_generator(seed: int, folder: str, file: str) -> np.random.Generator:
         folder: name of the task's folder.
     """
     return np.random.default_rng([seed, zlib.crc32(f"{folder.split('-')[0]}/{file}".encode())])
+
+
+def cut_clip(clip: RenderedClip, pieces: int) -> Iterator[RenderedClip]:
+    """Pieces of equal length; an event that is cut ends with one piece and begins the next."""
+    stem, length_ms = clip.name.removesuffix(".wav"), 1000 * len(clip.audio) / SAMPLE_RATE / pieces
+    for i, audio in enumerate(np.split(clip.audio, pieces)):
+        labels = [
+            {
+                "label": event["label"],
+                "start": round(max(event["start"] - i * length_ms, 0.0), 1),
+                "end": round(min(event["end"] - i * length_ms, length_ms), 1),
+            }
+            for event in clip.labels
+            if event["start"] < (i + 1) * length_ms and event["end"] > i * length_ms
+        ]
+        yield RenderedClip(clip.split, f"{stem}_piece_{i}.wav", audio, labels)
 
 
 def list_events(sound: np.ndarray, start_s: float, floor: float, label: str) -> list[dict]:
