@@ -16,7 +16,7 @@ from eval_tasks.score import rate
 from hear_ptsed.grid import FRAME_MS
 from hear_ptsed.metrics import records
 from hear_ptsed.metrics.bootstrap import Bootstrap, Scored, mean_of_folds
-from hear_ptsed.metrics.catalogue import METRICS, score_events
+from hear_ptsed.metrics.catalogue import BY_EVENTS, METRICS
 from hear_ptsed.metrics.decoding import decode
 from hear_ptsed.metrics.predicted import pack
 from hear_ptsed.metrics.provenance import make_record
@@ -126,7 +126,7 @@ def record_of(
 def packed_events(run: Run, predictions: list[Predictions]) -> str:
     """Of all tested clips; "" where no score is of events, or where they do not fit a record."""
     task, data = run.data.task, run.data
-    if not any(METRICS[name].function is score_events for name in task.metrics):
+    if not any(METRICS[name].function == BY_EVENTS for name in task.metrics):
         return ""
     events = {}
     for fold in predictions:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap, Scored, mean_of_folds
-from hear_ptsed.metrics.catalogue import METRICS, score_events
+from hear_ptsed.metrics.catalogue import BY_EVENTS, METRICS
 from hear_ptsed.metrics.events import event_scores
 from hear_ptsed.metrics.predicted import unpack
 from hear_ptsed.metrics.records import Record
@@ -29,7 +29,7 @@ def problems_of_predicted(record: Record, tasks_dir: Path) -> list[str]:
 
 
 def _score_again(record: Record, tasks_dir: Path) -> Scored:
-    metrics = [name for name in record.scores if METRICS[name].function is score_events]
+    metrics = [name for name in record.scores if METRICS[name].function == BY_EVENTS]
     if not (metrics and record.predicted):
         what = "predicted events" if metrics else "scores of events"
         raise ValueError(f"has no {what} to compute again; without --tasks-dir its form is checked")
