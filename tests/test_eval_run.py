@@ -53,7 +53,7 @@ def test_a_record_is_complete_and_says_how_it_is_made_again(undisturbed, parts, 
     paths = sorted((parts / protocol / "results").rglob("*.json"))
     for seed, path in enumerate(paths):
         record = read_record(path)
-        assert record.seed == seed and record.protocol == protocol and record.clips == 4
+        assert record.seed == seed and record.protocol == protocol and record.clips == 8
         assert [*record.scores][0] == "event_onset_200ms_fms"
         assert record.scores["event_onset_200ms_fms"] >= 0  # not NaN
         assert record.scores.keys() == record.conventions.keys() == record.ci95.keys()
@@ -176,7 +176,7 @@ def test_folds_are_averaged_and_kept(parts, tasks, tmp_path):
         assert code == 0, said
     one, five = sorted(records(tmp_path).values(), key=lambda record: len(record["folds"]))
     assert (len(one["folds"]), len(five["folds"])) == (1, 5)
-    assert (one["clips"], five["clips"]) == (2, 10)
+    assert (one["clips"], five["clips"]) == (4, 20)
     assert one["folds"][0] == one["scores"] == five["folds"][0]
     assert five["identity"] != one["identity"]
     assert five["curves"].keys() == one["curves"].keys() == {"event_onset_50ms_fms"}
@@ -198,7 +198,7 @@ def test_a_dry_run_tells_steps_and_disk_and_writes_nothing(parts, tasks, tmp_pat
     frames = unknown.split()[1]
     assert unknown.split(maxsplit=2)[2] == "frames, size not known before the first embedding"
     assert known == f"  embeddings: {frames} frames, {int(frames) * 192 * 2 / 1e6:.0f} MB"
-    assert said.count("  training: 4 steps; 2 MB until it is done") == 1
+    assert said.count("  training: 8 steps; 2 MB until it is done") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["output.txt"]
 
 
