@@ -40,6 +40,8 @@ MODELS = {  # of this suite -> as printed in papers
     "asit": "ASiT",
     "frame_mn06": "frame_mn06",
     "frame_mn10": "frame_mn10",
+    "yamnet": "YAMNet",
+    "logmel": "log-mel",
 }
 PROTOCOL_TITLES = {
     "hear": "HEAR protocol",
