@@ -39,7 +39,7 @@ class Mel(nn.Module):
 
 
 def scaled(mel: Tensor) -> Tensor:
-    """Decibels, of each clip from 0 (its least) to 1 (its greatest); 0 throughout in silence."""
+    """Decibels (B, 1, F, T), of each clip from 0 (its least) to 1 (its greatest); 0 in silence."""
     decibel = (20 * mel.clamp(min=1e-5).log10()).clamp(-50.0, 80.0)
     low, high = decibel.amin((1, 2, 3), keepdim=True), decibel.amax((1, 2, 3), keepdim=True)
     return (decibel - low) / (high - low + 1e-8)

@@ -212,7 +212,7 @@ class MeanTeacher:
     def mixed(
         self, mel: Tensor, strong: Tensor, weak: Tensor, draw: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Magnitudes and labels mixed inside the strong and inside the weak part."""
+        """Magnitudes (B, 1, F, T) and labels mixed inside the strong and inside the weak part."""
         s, w, o = len(strong), len(weak), self.recipe.augment
         how = draw, o.mixup_p, o.mixup_alpha, o.mixup_share
         first, labels = mixup(mel[:s], Targets(strong), *how)

@@ -15,13 +15,13 @@ def decibels(level_db: float) -> float:
 
 
 def window_rms(audio: np.ndarray) -> np.ndarray:
-    """RMS of each 5-ms window; the last one is padded with zeros."""
+    """RMS (W,) of each 5-ms window of a sound (S,); the last one is padded with zeros."""
     padded = np.pad(audio, (0, -len(audio) % WINDOW))
     return np.sqrt(np.mean(padded.reshape(-1, WINDOW) ** 2, axis=1))
 
 
 def active_rms(audio: np.ndarray) -> float:
-    """RMS over the windows within 35 dB of the loudest; 0 for silence."""
+    """RMS over the windows of a sound (S,) within 35 dB of the loudest; 0 for silence."""
     rms = window_rms(audio)
     active = rms[rms > rms.max(initial=0) * decibels(-35)]
     return float(np.sqrt(np.mean(active**2))) if len(active) else 0.0
@@ -30,7 +30,7 @@ def active_rms(audio: np.ndarray) -> float:
 def stretches(
     audio: np.ndarray, below_peak_db: float = 35, floor: float = 0, gap_s: float = 0.35
 ) -> list[tuple[float, float]]:
-    """Audible stretches as (start, end) in seconds, exact to one window.
+    """Audible stretches of a sound (S,) as (start, end) in seconds, exact to one window.
 
     A window is audible above both `below_peak_db` under the loudest window and the amplitude
     `floor`; a stretch ends where the sound stays inaudible for more than `gap_s` seconds.
@@ -48,7 +48,7 @@ def stretches(
 
 
 def find_audible(sound: np.ndarray, floor: float) -> list[tuple[float, float]]:
-    """Onsets and offsets in seconds of what is heard of a sound above an amplitude.
+    """Onsets and offsets in seconds of what is heard of a sound (S,) above an amplitude.
 
     Stretches of less than 30 ms are single windows that passed the gate, and are no events.
     """
@@ -56,7 +56,7 @@ def find_audible(sound: np.ndarray, floor: float) -> list[tuple[float, float]]:
 
 
 def cut(audio: np.ndarray, start_s: float, end_s: float) -> np.ndarray:
-    """A copy of the part between two times with a 30-ms fade at its end."""
+    """A copy (S,) of the part between two times with a 30-ms fade at its end."""
     part = audio[int(start_s * SAMPLE_RATE) : int(end_s * SAMPLE_RATE)].copy()
     fade = min(len(part), int(0.03 * SAMPLE_RATE))
     part[len(part) - fade :] *= np.linspace(1, 0, fade)
@@ -64,12 +64,12 @@ def cut(audio: np.ndarray, start_s: float, end_s: float) -> np.ndarray:
 
 
 def repitch(audio: np.ndarray, semitones: float) -> np.ndarray:
-    """Play faster (up) or slower (down), as a tape would."""
+    """Play a sound (S,) faster (up) or slower (down), as a tape would."""
     return soxr.resample(audio, SAMPLE_RATE * 2 ** (semitones / 12), SAMPLE_RATE)
 
 
 def repeat(shots: list[np.ndarray], gaps_s: list[float], rng: Generator) -> np.ndarray:
-    """Lay shots one after another, onset to onset by `gaps_s`, each up to 3 dB softer."""
+    """Lay shots (S,) one after another, onset to onset by `gaps_s`, each up to 3 dB softer."""
     starts = np.concatenate([[0], np.cumsum(gaps_s)])[: len(shots)]
     starts = (starts * SAMPLE_RATE).astype(int)
     audio = np.zeros(max(s + len(shot) for s, shot in zip(starts, shots, strict=True)))
@@ -79,13 +79,13 @@ def repeat(shots: list[np.ndarray], gaps_s: list[float], rng: Generator) -> np.n
 
 
 def tilt(audio: np.ndarray, amount: float) -> np.ndarray:
-    """First-order spectral tilt: amount in -0.5 (brighter) to 0.5 (duller)."""
+    """First-order spectral tilt of a sound (S,): amount in -0.5 (brighter) to 0.5 (duller)."""
     delayed = np.concatenate([[0.0], audio[:-1]])
     return audio + amount * delayed
 
 
 def coloured_noise(samples: int, slope: float, rng: Generator) -> np.ndarray:
-    """Noise of RMS 1 whose power falls as 1 / f ** slope above 20 Hz: 1 is pink, 2 brown."""
+    """Noise (S,) of RMS 1 whose power falls as 1 / f ** slope above 20 Hz: 1 is pink, 2 brown."""
     spectrum = np.fft.rfft(rng.standard_normal(samples))
     frequency = np.fft.rfftfreq(samples, 1 / SAMPLE_RATE)
     spectrum *= np.where(frequency < 20, 0, np.maximum(frequency, 20) ** (-slope / 2))
@@ -94,7 +94,7 @@ def coloured_noise(samples: int, slope: float, rng: Generator) -> np.ndarray:
 
 
 def room(rng: Generator) -> np.ndarray:
-    """Impulse response: the direct sound, then noise that decays 60 dB in 0.15-0.6 s."""
+    """Impulse response (S,): the direct sound, then noise that decays 60 dB in 0.15-0.6 s."""
     decay_s, direct_db = rng.uniform(0.15, 0.6), rng.uniform(3, 15)
     time = np.arange(int(decay_s * SAMPLE_RATE)) / SAMPLE_RATE
     tail = rng.standard_normal(len(time)) * decibels(-60 * time / decay_s)
@@ -105,6 +105,6 @@ def room(rng: Generator) -> np.ndarray:
 
 
 def to_pcm(audio: np.ndarray) -> np.ndarray:
-    """16-bit samples; the clip is scaled only if its peak passes 0.95."""
+    """16-bit samples (S,); the clip is scaled only if its peak passes 0.95."""
     peak = np.abs(audio).max(initial=0)
     return np.round(audio * (min(1, 0.95 / peak) if peak else 1) * 32767).astype(np.int16)

@@ -131,7 +131,7 @@ def _mean_curve(curves: Sequence[dict[str, list[float]]]) -> dict[str, list[floa
 
 
 def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """Percentiles 2.5 and 97.5 of the values that are defined; NaN if none is."""
+    """Percentiles 2.5 and 97.5 of the values (R,) that are defined; NaN if none is."""
     values = np.asarray(values, np.float64)
     values = values[~np.isnan(values)]
     low, high = np.percentile(values, CI) if len(values) else (np.nan, np.nan)
@@ -141,7 +141,7 @@ def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
 def interval_of_difference(
     a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray
 ) -> tuple[float, float]:
-    """As `interval`, of a less b: values on the same resamples of the same clips."""
+    """As `interval`, of a less b: values (R,) on the same resamples of the same clips."""
     return interval(np.subtract(a, b))
 
 
