@@ -21,8 +21,13 @@ from pipeline import interval
 from hear_ptsed.metrics import records
 
 STAGES = ("scratch", "weak", "strong", "strong_kd")
-TASKS = ("office", {"task": "piano", "folds": 1}, "home")
-PROTOCOLS = ("linear", "finetuned")
+PLAIN, WEAK = ("linear", "finetuned"), ("weak-linear", "weak-finetuned")
+TASKS = (
+    {"task": "office", "protocols": PLAIN},
+    {"task": "piano", "folds": 1, "protocols": PLAIN},
+    {"task": "home", "protocols": WEAK},
+)
+PROTOCOLS = (*PLAIN, *WEAK)
 DIFFERENCES = (("weak", "scratch"), ("strong", "weak"), ("strong_kd", "strong"))
 
 
@@ -65,12 +70,11 @@ def report(folder: Path) -> None:
         record = records.read_record(path)
         value = next(iter(record.scores.values()))
         value = 0.0 if math.isnan(value) else value  # no event came out: F is not defined
-        of_stage = scores.setdefault((record.task, record.protocol), {}).setdefault(
-            record.stage, {}
-        )
+        how = "fine-tuned" if record.protocol.endswith("finetuned") else "frozen"
+        of_stage = scores.setdefault((record.task, how), {}).setdefault(record.stage, {})
         of_stage[record.seed] = value
     columns = sorted(scores)
-    print("| | " + " | ".join(f"{task}, {protocol}" for task, protocol in columns) + " |")
+    print("| | " + " | ".join(f"{task}, {how}" for task, how in columns) + " |")
     print("|---" * (len(columns) + 1) + "|")
     for stage in STAGES:
         cells = [_cell(list(scores[c].get(stage, {}).values())) for c in columns]
@@ -82,9 +86,9 @@ def report(folder: Path) -> None:
     print("\nFine-tuned less frozen, all stages and seeds:")
     for task in tasks:
         pairs = [
-            scores[task, "finetuned"][stage][seed] - scores[task, "frozen"][stage][seed]
+            scores[task, "fine-tuned"][stage][seed] - scores[task, "frozen"][stage][seed]
             for stage, seed in product(STAGES, range(100))
-            if seed in scores.get((task, "finetuned"), {}).get(stage, {})
+            if seed in scores.get((task, "fine-tuned"), {}).get(stage, {})
             and seed in scores.get((task, "frozen"), {}).get(stage, {})
         ]
         if pairs:
