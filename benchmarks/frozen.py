@@ -23,7 +23,7 @@ from torch import Tensor
 from eval_tasks.fit.crops import Crop
 from eval_tasks.fit.features import Features, count_rows, features
 from eval_tasks.fit.frozen import Frozen
-from eval_tasks.fit.loop import fit
+from eval_tasks.fit.loop import train_problem
 from eval_tasks.fit.recipe import Recipe, recipe
 from eval_tasks.plugin import GENERIC, Plugin
 from eval_tasks.score import rate
@@ -65,7 +65,7 @@ def trained(
 ) -> Scored:
     problem = make(data, data.splits[0], embedded, chosen, seed=seed, device="cpu")
     with tempfile.TemporaryDirectory() as folder:
-        fit(problem, chosen, Path(folder), seed=seed, progress=False)
+        train_problem(problem, chosen, Path(folder), seed=seed, progress=False)
     problem.model.eval()
     probabilities = problem.probabilities(embedded["test"])
     return rate(data.task, data.parts["test"], probabilities, bootstrap=Bootstrap())

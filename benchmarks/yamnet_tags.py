@@ -109,6 +109,7 @@ class Plain(MobileNet):
         self.to(memory_format=layout).eval()
 
     def embed_batch(self, patches: Tensor) -> Tensor:
+        """Patches (B, 96, 64) -> (B, 1024)."""
         x = patches[:, None]
         for conv, norm in zip(self.convs, self.norms, strict=True):
             if conv.stride == (2, 2):

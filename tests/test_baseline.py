@@ -273,7 +273,7 @@ class Killed(BaseException):
 def test_a_run_that_was_killed_ends_at_the_same_weights(clips, tmp_path, monkeypatch):
     options = numbers("optim.epochs=2", "optim.warmup_steps=4", "fit.check_every_epochs=0.66")
     whole, ours = problem(clips, options), problem(clips, options)
-    loop.fit(whole, options, tmp_path / "whole", seed=0, progress=False)
+    loop.train_problem(whole, options, tmp_path / "whole", seed=0, progress=False)
     after = ours.after_step
 
     def dying(step):
@@ -283,10 +283,12 @@ def test_a_run_that_was_killed_ends_at_the_same_weights(clips, tmp_path, monkeyp
 
     monkeypatch.setattr(ours, "after_step", dying)
     with pytest.raises(Killed):
-        loop.fit(ours, options, tmp_path / "killed", seed=0, progress=False, save_every_s=0)
+        loop.train_problem(
+            ours, options, tmp_path / "killed", seed=0, progress=False, save_every_s=0
+        )
     again = problem(clips, options)
     again.workers = 1  # loader processes change nothing
-    fitted = loop.fit(again, options, tmp_path / "killed", seed=0, progress=False)
+    fitted = loop.train_problem(again, options, tmp_path / "killed", seed=0, progress=False)
     assert [row["step"] for row in fitted["history"]] == [2, 4, 6]
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name]), name
@@ -300,7 +302,7 @@ def test_student_and_teacher_learn_to_hear_the_tones(clips, tmp_path):
     settings = ("optim.epochs=12", "optim.warmup_steps=6", "optim.lr=0.03", "optim.ema=0.8")
     options = numbers(*settings, "fit.check_every_epochs=3")
     ours = problem(clips, options, filters=(2, 4, 4, 4, 4, 4, 8), units=16, dropout=0.1)
-    fitted = loop.fit(ours, options, tmp_path, seed=0, progress=False)
+    fitted = loop.train_problem(ours, options, tmp_path, seed=0, progress=False)
     assert fitted["history"][-1]["loss"] < 0.6 * fitted["history"][0]["loss"]
     part = clips["test"][0].part
     for network in ours.model.eval().values():

@@ -74,7 +74,9 @@ def test_a_record_is_complete_and_says_how_it_is_made_again(undisturbed, parts, 
 def test_a_finished_run_is_not_done_again(undisturbed, parts, tasks):
     folder = parts / "linear"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-    code, said = run(folder, "run", *OFFICE, *LOGMEL, *tasks, at=Killed("eval_tasks.fit.loop.fit"))
+    code, said = run(
+        folder, "run", *OFFICE, *LOGMEL, *tasks, at=Killed("eval_tasks.fit.loop.train_problem")
+    )
     assert code == 0 and "already done: results/" in said
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     del before[folder / "output.txt"], after[folder / "output.txt"]

@@ -166,7 +166,7 @@ def test_one_update_is_adamw_with_layer_wise_rates(data, tmp_path, name):
     problem = problem_of(data, net, recipe)
     problem.validate = lambda: {"score": 1.0}
     problem.steps = 1
-    loop.fit(problem, recipe, tmp_path, seed=0, progress=False)
+    loop.train_problem(problem, recipe, tmp_path, seed=0, progress=False)
 
     same = problem_of(data, before, recipe)
     torch.manual_seed(torch_seed(0, MODEL, 0))

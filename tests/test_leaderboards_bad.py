@@ -28,17 +28,6 @@ def folder(tmp_path) -> Path:
     return tmp_path / "results"
 
 
-def rejected(folder: Path) -> tuple[str, str]:
-    """File and reason of the only bad file; the good record is there."""
-    found = collect([folder], figures=False)
-    assert [entry.model for entry in found.entries] == ["beats"]
-    assert len(found.rejected) == 1
-    (one,) = found.rejected
-    assert len(one.reason) <= 301 and "\n" not in one.file + one.reason
-    assert (one.file + one.reason).isprintable()
-    return one.file, one.reason
-
-
 def nested(levels: int) -> dict:
     value: dict = {}
     for _ in range(levels):
@@ -132,7 +121,7 @@ BAD = {
 def test_a_bad_record_is_told_by_file_and_reason_and_the_rest_goes_on(folder, case):
     changes, reason = BAD[case]
     parts.write_raw(folder / "bad.json", parts.record("m2d"), **changes)
-    file, told = rejected(folder)
+    file, told = parts.rejected(folder)
     assert file == "results/bad.json"
     assert reason in told
 
@@ -141,7 +130,7 @@ def test_a_missing_key_is_named(folder):
     values = json.loads(parts.write_raw(folder / "bad.json", parts.record("m2d")).read_text())
     del values["seed"], values["ci95"]
     (folder / "bad.json").write_text(json.dumps(values))
-    assert rejected(folder)[1] == "lacks ci95, seed"
+    assert parts.rejected(folder)[1] == "lacks ci95, seed"
 
 
 RAW = {
@@ -164,7 +153,7 @@ RAW = {
 def test_a_file_that_is_no_json_of_ours_is_told(folder, case):
     content, reason = RAW[case]
     (folder / "bad.json").write_bytes(content)
-    assert reason in rejected(folder)[1]
+    assert reason in parts.rejected(folder)[1]
 
 
 def test_a_file_without_schema_is_left_alone_in_a_folder_and_told_by_name(folder):
@@ -178,7 +167,7 @@ def test_a_file_without_schema_is_left_alone_in_a_folder_and_told_by_name(folder
 def test_a_huge_file_is_not_even_read(folder):
     with (folder / "bad.json").open("wb") as file:
         file.truncate(checks.BYTES + (1 << 20))
-    assert "9 MiB; a result has at most 8" in rejected(folder)[1]
+    assert "9 MiB; a result has at most 8" in parts.rejected(folder)[1]
 
 
 def test_links_and_pipes_are_told_and_not_followed(folder, tmp_path):
@@ -213,12 +202,12 @@ def test_links_and_pipes_are_told_and_not_followed(folder, tmp_path):
 )
 def test_a_hostile_file_name_is_rejected_and_printed_harmlessly(folder, name, shown):
     parts.write_raw(folder / name, parts.record("m2d"))
-    assert rejected(folder)[0] == shown
+    assert parts.rejected(folder)[0] == shown
 
 
 def test_a_file_of_an_interrupted_write_is_told(folder):
     parts.write_raw(folder / ".123-run.json", parts.record("m2d"))
-    assert "interrupted" in rejected(folder)[1]
+    assert "interrupted" in parts.rejected(folder)[1]
 
 
 def test_of_a_result_that_comes_twice_the_first_name_counts(folder):
@@ -245,7 +234,7 @@ def test_a_site_among_the_results_is_no_result(folder):
 
 def test_a_site_in_a_folder_of_results_is_named_and_its_downloads_are_not_read(folder):
     site.build_site(collect([folder], figures=False), folder / "old site")
-    file, reason = rejected(folder)
+    file, reason = parts.rejected(folder)
     assert file == "results/old site" and "a site built before" in reason
 
 
@@ -272,8 +261,8 @@ def test_a_record_that_takes_the_identity_of_another_displaces_none(folder):
 
 def test_the_same_run_with_other_scores_is_told(folder):
     parts.write_raw(folder / "z.json", parts.record(f=0.81), identity=parts.record().identity)
-    assert "the same run as results/dcase" in rejected(folder)[1]
-    assert "with other scores" in rejected(folder)[1]
+    assert "the same run as results/dcase" in parts.rejected(folder)[1]
+    assert "with other scores" in parts.rejected(folder)[1]
 
 
 def test_one_seed_twice_in_a_row_is_flagged(folder):
@@ -300,21 +289,6 @@ def test_long_options_of_a_module_are_shortened(tmp_path):
     parts.write(tmp_path, parts.record(**options))
     (entry,) = collect([tmp_path], figures=False).entries
     assert len(entry.variant) < 80
-
-
-def test_a_stray_file_of_heareval_hides_no_record(folder):
-    (folder / "task_metadata.json").write_text("{}")
-    assert len(collect([folder], figures=False).entries) == 1
-
-
-@pytest.mark.parametrize("hparams", ["null", "[1]", "[" * 500 + "]" * 500, "[" * 9000 + "]" * 9000])
-def test_whatever_heareval_hyperparameters_hold_the_rest_is_read(folder, hparams):
-    at = parts.write_heareval(folder / "embeddings") / "test.predicted-scores.json"
-    text = at.read_text()
-    start = text.index('"hparams": ') + len('"hparams": ')
-    at.write_text(text[:start] + hparams + text[text.index("}", start) + 1 :])
-    told = rejected(folder)[1]
-    assert "hparams is " in told or "nested" in told
 
 
 EXTREMES = {
@@ -348,31 +322,6 @@ def test_a_site_is_built_of_extreme_but_allowed_values(tmp_path, case):
     for name in ("index.html", "task-dcase2016_task2.html"):
         values = re.findall(r'(?:data-v|[xy][12]?|d)="([^"]*)"', (out / name).read_text())
         assert not any("nan" in value or "inf" in value for value in values)
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"task_name": "mnist"}, "unknown task 'mnist-hear2021-full'"),
-        ({"task_name": "../x"}, "must be a name"),
-        ({"evaluation": ["wow"]}, "lacks test_wow"),
-        ({"evaluation": "event"}, "is 'event'; it must be a valid array"),
-        ({"evaluation": []}, "has no score"),
-        ({"mode": 3}, "mode is 3; it must be a valid string"),
-    ],
-)
-def test_a_bad_folder_of_heareval_is_told(folder, change, reason):
-    path = parts.write_heareval(folder / "embeddings") / "task_metadata.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    file, told = rejected(folder)
-    assert file.endswith("test.predicted-scores.json") and reason in told
-
-
-def test_heareval_scores_out_of_range_and_folders_not_yet_scored_are_told(folder):
-    at = parts.write_heareval(folder / "embeddings", score="7.5")
-    assert "7.5; allowed are 0 to 1" in rejected(folder)[1]
-    (at / "test.predicted-scores.json").unlink()
-    assert "not scored by heareval" in rejected(folder)[1]
 
 
 def everything(found: Collected) -> None:

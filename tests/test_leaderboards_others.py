@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import leaderboard_parts as parts
 import pytest
@@ -10,6 +11,13 @@ from leaderboards.collect import collect
 from leaderboards.stats import cells
 
 F = "event_onset_200ms_fms"
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Results with one good record."""
+    parts.write(tmp_path / "results", parts.record())
+    return tmp_path / "results"
 
 
 def test_a_folder_of_heareval_is_a_result_without_interval(tmp_path):
@@ -100,3 +108,43 @@ def test_a_checkpoint_called_model_has_the_name_of_its_folder(tmp_path):
         (tmp_path / folder / "scores.json").write_text(json.dumps(values), encoding="utf-8")
         (entry,) = collect([tmp_path / folder], figures=False).entries
         assert (entry.model, entry.stage, entry.module) == (model, stage, "model.pt")
+
+
+def test_a_stray_file_of_heareval_hides_no_record(folder):
+    (folder / "task_metadata.json").write_text("{}")
+    assert len(collect([folder], figures=False).entries) == 1
+
+
+@pytest.mark.parametrize("hparams", ["null", "[1]", "[" * 500 + "]" * 500, "[" * 9000 + "]" * 9000])
+def test_whatever_heareval_hyperparameters_hold_the_rest_is_read(folder, hparams):
+    at = parts.write_heareval(folder / "embeddings") / "test.predicted-scores.json"
+    text = at.read_text()
+    start = text.index('"hparams": ') + len('"hparams": ')
+    at.write_text(text[:start] + hparams + text[text.index("}", start) + 1 :])
+    told = parts.rejected(folder)[1]
+    assert "hparams is " in told or "nested" in told
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"task_name": "mnist"}, "unknown task 'mnist-hear2021-full'"),
+        ({"task_name": "../x"}, "must be a name"),
+        ({"evaluation": ["wow"]}, "lacks test_wow"),
+        ({"evaluation": "event"}, "is 'event'; it must be a valid array"),
+        ({"evaluation": []}, "has no score"),
+        ({"mode": 3}, "mode is 3; it must be a valid string"),
+    ],
+)
+def test_a_bad_folder_of_heareval_is_told(folder, change, reason):
+    path = parts.write_heareval(folder / "embeddings") / "task_metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    file, told = parts.rejected(folder)
+    assert file.endswith("test.predicted-scores.json") and reason in told
+
+
+def test_heareval_scores_out_of_range_and_folders_not_yet_scored_are_told(folder):
+    at = parts.write_heareval(folder / "embeddings", score="7.5")
+    assert "7.5; allowed are 0 to 1" in parts.rejected(folder)[1]
+    (at / "test.predicted-scores.json").unlink()
+    assert "not scored by heareval" in parts.rejected(folder)[1]

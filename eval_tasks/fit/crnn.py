@@ -34,6 +34,7 @@ class Mel(nn.Module):
         )
 
     def forward(self, audio: Tensor) -> Tensor:
+        """(B, S) -> (B, 1, 128, T)."""
         with torch.autocast(audio.device.type, enabled=False):
             return self.mel(audio)[:, None]
 
@@ -58,6 +59,7 @@ class ConvBlock(nn.Module):
         self.pool = nn.AvgPool2d(pool)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, F, T) -> (B, C', F', T')."""
         x = self.norm(self.conv(x))
         linear = self.linear(x.transpose(1, -1)).transpose(1, -1)
         return self.pool(self.dropout(linear * x.sigmoid()))

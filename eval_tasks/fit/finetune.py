@@ -55,7 +55,7 @@ def train_network(context: Context) -> Predictions:
     batches = AudioBatches(strong, weak, recipe, context.seed)
     valid = data.parts[split.valid]
     problem = FineTuning(net, data.task, valid, batches, recipe, context.workers)
-    fitted = loop.fit(problem, recipe, context.folder, **context.fitting)
+    fitted = loop.train_problem(problem, recipe, context.folder, **context.fitting)
     if context.export is not None:
         heads = ("strong_head", "weak_head") if context.weak else ("strong_head",)
         save_checkpoint(net, context.export, data.classes, heads)
@@ -159,7 +159,7 @@ class FineTuning:
         return load_batches(self.audio, range(first, self.steps), self.workers, self.device)
 
     def loss(self, batch: dict[str, Rows], step: int) -> Tensor:
-        """Mean cross-entropy of known frames, plus that of weakly labelled clips."""
+        """Mean cross-entropy of known frames (B, C, T), plus that of weak clips (B, C)."""
         draw = augmentation(self.audio.seed, step)
         with torch.no_grad():
             inputs = {kind: self.inputs(batch[kind], draw) for kind in batch}
@@ -173,7 +173,7 @@ class FineTuning:
         return loss
 
     def inputs(self, rows: Rows, draw: torch.Generator) -> tuple[Tensor, Targets]:
-        """Augmented spectrograms; targets `strong` or `weak`, and as `soft` the known frames."""
+        """Augmented spectrograms (B, 1, F, T); targets, and as their `soft` the known frames."""
         rows = {name: value.to(self.device, non_blocking=True) for name, value in rows.items()}
         audio, partner, labels = rows["audio"], rows["partner"], rows["labels"].float()
         if labels.ndim == 3:
@@ -213,7 +213,8 @@ def probabilities(model: SEDModel, part: Part, batch: int = 8) -> dict[str, np.n
     """
     device = next(model.parameters()).device
 
-    def frame_logits(windows: Tensor) -> Tensor:  # (B, S) -> (B, T, C)
+    def frame_logits(windows: Tensor) -> Tensor:
+        """(B, S) -> (B, T, C)."""
         return model(windows).strong.transpose(1, 2).float()
 
     predicted = {}

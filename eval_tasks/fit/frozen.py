@@ -35,7 +35,7 @@ def train_head(context: Context) -> Predictions:
     embedded = {n: features(data, n, context.plugin, context.cache, **options) for n in names}
     options = {"seed": context.seed, "device": context.device, "weak": context.weak}
     problem = Frozen(data, split, embedded, recipe, **options)
-    fitted = loop.fit(problem, recipe, context.folder, **context.fitting)
+    fitted = loop.train_problem(problem, recipe, context.folder, **context.fitting)
     problem.model.eval()
     test = embedded[split.test]
     return predict_test_part(
@@ -116,7 +116,7 @@ class Frozen:
             yield {kind: crops.at(step)[0] for kind, crops in self.crops.items()}
 
     def loss(self, batch: dict[str, list[Crop]], step: int) -> Tensor:
-        """Mean cross-entropy of all frames, plus that of weakly labelled clips."""
+        """Mean cross-entropy of all frames (N, C), plus that of weakly labelled clips (B, C)."""
         with torch.autocast(self.device.type, enabled=False):  # a head in float32 costs nothing
             strong = batch["strong"]
             labels = [self.crops["strong"].label(crop)[crop.span] for crop in strong]

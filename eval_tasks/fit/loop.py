@@ -48,7 +48,7 @@ class Problem(Protocol):
         """Scores on the validation part, the one to choose by first: higher is better."""
 
 
-def fit(
+def train_problem(
     problem: Problem,
     recipe: Recipe,
     folder: Path,

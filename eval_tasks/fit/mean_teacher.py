@@ -199,6 +199,7 @@ class MeanTeacher:
         return load_batches(self.picked, range(first, self.steps), self.workers, self.device)
 
     def loss(self, batch: Batch, step: int) -> Tensor:
+        """See `objective`; audio (B, S), embeddings (B, T, D), of all three kinds of clips."""
         audio, embeddings, strong, weak = (t.to(self.device, non_blocking=True) for t in batch)
         draw = augmentation(self.seed, step)
         mel, strong, weak = self.mixed(self.mel(audio), strong, weak, draw)
@@ -273,7 +274,7 @@ def train_mean_teacher(context: Context) -> Predictions:
     student = new_student(len(data.classes), test.rows.shape[1], recipe, context.seed)
     options = {"seed": context.seed, "device": context.device, "workers": context.workers}
     problem = MeanTeacher(student, data.task, clips, split, recipe, **options)
-    fitted = loop.fit(problem, recipe, context.folder, **context.fitting)
+    fitted = loop.train_problem(problem, recipe, context.folder, **context.fitting)
     problem.model.eval()
 
     def predict(network: str) -> dict[str, np.ndarray]:

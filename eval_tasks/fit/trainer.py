@@ -58,7 +58,7 @@ class Context:
 
     @property
     def fitting(self) -> dict[str, Any]:
-        """Options of eval_tasks.fit.loop.fit."""
+        """Options of eval_tasks.fit.loop.train_problem."""
         every_s = self.save_every_s
         return {"seed": self.seed, "progress": self.progress, "save_every_s": every_s}
 
@@ -103,7 +103,7 @@ def predict_test_part(
     """The predictions of a trained network, and how long they took.
 
     Args:
-        fitted: what eval_tasks.fit.loop.fit returned.
+        fitted: what eval_tasks.fit.loop.train_problem returned.
         predict: gives file -> (T, C) of the test part.
         parameters: that ran.
         embedding_s: seconds that a minute of audio took before, where embeddings are cached.

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import click
 from torch import nn
@@ -118,9 +117,10 @@ def check_embeddings(folder: Path) -> None:
             f"{folder} holds no finished embeddings; give EMBEDDINGS_DIR/MODULE/TASK as written "
             "by 'python -m eval_tasks heareval embeddings'"
         )
-    metadata = _read(folder / "task_metadata.json")
+    metadata = json.loads((folder / "task_metadata.json").read_bytes())
     splits = metadata["splits"]
-    rows = {s: _read(folder / f"{s}.embedding-dimensions.json")[0] for s in splits}
+    files = {split: folder / f"{split}.embedding-dimensions.json" for split in splits}
+    rows = {split: json.loads(file.read_bytes())[0] for split, file in files.items()}
     if metadata["split_mode"] == "trainvaltest":
         training = [rows["train"]]
     else:  # heareval tests on fold i, validates on the next one and trains on the rest
@@ -136,7 +136,3 @@ def check_embeddings(folder: Path) -> None:
 
 def _is_task(folder: Path) -> bool:
     return (folder / "task_metadata.json").is_file()
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

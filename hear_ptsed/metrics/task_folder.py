@@ -41,7 +41,7 @@ def fingerprint(
 def version_of(folder: Path) -> str:
     """Such as dcase2016_task2-hear2021-full; "" of a folder that is no task folder."""
     try:
-        metadata = _read(folder / "task_metadata.json")
+        metadata = _load_json(folder / "task_metadata.json")
         return "-".join(metadata[key] for key in ("task_name", "version", "mode"))
     except (OSError, ValueError, LookupError, TypeError):
         return ""
@@ -58,14 +58,14 @@ def read_task_folder(folder: Path) -> TaskFolder:
 def _read_folder(folder: Path) -> TaskFolder:
     import soundfile
 
-    metadata = _read(folder / "task_metadata.json")
+    metadata = _load_json(folder / "task_metadata.json")
     with (folder / "labelvocabulary.csv").open(newline="", encoding="utf-8") as file:
         classes = [row["label"] for row in csv.DictReader(file)]
-    seconds = _read(folder / "durations.json") if (folder / "durations.json").exists() else {}
+    seconds = _load_json(folder / "durations.json") if (folder / "durations.json").exists() else {}
     more = [name for name in MORE_PARTS if (folder / f"{name}.json").exists()]
     rows, events = [], {}
     for name in (*metadata["splits"], *more):
-        labels = dict(sorted(_read(folder / f"{name}.json").items()))
+        labels = dict(sorted(_load_json(folder / f"{name}.json").items()))
         audio = folder / str(SAMPLE_RATE) / name
         samples = {file: soundfile.info(audio / file).frames for file in labels}
         durations_s = {
@@ -81,5 +81,5 @@ def _read_folder(folder: Path) -> TaskFolder:
     )
 
 
-def _read(path: Path) -> Any:
+def _load_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
