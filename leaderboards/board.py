@@ -277,7 +277,7 @@ def task_board(cells: Sequence[Cell], named: Names) -> Board:
     at = {(cell.row, cell.column): cell for cell in cells}
     lines = []
     for row in sorted({cell.row for cell in cells}, key=pages.row_order):
-        shown = [at.get((row, column)) for column in by_column]
+        of_columns = [at.get((row, column)) for column in by_column]
         lines.append(
             BoardLine(
                 row=row,
@@ -286,7 +286,7 @@ def task_board(cells: Sequence[Cell], named: Names) -> Board:
                 more=named.more(row),
                 href=pages.model_page(row.model),
                 show=pages.show_of(row),
-                cells=[None, *(printed_cell(c, None, score_href(c)) if c else None for c in shown)],
+                cells=[None, *(c and printed_cell(c, None, score_href(c)) for c in of_columns)],
             )
         )
     return Board("all", groups, lines, [])

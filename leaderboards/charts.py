@@ -145,7 +145,7 @@ def class_chart(cells: Sequence[Cell], labels: Labels, metric: str = "") -> Char
     data = []
     for k, (cell, of_class) in enumerate(means.items()):
         name, scores = _name(cell.row, labels), [of_class.get(of, math.nan) for of in classes]
-        said = [f"{name['hovertext']}: {_text(score, metric)}" for score in scores]
+        said = [f"{name['hovertext']}: {METRICS[metric].printed(score)}" for score in scores]
         # The second one is an outline: two stages of a backbone have one colour.
         colour = _colour(cell.row, labels)
         outline = {"color": colour, "width": 1.5}
@@ -157,7 +157,9 @@ def class_chart(cells: Sequence[Cell], labels: Labels, metric: str = "") -> Char
     order = _by_difference(data[0], data[min(1, len(data) - 1)])
     y = {"type": "category", "categoryarray": order, "autorange": "reversed"}
     more = {"barmode": "group", "bargap": 0.25, "meta": {"pick": ["First", "Second"]}}
-    return _chart(data, 140 + 26 * min(len(classes), 60), _unit(metric), "", yaxis=y, **more)
+    return _chart(
+        data, 140 + 26 * min(len(classes), 60), METRICS[metric].heading, "", yaxis=y, **more
+    )
 
 
 def _by_difference(a: Chart, b: Chart) -> list[str]:
@@ -258,10 +260,10 @@ def _colour(row: Row, labels: Labels) -> str:
 
 
 def _hover(cell: Cell, labels: Labels) -> str:
-    metric = cell.column.metric
-    text = f"{escape(labels[cell.row])}: {_text(cell.mean, metric)}"
+    printed = METRICS[cell.column.metric].printed
+    text = f"{escape(labels[cell.row])}: {printed(cell.mean)}"
     if not math.isnan(cell.low):
-        text += f" [{_text(cell.low, metric)}, {_text(cell.high, metric)}]"
+        text += f" [{printed(cell.low)}, {printed(cell.high)}]"
     more = [f"{cell.seeds} seeds"] if cell.seeds > 1 else []
     more += [f"rank {cell.place}"] if cell.place else []
     more += [flag for flag in cell.flags if flag != "untrained"]  # which the label says
@@ -295,13 +297,9 @@ def _mean_curve(cell: Cell) -> dict[str, np.ndarray]:
     return {key: sums[key] / np.where(counts[key], counts[key], np.nan) for key in tables}
 
 
-def _in_percent(metric: str) -> bool:
-    return METRICS[metric].high == 1
-
-
 def _value(value: float, metric: str) -> float | None:
-    """In % where the metric ends at 1."""
-    return _rounded(100 * value if _in_percent(metric) else value)
+    """In the unit of the metric."""
+    return _rounded(100 * value if METRICS[metric].unit else value)
 
 
 def _rounded(value: float) -> float | None:
@@ -309,17 +307,9 @@ def _rounded(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 6)
 
 
-def _text(value: float, metric: str) -> str:
-    return f"{100 * value:.1f}" if _in_percent(metric) else f"{value:.2f}"
-
-
-def _unit(metric: str) -> str:
-    return METRICS[metric].title + ", %" * _in_percent(metric)
-
-
 def _score_title(cell: Cell) -> str:
     lower = " (lower is better)" if cell.column.lower_is_better else ""
-    return _unit(cell.column.metric) + lower
+    return METRICS[cell.column.metric].heading + lower
 
 
 def _short(label: str) -> str:

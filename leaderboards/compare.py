@@ -108,8 +108,8 @@ def picture(comparison: Comparison) -> tuple[Chart, str]:
     chart = class_chart(cells, labels, metric) or score_chart(cells, labels)
     if chart is None:
         raise ValueError("no score is defined; there is nothing to draw")
-    less, (scale, digits) = comparison.difference, (100, 1) if METRICS[metric].high == 1 else (1, 2)
-    value, low, high = (f"{scale * v:+.{digits}f}" for v in (less.value, less.low, less.high))
+    less, printed = comparison.difference, METRICS[metric].printed
+    value, low, high = (printed(v, signed=True) for v in (less.value, less.low, less.high))
     span = "" if math.isnan(less.low) else f" [{low}, {high}]"
     return chart, f"{comparison.title}: difference {value}{span}"
 

@@ -185,12 +185,11 @@ def bibtex(cells: Sequence[Cell]) -> str:
 
 def score_text(cell: Cell) -> tuple[str, str]:
     """The mean, in % where it is a share, and half of its interval; "" for none."""
-    percent = METRICS[cell.column.metric].high == 1
-    scale, decimals = (100, 1) if percent else (1, 2)
+    printed = METRICS[cell.column.metric].printed
     if math.isnan(cell.mean):
         return cell.text, ""
-    half = "" if math.isnan(cell.low) else f"{scale * (cell.high - cell.low) / 2:.{decimals}f}"
-    return f"{scale * cell.mean:.{decimals}f}", half
+    half = "" if math.isnan(cell.low) else printed((cell.high - cell.low) / 2)
+    return printed(cell.mean), half
 
 
 def _tables(

@@ -147,7 +147,7 @@ def _ranked(lines: Sequence[Line]) -> list[Line]:
         return []
     wins, paired = better([line.mean for line in lines], lower_is_better=False)
     first = max(range(len(lines)), key=lambda i: lines[i].mean.mean)
-    shown = [round(line.mean.mean, 3) for line in lines]
+    rounded = [round(line.mean.mean, 3) for line in lines]
     marked = [
         Line(
             line.row,
@@ -156,7 +156,7 @@ def _ranked(lines: Sequence[Line]) -> list[Line]:
             line.mean,
             rank=1 + int(wins[:, i].sum()),
             paired=bool(paired[i].all()),
-            best=shown[i] == max(shown) and len(lines) > 1,
+            best=rounded[i] == max(rounded) and len(lines) > 1,
             near_best=not wins[first, i] and len(lines) > 1,
         )
         for i, line in enumerate(lines)
@@ -181,14 +181,14 @@ def _groups(
         columns: dict[str, set[Column]] = {"measured": set(), "published": set()}
         for cell in by_task[task]:
             columns[cell.row.kind].add(cell.column)
-        own = [cell for cell in by_task[task] if cell.row.kind == "measured"]
+        measured = [cell for cell in by_task[task] if cell.row.kind == "measured"]
         groups.append(
             Group(
                 task,
                 by_task[task][0].column.task_title,
                 tuple(sorted(columns["measured"])),
                 tuple(sorted(columns["published"])),
-                small=bool(own) and all(cell.small_data for cell in own),
+                small=bool(measured) and all(cell.small_data for cell in measured),
                 in_mean=task in tasks,
             )
         )

@@ -71,8 +71,7 @@ def number(value: float, metric: str, signed: bool = False) -> str:
     """A score or a difference of two: in percent where the metric ends at 1, rounded once."""
     if math.isnan(value):
         return NONE
-    places = 2 if METRICS[metric].high == 1 else 0
-    text = f"{Decimal(value).scaleb(places):{'+' * signed}.{1 if places else 2}f}"
+    text = METRICS[metric].printed(value, signed)
     if not float(text):  # neither +0.0 nor -0.0
         text = text.lstrip("+-")
     return text.replace("-", MINUS)
@@ -90,7 +89,7 @@ def printed(cell: Cell) -> str:
     metric = cell.column.metric
     if cell.row.kind == "published" and len(cell.entries) == 1:
         figure = cell.entries[0].record
-        percent = 2 if METRICS[metric].high == 1 else 0
+        percent = 2 if METRICS[metric].unit else 0
         # The scale is a power of ten; a division would drop zeros at the end.
         digits = Decimal(figure["printed"]).scaleb(percent - Decimal(figure["scale"]).adjusted())
         return f"{digits:f}"
@@ -214,7 +213,7 @@ def class_table(cells: Sequence[Cell], named: Names) -> Classes | None:
         }
         for label, cell, of_class in rows
     ]
-    data = {"classes": order, "rows": values, "percent": METRICS[metric].high == 1}
+    data = {"classes": order, "rows": values, "percent": bool(METRICS[metric].unit)}
     lines = [
         (name, _class_line(k, values[:2], metric, events[name])) for k, name in enumerate(order)
     ]

@@ -70,14 +70,14 @@ def ranked(cells: Sequence[Cell]) -> list[Cell]:
     wins, paired = better(able, lower)
     sign = -1.0 if lower else 1.0
     first = max(range(len(able)), key=lambda i: sign * able[i].mean)
-    shown = [sign * float(cell.text) for cell in able]
+    rounded = [sign * float(cell.text) for cell in able]
     places = {
         cell.row: replace(
             cell,
             rank=1 + int(wins[:, i].sum()),
             tied=int(wins[:, i].sum() + wins[i].sum()) < len(able) - 1,
             paired=bool(paired[i].all()),
-            best=shown[i] == max(shown) and len(able) > 1,
+            best=rounded[i] == max(rounded) and len(able) > 1,
             near_best=not wins[first, i] and len(able) > 1,
         )
         for i, cell in enumerate(able)

@@ -31,15 +31,15 @@ def gain_sections(gains: Sequence[Gain], named: Names) -> dict[str, list[GainSec
         of_columns.setdefault(gain.column, []).append(gain)
     by_kind: dict[str, list[GainSection]] = {"measured": [], "published": []}
     for column in sorted(of_columns, key=pages.column_order):
-        own = of_columns[column]
+        of_column = of_columns[column]
         by_kind[column.kind].append(
             GainSection(
                 id=f"gain-{pages.column_id(column)}",
                 title=named.column(column),
                 column=column,
-                clips=own[0].cells[0].clips,
-                chart=charts.slope_chart(own, named.row),
-                steps=[pages.step(gain, change) for gain in own for change in gain.steps],
+                clips=of_column[0].cells[0].clips,
+                chart=charts.slope_chart(of_column, named.row),
+                steps=[pages.step(gain, change) for gain in of_column for change in gain.steps],
             )
         )
     return by_kind
@@ -246,7 +246,7 @@ def run_scores(entry: Entry) -> list[tuple[str, str, str, str, str]]:
     few = entry.clips is not None and entry.clips < FEW
     for metric, value in entry.scores.items():
         low, high = (math.nan, math.nan) if few else entry.ci95.get(metric, (math.nan, math.nan))
-        title = METRICS[metric].title + (", %" if METRICS[metric].high == 1 else "")
+        title = METRICS[metric].heading
         conventions = entry.conventions[metric]
         rows.append((metric, title, number(value, metric), span(low, high, metric), conventions))
     return rows

@@ -212,7 +212,7 @@ def _filters(boards: list[board.Board]) -> dict[str, list[tuple[str, str]]]:
     lines = [line for table in boards for line in table.lines]
     kinds = {head.kind for table in boards for group in table.groups for head in group.heads}
     rows = [line.row for line in lines]
-    own = sorted({row.model for row in rows if row.kind == "measured"}, key=names.model_order)
+    models = sorted({row.model for row in rows if row.kind == "measured"}, key=names.model_order)
     stages = sorted({row.stage for row in rows if row.kind == "measured"}, key=names.stage_order)
     # Without anything measured, what others printed is all there is; so with small data.
     measured = any(row.kind == "measured" for row in rows)
@@ -227,7 +227,7 @@ def _filters(boards: list[board.Board]) -> dict[str, list[tuple[str, str]]]:
     choices = {
         "protocol": [(table.id, board.VIEW_TITLES[table.id][0]) for table in boards if table.tasks],
         "task": [*tasks.items()],
-        "model": [(model, names.model_title(model)) for model in own],
+        "model": [(model, names.model_title(model)) for model in models],
         "stage": [(stage, stage or "no stage") for stage in stages],
     }
     few = {key: [] if len(some) < 2 else some for key, some in choices.items()}

@@ -54,7 +54,7 @@ def _timed(path: Path) -> list[tuple[float, Any]]:
         import mido
     except ImportError:
         raise RuntimeError("MIDI files need mido: pip install mido") from None
-    found, tick = [], 0
+    messages, tick = [], 0
     since_tick, since_s, tempo = 0, 0.0, 500_000  # us per beat, until the file says otherwise
     try:
         file = mido.MidiFile(path)
@@ -63,12 +63,12 @@ def _timed(path: Path) -> list[tuple[float, Any]]:
             now = since_s + mido.tick2second(tick - since_tick, file.ticks_per_beat, tempo)
             if message.type == "set_tempo":
                 since_tick, since_s, tempo = tick, now, message.tempo
-            found.append((now, message))
+            messages.append((now, message))
     except (EOFError, OSError, ValueError, IndexError) as error:
         if not Path(path).is_file():
             raise
         raise ValueError(f"{path} is no MIDI file that can be read ({error})") from error
-    return found
+    return messages
 
 
 def _held(notes: list[Note], pedal: list[tuple[float, bool]]) -> list[Note]:

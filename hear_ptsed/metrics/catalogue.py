@@ -5,6 +5,7 @@ A new metric is an entry of METRICS and its function.
 
 import math
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 # MODULE:FUNCTION, which score.py imports when it is asked for. A function that several entries have
@@ -38,6 +39,23 @@ class Metric:
     function: str = ""  # see BY_EVENTS; empty: it is read from heareval's folders
     of_frames: bool = False  # computed from scores of frames of 40 ms, not from events
     options: dict[str, Any] = field(default_factory=dict)  # of this metric, for its function
+
+    @property
+    def unit(self) -> str:
+        """% where the greatest score is 1; else none."""
+        return "%" if self.high == 1 else ""
+
+    @property
+    def heading(self) -> str:
+        """Title and unit."""
+        return f"{self.title}, %" if self.unit else self.title
+
+    def printed(self, score: float, signed: bool = False) -> str:
+        """A score, or a difference of two, in the unit, rounded once from all its digits."""
+        if math.isnan(score):
+            return "undefined"
+        places, decimals = (2, 1) if self.unit else (0, 2)
+        return f"{Decimal(score).scaleb(places):{'+' * signed}.{decimals}f}"
 
 
 F_CURVE = Curve(
