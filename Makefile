@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-EXTRAS := eval,training,ray,leaderboards,plot,dev
+EXTRAS := eval,training,ray,leaderboards,figures,plot,dev
 OUT ?= demo
 
 .PHONY: env demo site test lint extras
