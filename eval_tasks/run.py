@@ -6,6 +6,7 @@ left, and nothing else does.
 
 import logging
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from eval_tasks.fit.trainer import Context, Predictions, find_trainer
@@ -36,7 +37,7 @@ def execute(run: Run, progress: bool = True) -> Record:
             clear(run.folder)  # of one that was killed after its record
             return record
         started, began = datetime.now(UTC), time.monotonic()
-        predictions = predict_folds(run, progress)
+        predictions = [decoded(run, fold) for fold in predict_folds(run, progress)]
         scored = score_folds(run, predictions)
         record = record_of(run, predictions, scored, started, time.monotonic() - began)
         records.write_record(record, run.path)
@@ -71,6 +72,17 @@ def predict_folds(run: Run, progress: bool = True) -> list[Predictions]:
         )
         for split in run.splits
     ]
+
+
+def decoded(run: Run, fold: Predictions) -> Predictions:
+    """With events, where scores are of some: those are scored, and kept in the record."""
+    task, part = run.data.task, run.data.parts[fold.part]
+    by_events = any(METRICS[name].function == BY_EVENTS for name in task.metrics)
+    if fold.events is not None or not by_events:
+        return fold
+    probabilities, decoding = fold.probabilities, fold.decoding or task.decoding
+    events = {file: decode(probabilities[file], part.classes, decoding) for file in part.files}
+    return replace(fold, events=events)
 
 
 def score_folds(run: Run, predictions: list[Predictions]) -> list[Scored]:
@@ -125,15 +137,8 @@ def record_of(
 
 def packed_events(run: Run, predictions: list[Predictions]) -> str:
     """Of all tested clips; "" where no score is of events, or where they do not fit a record."""
-    task, data = run.data.task, run.data
-    if not any(METRICS[name].function == BY_EVENTS for name in task.metrics):
-        return ""
-    events = {}
-    for fold in predictions:
-        decoding, classes = fold.decoding or task.decoding, data.classes
-        events |= fold.events or {
-            file: decode(fold.probabilities[file], classes, decoding)
-            for file in data.parts[fold.part].files
-        }
-    clips = sum(len(data.parts[fold.part]) for fold in predictions)
-    return pack(events, data.classes) if len(events) == clips else ""  # names differ over folds
+    events = {
+        file: of_file for fold in predictions for file, of_file in (fold.events or {}).items()
+    }
+    clips = sum(len(run.data.parts[fold.part]) for fold in predictions)
+    return pack(events, run.data.classes) if len(events) == clips else ""  # a name in two folds

@@ -12,7 +12,7 @@ from leaderboards.beside import Beside
 from leaderboards.cell import Cell, Column, Row
 from leaderboards.ranks import better
 
-# Protocols that are read together: no task has two of one view.
+# Protocols that are read together. A task with weak labels may have a column for each.
 VIEWS = {"frozen": ("linear", "weak-linear"), "finetuned": ("finetuned", "weak-finetuned")}
 
 
@@ -181,14 +181,14 @@ def _groups(
         columns: dict[str, set[Column]] = {"measured": set(), "published": set()}
         for cell in by_task[task]:
             columns[cell.row.kind].add(cell.column)
-        measured = [cell for cell in by_task[task] if cell.row.kind == "measured"]
+        of_task = [cell for cell in by_task[task] if cell.row.kind == "measured"]
         groups.append(
             Group(
                 task,
                 by_task[task][0].column.task_title,
                 tuple(sorted(columns["measured"])),
                 tuple(sorted(columns["published"])),
-                small=bool(measured) and all(cell.small_data for cell in measured),
+                small=bool(of_task) and all(cell.small_data for cell in of_task),
                 in_mean=task in tasks,
             )
         )
