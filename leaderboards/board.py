@@ -48,11 +48,6 @@ class BoardLine(NamedTuple):
     """A row of a board; cells in the order of the heads, None where there is none."""
 
     row: Row
-    title: str
-    stage: str
-    more: str
-    href: str
-    show: str  # measured, untrained or published
     cells: list[Printed | None]
 
 
@@ -154,7 +149,7 @@ def overview_board(overview: Overview, beside: Beside, named: Names) -> Board:
             heads.append(_published_head(group, overview.view))
         tag = "small data" if group.small else ""
         groups.append(Heads(group.title, pages.task_page(group.task), heads, tag))
-    lines = [_line(line, overview, beside, named) for line in overview.lines]
+    lines = [_line(line, overview, beside) for line in overview.lines]
     return Board(overview.view, groups, lines, [(g.task, g.title) for g in overview.groups])
 
 
@@ -202,7 +197,7 @@ def _published_head(group: Group, view: str) -> Head:
     return Head(id_, "published", f"{group.title}, published", why, "desc", kind, group.task)
 
 
-def _line(line: Line, overview: Overview, beside: Beside, named: Names) -> BoardLine:
+def _line(line: Line, overview: Overview, beside: Beside) -> BoardLine:
     row = line.row
     known = models.facts(row.model, row.stage)
     cells = [_rank_cell(line), None, _text(row.stage), *_fact_cells(line, known), _mean_cell(line)]
@@ -213,15 +208,7 @@ def _line(line: Line, overview: Overview, beside: Beside, named: Names) -> Board
         figure = line.published.get(group.task)
         if group.published:
             cells.append(printed_cell(figure)._replace(mark="grey") if figure else None)
-    return BoardLine(
-        row=row,
-        title=names.model_title(row.model),
-        stage=row.stage,
-        more=named.more(row),
-        href=pages.model_page(row.model) if pages.has_page(row) else "",
-        show=pages.show_of(row),
-        cells=cells,
-    )
+    return BoardLine(row, cells)
 
 
 def _text(text: str) -> Printed | None:
@@ -278,15 +265,6 @@ def task_board(cells: Sequence[Cell], named: Names) -> Board:
     lines = []
     for row in sorted({cell.row for cell in cells}, key=pages.row_order):
         of_columns = [at.get((row, column)) for column in by_column]
-        lines.append(
-            BoardLine(
-                row=row,
-                title=names.model_title(row.model),
-                stage=row.stage,
-                more=named.more(row),
-                href=pages.model_page(row.model),
-                show=pages.show_of(row),
-                cells=[None, *(c and printed_cell(c, None, score_href(c)) for c in of_columns)],
-            )
-        )
+        scores = [c and printed_cell(c, None, score_href(c)) for c in of_columns]
+        lines.append(BoardLine(row, [None, *scores]))
     return Board("all", groups, lines, [])

@@ -1,7 +1,9 @@
 """What a table is made of: columns, rows, and the score of a row in a column."""
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 import numpy as np
 
@@ -11,7 +13,6 @@ from leaderboards import names
 from leaderboards.readers import Entry
 
 FEW = 10  # test clips: the resamples of fewer are too much alike
-DECIMALS = 3  # of measured scores, as shown
 
 
 @dataclass(frozen=True, order=True)
@@ -63,9 +64,14 @@ class Row:
     untrained: bool
 
     @property
+    def show(self) -> str:
+        """What it is, as filters call it."""
+        return "untrained" if self.untrained else self.kind
+
+    @property
     def title(self) -> str:
         """Model and stage in words; rows of one title differ by `labels`."""
-        title = f"{names.MODELS.get(self.model, self.model)} {self.stage}".strip()
+        title = f"{names.model_title(self.model)} {self.stage}".strip()
         return f"{title} (untrained)" if self.untrained else title
 
 
@@ -90,6 +96,11 @@ class Cell:
     entries: tuple[Entry, ...]  # by seed
     replicates: np.ndarray | None = field(repr=False)  # (R,) mean over seeds; None if not paired
     draws: tuple  # cells with equal ones are paired; () for none
+
+    @property
+    def sampled(self) -> "Cell":
+        """What ranks are made of."""
+        return self
 
     @property
     def untrained(self) -> bool:
@@ -120,12 +131,13 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """The mean as it is shown: 3 decimals, of published figures 4 where they are printed."""
-        if math.isnan(self.mean):
-            return "undefined"
-        if self.row.kind == "published":
-            return f"{self.mean:.{DECIMALS + 1}f}".removesuffix("0")
-        return f"{self.mean:.{DECIMALS}f}"
+        """The mean as it is shown, in %; of a published one with the digits of its source."""
+        metric, first = METRICS[self.column.metric], self.entries[0]
+        if first.kind == "measured" or len(self.entries) > 1:
+            return metric.printed(self.mean)
+        percent, scale = 2 if metric.unit else 0, Decimal(first.record["scale"])
+        # The scale is a power of ten; a division would drop zeros at the end.
+        return f"{Decimal(first.record['printed']).scaleb(percent - scale.adjusted()):f}"
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -162,3 +174,25 @@ def class_means(cell: Cell, metric: str) -> dict[str, float]:
             if not math.isnan(scores.get(metric, math.nan)):
                 values.setdefault(name, []).append(scores[metric])
     return {name: math.fsum(of_class) / len(of_class) for name, of_class in values.items()}
+
+
+def class_events(cells: Iterable[Cell]) -> dict[str, float]:
+    """Class -> number of events in the test data, NaN if a run does not say; of all classes."""
+    events: dict[str, float] = {}
+    for cell in cells:
+        for entry in cell.entries:
+            for name, scores in entry.per_class.items():
+                events.setdefault(name, scores.get("events", math.nan))
+    return events
+
+
+def by_difference(
+    names: Iterable[str], a: Mapping[str, float], b: Mapping[str, float]
+) -> list[str]:
+    """Classes by a less b, the greatest first; last, by name, those that one lacks."""
+
+    def falling(name: str) -> tuple[bool, float, str]:
+        both = name in a and name in b
+        return not both, b[name] - a[name] if both else 0.0, name
+
+    return sorted(names, key=falling)

@@ -13,7 +13,7 @@ import numpy as np
 
 from hear_ptsed.metrics.catalogue import METRICS
 from leaderboards import names
-from leaderboards.cell import Cell, Row, best_first, class_means, mean_cost
+from leaderboards.cell import Cell, Row, best_first, by_difference, class_means, mean_cost
 from leaderboards.stats import Gain
 
 Chart = dict[str, Any]
@@ -154,23 +154,13 @@ def class_chart(cells: Sequence[Cell], labels: Labels, metric: str = "") -> Char
         trace = {"type": "bar", "orientation": "h", "visible": k < 2, **name, **bars, **look}
         hover = {"hovertext": said, "hovertemplate": "%{y}<br>%{hovertext}<extra></extra>"}
         data.append(trace | hover)
-    order = _by_difference(data[0], data[min(1, len(data) - 1)])
-    y = {"type": "category", "categoryarray": order, "autorange": "reversed"}
+    first, *others = means.values()
+    order = by_difference(classes, first, others[0] if others else first)
+    y = {"type": "category", "categoryarray": [*map(escape, order)], "autorange": "reversed"}
     more = {"barmode": "group", "bargap": 0.25, "meta": {"pick": ["First", "Second"]}}
     return _chart(
         data, 140 + 26 * min(len(classes), 60), METRICS[metric].heading, "", yaxis=y, **more
     )
-
-
-def _by_difference(a: Chart, b: Chart) -> list[str]:
-    """Names of bars, the one by which a exceeds b most first; last those that one lacks."""
-
-    def falling(bar: tuple[str, float | None, float | None]) -> tuple[bool, float]:
-        _, first, second = bar
-        open_ = first is None or second is None
-        return open_, 0.0 if open_ else second - first
-
-    return [name for name, *_ in sorted(zip(a["y"], a["x"], b["x"], strict=True), key=falling)]
 
 
 def titled(chart: Chart, title: str) -> Chart:
@@ -241,7 +231,7 @@ def _look(rows: Sequence[Row], labels: Labels) -> Chart:
     model = rows[0].model
     symbols = [SYMBOLS.get(row.stage, "diamond") + "-open" * row.untrained for row in rows]
     marker = {"color": _colour(rows[0], labels), "size": 9, "symbol": symbols}
-    trace = {"name": _short(names.MODELS.get(model, model)), "mode": "markers", "marker": marker}
+    trace = {"name": _short(names.model_title(model)), "mode": "markers", "marker": marker}
     return trace | {"hovertemplate": "%{hovertext}<extra></extra>"}
 
 

@@ -10,9 +10,10 @@ from rich.text import Text
 
 from hear_ptsed.metrics.catalogue import METRICS
 from leaderboards import stats
-from leaderboards.cell import Cell, class_means
+from leaderboards.cell import Cell, by_difference, class_events, class_means
 from leaderboards.charts import Chart, class_chart, score_chart
 from leaderboards.collect import collect
+from leaderboards.pages import number, printed, span
 from leaderboards.ranks import Difference, difference
 from leaderboards.titles import labels as labels_of
 
@@ -23,7 +24,7 @@ class Comparison:
 
     titles: tuple[str, str]
     difference: Difference  # its `after` is A
-    classes: dict[str, tuple[float, float, float]]  # class -> A, B, events; means over seeds
+    classes: dict[str, tuple[float, float, float]]  # A, B, events; by the difference of the two
 
     @property
     def title(self) -> str:
@@ -59,24 +60,28 @@ def compare(a: Path, b: Path, metric: str | None = None) -> Comparison:
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """The difference, and the classes by it, for a terminal."""
     a, b = comparison.difference.after, comparison.difference.before
+    metric = a.column.metric
     overall = Table(title=Text(comparison.title))
-    for heading in ("", "mean", "95 % interval", "± seeds", "seeds"):
+    mean = f"mean, {METRICS[metric].unit}".rstrip(", ")
+    for heading in ("", mean, "95 % interval", "± seeds", "seeds"):
         overall.add_column(heading, justify="left" if not heading else "right")
     for name, cell in zip(comparison.titles, (a, b), strict=True):
         more = "".join(f" ({flag})" for flag in cell.flags if flag not in name)
-        span, std = _span(cell.low, cell.high), _number(cell.std)
-        overall.add_row(Text(name + more), _number(cell.mean), span, std, str(cell.seeds))
+        std = "" if math.isnan(cell.std) else number(cell.std, metric)
+        interval = span(cell.low, cell.high, metric) or "none"
+        overall.add_row(Text(name + more), printed(cell), interval, std, str(cell.seeds))
     less = comparison.difference
-    overall.add_row("difference", f"{less.value:+.3f}", _span(less.low, less.high, "+"), "", "")
+    interval = span(less.low, less.high, metric, signed=True) or "none"
+    overall.add_row("difference", number(less.value, metric, signed=True), interval, "", "")
     if not comparison.classes:
         return [overall]
     classes = Table(title="By class")
     for heading in ("class", "events", *comparison.titles, "difference"):
         classes.add_column(Text(heading), justify="left" if heading == "class" else "right")
-    for name in _by_difference(comparison.classes):
-        x, y, events = comparison.classes[name]
+    for name, (x, y, events) in comparison.classes.items():
         count = "" if math.isnan(events) else f"{events:.0f}"
-        classes.add_row(Text(name), count, _number(x), _number(y), _number(x - y, "+"))
+        less = number(x - y, metric, signed=True)
+        classes.add_row(Text(name), count, number(x, metric), number(y, metric), less)
     return [overall, classes]
 
 
@@ -108,10 +113,10 @@ def picture(comparison: Comparison) -> tuple[Chart, str]:
     chart = class_chart(cells, labels, metric) or score_chart(cells, labels)
     if chart is None:
         raise ValueError("no score is defined; there is nothing to draw")
-    less, printed = comparison.difference, METRICS[metric].printed
-    value, low, high = (printed(v, signed=True) for v in (less.value, less.low, less.high))
-    span = "" if math.isnan(less.low) else f" [{low}, {high}]"
-    return chart, f"{comparison.title}: difference {value}{span}"
+    less = comparison.difference
+    interval = span(less.low, less.high, metric, signed=True)
+    title = f"{comparison.title}: difference {number(less.value, metric, signed=True)}"
+    return chart, title + f" ({interval})" * bool(interval)
 
 
 def _cells(path: Path) -> list[Cell]:
@@ -146,29 +151,8 @@ def _what_differs(x: Cell, y: Cell, a: Path, b: Path) -> str:
 
 def _both_of_classes(x: Cell, y: Cell, metric: str) -> dict[str, tuple[float, float, float]]:
     of_x, of_y = class_means(x, metric), class_means(y, metric)
-    classes = {}
-    for name, scores in x.entries[0].per_class.items():
-        of_both = of_x.get(name, math.nan), of_y.get(name, math.nan)
-        if any(metric in e.per_class.get(name, {}) for c in (x, y) for e in c.entries):
-            classes[name] = (*of_both, scores.get("events", math.nan))
-    return classes
-
-
-def _less(values: tuple[float, float, float]) -> float:
-    return values[0] - values[1]
-
-
-def _by_difference(classes: dict[str, tuple[float, float, float]]) -> list[str]:
-    def key(name: str) -> tuple[bool, float, str]:
-        less = _less(classes[name])
-        return math.isnan(less), 0.0 if math.isnan(less) else -less, name
-
-    return sorted(classes, key=key)
-
-
-def _number(value: float, sign: str = "") -> str:
-    return "–" if math.isnan(value) else f"{value:{sign}.3f}"
-
-
-def _span(low: float, high: float, sign: str = "") -> str:
-    return "none" if math.isnan(low) else f"{low:{sign}.3f} to {high:{sign}.3f}"
+    events = class_events([x, y])
+    return {
+        name: (of_x.get(name, math.nan), of_y.get(name, math.nan), events[name])
+        for name in by_difference(of_x.keys() | of_y.keys(), of_x, of_y)
+    }

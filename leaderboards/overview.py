@@ -10,7 +10,7 @@ from hear_ptsed.metrics.bootstrap import interval
 from leaderboards import names
 from leaderboards.beside import Beside
 from leaderboards.cell import Cell, Column, Row
-from leaderboards.ranks import better
+from leaderboards.ranks import placed
 
 # Protocols that are read together. A task with weak labels may have a column for each.
 VIEWS = {"frozen": ("linear", "weak-linear"), "finetuned": ("finetuned", "weak-finetuned")}
@@ -48,10 +48,16 @@ class Line:
     cells: dict[Column, Cell]
     published: dict[str, Cell]  # task -> the figure printed of this model and stage
     mean: Mean | None  # over the tasks of the overview, or over what it has of them
-    rank: int | None = None  # 1 + the rows whose mean is better by the paired test
-    paired: bool = True  # with all others
+    rank: int | None = None  # of the mean; it and what follows as of a cell
+    tied: bool = False
+    paired: bool = True
     best: bool = False
-    near_best: bool = False  # the best is not better by the paired test
+    near_best: bool = False
+
+    @property
+    def sampled(self) -> Mean | None:
+        """What ranks are made of."""
+        return self.mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,24 +149,7 @@ def _mean_of(values: Sequence[float]) -> float:
 
 def _ranked(lines: Sequence[Line]) -> list[Line]:
     """By mean, then rank, with their marks."""
-    if not lines:
-        return []
-    wins, paired = better([line.mean for line in lines], lower_is_better=False)
-    first = max(range(len(lines)), key=lambda i: lines[i].mean.mean)
-    rounded = [round(line.mean.mean, 3) for line in lines]
-    marked = [
-        Line(
-            line.row,
-            line.cells,
-            line.published,
-            line.mean,
-            rank=1 + int(wins[:, i].sum()),
-            paired=bool(paired[i].all()),
-            best=rounded[i] == max(rounded) and len(lines) > 1,
-            near_best=not wins[first, i] and len(lines) > 1,
-        )
-        for i, line in enumerate(lines)
-    ]
+    marked = placed(lines, [round(line.mean.mean, 3) for line in lines]) if lines else []
     return sorted(marked, key=lambda line: (-line.mean.mean, line.rank, line.row))
 
 

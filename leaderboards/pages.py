@@ -5,19 +5,17 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, replace
-from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from hear_ptsed.metrics.catalogue import METRICS
 from leaderboards import names
-from leaderboards.cell import Cell, Column, Row, best_first, class_means
-from leaderboards.ranks import Difference
+from leaderboards.cell import Cell, Column, Row
 from leaderboards.readers import Entry
 from leaderboards.stats import KINDS, Gain
 from leaderboards.titles import labels, notes
 
-NONE = "undefined"  # how NaN is printed
 MINUS = "\u2212"
+OfColumn = TypeVar("OfColumn", Cell, Gain)
 
 
 class Printed(NamedTuple):
@@ -69,12 +67,7 @@ def run_href(entry: Entry) -> str:
 
 def number(value: float, metric: str, signed: bool = False) -> str:
     """A score or a difference of two: in percent where the metric ends at 1, rounded once."""
-    if math.isnan(value):
-        return NONE
-    text = METRICS[metric].printed(value, signed)
-    if not float(text):  # neither +0.0 nor -0.0
-        text = text.lstrip("+-")
-    return text.replace("-", MINUS)
+    return METRICS[metric].printed(value, signed).replace("-", MINUS)
 
 
 def span(low: float, high: float, metric: str, signed: bool = False) -> str:
@@ -85,20 +78,8 @@ def span(low: float, high: float, metric: str, signed: bool = False) -> str:
 
 
 def printed(cell: Cell) -> str:
-    """The value of a cell; of a published one with the digits of its source."""
-    metric = cell.column.metric
-    if cell.row.kind == "published" and len(cell.entries) == 1:
-        figure = cell.entries[0].record
-        percent = 2 if METRICS[metric].unit else 0
-        # The scale is a power of ten; a division would drop zeros at the end.
-        digits = Decimal(figure["printed"]).scaleb(percent - Decimal(figure["scale"]).adjusted())
-        return f"{digits:f}"
-    return number(cell.mean, metric)
-
-
-def show_of(row: Row) -> str:
-    """What a row is, as filters call it."""
-    return "untrained" if row.untrained else row.kind
+    """The value of a cell."""
+    return cell.text.replace("-", MINUS)
 
 
 def row_order(row: Row) -> tuple:
@@ -141,9 +122,9 @@ def _file_name(name: str) -> str:
     return name if safe else hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
-def by_column(cells: Iterable[Cell]) -> dict[Column, list[Cell]]:
+def by_column(cells: Iterable[OfColumn]) -> dict[Column, list[OfColumn]]:
     """In the order of tables."""
-    columns: dict[Column, list[Cell]] = {}
+    columns: dict[Column, list[OfColumn]] = {}
     for cell in cells:
         columns.setdefault(cell.column, []).append(cell)
     order = sorted(columns, key=lambda column: (column.kind != "measured", column_order(column)))
@@ -153,95 +134,3 @@ def by_column(cells: Iterable[Cell]) -> dict[Column, list[Cell]]:
 def primary(cells: Iterable[Cell]) -> list[Cell]:
     """Cells of the metric to report: each entry is in one of them."""
     return [c for c in cells if any(entry.primary == c.column.metric for entry in c.entries)]
-
-
-class Step(NamedTuple):
-    """A gain of one stage over another as printed."""
-
-    backbone: str
-    stages: str
-    before: str
-    after: str
-    value: str
-    interval: str
-    verdict: str
-    flags: tuple[str, ...]
-
-
-def step(gain: Gain, change: Difference) -> Step:
-    """One of the steps of a gain."""
-    verdicts = {True: "better", False: "worse", None: "not clear"}
-    none, metric = math.isnan(change.low), gain.column.metric
-    return Step(
-        backbone=names.MODELS.get(gain.model, gain.model),
-        stages=f"{change.before.row.stage} → {change.after.row.stage}",
-        before=printed(change.before),
-        after=printed(change.after),
-        value=number(change.value, metric, signed=True),
-        interval=span(change.low, change.high, metric, signed=True),
-        verdict="no interval" if none else "few clips" if change.few else verdicts[change.improves],
-        flags=tuple(dict.fromkeys(change.before.flags + change.after.flags)),
-    )
-
-
-class Classes(NamedTuple):
-    """Scores per class of one column: two rows side by side. `data` is for the script."""
-
-    metric: str
-    lines: list[tuple[str, list[tuple[str, float | None]]]]  # class -> texts, values to sort by
-    data: dict[str, Any]
-
-
-def class_table(cells: Sequence[Cell], named: Names) -> Classes | None:
-    """Means over seeds, best rows first; None if no run of the column has values of classes."""
-    column, rows, events = cells[0].column, [], {}
-    metric = METRICS[column.metric].of_classes or column.metric
-    for cell in sorted(cells, key=best_first):
-        for entry in cell.entries:
-            for name, scores in entry.per_class.items():
-                events.setdefault(name, scores.get("events"))
-        if of_class := class_means(cell, metric):
-            rows.append((named.row[cell.row], cell, of_class))
-    if not rows:
-        return None
-    order = sorted(events)
-    values = [
-        {
-            "label": label,
-            "values": [_rounded(of_class.get(name)) for name in order],
-            "texts": [_class_text(cell, metric, name, of_class) for name in order],
-        }
-        for label, cell, of_class in rows
-    ]
-    data = {"classes": order, "rows": values, "percent": bool(METRICS[metric].unit)}
-    lines = [
-        (name, _class_line(k, values[:2], metric, events[name])) for k, name in enumerate(order)
-    ]
-    if len(values) > 1:
-        lines.sort(key=lambda line: (line[1][2][1] is None, -(line[1][2][1] or 0.0), line[0]))
-    return Classes(METRICS[metric].title, lines, data)
-
-
-def _class_text(cell: Cell, metric: str, name: str, of_class: dict[str, float]) -> str:
-    """With the number of seeds, where a mean is not over all of them."""
-    if name not in of_class:
-        return ""
-    scores = [entry.per_class.get(name, {}).get(metric, math.nan) for entry in cell.entries]
-    defined = sum(not math.isnan(score) for score in scores)
-    of = "" if defined == len(scores) else f" ({defined} of {len(scores)})"
-    return number(of_class[name], metric) + of
-
-
-def _class_line(
-    k: int, pair: Sequence[dict[str, Any]], metric: str, events: float | None
-) -> list[tuple[str, float | None]]:
-    cells = [(row["texts"][k], row["values"][k]) for row in pair]
-    if len(pair) > 1:
-        values = [value for _, value in cells]
-        less = None if None in values else values[0] - values[1]
-        cells.append(("" if less is None else number(less, metric, signed=True), less))
-    return [*cells, ("" if events is None else f"{events:.10g}", events)]
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)

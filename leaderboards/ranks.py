@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,9 @@ class Sampled(Protocol):
     draws: tuple  # equal ones are paired; () for none
 
 
+Placed = TypeVar("Placed")  # a dataclass with `sampled`, and the fields that `placed` sets
+
+
 @dataclass(frozen=True, eq=False)
 class Difference:
     """Score of `after` less that of `before`, paired over the same resampled clips."""
@@ -36,6 +39,18 @@ class Difference:
     def few(self) -> bool:
         """Whether there are too few clips for an interval and a verdict."""
         return self.before.few or self.after.few
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Words to show beside it."""
+        return tuple(dict.fromkeys(self.before.flags + self.after.flags))
+
+    @property
+    def verdict(self) -> str:
+        """What the later one is, in a word or two."""
+        if self.few or math.isnan(self.low):
+            return "few clips" if self.few else "no interval"
+        return {True: "better", False: "worse", None: "not clear"}[self.improves]
 
 
 def difference(before: Cell, after: Cell) -> Difference:
@@ -66,23 +81,30 @@ def ranked(cells: Sequence[Cell]) -> list[Cell]:
     able = [c for c in cells if not (c.untrained or c.few or math.isnan(c.mean))]
     if not able:
         return [*cells]
-    lower = able[0].column.lower_is_better
-    wins, paired = better(able, lower)
-    sign = -1.0 if lower else 1.0
-    first = max(range(len(able)), key=lambda i: sign * able[i].mean)
-    rounded = [sign * float(cell.text) for cell in able]
-    places = {
-        cell.row: replace(
-            cell,
+    marked = placed(able, [float(cell.text) for cell in able], able[0].column.lower_is_better)
+    of_rows = {cell.row: cell for cell in marked}
+    return [of_rows.get(cell.row, cell) for cell in cells]
+
+
+def placed(
+    scores: Sequence[Placed], as_shown: Sequence[float], lower_is_better: bool = False
+) -> list[Placed]:
+    """The same with rank, tied, paired, best (as they are shown) and near_best set."""
+    wins, paired = better([score.sampled for score in scores], lower_is_better)
+    pick = min if lower_is_better else max
+    means = [score.sampled.mean for score in scores]
+    first, several = means.index(pick(means)), len(scores) > 1
+    return [
+        replace(
+            score,
             rank=1 + int(wins[:, i].sum()),
-            tied=int(wins[:, i].sum() + wins[i].sum()) < len(able) - 1,
+            tied=int(wins[:, i].sum() + wins[i].sum()) < len(scores) - 1,
             paired=bool(paired[i].all()),
-            best=rounded[i] == max(rounded) and len(able) > 1,
-            near_best=not wins[first, i] and len(able) > 1,
+            best=as_shown[i] == pick(as_shown) and several,
+            near_best=not wins[first, i] and several,
         )
-        for i, cell in enumerate(able)
-    }
-    return [places.get(cell.row, cell) for cell in cells]
+        for i, score in enumerate(scores)
+    ]
 
 
 def better(scores: Sequence[Sampled], lower_is_better: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hear_ptsed.files import atomic_folder, locked, remove_stale
 from hear_ptsed.metrics import audioset
+from hear_ptsed.metrics.catalogue import METRICS
 from hear_ptsed.metrics.protocols import AS_TRAINED, PROTOCOLS
 from leaderboards import answers, board, charts, export, names, pages, pivots, sections, stats
 from leaderboards.beside import printed_beside
@@ -64,11 +65,15 @@ class Site:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self.env.filters |= {"amount": charts.amount, "model_title": names.model_title}
+        of_names, of_pages = ("model_title", "setting_title"), ("number", "span", "column_id")
+        of_pages += ("task_page", "model_page", "has_page", "run_href")
+        self.env.filters |= {"amount": charts.amount, "printed": pages.printed}
+        self.env.filters |= {name: getattr(names, name) for name in of_names}
+        self.env.globals |= {name: getattr(pages, name) for name in of_pages}
         self.env.globals |= {
+            "named": self.names,
             "tasks": self.tasks,
-            "task_page": pages.task_page,
-            "model_page": pages.model_page,
+            "metrics": METRICS,
             "protocols": PROTOCOLS,
             "protocol_titles": names.PROTOCOL_TITLES,
             "view_titles": board.VIEW_TITLES,
@@ -129,10 +134,11 @@ class Site:
         return charts.size_chart(sizes, self.names.row, "mean score, %") if sizes else None
 
     def _gain(self) -> None:
-        by_kind = sections.gain_sections(self.gains, self.names)
-        self._page(
-            "gain.html", "gain.html", measured=by_kind["measured"], published=by_kind["published"]
-        )
+        by_kind: dict[str, list] = {kind: [] for kind in stats.KINDS}
+        for column, gains in pages.by_column(self.gains).items():
+            chart = charts.slope_chart(gains, self.names.row)
+            by_kind[column.kind].append((column, gains, chart))
+        self._page("gain.html", "gain.html", **by_kind)
 
     def _task(self, task: str) -> None:
         of_task = [cell for cell in self.cells if cell.column.task == task]
@@ -148,12 +154,13 @@ class Site:
             sections=sections.task_sections(measured, self.names),
             table=table,
             filters=_filters([table] if table else []),
-            figures=sections.figures(of_task, self.names),
+            figures=sections.figures(of_task),
         )
 
     def _models(self) -> None:
-        for page in sections.model_pages(self.primary, self.beside, self.names):
-            self._page(pages.model_page(page.model), "model.html", model=page)
+        made = sections.model_pages(self.primary, self.beside, self.names)
+        for model, values in made.items():
+            self._page(pages.model_page(model), "model.html", **values)
 
     def _audioset(self) -> None:
         cells = [cell for cell in self.cells if cell.column.task == audioset.TASK]
@@ -217,7 +224,7 @@ def _filters(boards: list[board.Board]) -> dict[str, list[tuple[str, str]]]:
     # Without anything measured, what others printed is all there is; so with small data.
     measured = any(row.kind == "measured" for row in rows)
     real = any(h.task and not h.kind for t in boards for g in t.groups for h in g.heads[:1])
-    shows = {line.show for line in lines}
+    shows = {row.show for row in rows}
     switches = {
         "small": ("small tasks", "small" in kinds and real),
         "untrained": ("untrained models", "untrained" in shows),

@@ -259,16 +259,16 @@ def test_means_that_look_equal_are_best_together_and_rounded_as_python_rounds(tm
         parts.record("asit", f=0.79949, resamples=0),
     )
     assert {c.row.model: (c.text, c.best) for c in found} == {
-        "beats": ("0.800", True),
-        "m2d": ("0.800", True),
-        "asit": ("0.799", False),
+        "beats": ("80.0", True),
+        "m2d": ("80.0", True),
+        "asit": ("79.9", False),
     }
 
 
 def test_published_figures_without_intervals_tie_only_where_they_are_equal():
     found = [c for c in cells(published_entries()) if c.column.task == "audioset_strong"]
     best = [c for c in found if c.best]
-    assert [c.text for c in best] == ["0.471"]
+    assert [c.text for c in best] == ["47.1"]
     equal = [c for c in found if c.text == "0.418"]
     assert len(equal) > 1 and len({c.rank for c in equal}) == 1 and all(c.tied for c in equal)
 

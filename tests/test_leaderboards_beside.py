@@ -43,7 +43,7 @@ def test_on_audioset_the_student_as_released_stands_beside_its_evaluation(tmp_pa
     made = parts.as_trained(load_labels(evaluated=True), **values)
     made = replace(made, scores={"psds1": 0.3, "psds1_macro": 0.4321})
     joined = beside(tmp_path, replace(made, module="BEATs_strong_1.pt"))
-    assert {key[2]: cell.text for key, cell in joined.items()} == {"psds1_macro": "0.465"}
+    assert {key[2]: cell.text for key, cell in joined.items()} == {"psds1_macro": "46.5"}
     joined = beside(tmp_path / "own", replace(made, module="model.pt"))
     assert joined == {}
 

@@ -55,7 +55,8 @@ class Metric:
         if math.isnan(score):
             return "undefined"
         places, decimals = (2, 1) if self.unit else (0, 2)
-        return f"{Decimal(score).scaleb(places):{'+' * signed}.{decimals}f}"
+        text = f"{Decimal(score).scaleb(places):{'+' * signed}.{decimals}f}"
+        return text if float(text) else text.lstrip("+-")  # neither +0.0 nor -0.0
 
 
 F_CURVE = Curve(
