@@ -89,6 +89,49 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="session")
+def board_results(tmp_path_factory):
+    """All that a board can hold, see `site_records.collected`."""
+    from site_records import collected
+
+    return collected(tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="session")
+def board_site(board_results, tmp_path_factory) -> Path:
+    return _built(board_results, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def chart_results(tmp_path_factory):
+    """What charts are drawn of, see `chart_records.charted`."""
+    from chart_records import charted
+
+    return charted(tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="session")
+def chart_site(chart_results, tmp_path_factory) -> Path:
+    assert not chart_results.rejected
+    return _built(chart_results, tmp_path_factory)
+
+
+@pytest.fixture
+def class_results(tmp_path):
+    """Two models with values of classes, see `chart_records.by_class`."""
+    from chart_records import by_class
+
+    return by_class(tmp_path)
+
+
+def _built(results, tmp_path_factory) -> Path:
+    from leaderboards.site import build_site
+
+    out = tmp_path_factory.mktemp("site") / "made" / "SITE"
+    assert build_site(results, out) == out / "index.html"
+    return out
+
+
 @pytest.fixture(scope="module")
 def browser():
     sync_api = pytest.importorskip("playwright.sync_api")

@@ -6,10 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import needs_chromium
-from site_records import collected, served
-
-from leaderboards import site
-from leaderboards.collect import Collected
+from site_records import served
 
 WIDTHS = (390, 1440)
 
@@ -18,28 +15,16 @@ F = "event_onset_200ms_fms"
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Collected:
-    return collected(tmp_path_factory.mktemp("results"))
-
-
-@pytest.fixture(scope="module")
-def built(results, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("site") / "made" / "SITE"
-    assert site.build_site(results, out) == out / "index.html"
-    return out
-
-
-@pytest.fixture(scope="module")
-def address(built):
+def address(board_site):
     """Of the site on a local server."""
-    with served(built) as root:
+    with served(board_site) as root:
         yield root
 
 
-def _pages(built: Path) -> list[str]:
+def _pages(board_site: Path) -> list[str]:
     """All but the run pages, of which the first."""
-    run = min(path.name for path in (built / "runs").glob("*.html"))
-    return sorted(path.name for path in built.glob("*.html")) + [f"runs/{run}"]
+    run = min(path.name for path in (board_site / "runs").glob("*.html"))
+    return sorted(path.name for path in board_site.glob("*.html")) + [f"runs/{run}"]
 
 
 TABLE = "[data-view=frozen] table.scores"
@@ -78,9 +63,11 @@ def _visible(page) -> list[str]:
 
 @needs_chromium
 @pytest.mark.parametrize("where", ["file", "server"])
-def test_every_page_loads_without_a_complaint_or_a_request_elsewhere(page, built, address, where):
-    root = built.as_uri() if where == "file" else address
-    for name in _pages(built):
+def test_every_page_loads_without_a_complaint_or_a_request_elsewhere(
+    page, board_site, address, where
+):
+    root = board_site.as_uri() if where == "file" else address
+    for name in _pages(board_site):
         page.goto(f"{root}/{name}")
         assert page.locator("h1").count() == 1, name
         assert page.evaluate("getComputedStyle(document.querySelector('.top')).display") == "flex"
@@ -88,8 +75,8 @@ def test_every_page_loads_without_a_complaint_or_a_request_elsewhere(page, built
         assert page.evaluate("window.hostile") is None, name
 
 
-def test_links_within_the_site_lead_somewhere(built):
-    for path in sorted(built.rglob("*.html")):
+def test_links_within_the_site_lead_somewhere(board_site):
+    for path in sorted(board_site.rglob("*.html")):
         text = path.read_text(encoding="utf-8")
         for target in re.findall(r'(?:href|src)="([^"]+)"', text):
             if target.startswith("https://"):
@@ -102,34 +89,34 @@ def test_links_within_the_site_lead_somewhere(built):
 
 
 @needs_chromium
-def test_no_page_scrolls_sideways_on_phone_or_desk(page, built):
-    for name in _pages(built):
+def test_no_page_scrolls_sideways_on_phone_or_desk(page, board_site):
+    for name in _pages(board_site):
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 800})
-            page.goto(f"{built.as_uri()}/{name}")
+            page.goto(f"{board_site.as_uri()}/{name}")
             over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
             assert over <= 0, f"{name} at {width}"
 
 
 @needs_chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious_in_either_scheme(page, built, scheme):
+def test_axe_finds_nothing_serious_in_either_scheme(page, board_site, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page.emulate_media(color_scheme=scheme)
     # One page of each template: axe takes seconds for each.
-    for name in set(_pages(built)) - {"task-audioset_strong.html", "task-office.html"}:
-        page.goto(f"{built.as_uri()}/{name}")
+    for name in set(_pages(board_site)) - {"task-audioset_strong.html", "task-office.html"}:
+        page.goto(f"{board_site.as_uri()}/{name}")
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-        results = axe.run(page, options={"preload": False}).response
-        serious = [one for one in results["violations"] if one["impact"] in ("serious", "critical")]
+        report = axe.run(page, options={"preload": False}).response
+        serious = [one for one in report["violations"] if one["impact"] in ("serious", "critical")]
         told = [(one["id"], one["nodes"][0]["html"]) for one in serious]
         assert not told, f"{name}: {told}"
-        assert any(one["id"] == "color-contrast" for one in results["passes"]), name
+        assert any(one["id"] == "color-contrast" for one in report["passes"]), name
 
 
 @needs_chromium
-def test_a_column_is_sorted_by_click_and_keyboard_and_says_so(page, built):
-    page.goto((built / "index.html").as_uri())
+def test_a_column_is_sorted_by_click_and_keyboard_and_says_so(page, board_site):
+    page.goto((board_site / "index.html").as_uri())
     column, k = _column(page, "dcase2016_task2")
     head = page.locator(f"th[data-col='{column}']")
     first = _visible(page)
@@ -146,8 +133,8 @@ def test_a_column_is_sorted_by_click_and_keyboard_and_says_so(page, built):
 
 
 @needs_chromium
-def test_rows_without_a_value_stay_last_in_both_directions(page, built):
-    page.goto((built / "index.html").as_uri() + "#show=small")
+def test_rows_without_a_value_stay_last_in_both_directions(page, board_site):
+    page.goto((board_site / "index.html").as_uri() + "#show=small")
     column, k = _column(page, "office")
     button = page.locator(f"th[data-col='{column}'] button").first
     for reverse in (True, False):
@@ -159,8 +146,8 @@ def test_rows_without_a_value_stay_last_in_both_directions(page, built):
 
 
 @needs_chromium
-def test_the_overview_leads_with_the_best_mean_and_hides_what_is_asked_for_only(page, built):
-    page.goto((built / "index.html").as_uri())
+def test_the_overview_leads_with_the_best_mean_and_hides_what_is_asked_for_only(page, board_site):
+    page.goto((board_site / "index.html").as_uri())
     rows = _visible(page)
     assert rows[:2] == ["my model  measured", "BEATs strong measured"] and {
         row.split()[-1] for row in rows
@@ -182,8 +169,8 @@ def test_the_overview_leads_with_the_best_mean_and_hides_what_is_asked_for_only(
 
 
 @needs_chromium
-def test_filters_leave_only_what_fits_and_come_back_from_the_address(page, built, browser):
-    page.goto((built / "index.html").as_uri())
+def test_filters_leave_only_what_fits_and_come_back_from_the_address(page, board_site, browser):
+    page.goto((board_site / "index.html").as_uri())
     everything = _visible(page)
     page.locator("summary", has_text="Backbone").click()
     page.get_by_role("checkbox", name="BEATs", exact=True).check()
@@ -205,8 +192,8 @@ def test_filters_leave_only_what_fits_and_come_back_from_the_address(page, built
 
 
 @needs_chromium
-def test_a_search_narrows_and_says_when_nothing_fits(page, built):
-    page.goto((built / "index.html").as_uri())
+def test_a_search_narrows_and_says_when_nothing_fits(page, board_site):
+    page.goto((board_site / "index.html").as_uri())
     page.get_by_label("Find a model").fill("beats weak")
     assert {row.rsplit(" ", 1)[0] for row in _visible(page)} == {"BEATs weak"}
     page.get_by_label("Find a model").fill("no such thing")
@@ -214,9 +201,9 @@ def test_a_search_narrows_and_says_when_nothing_fits(page, built):
 
 
 @needs_chromium
-def test_a_phone_shows_rank_model_mean_and_one_task_that_is_chosen(page, built):
+def test_a_phone_shows_rank_model_mean_and_one_task_that_is_chosen(page, board_site):
     page.set_viewport_size({"width": 390, "height": 844})
-    page.goto((built / "index.html").as_uri() + "#show=small")
+    page.goto((board_site / "index.html").as_uri() + "#show=small")
 
     def heads() -> list[str]:
         return page.locator(f"{TABLE} thead tr:last-child th:visible").evaluate_all(
@@ -236,8 +223,8 @@ def test_a_phone_shows_rank_model_mean_and_one_task_that_is_chosen(page, built):
 
 
 @needs_chromium
-def test_each_head_opens_a_short_explanation(page, built):
-    page.goto((built / "index.html").as_uri())
+def test_each_head_opens_a_short_explanation(page, board_site):
+    page.goto((board_site / "index.html").as_uri())
     column, _ = _column(page, "dcase2016_task2")
     head = page.locator(f"th[data-col='{column}']")
     assert not head.locator(".pop").is_visible()
@@ -256,8 +243,8 @@ def _taken(page, form: str) -> str:
 
 
 @needs_chromium
-def test_what_is_taken_away_is_what_is_shown(page, built, results):
-    page.goto((built / "index.html").as_uri() + "#stage=strong&model=beats&model=m2d")
+def test_what_is_taken_away_is_what_is_shown(page, board_site, board_results):
+    page.goto((board_site / "index.html").as_uri() + "#stage=strong&model=beats&model=m2d")
     rows = list(csv.reader(_taken(page, "CSV").splitlines()))
     shown = page.locator(f"{TABLE} tbody tr:visible:not(.rule)")
     heads = page.locator(f"{TABLE} thead tr:last-child th:visible")
@@ -269,7 +256,7 @@ def test_what_is_taken_away_is_what_is_shown(page, built, results):
     name = "DCASE 2016 task 2, onset F1, 200 ms, frozen"
     runs = [
         e.scores[F]
-        for e in results.entries
+        for e in board_results.entries
         if (e.kind, e.task, e.protocol, e.stage)
         == ("measured", "dcase2016_task2", "linear", "strong")
         and e.model == "beats"
@@ -281,7 +268,7 @@ def test_what_is_taken_away_is_what_is_shown(page, built, results):
     assert len(lines) == 4 and lines[2].startswith("| 2\\* | BEATs | strong |")
     tex = _taken(page, "LaTeX")
     assert "\\toprule" in tex and f"& {best[name]} {{" in tex and tex.count("\\\\") == 3
-    page.goto((built / "index.html").as_uri())
+    page.goto((board_site / "index.html").as_uri())
     tex, markdown = _taken(page, "LaTeX"), _taken(page, "Markdown")
     assert "\\textbf{99.0}" in tex and "**99.0**" in markdown
 
@@ -314,8 +301,8 @@ def test_the_scheme_follows_the_system_until_it_is_chosen_and_the_choice_stays(p
 
 
 @needs_chromium
-def test_the_keyboard_reaches_skip_link_tables_and_results(page, built):
-    page.goto((built / "index.html").as_uri())
+def test_the_keyboard_reaches_skip_link_tables_and_results(page, board_site):
+    page.goto((board_site / "index.html").as_uri())
     page.keyboard.press("Tab")
     skip = page.evaluate("document.activeElement.className")
     assert skip == "skip" and page.locator(".skip").bounding_box()["x"] >= 0
@@ -332,8 +319,8 @@ def test_the_keyboard_reaches_skip_link_tables_and_results(page, built):
 
 
 @needs_chromium
-def test_classes_of_two_models_are_compared(page, built, results):
-    page.goto((built / "task-dcase2016_task2.html").as_uri())
+def test_classes_of_two_models_are_compared(page, board_site, board_results):
+    page.goto((board_site / "task-dcase2016_task2.html").as_uri())
     part = page.locator("[data-classes]").first
     part.scroll_into_view_if_needed()
     part.locator("select").nth(0).select_option(label="BEATs strong")
@@ -341,7 +328,7 @@ def test_classes_of_two_models_are_compared(page, built, results):
     part.locator("summary").click()
     entries = [
         e
-        for e in results.entries
+        for e in board_results.entries
         if (e.task, e.protocol, e.model) == ("dcase2016_task2", "linear", "m2d")
         and (e.kind, e.stage) == ("measured", "strong")
     ]

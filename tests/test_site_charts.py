@@ -7,7 +7,6 @@ from dataclasses import replace
 import leaderboard_parts as parts
 import numpy as np
 import pytest
-from chart_records import by_class, charted
 
 from hear_ptsed.labels import load_labels
 from leaderboards import charts, pivots, site, stats
@@ -17,30 +16,20 @@ from leaderboards.pages import Names
 F = "event_onset_200ms_fms"
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Collected:
-    return charted(tmp_path_factory.mktemp("results"))
-
-
-@pytest.fixture
-def classes(tmp_path) -> Collected:
-    return by_class(tmp_path)
-
-
-def of_task(results: Collected, task: str, protocol: str = "") -> list:
+def of_task(chart_results: Collected, task: str, protocol: str = "") -> list:
     """Cells of one column, and the names of all rows."""
-    cells = stats.cells(results.entries, primary_only=True)
+    cells = stats.cells(chart_results.entries, primary_only=True)
     column = [c for c in cells if c.column.task == task and protocol in c.column.protocol]
     return [column, Names(cells).row]
 
 
-def test_scores_and_intervals_are_those_of_the_records_best_first(results):
-    chart = charts.score_chart(*of_task(results, "dcase2016_task2", "linear"))
+def test_scores_and_intervals_are_those_of_the_records_best_first(chart_results):
+    chart = charts.score_chart(*of_task(chart_results, "dcase2016_task2", "linear"))
     names = chart["layout"]["yaxis"]["ticktext"]
     assert names[:2] == ["BEATs strong", "fPaSST strong"]
     assert names[-1] == "ATST-F strong (untrained)"
     trace = next(trace for trace in chart["data"] if trace["name"] == "M2D")
-    runs = [e for e in results.entries if e.model == "m2d" and e.task == "dcase2016_task2"]
+    runs = [e for e in chart_results.entries if e.model == "m2d" and e.task == "dcase2016_task2"]
     files = [json.loads(entry.path.read_text()) for entry in runs]
     assert trace["x"] == [pytest.approx(100 * np.mean([file["scores"][F] for file in files]))]
     replicates = np.mean([file["replicates"][F] for file in files], axis=0)
@@ -50,8 +39,8 @@ def test_scores_and_intervals_are_those_of_the_records_best_first(results):
     assert trace["y"] == [names.index("M2D strong")]
 
 
-def test_a_backbone_has_one_colour_in_all_charts_and_published_figures_are_grey(results):
-    both = stats.cells([*results.entries, *published_entries()], primary_only=True)
+def test_a_backbone_has_one_colour_in_all_charts_and_published_figures_are_grey(chart_results):
+    both = stats.cells([*chart_results.entries, *published_entries()], primary_only=True)
     labels = Names(both).row
     cells = [c for c in both if c.column.task == "dcase2016_task2"]
     colours: dict[str, set] = {}
@@ -72,23 +61,23 @@ def test_a_backbone_has_one_colour_in_all_charts_and_published_figures_are_grey(
     assert grey == {charts.GREY}
 
 
-def test_untrained_models_are_hollow_and_dashed(results):
-    cells = of_task(results, "dcase2016_task2", "linear")
+def test_untrained_models_are_hollow_and_dashed(chart_results):
+    cells = of_task(chart_results, "dcase2016_task2", "linear")
     hollow = charts.score_chart(*cells)["data"][-1]
     assert hollow["name"] == "ATST-F" and hollow["marker"]["symbol"] == ["triangle-up-open"]
     dashes = {line["name"]: line["line"]["dash"] for line in charts.curve_charts(*cells)[0]["data"]}
     assert dashes["ATST-F strong (untrained)"] == "dash" and dashes["BEATs strong"] == "solid"
 
 
-def test_a_curve_is_the_mean_of_its_seeds_best_first_and_none_is_made_up(results):
-    f, precision = charts.curve_charts(*of_task(results, "dcase2016_task2", "linear"))
+def test_a_curve_is_the_mean_of_its_seeds_best_first_and_none_is_made_up(chart_results):
+    f, precision = charts.curve_charts(*of_task(chart_results, "dcase2016_task2", "linear"))
     labels = [line["meta"] for line in f["data"]]
     assert labels == ["BEATs strong", "M2D strong", "ASiT strong", "ATST-F strong (untrained)"]
     titles = [chart["layout"]["yaxis"]["title"]["text"] for chart in (f, precision)]
     assert titles == ["F1", "precision"]
     runs = [
         entry
-        for entry in results.entries
+        for entry in chart_results.entries
         if (entry.model, entry.task) == ("beats", "dcase2016_task2")
     ]
     runs = [entry for entry in runs if entry.protocol == "linear"]
@@ -118,8 +107,8 @@ def test_undefined_points_are_left_out_and_seeds_without_them_do_not_count(tmp_p
     assert charts.height_at(alone, 0.5) is None
 
 
-def test_classes_are_sorted_by_the_difference_of_the_two(classes):
-    chart = charts.class_chart(*of_task(classes, "dcase2016_task2"))
+def test_classes_are_sorted_by_the_difference_of_the_two(class_results):
+    chart = charts.class_chart(*of_task(class_results, "dcase2016_task2"))
     assert chart["layout"]["yaxis"]["categoryarray"] == ["much", "a little", "worse", "open"]
     beats = dict(zip(chart["data"][0]["y"], chart["data"][0]["x"], strict=True))
     assert beats == {"a little": 50, "much": 90, "worse": 20, "open": None}
@@ -137,8 +126,8 @@ def test_stages_are_joined_in_the_order_of_training(tmp_path):
     assert all([round(x) for x in line["x"]] == [0, 1, 2] for line in chart["data"])
 
 
-def test_sizes_are_drawn_on_a_logarithmic_axis(results):
-    cells, labels = of_task(results, "dcase2016_task2", "linear")
+def test_sizes_are_drawn_on_a_logarithmic_axis(chart_results):
+    cells, labels = of_task(chart_results, "dcase2016_task2", "linear")
     chart = charts.size_chart({c.row: (9e7, 100 * c.mean) for c in cells}, labels, "mean, %")
     assert chart["layout"]["xaxis"]["type"] == "log"
     by_name = {trace["name"]: trace for trace in chart["data"]}

@@ -7,17 +7,11 @@ from pathlib import Path
 
 import pytest
 from leaderboard_parts import record, write
-from site_records import collected
 
 from hear_ptsed.files import locked
 from leaderboards import site
 from leaderboards.__main__ import main
 from leaderboards.collect import Collected
-
-
-@pytest.fixture(scope="module")
-def found(tmp_path_factory) -> Collected:
-    return collected(tmp_path_factory.mktemp("results"))
 
 
 def test_only_an_empty_folder_or_a_site_is_replaced(tmp_path):
@@ -42,12 +36,12 @@ def test_only_an_empty_folder_or_a_site_is_replaced(tmp_path):
     assert (other / "chapter.tex").read_text() == "precious"
 
 
-def test_a_build_that_fails_leaves_the_old_site(tmp_path, found, monkeypatch):
+def test_a_build_that_fails_leaves_the_old_site(tmp_path, board_results, monkeypatch):
     out = tmp_path / "site"
     first = site.build_site(Collected([], []), out).read_bytes()
     monkeypatch.setattr(site.charts, "size_chart", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        site.build_site(found, out)
+        site.build_site(board_results, out)
     assert (out / "index.html").read_bytes() == first
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
 
@@ -75,7 +69,7 @@ def killed_at(call: int, out: Path) -> None:
 
 
 @pytest.mark.parametrize("call", [1, 2])
-def test_what_a_killed_build_left_is_undone_by_the_next(call, tmp_path, found, monkeypatch):
+def test_what_a_killed_build_left_is_undone_by_the_next(call, tmp_path, board_results, monkeypatch):
     out = tmp_path / "site"
     first = site.build_site(Collected([], []), out).read_bytes()
     process = multiprocessing.get_context("fork").Process(target=killed_at, args=(call, out))
@@ -85,7 +79,7 @@ def test_what_a_killed_build_left_is_undone_by_the_next(call, tmp_path, found, m
     assert out.exists() == (call == 1) and len(list(tmp_path.iterdir())) > 1
     monkeypatch.setattr(site.charts, "size_chart", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        site.build_site(found, out)
+        site.build_site(board_results, out)
     assert (out / "index.html").read_bytes() == first
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
 
@@ -103,7 +97,9 @@ def test_neighbours_of_a_site_are_never_renamed_or_removed(tmp_path):
         assert sorted(p for p in tmp_path.rglob("*") if "site" not in p.parts) == before
 
 
-def test_what_is_put_into_a_site_while_it_is_built_is_not_replaced(tmp_path, found, monkeypatch):
+def test_what_is_put_into_a_site_while_it_is_built_is_not_replaced(
+    tmp_path, board_results, monkeypatch
+):
     out = tmp_path / "site"
     site.build_site(Collected([], []), out)
     size_chart = site.charts.size_chart
@@ -114,7 +110,7 @@ def test_what_is_put_into_a_site_while_it_is_built_is_not_replaced(tmp_path, fou
 
     monkeypatch.setattr(site.charts, "size_chart", meanwhile)
     with pytest.raises(ValueError, match="holds 1 files that are not of the site .* thesis.tex"):
-        site.build_site(found, out)
+        site.build_site(board_results, out)
     assert (out / "thesis.tex").read_text() == "precious"
 
 

@@ -2,29 +2,14 @@
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import needs_chromium
-from site_records import collected
 
 from leaderboards import pages, site, stats
-from leaderboards.collect import Collected
 
 F = "event_onset_200ms_fms"
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Collected:
-    return collected(tmp_path_factory.mktemp("results"))
-
-
-@pytest.fixture(scope="module")
-def built(results, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("site") / "made" / "SITE"
-    assert site.build_site(results, out) == out / "index.html"
-    return out
 
 
 TABLE = "[data-view=frozen] table.scores"
@@ -43,11 +28,11 @@ def _column(page, task: str) -> tuple[str, int]:
 
 
 @needs_chromium
-def test_numbers_on_the_page_are_those_of_the_records(page, built, results):
-    page.goto((built / "index.html").as_uri())
+def test_numbers_on_the_page_are_those_of_the_records(page, board_site, board_results):
+    page.goto((board_site / "index.html").as_uri())
     cells = {
         (cell.row.model, cell.row.stage): cell
-        for cell in stats.cells(results.entries, primary_only=True)
+        for cell in stats.cells(board_results.entries, primary_only=True)
         if (cell.column.task, cell.column.protocol) == ("dcase2016_task2", "linear")
         and (cell.row.kind, cell.row.untrained) == ("measured", False)
     }
@@ -89,8 +74,8 @@ def test_numbers_on_the_page_are_those_of_the_records(page, built, results):
         assert ("not paired with all" in hover) == unpaired
 
 
-def test_published_figures_keep_the_digits_of_their_source_in_percent(results):
-    cells = stats.cells(results.entries)
+def test_published_figures_keep_the_digits_of_their_source_in_percent(board_results):
+    cells = stats.cells(board_results.entries)
     figures = {c.entries[0].record["printed"]: c for c in cells if c.row.kind == "published"}
     for figure, text in {"43.26": "43.26", "72.0": "72.0", "58.3": "58.3"}.items():
         assert pages.printed(figures[figure]) == text
@@ -98,14 +83,16 @@ def test_published_figures_keep_the_digits_of_their_source_in_percent(results):
     assert float(pages.printed(raw)) == pytest.approx(100 * raw.mean)
 
 
-def test_beside_a_measured_score_stands_what_was_printed_and_the_difference(built, results):
-    overview = (built / "index.html").read_text(encoding="utf-8")
+def test_beside_a_measured_score_stands_what_was_printed_and_the_difference(
+    board_site, board_results
+):
+    overview = (board_site / "index.html").read_text(encoding="utf-8")
     row = re.search(
         r'<tr data-model="m2d" data-stage="strong" data-show="measured".*?</tr>', overview, re.S
     )
     runs = [
         e.scores[F]
-        for e in results.entries
+        for e in board_results.entries
         if (e.kind, e.task, e.protocol) == ("measured", "dcase2016_task2", "linear")
         and (e.model, e.stage) == ("m2d", "strong")
     ]
@@ -113,12 +100,12 @@ def test_beside_a_measured_score_stands_what_was_printed_and_the_difference(buil
     less = f"{ours - 70.1:+.1f}".replace("-", "−")
     assert 'class="grey"' in row[0] and ">70.1<" in row[0] and "Table II" in row[0]
     assert f"published 70.1, ours {less}" in row[0]
-    page = (built / "model-m2d.html").read_text(encoding="utf-8")
+    page = (board_site / "model-m2d.html").read_text(encoding="utf-8")
     assert re.search(rf'title="[^"]*Table II[^"]*">70.1</td><td>{re.escape(less)}</td>', page)
 
 
-def test_a_model_has_a_page_with_facts_lines_to_load_scores_and_runs(built, results):
-    text = (built / "model-beats.html").read_text(encoding="utf-8")
+def test_a_model_has_a_page_with_facts_lines_to_load_scores_and_runs(board_site, board_results):
+    text = (board_site / "model-beats.html").read_text(encoding="utf-8")
     for part in (
         "90.3 M",
         "768",
@@ -127,9 +114,10 @@ def test_a_model_has_a_page_with_facts_lines_to_load_scores_and_runs(built, resu
         "plugins import beats_strong as plugin",
     ):
         assert part in text
-    own = [e for e in results.entries if (e.kind, e.model) == ("measured", "beats")]
+    own = [e for e in board_results.entries if (e.kind, e.model) == ("measured", "beats")]
     assert all(pages.run_href(entry) in text for entry in own)
-    assert not (built / "model-wav2vec2.html").exists()  # of which there is only what was printed
+    # Of this one there is only what was printed.
+    assert not (board_site / "model-wav2vec2.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -147,46 +135,52 @@ def test_numbers_are_rounded_once_and_zero_has_no_sign(value, metric, signed, te
     assert pages.number(value, metric, signed) == text
 
 
-def test_rejected_files_are_listed_with_their_reasons_and_nothing_hostile_is_markup(built, results):
-    about = (built / "about.html").read_text(encoding="utf-8")
-    assert len(results.rejected) == 6 and "Rejected files: 6" in about
-    assert "6 files rejected" in (built / "index.html").read_text(encoding="utf-8")
+def test_rejected_files_are_listed_with_their_reasons_and_nothing_hostile_is_markup(
+    board_site, board_results
+):
+    about = (board_site / "about.html").read_text(encoding="utf-8")
+    assert len(board_results.rejected) == 6 and "Rejected files: 6" in about
+    assert "6 files rejected" in (board_site / "index.html").read_text(encoding="utf-8")
     for file in ("markup", "path", "long", "metric", "cut"):
         assert f"bad/{file}.json" in about
-    for path in built.rglob("*.html"):
+    for path in board_site.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
         assert "<img" not in text and "<script>window" not in text, path
         assert not re.search(r"<[^>]* (on\w+|style)=", text), path
     assert "&lt;script&gt;window.hostile" in "".join(
-        path.read_text(encoding="utf-8") for path in (built / "runs").glob("*.html")
+        path.read_text(encoding="utf-8") for path in (board_site / "runs").glob("*.html")
     )
-    for path in (built / "runs").iterdir():
+    for path in (board_site / "runs").iterdir():
         assert re.fullmatch(r"[0-9a-f]{64}\.(html|json)", path.name)
 
 
-def test_untrained_and_small_data_are_marked_once_where_they_appear(built):
-    overview = (built / "index.html").read_text(encoding="utf-8")
+def test_untrained_and_small_data_are_marked_once_where_they_appear(board_site):
+    overview = (board_site / "index.html").read_text(encoding="utf-8")
     row = re.search(r'<tr[^>]*data-show="untrained".*?</tr>', overview, re.S)[0]
     assert row.count('<span class="flag">untrained</span>') == 1
     heads = re.findall(r'<th scope="colgroup"[^>]*><a href="task-office.html">.*?</th>', overview)
     assert heads and all(head.count('<span class="flag">small data</span>') == 1 for head in heads)
-    task = (built / "task-office.html").read_text(encoding="utf-8")
+    task = (board_site / "task-office.html").read_text(encoding="utf-8")
     assert re.search(r'<h1>Office \(small\) <span class="flag">small data</span>', task)
 
 
-def test_a_run_page_has_the_command_and_all_of_the_record(built, results):
-    entry = next(entry for entry in results.entries if entry.model == "beats" and entry.replicates)
-    text = (built / pages.run_href(entry)).read_text(encoding="utf-8")
+def test_a_run_page_has_the_command_and_all_of_the_record(board_site, board_results):
+    entry = next(
+        entry for entry in board_results.entries if entry.model == "beats" and entry.replicates
+    )
+    text = (board_site / pages.run_href(entry)).read_text(encoding="utf-8")
     assert entry.record["command"] in text
     for key in entry.record:
         assert f"&#34;{key}&#34;:" in text
-    download = built / "runs" / f"{entry.identity}.json"
+    download = board_site / "runs" / f"{entry.identity}.json"
     assert download.read_bytes() == entry.path.read_bytes()
 
 
-def test_equal_results_give_equal_bytes(built, results, tmp_path):
-    files = {p.relative_to(built): p.read_bytes() for p in built.rglob("*") if p.is_file()}
-    other = site.build_site(results, tmp_path / "again").parent
+def test_equal_results_give_equal_bytes(board_site, board_results, tmp_path):
+    files = {
+        p.relative_to(board_site): p.read_bytes() for p in board_site.rglob("*") if p.is_file()
+    }
+    other = site.build_site(board_results, tmp_path / "again").parent
     again = {p.relative_to(other): p.read_bytes() for p in other.rglob("*") if p.is_file()}
     assert files.keys() == again.keys()
     assert [path for path in files if files[path] != again[path]] == []

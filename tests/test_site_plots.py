@@ -8,33 +8,16 @@ from pathlib import Path
 
 import leaderboard_parts as parts
 import pytest
-from chart_records import by_class, charted
 from conftest import CHROMIUM, needs_chromium
 from playwright.sync_api import expect
 from plotly.offline import get_plotlyjs
 
 from leaderboards import site
 from leaderboards.__main__ import main
-from leaderboards.collect import Collected, collect
+from leaderboards.collect import collect
 from leaderboards.pictures import figures_of_site
 
 F = "event_onset_200ms_fms"
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Collected:
-    return charted(tmp_path_factory.mktemp("results"))
-
-
-@pytest.fixture
-def classes(tmp_path) -> Collected:
-    return by_class(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def built(results, tmp_path_factory) -> Path:
-    assert not results.rejected
-    return site.build_site(results, tmp_path_factory.mktemp("site") / "site").parent
 
 
 def draw(page, address: str, kind: str):
@@ -55,9 +38,9 @@ def point_at(page, figure, place: int = 0) -> str:
 
 @needs_chromium
 @pytest.mark.parametrize("kind", ["scores", "class", "curve", "cost", "chart-gain"])
-def test_each_kind_is_drawn_and_says_what_it_is_pointed_at(page, built, kind):
+def test_each_kind_is_drawn_and_says_what_it_is_pointed_at(page, chart_site, kind):
     name = "gain.html" if kind == "chart-gain" else "task-dcase2016_task2.html"
-    figure = draw(page, (built / name).as_uri(), kind)
+    figure = draw(page, (chart_site / name).as_uri(), kind)
     if kind != "curve":
         assert re.search(r"BEATs (ssl|strong): \d\d\.\d", point_at(page, figure).replace("\n", " "))
     assert figure.locator(".plot-container path.js-line, .points path").count() > 0
@@ -65,15 +48,15 @@ def test_each_kind_is_drawn_and_says_what_it_is_pointed_at(page, built, kind):
 
 
 @needs_chromium
-def test_a_roc_is_drawn_in_stairs(page, built):
-    figure = draw(page, (built / "task-home.html").as_uri(), "curve")
+def test_a_roc_is_drawn_in_stairs(page, chart_site):
+    figure = draw(page, (chart_site / "task-home.html").as_uri(), "curve")
     path = figure.locator("path.js-line").first.get_attribute("d")
     assert re.fullmatch(r"M[\d.,]+([HV][\d.]+)+", path)
 
 
 @needs_chromium
-def test_a_chart_is_drawn_when_it_comes_into_view(page, built):
-    page.goto((built / "task-dcase2016_task2.html").as_uri())
+def test_a_chart_is_drawn_when_it_comes_into_view(page, chart_site):
+    page.goto((chart_site / "task-dcase2016_task2.html").as_uri())
     page.locator("figure.plot .main-svg").first.wait_for()
     last = page.locator("figure.plot").last
     assert last.locator("svg").count() == 0
@@ -85,9 +68,9 @@ def test_a_chart_is_drawn_when_it_comes_into_view(page, built):
 
 @needs_chromium
 @pytest.mark.parametrize("kind", ["svg", "png"])
-def test_a_chart_is_saved_by_its_button_in_light_colours_with_its_title(page, built, kind):
+def test_a_chart_is_saved_by_its_button_in_light_colours_with_its_title(page, chart_site, kind):
     page.emulate_media(color_scheme="dark")
-    figure = draw(page, (built / "task-dcase2016_task2.html").as_uri(), "scores")
+    figure = draw(page, (chart_site / "task-dcase2016_task2.html").as_uri(), "scores")
     with page.expect_download() as download:
         figure.get_by_label(f"Download as {kind.upper()}").click()
     data = Path(download.value.path()).read_bytes()
@@ -101,8 +84,8 @@ def test_a_chart_is_saved_by_its_button_in_light_colours_with_its_title(page, bu
 
 
 @needs_chromium
-def test_charts_follow_the_scheme_of_the_page(page, built):
-    figure = draw(page, (built / "task-dcase2016_task2.html").as_uri(), "scores")
+def test_charts_follow_the_scheme_of_the_page(page, chart_site):
+    figure = draw(page, (chart_site / "task-dcase2016_task2.html").as_uri(), "scores")
 
     ink, light, dark = (
         figure.locator(".ytick text").first,
@@ -120,9 +103,9 @@ def test_charts_follow_the_scheme_of_the_page(page, built):
 
 
 @needs_chromium
-def test_two_models_are_picked_and_their_classes_sorted(page, classes, tmp_path):
-    built = site.build_site(classes, tmp_path / "site").parent
-    figure = draw(page, (built / "task-dcase2016_task2.html").as_uri(), "class")
+def test_two_models_are_picked_and_their_classes_sorted(page, class_results, tmp_path):
+    chart_site = site.build_site(class_results, tmp_path / "site").parent
+    figure = draw(page, (chart_site / "task-dcase2016_task2.html").as_uri(), "class")
 
     def down() -> list[str]:
         """Names of the classes from top to bottom."""
@@ -142,9 +125,9 @@ def test_names_with_markup_or_templates_are_shown_as_they_are(page, tmp_path):
     hostile = "R&D &lt;b> %{x} $a_b$"
     made = replace(parts.record("beats"), model="mine", stage="", module="mine", name=hostile)
     parts.write(tmp_path, made)
-    results = collect([tmp_path], figures=False)
-    assert not results.rejected
-    out = site.build_site(results, tmp_path / "site").parent
+    chart_results = collect([tmp_path], figures=False)
+    assert not chart_results.rejected
+    out = site.build_site(chart_results, tmp_path / "site").parent
     figure = draw(page, (out / "task-dcase2016_task2.html").as_uri(), "scores")
     assert figure.locator("text a, text tspan[style*=bold]").count() == 0
     assert figure.locator(".ytick text").first.text_content() == hostile
@@ -152,10 +135,10 @@ def test_names_with_markup_or_templates_are_shown_as_they_are(page, tmp_path):
 
 
 @needs_chromium
-def test_pages_without_scripts_have_the_numbers_in_tables(browser, built):
+def test_pages_without_scripts_have_the_numbers_in_tables(browser, chart_site):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.goto((built / "task-dcase2016_task2.html").as_uri())
+    page.goto((chart_site / "task-dcase2016_task2.html").as_uri())
     assert page.get_by_text("The chart is drawn by a script").first.is_visible()
     for title in page.locator("summary", has_text="Numbers of the chart").all():
         title.click()
@@ -164,21 +147,21 @@ def test_pages_without_scripts_have_the_numbers_in_tables(browser, built):
 
 
 @needs_chromium
-def test_the_numbers_below_a_curve_are_those_of_the_records(page, built, results):
-    page.goto((built / "task-home.html").as_uri())
+def test_the_numbers_below_a_curve_are_those_of_the_records(page, chart_site, chart_results):
+    page.goto((chart_site / "task-home.html").as_uri())
     part = page.locator("details", has=page.locator("[aria-label^='PSD-ROC']"))
     part.locator("summary").click()
-    for entry in (e for e in results.entries if e.task == "home"):
+    for entry in (e for e in chart_results.entries if e.task == "home"):
         label = {"beats": "BEATs strong", "m2d": "M2D strong"}[entry.model]
         read = part.locator("tbody tr", has_text=label).locator("td").all_inner_texts()
         values = json.loads(entry.path.read_text())["curves"]["psds1"]["etpr"]
         assert read == [f"{value:.3f}" for value in values]
 
 
-def test_a_site_has_one_copy_of_the_installed_plotly_and_a_policy_without_eval(built):
-    (copy,) = built.rglob("plotly*.js")
+def test_a_site_has_one_copy_of_the_installed_plotly_and_a_policy_without_eval(chart_site):
+    (copy,) = chart_site.rglob("plotly*.js")
     assert copy.read_text("utf-8") == get_plotlyjs()
-    page = (built / "task-home.html").read_text(encoding="utf-8")
+    page = (chart_site / "task-home.html").read_text(encoding="utf-8")
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)[1]
     assert "unsafe" not in policy and "data:" not in policy
     assert "script-src 'self';" in policy
@@ -214,8 +197,8 @@ def test_without_a_browser_figures_are_refused_in_a_line(tmp_path, monkeypatch, 
 
 
 @needs_chromium
-def test_the_view_stays_in_the_address_when_a_place_on_the_page_is_gone_to(page, built):
-    page.goto((built / "task-dcase2016_task2.html").as_uri() + "#q=beats")
+def test_the_view_stays_in_the_address_when_a_place_on_the_page_is_gone_to(page, chart_site):
+    page.goto((chart_site / "task-dcase2016_task2.html").as_uri() + "#q=beats")
     page.locator(".toc a").last.click()
     page.wait_for_url("**#q=beats")
     page.reload()
