@@ -40,12 +40,12 @@ def event(label, start, end):
 
 def random_events(rng, files=6, per_file=8, jitter_of=None):
     """Events on the 40 ms grid or near those given; some files without any."""
-    found = {}
+    events = {}
     for i in range(files):
         if jitter_of is None:
             n = rng.integers(per_file) if i else 0
             starts = rng.uniform(0, 9000, n)
-            found[f"{i}.wav"] = [
+            events[f"{i}.wav"] = [
                 event(rng.choice(CLASSES), s, s + rng.exponential(800)) for s in starts
             ]
             continue
@@ -59,8 +59,8 @@ def random_events(rng, files=6, per_file=8, jitter_of=None):
             for e in kept
         ]
         starts = 20 + 40 * rng.integers(0, 200, rng.integers(4))
-        found[f"{i}.wav"] = moved + [event(rng.choice(CLASSES), s, s + 120) for s in starts]
-    return found
+        events[f"{i}.wav"] = moved + [event(rng.choice(CLASSES), s, s + 120) for s in starts]
+    return events
 
 
 def detections(seed, clips=40, frames=250):
@@ -71,13 +71,13 @@ def detections(seed, clips=40, frames=250):
         file = f"{i}.wav"
         durations[file] = float(rng.choice([10.0, 9.96, 9.537, 3.01]))
         noise = np.cumsum(rng.normal(size=(frames, len(CLASSES))), 0) / 4 - 3
-        found = []
+        events = []
         for c in rng.integers(0, 3, 0 if i % 4 == 0 else 3):
             start = rng.uniform(0, durations[file] - 1)
             end = min(start + rng.exponential(2) + 0.1, durations[file])
-            found.append(event(CLASSES[c], 1000 * start, 1000 * end))
+            events.append(event(CLASSES[c], 1000 * start, 1000 * end))
             noise[int(25 * start) : int(25 * end) + 1, c] += rng.normal() + 4
-        probabilities[file], reference[file] = 1 / (1 + np.exp(-noise)), found
+        probabilities[file], reference[file] = 1 / (1 + np.exp(-noise)), events
     return probabilities, reference, durations
 
 

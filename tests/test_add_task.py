@@ -198,12 +198,12 @@ SOFT = Task("soft", "Soft", "soft-v1-tiny", "", ("segment_1s_er",), labels=("sof
 
 
 def test_clips_may_have_any_length_and_events_a_value(tmp_path):
-    found = [
+    events = [
         {"label": "low", "start": 0, "end": 300, "value": 0.25},
         {"label": "low", "start": 200, "end": 600, "value": 0.75},
     ]
     splits = ("train", "valid", "test")
-    labels = {split: {"0.wav": found, "1.wav": []} for split in splits}
+    labels = {split: {"0.wav": events, "1.wav": []} for split in splits}
     clips = dict.fromkeys(splits, [1.0, 2.5])
     folder = write_tones(tmp_path / "soft-v1-tiny", clips, names="{i}.wav", labels=labels)
     part = open_task(SOFT, folder).parts["train"]

@@ -108,11 +108,11 @@ def order(recipe: Recipe) -> list[torch.Tensor]:
 def optimiser(recipe: Recipe) -> list[torch.Tensor]:
     """Rate and weight decay of every parameter at the first ten steps."""
     made = module_of(recipe).configure_optimizers()
-    schedule, found = made["lr_scheduler"]["scheduler"], []
+    schedule, rows = made["lr_scheduler"]["scheduler"], []
     for group in made["optimizer"].param_groups:
         rates = [group["initial_lr"] * schedule.lr_lambdas[0](step) for step in range(10)]
-        found += [[*rates, group["weight_decay"]]] * len(group["params"])
-    return [torch.tensor(sorted(found), dtype=torch.float64)]
+        rows += [[*rates, group["weight_decay"]]] * len(group["params"])
+    return [torch.tensor(sorted(rows), dtype=torch.float64)]
 
 
 def steps(recipe: Recipe) -> list[torch.Tensor]:

@@ -98,7 +98,7 @@ def test_the_published_variant_changes_these_numbers_and_no_others():
             }
             for section in old
         }
-        assert {s: found for s, found in different.items() if found} == changes
+        assert {s: values for s, values in different.items() if values} == changes
     steered = recipe(TASK, "linear", ["as_published", "optim.schedule=cosine"])
     assert (steered.optim.schedule, steered.optim.part_batches) == ("cosine", True)
     with pytest.raises(ValueError, match="as_published is of linear, finetuned; .* no weak-linear"):
@@ -125,8 +125,8 @@ def test_an_epoch_of_fine_tuning_ends_with_a_part_batch(data):
         )
         assert problem.steps == steps
         assert problem.epoch_steps == (2 if published else 1.5)
-        found = [len(batches[step]["strong"]["audio"]) for step in range(steps)]
-        assert found == sizes
+        lengths = [len(batches[step]["strong"]["audio"]) for step in range(steps)]
+        assert lengths == sizes
         assert problem.loss(next(problem.batches(steps - 1)), steps - 1).isfinite()
 
 
@@ -135,17 +135,17 @@ def frozen_parts(tmp_path_factory):
     """Data and features of a task of tones: 4 x 24 s to train on."""
     data = tones(tmp_path_factory.mktemp("tasks"))
     cache, logmel = tmp_path_factory.mktemp("cache"), Plugin("eval_tasks.logmel")
-    found = {
+    embedded = {
         name: features(data, name, logmel, cache, shifts=1, progress=False)
         for name in ("train", "valid")
     }
-    return data, found
+    return data, embedded
 
 
 def frozen_problem(frozen_parts, *settings: str) -> frozen.Frozen:
-    data, found = frozen_parts
+    data, embedded = frozen_parts
     chosen = recipe(data.task, "linear", ("optim.batch=3", "optim.epochs=5", *settings))
-    return frozen.Frozen(data, data.splits[0], found, chosen, seed=0, device="cpu")
+    return frozen.Frozen(data, data.splits[0], embedded, chosen, seed=0, device="cpu")
 
 
 def test_an_epoch_of_a_frozen_training_ends_with_a_part_batch(frozen_parts):

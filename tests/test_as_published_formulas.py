@@ -40,25 +40,25 @@ def test_an_epoch_of_the_public_code_ends_with_what_is_left_of_it():
         assert Plan(528, 528, epochs, 256, 1).steps == stream
         plan = Plan(528, 528, epochs, 256, 1, part_batches=True)
         assert (plan.steps, plan.epoch_steps) == (public, 3)
-    (found,) = picks(Plan(528, 528, 2, 256, 1, part_batches=True))
-    sizes = [len(pick.clips) for pick in found]
+    (train_picks,) = picks(Plan(528, 528, 2, 256, 1, part_batches=True))
+    sizes = [len(pick.clips) for pick in train_picks]
     assert sizes == [256, 256, 16] * 2
     for first in (0, 3):
-        epoch = np.concatenate([found.at(first + i).clips for i in range(3)])
+        epoch = np.concatenate([train_picks.at(first + i).clips for i in range(3)])
         assert sorted(epoch) == list(range(528))
     assert Plan(103_205, 100_000, 30, 256, 1, part_batches=True).steps == 30 * 391
-    (found,) = picks(Plan(103_205, 100_000, 1, 256, 1, part_batches=True))
-    assert [len(found.at(step).clips) for step in (0, 389, 390)] == [256, 256, 160]
+    (train_picks,) = picks(Plan(103_205, 100_000, 1, 256, 1, part_batches=True))
+    assert [len(train_picks.at(step).clips) for step in (0, 389, 390)] == [256, 256, 160]
 
 
 @pytest.mark.parametrize(("accumulate", "world"), [(4, 1), (1, 8), (2, 4)])
 def test_devices_and_parts_share_the_last_batch_of_an_epoch(accumulate, world):
     plan = Plan(100, 100, 2, 32, accumulate, part_batches=True)  # 3 x 32 + 4
-    found = picks(plan, world)
+    shares = picks(plan, world)
     for epoch in range(2):
         heard = []
         for step in range(epoch * 4 * accumulate, (epoch + 1) * 4 * accumulate):
-            parts = [one.at(step).clips for one in found]
+            parts = [one.at(step).clips for one in shares]
             assert len({len(part) for part in parts}) == 1
             assert len(parts[0]) >= 1
             heard += [int(clip) for part in parts for clip in part]
@@ -144,12 +144,12 @@ def test_a_floor_over_the_batch_makes_a_quiet_clip_depend_on_a_loud_one():
 
 def own_shares(share: str) -> np.ndarray:
     """What clips keep of themselves, told by labels that each has alone."""
-    n, found = 1500, []  # so many that hardly one is mixed with itself
+    n, diagonals = 1500, []  # so many that hardly one is mixed with itself
     for seed in range(4):
         spec, mine = torch.zeros(n, 1, 1, 1), Targets(None, torch.eye(n))
         _, mixed = mixup(spec, mine, seeded(seed), 1.0, 0.2, share)
-        found.append(mixed.weak.diagonal().numpy())
-    return np.concatenate(found)
+        diagonals.append(mixed.weak.diagonal().numpy())
+    return np.concatenate(diagonals)
 
 
 def test_mixing_as_the_small_students_leaves_any_share_of_a_clip():
@@ -186,10 +186,10 @@ def test_a_filter_as_published_holds_the_gain_of_an_edge_for_two_bins(n_mels):
 def test_a_published_time_mask_never_reaches_the_last_frame():
     ends = {True: set(), False: set()}
     spec, targets = torch.ones(1, 1, 2, 1000), Targets(torch.ones(1, 1, 250))
-    for end, found in ends.items():
+    for end, frames in ends.items():
         for seed in range(2000):
             _, masked = time_mask(spec, targets, seeded(seed), 1.0, end=end)
-            found.add(int((masked.strong[0, 0] == 0).nonzero().max()))
+            frames.add(int((masked.strong[0, 0] == 0).nonzero().max()))
     assert max(ends[True]) == 249
     assert max(ends[False]) == 248
 
@@ -201,14 +201,14 @@ def test_the_top_block_of_a_small_student_learns_at_the_full_rate():
     model = small("frame_mn06")
     for start, top in ((0, 1.0), (1, 0.9)):
         optim = Optim(lr=6e-3, layer_decay=0.9, layer_decay_from=start)
-        found = groups(model, optim)
-        rates = {id(p): group["lr"] / 6e-3 for group in found for p in group["params"]}
+        param_groups = groups(model, optim)
+        rates = {id(p): group["lr"] / 6e-3 for group in param_groups for p in group["params"]}
         names = {name: rates[id(p)] for name, p in model.named_parameters()}
         of = {n: {r for key, r in names.items() if f"features.{n}." in key} for n in range(17)}
         for depth, rate in of.items():
             assert list(rate) == [pytest.approx(top * 0.9 ** (16 - depth))]
         assert {r for key, r in names.items() if key.startswith("head.")} == {1.0}
-        assert len({group["name"] for group in found}) == len(found)
+        assert len({group["name"] for group in param_groups}) == len(param_groups)
     assert 0.9**16 == pytest.approx(0.185, abs=5e-4)
 
 
@@ -273,15 +273,15 @@ def test_an_evaluation_says_which_durations_it_used(tmp_path, capsys):
     save_checkpoint(
         load("frame_mn02", stage=None, n_classes=2, seed=0), tmp_path / "model.pt", ["a", "b"]
     )
-    found = {}
+    results = {}
     for durations in ("heard", "whole"):
         options = ["--durations", durations, "--workers", "0", "--device", "cpu", "--events"]
         options += [str(tmp_path / "events.tsv"), "--audio", str(audio)]
         assert command.main(["evaluate", str(tmp_path / "model.pt"), *options]) == 0
-        found[durations] = json.loads(capsys.readouterr().out)
-    assert "at most the 10 s" in found["heard"]["convention"]["pauroc"]
-    assert "whole clips" in found["whole"]["convention"]["pauroc"]
-    assert found["heard"]["clips"] == found["whole"]["clips"] == 3
+        results[durations] = json.loads(capsys.readouterr().out)
+    assert "at most the 10 s" in results["heard"]["convention"]["pauroc"]
+    assert "whole clips" in results["whole"]["convention"]["pauroc"]
+    assert results["heard"]["clips"] == results["whole"]["clips"] == 3
 
 
 def test_a_published_validation_loss_is_the_mean_of_the_means_of_batches():

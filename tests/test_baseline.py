@@ -99,16 +99,16 @@ def test_every_64_ms_frame_that_an_event_touches_is_a_target(data):
     events = [("low", 64.0, 128.0), ("low", 200.0, 257.0), ("high", 0.0, 1.0)]
     events += [("high", 9900.0, 10000.0), ("high", 9990.0, 10000.0)]
     events = [dict(zip(("label", "start", "end"), event, strict=True)) for event in events]
-    found = mean_teacher.targets(replace(part, events={"a": events}), "a")
-    assert found.shape == (2, 156)
-    assert np.flatnonzero(found[0]).tolist() == [0, 154, 155]
-    assert np.flatnonzero(found[1]).tolist() == [1, 3, 4]
+    targets = mean_teacher.targets(replace(part, events={"a": events}), "a")
+    assert targets.shape == (2, 156)
+    assert np.flatnonzero(targets[0]).tolist() == [0, 154, 155]
+    assert np.flatnonzero(targets[1]).tolist() == [1, 3, 4]
 
 
 def test_scores_at_40_ms_are_those_at_the_frames_centres():
-    found = mean_teacher.at_40_ms(np.arange(156)[:, None], 250)[:, 0]
-    assert found.tolist() == [min(int((0.02 + 0.04 * k) / 0.064), 155) for k in range(250)]
-    borders = 40 * (np.flatnonzero(np.diff(found)) + 1)
+    scores = mean_teacher.at_40_ms(np.arange(156)[:, None], 250)[:, 0]
+    assert scores.tolist() == [min(int((0.02 + 0.04 * k) / 0.064), 155) for k in range(250)]
+    borders = 40 * (np.flatnonzero(np.diff(scores)) + 1)
     assert np.abs(borders - 64 * np.arange(1, 156)).max() <= 20
 
 
@@ -117,9 +117,9 @@ def test_the_weak_clips_are_split_as_pandas_does():
         table = pd.DataFrame({"filename": [f"Y{i}.wav" for i in range(n)]})
         train = table.sample(frac=0.9, random_state=42)
         valid = table.drop(train.index)
-        found = mean_teacher.weak_split(table["filename"].tolist())
-        assert found == (train["filename"].tolist(), valid["filename"].tolist())
-    assert [len(clips) for clips in found] == [1420, 158]
+        split = mean_teacher.weak_split(table["filename"].tolist())
+        assert split == (train["filename"].tolist(), valid["filename"].tolist())
+    assert [len(clips) for clips in split] == [1420, 158]
 
 
 def test_macro_f1_counts_classes_that_occur_or_are_predicted():
@@ -200,13 +200,13 @@ def test_mixing_stays_inside_the_strong_and_inside_the_weak_clips(clips):
     ours = problem(clips, numbers("augment.mixup_p=1"))
     mel = torch.eye(8)[:, None, :, None]  # each clip is one of eight bands
     strong, weak = torch.eye(3)[:, :, None].expand(3, 3, 4), torch.eye(3)
-    found, frames, whole = ours.mixed(mel, strong, weak, torch.Generator().manual_seed(0))
-    found = found[:, 0, :, 0]
+    mixed_mel, frames, whole = ours.mixed(mel, strong, weak, torch.Generator().manual_seed(0))
+    mixed_mel = mixed_mel[:, 0, :, 0]
     for part, labels in ((slice(0, 3), frames[:, :, 0]), (slice(3, 6), whole)):
-        torch.testing.assert_close(found[part, part], labels)
-        torch.testing.assert_close(found[part].sum(1), torch.ones(3))
+        torch.testing.assert_close(mixed_mel[part, part], labels)
+        torch.testing.assert_close(mixed_mel[part].sum(1), torch.ones(3))
         assert not torch.equal(labels, torch.eye(3))
-    assert torch.equal(found[6:], torch.eye(8)[6:])
+    assert torch.equal(mixed_mel[6:], torch.eye(8)[6:])
 
 
 def test_batches_hold_the_three_kinds_in_order_and_depend_on_seed_and_step_alone(clips):
@@ -220,8 +220,8 @@ def test_batches_hold_the_three_kinds_in_order_and_depend_on_seed_and_step_alone
     assert not torch.equal(next(problem(clips, numbers(), seed=1).batches(15)).audio, again.audio)
     weak_train, _ = mean_teacher.weak_split(clips["weak"])
     known, sets = {}, {"train": clips["train"], "weak": weak_train, "un": clips["unlabelled"]}
-    for part, found in sets.items():
-        known |= {c.part.read(c.file).tobytes(): (part, c) for c in found}
+    for part, part_clips in sets.items():
+        known |= {c.part.read(c.file).tobytes(): (part, c) for c in part_clips}
     seen = set()
     for batch in all_of_them:
         rows = [known[audio.numpy().tobytes()] for audio in batch.audio]
@@ -306,8 +306,8 @@ def test_student_and_teacher_learn_to_hear_the_tones(clips, tmp_path):
     assert fitted["history"][-1]["loss"] < 0.6 * fitted["history"][0]["loss"]
     part = clips["test"][0].part
     for network in ours.model.eval().values():
-        found, _ = ours.detect(network, clips["test"])
-        for file, probabilities in found.items():
+        detections, _ = ours.detect(network, clips["test"])
+        for file, probabilities in detections.items():
             active = part.targets(file) > 0
             assert probabilities[active].mean() > probabilities[~active].mean() + 0.15
 
@@ -315,16 +315,16 @@ def test_student_and_teacher_learn_to_hear_the_tones(clips, tmp_path):
 def test_a_run_tests_the_teacher_and_reports_the_student(data, tmp_path):
     options = numbers("optim.epochs=0.3", "optim.warmup_steps=0")
     asked = context(data, tmp_path, options)
-    found = mean_teacher.train_mean_teacher(asked)
-    assert found.part == "test"
-    assert {p.shape for p in found.probabilities.values()} == {(250, 2)}
-    assert found.probabilities.keys() == set(data.parts["test"].files)
-    assert found.parameters == sum(p.numel() for p in CRNN(2, 128).parameters())
-    assert found.training["student"].keys() == {"segment_1s_er", "psds1"}
-    assert found.training["step"] == 1
-    assert found.seconds_per_minute > 0
+    outcome = mean_teacher.train_mean_teacher(asked)
+    assert outcome.part == "test"
+    assert {p.shape for p in outcome.probabilities.values()} == {(250, 2)}
+    assert outcome.probabilities.keys() == set(data.parts["test"].files)
+    assert outcome.parameters == sum(p.numel() for p in CRNN(2, 128).parameters())
+    assert outcome.training["student"].keys() == {"segment_1s_er", "psds1"}
+    assert outcome.training["step"] == 1
+    assert outcome.seconds_per_minute > 0
     again = mean_teacher.train_mean_teacher(asked)
-    for file, probabilities in found.probabilities.items():
+    for file, probabilities in outcome.probabilities.items():
         assert np.array_equal(again.probabilities[file], probabilities)
 
 

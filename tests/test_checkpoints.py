@@ -209,7 +209,7 @@ def test_deit_becomes_fpasst_as_published():
     shapes = {"pos_embed": (1, 578, 768), "patch_embed.proj.weight": (768, 3, 16, 16)}
     state = FPaSST.from_released({k: torch.from_numpy(weight(k, s)) for k, s in shapes.items()})
     kernel, time = state["patch_embed.proj.weight"], state["time_new_pos_embed"]
-    found = [
+    pairs = [
         (kernel[0, 0, 0], [-0.0037556, -0.0101274]),
         (kernel[5, 3, 17], [-0.0014620, 0.0048016]),
         (kernel[767, 15, 127], [-0.0063676, -0.0026115]),
@@ -222,7 +222,7 @@ def test_deit_becomes_fpasst_as_published():
         (state["new_pos_embed"][0, :, 0], [0.0855552, 0.2052059]),
     ]
     assert kernel.shape == (768, 16, 128, 2) and time.shape == (1, 768, 1, 250)
-    for got, expected in found:
+    for got, expected in pairs:
         np.testing.assert_allclose(got, expected, atol=1e-6)
 
 

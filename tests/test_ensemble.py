@@ -63,13 +63,13 @@ def checkpoints(tmp_path_factory) -> list[Path]:
 def logits_by_hand(paths: list[Path], audio: torch.Tensor) -> torch.Tensor:
     """Mean over the models on CLASSES: audio (S,) at 16 kHz -> (3, 250)."""
     audio = torch.nn.functional.pad(audio, (0, 160000))[None, :160000]
-    found = []
+    logits = []
     for path in paths:
         model = hear_ptsed.load(checkpoint=path)
         with torch.no_grad():
             strong = model(audio).strong[0].double()
-        found.append(strong[[model.classes.index(name) for name in CLASSES]])
-    return torch.stack(found).mean(0)
+        logits.append(strong[[model.classes.index(name) for name in CLASSES]])
+    return torch.stack(logits).mean(0)
 
 
 def test_an_ensemble_is_the_mean_of_logits_matched_by_class_name(checkpoints):

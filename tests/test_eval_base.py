@@ -80,10 +80,16 @@ def test_targets_are_those_of_heareval_for_any_events(tmp_path):
 
     folder = make(tmp_path / "pets")
     rng = np.random.default_rng(0)
-    found = [event("dog", 60.0, 60.0), event("cat", 19.9999, 20.0), event("cat", 100.0001, 139.9)]
+    all_events = [
+        event("dog", 60.0, 60.0),
+        event("cat", 19.9999, 20.0),
+        event("cat", 100.0001, 139.9),
+    ]
     for start in rng.choice(np.arange(0, 1000, 5.0), 20):
-        found.append(event(str(rng.choice(CLASSES)), start, start + rng.choice([5.0, 40.0, 315.0])))
-    for events in ([], found[:3], found, [event("dog", 900.0, 5000.0)]):
+        all_events.append(
+            event(str(rng.choice(CLASSES)), start, start + rng.choice([5.0, 40.0, 315.0]))
+        )
+    for events in ([], all_events[:3], all_events, [event("dog", 900.0, 5000.0)]):
         change(folder / "test.json", **{"a.wav": events})
         part = open_task(TASK, folder).parts["test"]
         centres = 20.0 + 40 * np.arange(25)

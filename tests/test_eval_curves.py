@@ -25,10 +25,10 @@ def test_each_point_of_a_threshold_curve_is_the_score_at_that_threshold():
     for i in (0, THRESHOLDS.index(0.5), len(THRESHOLDS) - 1):
         own = replace(DECODING, threshold=THRESHOLDS[i])
         events = {file: decode(p, CLASSES, own) for file, p in probabilities.items()}
-        found = event_scores(reference, events, CLASSES, [METRIC])
-        assert curve["f_measure"][i] == found.scores[METRIC]
+        scored = event_scores(reference, events, CLASSES, [METRIC])
+        assert curve["f_measure"][i] == scored.scores[METRIC]
         for part in ("f_measure", "precision", "recall"):
-            assert curve[part][i] == found.details[f"{METRIC}_{part}"]
+            assert curve[part][i] == scored.details[f"{METRIC}_{part}"]
     assert len(set(curve["f_measure"])) > 10  # the threshold matters
 
 
@@ -43,23 +43,23 @@ def test_where_nothing_is_detected_the_curve_is_undefined():
 @pytest.mark.parametrize("metric", ["psds1", "psds2"])
 def test_the_roc_is_that_of_sed_scores_eval(metric):
     probabilities, reference, durations = detections(5)
-    found = psds_scores(probabilities, reference, durations, CLASSES, [metric])
+    scored = psds_scores(probabilities, reference, durations, CLASSES, [metric])
     _, _, (etpr, efpr, *_) = plain_psds(metric, probabilities, reference, durations, CLASSES, 1)
-    curve = found.curves[metric]
+    curve = scored.curves[metric]
     assert curve["efpr_per_hour"] == list(range(101)) and len(curve["etpr"]) == 101
     for rate, value in zip(curve["efpr_per_hour"], curve["etpr"], strict=True):
         below = np.flatnonzero(efpr <= rate)
         np.testing.assert_allclose(value, etpr[below[-1]] if len(below) else 0.0, **CLOSE)
     # A staircase read at each false positive per hour: its area is the score, but for the steps.
-    assert np.mean(curve["etpr"]) == pytest.approx(found.scores[metric], abs=0.02)
+    assert np.mean(curve["etpr"]) == pytest.approx(scored.scores[metric], abs=0.02)
     assert len(set(curve["etpr"])) > 5
 
 
 def test_psds_without_a_value_has_no_roc():
     probabilities, reference, durations = detections(2)
     cats = {f: [e for e in events if e["label"] == "cat"] for f, events in reference.items()}
-    found = psds_scores(probabilities, cats, durations, CLASSES)
-    assert math.isnan(found.scores["psds2"]) and list(found.curves) == ["psds1"]
+    scored = psds_scores(probabilities, cats, durations, CLASSES)
+    assert math.isnan(scored.scores["psds2"]) and list(scored.curves) == ["psds1"]
 
 
 def test_curves_of_folds_are_averaged_where_they_are_defined():
@@ -73,14 +73,14 @@ def test_curves_of_folds_are_averaged_where_they_are_defined():
 
 def test_an_error_rate_of_no_events_is_undefined_and_its_record_is_read(tmp_path):
     reference = {"a.wav": [event("cat", 1000, 2000)], "b.wav": []}
-    found = event_scores(reference, reference, CLASSES, ["segment_1s_er"], Bootstrap(50))
-    values = found.replicates["segment_1s_er"]
-    assert found.scores["segment_1s_er"] == 0 and {0.0} == {v for v in values if not math.isnan(v)}
+    scored = event_scores(reference, reference, CLASSES, ["segment_1s_er"], Bootstrap(50))
+    values = scored.replicates["segment_1s_er"]
+    assert scored.scores["segment_1s_er"] == 0 and {0.0} == {v for v in values if not math.isnan(v)}
     assert any(map(math.isnan, values))  # of resamples that drew b.wav twice
     estimated = {"a.wav": [event("cat", 1000, 2000), event("dog", 0, 900)], "b.wav": []}
-    found = event_scores(reference, estimated, CLASSES, ["segment_1s_er"], Bootstrap(50))
-    assert math.isnan(found.per_class["dog"]["segment_1s_er"])  # it has no event
+    scored = event_scores(reference, estimated, CLASSES, ["segment_1s_er"], Bootstrap(50))
+    assert math.isnan(scored.per_class["dog"]["segment_1s_er"])  # it has no event
     names = ("scores", "per_class", "replicates", "draws", "settings", "conventions", "ci95")
-    own = {name: getattr(found, name) for name in names}
+    own = {name: getattr(scored, name) for name in names}
     parts.write(tmp_path, replace(parts.record(), curves={}, **own))
     assert not collect([tmp_path], figures=False).rejected

@@ -105,9 +105,9 @@ def dcase(dcase_original, tmp_path, short_scenes) -> Path:
 
 def test_the_original_dcase_clips_are_split_as_hear_splits_them(dcase):
     data = open_task(find_task("dcase2016_task2"), dcase)
-    found = names_of(data)
-    assert found["valid"] == sorted(VALID) and found["test"] == sorted(TEST)
-    assert len(found["train"]) == 44 and not set(found["train"]) & {*VALID, *TEST}
+    names = names_of(data)
+    assert names["valid"] == sorted(VALID) and names["test"] == sorted(TEST)
+    assert len(names["train"]) == 44 and not set(names["train"]) & {*VALID, *TEST}
     counts = [sum(map(len, data.parts[s].events.values())) for s in ("train", "valid", "test")]
     assert counts == [1441, 462, 473]
     assert dcase.name == data.version == "dcase2016_task2-hear2021-full"
@@ -155,8 +155,8 @@ def test_a_hear_archive_at_48_khz_is_resampled_and_one_at_16_khz_is_linked(
     first, second = (open_task(find_task("dcase2016_task2"), f) for f in (dcase, folder))
     assert first.fingerprint == second.fingerprint
     assert sorted(path.name for path in folder.glob("*000")) == ["16000"]
-    found, expected = (data.parts["test"].read(f"{TEST[0]}.wav") for data in (second, first))
-    assert np.abs(found - expected)[500:-500].max() < 1e-3
+    audio, expected = (data.parts["test"].read(f"{TEST[0]}.wav") for data in (second, first))
+    assert np.abs(audio - expected)[500:-500].max() < 1e-3
 
     broken = tmp_path / "broken.tar.gz"
     broken.write_bytes(archive.read_bytes()[:100_000])

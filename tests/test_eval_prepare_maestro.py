@@ -86,8 +86,8 @@ ON, OFF, PEDAL = "note_on", "note_off", "control_change"
 )
 def test_the_sustain_pedal_holds_notes(tmp_path, messages, expected):
     midi(tmp_path / "a.midi", *messages)
-    found = [(n.start, n.end, n.pitch) for n in sustained_notes(tmp_path / "a.midi")]
-    assert np.allclose(found, expected, atol=1e-9) if expected else found == []
+    notes = [(n.start, n.end, n.pitch) for n in sustained_notes(tmp_path / "a.midi")]
+    assert np.allclose(notes, expected, atol=1e-9) if expected else notes == []
 
 
 def test_times_follow_the_tempo_and_do_not_drift(tmp_path):
@@ -98,9 +98,11 @@ def test_times_follow_the_tempo_and_do_not_drift(tmp_path):
     tempi.append(mido.MetaMessage("set_tempo", tempo=1_000_000, time=96 * 2000))
     file.tracks += [tempi, notes]
     file.save(tmp_path / "a.midi")
-    found = sustained_notes(tmp_path / "a.midi")
-    assert [n.start for n in found[:900]] == [(96 + 192 * i) * (0.5 / 480) for i in range(900)]
-    assert np.allclose([n.start for n in found[1000:]], 200.2 + 0.4 * np.arange(500), atol=1e-9)
+    held_notes = sustained_notes(tmp_path / "a.midi")
+    assert [n.start for n in held_notes[:900]] == [(96 + 192 * i) * (0.5 / 480) for i in range(900)]
+    assert np.allclose(
+        [n.start for n in held_notes[1000:]], 200.2 + 0.4 * np.arange(500), atol=1e-9
+    )
 
 
 def test_a_damaged_midi_file_is_named(tmp_path):

@@ -126,15 +126,15 @@ def test_probabilities_become_the_events_that_heareval_makes_of_them(heareval, f
     probabilities = np.where(rng.random((frames, 3)) < 0.2, 1 - steps, steps).astype(np.float32)
     probabilities[0, 0] = 0.5  # not above the threshold
     by_time = {20.0 + 40 * i: torch.tensor(row) for i, row in enumerate(probabilities)}
-    found = 0
+    count = 0
     for threshold in (0.3, 0.5):
         for min_ms in (0, 40, 50, 125, 250):
             theirs = heareval[1].create_events_from_prediction(
                 by_time, dict(enumerate(CLASSES)), threshold, median_ms, min_ms
             )
             assert decode(probabilities, CLASSES, Decoding(median_ms, min_ms, threshold)) == theirs
-            found += len(theirs)
-    assert found or frames < 5
+            count += len(theirs)
+    assert count or frames < 5
 
 
 @pytest.mark.parametrize("metric", ["psds1", "psds2"])

@@ -57,9 +57,9 @@ def test_decoding_finds_the_runs_that_a_plain_loop_finds(threshold, median):
     scores = ndimage.gaussian_filter1d(rng.random((300, 20)), 1.5, axis=0) * rng.random(20) * 1.6
     classes = [f"class {c}" for c in range(20)]
     expected = slow_decode(scores, classes, threshold, median)
-    found = decode(scores, classes, threshold=threshold, median=median)
-    assert [event[:3] for event in found] == [event[:3] for event in expected]
-    np.testing.assert_allclose([e.score for e in found], [e.score for e in expected])
+    events = decode(scores, classes, threshold=threshold, median=median)
+    assert [event[:3] for event in events] == [event[:3] for event in expected]
+    np.testing.assert_allclose([e.score for e in events], [e.score for e in expected])
     assert len(expected) > 10 or threshold == 0.9
 
 
@@ -71,8 +71,8 @@ def test_a_score_equal_to_the_threshold_is_no_event():
 
 
 def test_thresholds_may_differ_by_class():
-    found = decode(np.full((25, 2), 0.4), ["a", "b"], threshold=[0.3, 0.5])
-    assert [event.label for event in found] == ["a"]
+    events = decode(np.full((25, 2), 0.4), ["a", "b"], threshold=[0.3, 0.5])
+    assert [event.label for event in events] == ["a"]
 
 
 def test_detections_in_the_padding_of_a_short_clip_are_cut():

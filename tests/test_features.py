@@ -59,31 +59,33 @@ def refuse_to_load(monkeypatch):
 
 def test_grids_are_what_the_plug_in_gives_for_the_clip_and_its_shifted_ends(module, tmp_path):
     data = tones(tmp_path, {"train": 2, "valid": 1, "test": 1})
-    found = read(data, "train", module, tmp_path, shifts=3)
+    embedded = read(data, "train", module, tmp_path, shifts=3)
     model, part = module.load(), data.parts["train"]
-    assert found.shifts == 3 and found.parameters == sum(p.numel() for p in model.parameters())
+    assert embedded.shifts == 3 and embedded.parameters == sum(
+        p.numel() for p in model.parameters()
+    )
     file = part.files[1]
     audio = torch.from_numpy(part.read(file))[None]
     whole = module.embed(model, audio)[0]
     for grid, first in enumerate((0, 83, 166)):
         shifted = module.embed(model, audio[:, first * 640 :])[0]
-        got = found.get(file, grid=grid).float()
+        got = embedded.get(file, grid=grid).float()
         torch.testing.assert_close(got[first:], shifted, atol=2e-3, rtol=1e-3)
         torch.testing.assert_close(got[:first], whole[:first], atol=2e-3, rtol=1e-3)
         assert grid == 0 or not torch.allclose(got, whole, atol=1e-2)
-    assert torch.equal(found.get(file, 30, 5, 2), found.get(file, grid=2)[30:35])
+    assert torch.equal(embedded.get(file, 30, 5, 2), embedded.get(file, grid=2)[30:35])
 
 
 def test_short_clips_and_parts_that_nothing_trains_on_have_one_grid(data, module, tmp_path):
     assert read(data, "valid", Plugin(LOGMEL), tmp_path / "long", shifts=2).shifts == 1
     short = tones(tmp_path, {"train": 2, "valid": 1, "test": 1}, seconds=6.0)
-    found = read(short, "train", module, tmp_path / "short", shifts=2)
-    assert found.shifts == 1 and found.rows.shape == (2 * 150, found.rows.shape[1])
+    embedded = read(short, "train", module, tmp_path / "short", shifts=2)
+    assert embedded.shifts == 1 and embedded.rows.shape == (2 * 150, embedded.rows.shape[1])
     clips = [short.parts["train"].read(file) for file in short.parts["train"].files]
     model = module.load()
     for file, clip in zip(short.parts["train"].files, clips, strict=True):
         alone = module.embed(model, torch.from_numpy(clip)[None])[0]
-        torch.testing.assert_close(found.get(file).float(), alone, atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(embedded.get(file).float(), alone, atol=2e-3, rtol=1e-3)
 
 
 def test_a_finished_part_is_read_without_the_module(data, tmp_path, monkeypatch):
@@ -238,9 +240,11 @@ def test_values_beyond_float16_are_kept_as_float32(data, tmp_path, monkeypatch, 
     values = (scale * np.random.default_rng(0).standard_normal((600, 8))).astype(np.float32)
     module = Plugin("made_up")
     monkeypatch.setitem(vars(module), "module", plug_in(values))
-    found = read(data, "test", module, tmp_path)
-    assert str(found.rows.dtype) == f"torch.{kept}"
-    np.testing.assert_allclose(found.get("test_1.wav").float(), values, rtol=1e-3, atol=scale / 1e3)
+    embedded = read(data, "test", module, tmp_path)
+    assert str(embedded.rows.dtype) == f"torch.{kept}"
+    np.testing.assert_allclose(
+        embedded.get("test_1.wav").float(), values, rtol=1e-3, atol=scale / 1e3
+    )
 
 
 @pytest.mark.parametrize(("frames", "value"), [(600, np.nan), (590, 0.0)])

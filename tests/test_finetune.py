@@ -68,10 +68,10 @@ def heard(data, part: str, audio: np.ndarray) -> tuple[str, int]:
 
 
 def test_crops_lie_on_the_grid_with_their_labels_and_padding_is_not_known(data):
-    found, part = crops(data), data.parts["train"]
+    train_crops, part = crops(data), data.parts["train"]
     offsets = set()
     for step in range(4):
-        batch = audio_rows(found, step)
+        batch = audio_rows(train_crops, step)
         for audio, labels, known in rows_of(batch):
             file, first = heard(data, "train", audio)
             real = min(250, part.frames(file) - first)
@@ -87,28 +87,30 @@ def test_crops_lie_on_the_grid_with_their_labels_and_padding_is_not_known(data):
 
 def test_a_clip_padded_in_its_file_is_known_up_to_its_own_end(data):
     part = replace(data.parts["train"], durations_s=dict.fromkeys(data.parts["train"].files, 4.0))
-    found = Crops([part], numbers(*OFF, "optim.epochs=1"), 1, 0)
-    known = [audio_rows(found, step)["known"][0] for step in range(8)]
+    train_crops = Crops([part], numbers(*OFF, "optim.epochs=1"), 1, 0)
+    known = [audio_rows(train_crops, step)["known"][0] for step in range(8)]
     assert any(row.sum() == 100 and row[:100].all() for row in known)
 
 
 def test_an_epoch_hears_each_clip_once_per_ten_seconds(data):
-    found = crops(data, batch=7)  # 1 + 1 + 3 + 2
+    train_crops = crops(data, batch=7)  # 1 + 1 + 3 + 2
     for epoch in range(3):
-        files = [heard(data, "train", audio)[0] for audio in audio_rows(found, epoch)["audio"]]
+        files = [
+            heard(data, "train", audio)[0] for audio in audio_rows(train_crops, epoch)["audio"]
+        ]
         assert sorted(files) == ["0.wav", "1.wav", "2.wav", "2.wav", "2.wav", "3.wav", "3.wav"]
-    orders = [tuple(found.picks.at(epoch).clips) for epoch in range(3)]
+    orders = [tuple(train_crops.picks.at(epoch).clips) for epoch in range(3)]
     assert len(set(orders)) == 3
-    assert found.plan.steps == 4
+    assert train_crops.plan.steps == 4
 
 
 def test_folds_with_files_of_the_same_name_keep_their_own_labels(data):
     parts = [data.parts["valid"], data.parts["test"]]
-    found = Crops(parts, numbers(*OFF, "optim.epochs=1"), 1, 0)
+    fold_crops = Crops(parts, numbers(*OFF, "optim.epochs=1"), 1, 0)
     seen = set()
-    for step in range(found.plan.steps):
-        part, file = found.clips[found.picks.at(step).clips[0]]
-        batch = audio_rows(found, step)
+    for step in range(fold_crops.plan.steps):
+        part, file = fold_crops.clips[fold_crops.picks.at(step).clips[0]]
+        batch = audio_rows(fold_crops, step)
         name, first = heard(data, part.name, batch["audio"][0])
         known = batch["known"][0]
         expected = part.targets(file)[first : first + 250].T
@@ -199,16 +201,16 @@ def test_new_heads_begin_as_the_recipe_and_the_spec_say():
 def test_clips_of_any_length_are_heard_in_windows_of_ten_seconds(data):
     net = new_network(Small(), 3, numbers().fit, 0).eval()
     with torch.no_grad():
-        found = probabilities(net, data.parts["test"], batch=2)
+        by_file = probabilities(net, data.parts["test"], batch=2)
         whole = torch.from_numpy(data.parts["test"].read("2.wav"))
         parts = [net(whole[None, s : s + 160000]).strong[0].T for s in range(0, 416000, 160000)]
-    assert {file: p.shape for file, p in found.items()} == {
+    assert {file: p.shape for file, p in by_file.items()} == {
         "0.wav": (175, 3),
         "1.wav": (175, 3),
         "2.wav": (650, 3),
     }
     expected = torch.cat(parts).sigmoid().numpy()
-    np.testing.assert_allclose(found["2.wav"], expected, atol=1e-5)
+    np.testing.assert_allclose(by_file["2.wav"], expected, atol=1e-5)
 
 
 SPLIT = Split(("train",), "valid", "test")
@@ -250,9 +252,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def assert_same(one, folder: Path, other, other_folder: Path) -> None:
     for file, values in one.probabilities.items():
         np.testing.assert_array_equal(values, other.probabilities[file])
-    found, expected = weights(folder), weights(other_folder)
-    assert found.keys() == expected.keys()
-    for key, value in found.items():
+    tensors, expected = weights(folder), weights(other_folder)
+    assert tensors.keys() == expected.keys()
+    for key, value in tensors.items():
         assert torch.equal(value, expected[key]), key
     unlike = {"seconds"}
     for key in one.training.keys() - unlike:

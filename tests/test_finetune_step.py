@@ -170,16 +170,16 @@ def test_one_update_is_adamw_with_layer_wise_rates(data, tmp_path, name):
 
     same = problem_of(data, before, recipe)
     torch.manual_seed(torch_seed(0, MODEL, 0))
-    found = gradients(before, same.loss(default_convert(same.audio[0]), 0))
+    step_gradients = gradients(before, same.loss(default_convert(same.audio[0]), 0))
     after = dict(net.named_parameters())
     blocks = before.backbone.depth
     for key, parameter in before.named_parameters():
-        if key not in found:
+        if key not in step_gradients:
             assert torch.equal(after[key], parameter), key
             continue
         rate = 1e-3 * 0.5 ** exponent(key, blocks)
         decay = 0.1 if parameter.ndim > 1 else 0.0
-        g = found[key].double()
+        g = step_gradients[key].double()
         # Both means of the first step are the gradient's own.
         moved = parameter.double() * (1 - rate * decay) - rate * g / (g.abs() + 1e-8)
         torch.testing.assert_close(after[key].double(), moved, rtol=1e-6, atol=1e-7, msg=key)

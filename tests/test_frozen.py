@@ -42,8 +42,8 @@ def numbers(epochs: float, *settings: str) -> Recipe:
 
 def problem(data, cache, chosen, weak=False, seed=0) -> frozen.Frozen:
     names = ("train", "valid", *(["weak"] if weak else []))
-    found = {n: features(data, n, LOGMEL, cache, shifts=2, progress=False) for n in names}
-    return frozen.Frozen(data, data.splits[0], found, chosen, seed=seed, device="cpu", weak=weak)
+    embedded = {n: features(data, n, LOGMEL, cache, shifts=2, progress=False) for n in names}
+    return frozen.Frozen(data, data.splits[0], embedded, chosen, seed=seed, device="cpu", weak=weak)
 
 
 def trained(data, cache, folder, chosen, protocol="linear", **changes) -> Predictions:

@@ -69,19 +69,19 @@ def same(shown: Any, written: Any) -> bool:
 def test_a_damaged_record_is_a_right_entry_or_told_in_a_line(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("fuzz") / "one.json"
     path.write_text(json.dumps(values), encoding="utf-8")
-    found = collect([path], figures=False)
+    collected = collect([path], figures=False)
     told = problems_of_file(path)
     assert all(line.isprintable() for line in told)
-    if found.rejected:
-        (one,) = found.rejected
-        assert not found.entries and one.reason and one.reason.isprintable() and told
+    if collected.rejected:
+        (one,) = collected.rejected
+        assert not collected.entries and one.reason and one.reason.isprintable() and told
         assert "cannot be read" not in one.reason  # an error that nobody foresaw
         try:
             records.read_record(path)
         except ValueError as error:
             assert "\n" not in str(error)
         return
-    (entry,) = found.entries
+    (entry,) = collected.entries
     for key in NUMBERS:
         assert same(getattr(entry, key), values.get(key, {})), key
     read = records.read_record(path)

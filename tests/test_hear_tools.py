@@ -167,11 +167,11 @@ def test_a_wrong_plugin_is_refused_in_one_line_and_debug_adds_the_traceback(name
 def test_events_scenes_and_folds_run_from_clips_to_scores(copied, work, capsys):
     folders = [copied(task) for task in TASKS]
     assert predict(*folders) == 0
-    found = [scores(Path(folder)) for folder in folders]
-    assert [f["metric"] for f in found] == [TASKS[task][2]["evaluation"][0] for task in TASKS]
+    results = [scores(Path(folder)) for folder in folders]
+    assert [f["metric"] for f in results] == [TASKS[task][2]["evaluation"][0] for task in TASKS]
     # Tones that are plain to see in the bands: a chain that mixes up times, labels or rows fails.
-    assert all(f["score"] > 0.9 for f in found), found
-    assert [f["std"] is not None for f in found] == [False, True, False]
+    assert all(f["score"] > 0.9 for f in results), results
+    assert [f["std"] is not None for f in results] == [False, True, False]
     written = [Path(f, "test.predicted-scores.json").stat().st_mtime_ns for f in folders]
     capsys.readouterr()
     assert predict(*folders) == 0
@@ -231,8 +231,8 @@ def test_pkg_resources_is_replaced_only_where_it_is_missing(copied):
     from hear_ptsed.metrics import events
 
     with events.pkg_resources_stand_in():
-        found = importlib.import_module("pkg_resources")
-    assert hasattr(found, "require") is (find_spec("pkg_resources") is not None)
+        module = importlib.import_module("pkg_resources")
+    assert hasattr(module, "require") is (find_spec("pkg_resources") is not None)
     code = """
 import sys, torch
 torch.set_num_threads(1)

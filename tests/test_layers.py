@@ -138,8 +138,8 @@ def test_the_top_remaining_block_learns_at_the_first_rate_below_the_head(name):
     depths = {key: net.backbone.depth_of(key) for key, _ in net.backbone.named_parameters()}
     assert set(depths.values()) == {0, 1, 2}
     assert all(depths[key] == 2 for key in depths if key.startswith((f"{BLOCKS[name]}2.", "norm")))
-    found = groups(net, Optim(lr=1.0, layer_decay=0.5))
-    rates = {id(p): group["lr"] for group in found for p in group["params"]}
+    param_groups = groups(net, Optim(lr=1.0, layer_decay=0.5))
+    rates = {id(p): group["lr"] for group in param_groups for p in group["params"]}
     for key, parameter in net.backbone.named_parameters():
         assert rates[id(parameter)] == 0.5 ** (3 - depths[key])
 

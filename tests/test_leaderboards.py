@@ -41,13 +41,13 @@ def measured(folder: Path, *records: Record, metric: str = F) -> list[stats.Cell
     """Cells of records that were written and read again."""
     for one in records:
         parts.write(folder, one)
-    found = collect([folder], figures=False)
-    assert not found.rejected
-    return [cell for cell in cells(found.entries) if cell.column.metric == metric]
+    collected = collect([folder], figures=False)
+    assert not collected.rejected
+    return [cell for cell in cells(collected.entries) if cell.column.metric == metric]
 
 
-def of(found: list[stats.Cell], title: str) -> stats.Cell:
-    return next(cell for cell in found if cell.row.title == title)
+def of(all_cells: list[stats.Cell], title: str) -> stats.Cell:
+    return next(cell for cell in all_cells if cell.row.title == title)
 
 
 # Published figures.
@@ -55,7 +55,7 @@ def of(found: list[stats.Cell], title: str) -> stats.Cell:
 
 def test_the_published_downstream_figures_are_those_of_the_paper():
     entries = [e for e in published_entries() if e.record["table"] == "downstream"]
-    found = {(e.model, MODES[e.protocol], e.task, e.stage): e.scores[e.primary] for e in entries}
+    figures = {(e.model, MODES[e.protocol], e.task, e.stage): e.scores[e.primary] for e in entries}
     keys = [
         (mode, task, stage)
         for mode in ("frozen", "finetuned")
@@ -67,7 +67,7 @@ def test_the_published_downstream_figures_are_those_of_the_paper():
         for model, numbers in DOWNSTREAM.items()
         for key, number in zip(keys, numbers.split(), strict=True)
     }
-    assert found == expected
+    assert figures == expected
 
 
 def test_the_published_audioset_tables_are_complete():
@@ -78,7 +78,7 @@ def test_the_published_audioset_tables_are_complete():
         for row in golden
     }
     own = [e.record for e in published_entries() if e.task == "audioset_strong"]
-    found = {
+    figures = {
         (
             row["table"],
             row["model"],
@@ -86,8 +86,8 @@ def test_the_published_audioset_tables_are_complete():
         ): (float(row["printed"]))
         for row in own
     }
-    assert len(found) == len(own)
-    assert {key: found.get(key) for key in expected} == expected
+    assert len(figures) == len(own)
+    assert {key: figures.get(key) for key in expected} == expected
 
 
 def test_the_hear_leaderboard_has_34_models_and_marks_zeros_of_a_wrong_unit():
@@ -124,12 +124,12 @@ def test_every_published_figure_names_its_source_and_a_suspected_misprint_is_tol
 
 def test_published_and_measured_scores_never_share_a_column(tmp_path):
     parts.write(tmp_path, parts.record())
-    found = cells(collect([tmp_path]).entries)
+    all_cells = cells(collect([tmp_path]).entries)
     kinds = {}
-    for cell in found:
+    for cell in all_cells:
         kinds.setdefault(cell.column, set()).add(cell.row.kind)
     assert all(len(own) == 1 for own in kinds.values())
-    own = [c for c in found if c.column.title == "DCASE 2016 task 2, onset F1, 200 ms (linear)"]
+    own = [c for c in all_cells if c.column.title == "DCASE 2016 task 2, onset F1, 200 ms (linear)"]
     assert {c.row.kind for c in own} == {"measured", "published"}
     assert next(c for c in own if c.row.kind == "measured").rank == 1
 
@@ -174,19 +174,19 @@ def test_an_undefined_score_is_left_out_of_the_mean_and_counted(tmp_path):
 
 def test_different_hyperparameters_are_never_averaged(tmp_path):
     other = parts.record(seed=1, hyperparameters={"optim": {"lr": 0.1}})
-    found = measured(tmp_path, parts.record(), other)
-    assert [cell.seeds for cell in found] == [1, 1]
-    texts = labels(cell.row for cell in found)
+    measured_cells = measured(tmp_path, parts.record(), other)
+    assert [cell.seeds for cell in measured_cells] == [1, 1]
+    texts = labels(cell.row for cell in measured_cells)
     assert len(set(texts.values())) == 2
 
 
 def test_different_checkpoints_and_options_of_a_module_are_rows_of_their_own(tmp_path):
     sha = {"file": "mine.pt", "sha256": parts.digest("mine")}
     layer = {"model_options": {"layer": 6}, **parts.record().hyperparameters}
-    found = measured(
+    measured_cells = measured(
         tmp_path, parts.record(), parts.record(checkpoint=sha), parts.record(hyperparameters=layer)
     )
-    texts = sorted(labels(cell.row for cell in found).values())
+    texts = sorted(labels(cell.row for cell in measured_cells).values())
     assert len(texts) == 3 and any("layer=6" in text for text in texts)
 
 
@@ -202,9 +202,9 @@ def test_different_checkpoints_and_options_of_a_module_are_rows_of_their_own(tmp
     ],
 )
 def test_what_differs_in_data_settings_folds_or_protocol_never_shares_a_column(tmp_path, changes):
-    found = measured(tmp_path, parts.record(), parts.record(seed=1, **changes))
-    assert len({cell.column for cell in found}) == 2
-    told = notes(cell.column for cell in found)
+    measured_cells = measured(tmp_path, parts.record(), parts.record(seed=1, **changes))
+    assert len({cell.column for cell in measured_cells}) == 2
+    told = notes(cell.column for cell in measured_cells)
     assert len({(column.title, note) for column, note in told.items()}) == 2
 
 
@@ -218,22 +218,22 @@ def test_a_note_says_in_what_two_settings_differ(tmp_path):
 
 
 def test_rows_whose_paired_difference_holds_0_tie_and_others_do_not(tmp_path):
-    found = measured(
+    measured_cells = measured(
         tmp_path,
         parts.record("beats", f=0.80),
         parts.record("m2d", f=0.79),
         parts.record("asit", f=0.60),
         parts.record("fpasst", f=0.40),
     )
-    ranks = {c.row.model: (c.rank, c.tied) for c in found}
+    ranks = {c.row.model: (c.rank, c.tied) for c in measured_cells}
     assert ranks == {"beats": (1, True), "m2d": (1, True), "asit": (3, False), "fpasst": (4, False)}
-    assert [c.row.model for c in found if c.best] == ["beats"]
+    assert [c.row.model for c in measured_cells if c.best] == ["beats"]
 
 
 def test_a_row_between_two_others_ties_with_both(tmp_path):
     levels = {"beats": 0.80, "m2d": 0.79, "asit": 0.78}  # paired, intervals of about 0.014
-    found = measured(tmp_path, *(parts.record(model, f=f) for model, f in levels.items()))
-    by = {c.row.model: c for c in found}
+    measured_cells = measured(tmp_path, *(parts.record(model, f=f) for model, f in levels.items()))
+    by = {c.row.model: c for c in measured_cells}
     assert stats.difference(by["beats"], by["asit"]).improves is False
     for one, other in (("beats", "m2d"), ("m2d", "asit")):
         assert stats.difference(by[one], by[other]).improves is None
@@ -245,20 +245,23 @@ def test_a_row_between_two_others_ties_with_both(tmp_path):
 
 
 def test_lower_error_rates_rank_first(tmp_path):
-    found = measured(
+    measured_cells = measured(
         tmp_path, parts.record("beats", er=0.9), parts.record("m2d", er=0.3), metric=ER
     )
-    assert {c.row.model: (c.rank, c.best) for c in found} == {"m2d": (1, True), "beats": (2, False)}
+    assert {c.row.model: (c.rank, c.best) for c in measured_cells} == {
+        "m2d": (1, True),
+        "beats": (2, False),
+    }
 
 
 def test_means_that_look_equal_are_best_together_and_rounded_as_python_rounds(tmp_path):
-    found = measured(
+    measured_cells = measured(
         tmp_path,
         parts.record("beats", f=0.80049, resamples=0),
         parts.record("m2d", f=0.79951, resamples=0),
         parts.record("asit", f=0.79949, resamples=0),
     )
-    assert {c.row.model: (c.text, c.best) for c in found} == {
+    assert {c.row.model: (c.text, c.best) for c in measured_cells} == {
         "beats": ("80.0", True),
         "m2d": ("80.0", True),
         "asit": ("79.9", False),
@@ -266,21 +269,21 @@ def test_means_that_look_equal_are_best_together_and_rounded_as_python_rounds(tm
 
 
 def test_published_figures_without_intervals_tie_only_where_they_are_equal():
-    found = [c for c in cells(published_entries()) if c.column.task == "audioset_strong"]
-    best = [c for c in found if c.best]
+    published_cells = [c for c in cells(published_entries()) if c.column.task == "audioset_strong"]
+    best = [c for c in published_cells if c.best]
     assert [c.text for c in best] == ["47.1"]
-    equal = [c for c in found if c.text == "0.418"]
+    equal = [c for c in published_cells if c.text == "0.418"]
     assert len(equal) > 1 and len({c.rank for c in equal}) == 1 and all(c.tied for c in equal)
 
 
 def test_untrained_modules_are_marked_and_have_no_rank(tmp_path):
     no = {"file": None, "sha256": None}
-    found = measured(
+    measured_cells = measured(
         tmp_path, parts.record(f=0.5), parts.record("m2d", f=0.9, untrained=True, checkpoint=no)
     )
-    random_one = of(found, "M2D strong (untrained)")
+    random_one = of(measured_cells, "M2D strong (untrained)")
     assert (random_one.rank, random_one.best, random_one.flags) == (None, False, ("untrained",))
-    alone = of(found, "BEATs strong")
+    alone = of(measured_cells, "BEATs strong")
     assert (alone.rank, alone.tied, alone.best) == (1, False, False)  # best of what?
 
 
@@ -304,13 +307,13 @@ def test_small_data_is_marked(tmp_path, changes):
 def test_normalised_means_are_hears_without_imputation(tmp_path):
     records = [parts.record(m, f=f) for m, f in (("beats", 0.9), ("m2d", 0.6), ("asit", 0.5))]
     records += [parts.record(m, f=f, task="maestro") for m, f in (("beats", 0.2), ("m2d", 0.4))]
-    found = {one.row.model: one for one in normalised(measured(tmp_path, *records))}
+    means = {one.row.model: one for one in normalised(measured(tmp_path, *records))}
     spread = math.sqrt(((0.9 - 2 / 3) ** 2 + (0.6 - 2 / 3) ** 2 + (0.5 - 2 / 3) ** 2) / 3)
     m2d, asit = (0.6 - 2 / 3) / spread, (0.5 - 2 / 3) / spread
-    assert found["beats"].value == pytest.approx((1 - 1) / 2)
-    assert found["m2d"].value == pytest.approx((m2d + 1) / 2)
-    assert found["asit"].value == pytest.approx(asit)
-    assert {model: (one.tasks, one.of) for model, one in found.items()} == {
+    assert means["beats"].value == pytest.approx((1 - 1) / 2)
+    assert means["m2d"].value == pytest.approx((m2d + 1) / 2)
+    assert means["asit"].value == pytest.approx(asit)
+    assert {model: (one.tasks, one.of) for model, one in means.items()} == {
         "beats": (2, 2),
         "m2d": (2, 2),
         "asit": (1, 2),
@@ -325,16 +328,16 @@ def test_two_protocols_of_a_task_count_as_one_in_the_normalised_mean(tmp_path):
         for model, f in zip(("beats", "m2d"), pair, strict=True)
     ]
     records += [parts.record(m, f=f, task="maestro") for m, f in (("beats", 0.9), ("m2d", 0.1))]
-    found = {one.row.model: one for one in normalised(measured(tmp_path, *records))}
-    assert found["beats"].value == pytest.approx(((1 - 1) / 2 + 1) / 2)
-    assert (found["beats"].tasks, found["beats"].of) == (2, 2)
+    means = {one.row.model: one for one in normalised(measured(tmp_path, *records))}
+    assert means["beats"].value == pytest.approx(((1 - 1) / 2 + 1) / 2)
+    assert (means["beats"].tasks, means["beats"].of) == (2, 2)
 
 
 def test_normalised_error_rates_turn_their_sign(tmp_path):
-    found = measured(
+    measured_cells = measured(
         tmp_path, parts.record("beats", er=0.2), parts.record("m2d", er=0.4), metric=ER
     )
-    assert [(one.row.model, one.value) for one in normalised(found)] == [
+    assert [(one.row.model, one.value) for one in normalised(measured_cells)] == [
         ("beats", pytest.approx(1)),
         ("m2d", pytest.approx(-1)),
     ]

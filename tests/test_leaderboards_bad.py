@@ -158,8 +158,8 @@ def test_a_file_that_is_no_json_of_ours_is_told(folder, case):
 
 def test_a_file_without_schema_is_left_alone_in_a_folder_and_told_by_name(folder):
     (folder / "other.json").write_text('{"name": "x"}')
-    found = collect([folder], figures=False)
-    assert len(found.entries) == 1 and not found.rejected
+    collected = collect([folder], figures=False)
+    assert len(collected.entries) == 1 and not collected.rejected
     (one,) = collect([folder / "other.json"], figures=False).rejected
     assert "no result: it has no schema" in one.reason
 
@@ -179,9 +179,9 @@ def test_links_and_pipes_are_told_and_not_followed(folder, tmp_path):
     (folder / "dangling.json").symlink_to(tmp_path / "nothing")
     (folder / "round.json").symlink_to(folder / "round.json")
     os.mkfifo(folder / "pipe.json")
-    found = collect([folder], figures=False)
-    assert [entry.model for entry in found.entries] == ["beats"]
-    assert {one.file.removeprefix("results/"): one.reason for one in found.rejected} == {
+    collected = collect([folder], figures=False)
+    assert [entry.model for entry in collected.entries] == ["beats"]
+    assert {one.file.removeprefix("results/"): one.reason for one in collected.rejected} == {
         "dangling.json": "a link; give the file itself",
         "link.json": "a link; give the file itself",
         "loop": "a link to a folder; not followed",
@@ -214,22 +214,22 @@ def test_of_a_result_that_comes_twice_the_first_name_counts(folder):
     parts.write_raw(folder / "z.json", parts.record(), command="another")
     parts.write_raw(folder / "y.json", parts.record("m2d"))
     parts.write_raw(folder / "x.json", parts.record("m2d"), seconds=5)
-    found = collect([folder], figures=False)
-    assert [(one.file, one.reason) for one in found.rejected] == [
+    collected = collect([folder], figures=False)
+    assert [(one.file, one.reason) for one in collected.rejected] == [
         ("results/y.json", "the same result as results/x.json"),
-        ("results/z.json", f"the same result as {found.entries[0].source}"),
+        ("results/z.json", f"the same result as {collected.entries[0].source}"),
     ]
 
 
 def test_a_folder_given_twice_is_read_once(folder):
-    found = collect([folder, folder, folder / ".."], figures=False)
-    assert len(found.entries) == 1 and not found.rejected
+    collected = collect([folder, folder, folder / ".."], figures=False)
+    assert len(collected.entries) == 1 and not collected.rejected
 
 
 def test_a_site_among_the_results_is_no_result(folder):
     parts.write(folder / "site", parts.record("m2d"))
-    found = collect([folder], figures=False, leave_out=folder / "site")
-    assert [entry.model for entry in found.entries] == ["beats"] and not found.rejected
+    collected = collect([folder], figures=False, leave_out=folder / "site")
+    assert [entry.model for entry in collected.entries] == ["beats"] and not collected.rejected
 
 
 def test_a_site_in_a_folder_of_results_is_named_and_its_downloads_are_not_read(folder):
@@ -244,8 +244,8 @@ def test_two_files_of_one_name_are_both_told(tmp_path):
         (tmp_path / name / "results" / "scores.json").write_text("{")
     files = [tmp_path / name / "results" / "scores.json" for name in ("x", "y")]
     assert len(collect(files, figures=False).rejected) == 2
-    found = collect([file.parent for file in files], figures=False)
-    assert [one.file for one in found.rejected] == [
+    collected = collect([file.parent for file in files], figures=False)
+    assert [one.file for one in collected.rejected] == [
         "x/results/scores.json",
         "y/results/scores.json",
     ]
@@ -254,9 +254,9 @@ def test_two_files_of_one_name_are_both_told(tmp_path):
 def test_a_record_that_takes_the_identity_of_another_displaces_none(folder):
     forged = parts.record("m2d", identity=parts.record().identity)
     parts.write_raw(folder / "a.json", forged)
-    found = collect([folder], figures=False)
-    assert not found.entries and len(found.rejected) == 2
-    assert all("is of something else: remove one" in one.reason for one in found.rejected)
+    collected = collect([folder], figures=False)
+    assert not collected.entries and len(collected.rejected) == 2
+    assert all("is of something else: remove one" in one.reason for one in collected.rejected)
 
 
 def test_the_same_run_with_other_scores_is_told(folder):
@@ -267,8 +267,8 @@ def test_the_same_run_with_other_scores_is_told(folder):
 
 def test_one_seed_twice_in_a_row_is_flagged(folder):
     parts.write_raw(folder / "copy.json", parts.record(), identity=parts.digest("another"))
-    found = cells(collect([folder], figures=False).entries)
-    assert all("a seed twice" in cell.flags for cell in found)
+    all_cells = cells(collect([folder], figures=False).entries)
+    assert all("a seed twice" in cell.flags for cell in all_cells)
 
 
 def test_the_metric_to_report_is_that_of_the_task(tmp_path):
@@ -278,10 +278,10 @@ def test_the_metric_to_report_is_that_of_the_task(tmp_path):
     only = {"scores": {ER: 0.4}, "conventions": {ER: parts.ER}}
     only |= dict.fromkeys(("ci95", "replicates", "draws", "curves", "per_class"), {})
     parts.write_raw(tmp_path / "only.json", parts.record(seed=2), **only)
-    found = collect([tmp_path], figures=False)
-    assert not found.rejected
-    assert sorted(entry.primary for entry in found.entries) == [F, F, ER]
-    assert site.build_site(found, tmp_path / "site").is_file()
+    collected = collect([tmp_path], figures=False)
+    assert not collected.rejected
+    assert sorted(entry.primary for entry in collected.entries) == [F, F, ER]
+    assert site.build_site(collected, tmp_path / "site").is_file()
 
 
 def test_long_options_of_a_module_are_shortened(tmp_path):
@@ -316,16 +316,16 @@ def test_a_site_is_built_of_extreme_but_allowed_values(tmp_path, case):
     for seed in range(2):
         changed = parts.record("m2d", seed=seed)
         parts.write_raw(tmp_path / f"{seed}.json", changed, **EXTREMES[case])
-    found = collect([tmp_path], figures=False)
-    assert not found.rejected
-    out = site.build_site(found, tmp_path / "site").parent
+    collected = collect([tmp_path], figures=False)
+    assert not collected.rejected
+    out = site.build_site(collected, tmp_path / "site").parent
     for name in ("index.html", "task-dcase2016_task2.html"):
         values = re.findall(r'(?:data-v|[xy][12]?|d)="([^"]*)"', (out / name).read_text())
         assert not any("nan" in value or "inf" in value for value in values)
 
 
-def everything(found: Collected) -> None:
-    own = cells(found.entries)
+def everything(collected: Collected) -> None:
+    own = cells(collected.entries)
     gains(own), normalised(own), notes(cell.column for cell in own)
 
 
@@ -349,7 +349,7 @@ def test_whatever_a_record_holds_it_is_an_entry_or_told(tmp_path_factory, data):
         at = at[key]
     at[key] = data.draw(VALUES)
     path.write_text(json.dumps(values), encoding="utf-8")
-    found = collect([path], figures=False)
-    assert len(found.entries) + len(found.rejected) == 1
-    everything(found)
+    collected = collect([path], figures=False)
+    assert len(collected.entries) + len(collected.rejected) == 1
+    everything(collected)
     problems_of_file(path)

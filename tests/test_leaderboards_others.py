@@ -24,14 +24,14 @@ def test_a_folder_of_heareval_is_a_result_without_interval(tmp_path):
     parts.write_heareval(tmp_path)
     parts.write_heareval(tmp_path, "other.plugin-layer=6", score="0.25", folds=5)
     parts.write_heareval(tmp_path, "quiet.plugin", score="NaN")
-    found = collect([tmp_path], figures=False)
-    assert not found.rejected
-    entries = {entry.module: entry for entry in found.entries}
+    collected = collect([tmp_path], figures=False)
+    assert not collected.rejected
+    entries = {entry.module: entry for entry in collected.entries}
     own = entries["hear_ptsed.plugins.m2d_weak"]
     assert (own.model, own.stage, own.protocol, own.scores) == ("m2d", "weak", "hear", {F: 0.71})
     assert entries["other.plugin-layer=6"].scores == {"event_onset_50ms_fms": 0.25}
     assert math.isnan(entries["quiet.plugin"].scores[F])
-    assert all(math.isnan(cell.low) for cell in cells(found.entries))
+    assert all(math.isnan(cell.low) for cell in cells(collected.entries))
 
 
 SUITE = "hear_ptsed.plugins.m2d_weak"
@@ -49,10 +49,10 @@ def test_any_spelling_of_untrained_in_a_folder_of_heareval_is_marked(tmp_path, g
         # As heareval 2021.1.3 makes the name of the folder.
         names = [f"{slugify(key)}={slugify(str(value))}" for key, value in options.items()]
         parts.write_heareval(tmp_path / str(k), f"{SUITE}-{'-'.join(names)}")
-    found = collect([tmp_path], figures=False)
-    assert not found.rejected and len(found.entries) == 2
-    assert all(entry.untrained and entry.model == "m2d" for entry in found.entries)
-    assert all(cell.rank is None for cell in cells(found.entries))
+    collected = collect([tmp_path], figures=False)
+    assert not collected.rejected and len(collected.entries) == 2
+    assert all(entry.untrained and entry.model == "m2d" for entry in collected.entries)
+    assert all(cell.rank is None for cell in cells(collected.entries))
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def test_folders_that_somebody_renamed_are_marked_too(tmp_path, options):
 )
 def test_a_folder_whose_options_cannot_be_understood_is_refused_by_name(tmp_path, options):
     parts.write_heareval(tmp_path, f"{SUITE}-{options}")
-    found = collect([tmp_path], figures=False)
-    (one,) = found.rejected
-    assert not found.entries and f"{SUITE}-{options}" in one.reason
+    collected = collect([tmp_path], figures=False)
+    (one,) = collected.rejected
+    assert not collected.entries and f"{SUITE}-{options}" in one.reason
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,9 @@ def test_an_evaluation_of_training_is_read_with_its_interval(tmp_path):
     values = parts.evaluation(["Bark", "Dog"], ci95={"pauroc": [0.4, 0.7], "map": [None, None]})
     values["coverage"] = [{"expected": 3, "found": 2, "unreadable": {}}]
     (tmp_path / "evaluation.json").write_text(json.dumps(values), encoding="utf-8")
-    found = collect([tmp_path], figures=False)
-    assert not found.rejected
-    (entry,) = found.entries
+    collected = collect([tmp_path], figures=False)
+    assert not collected.rejected
+    (entry,) = collected.entries
     assert (entry.task, entry.model, entry.stage) == ("strong_labels", "beats", "strong")
     assert entry.small_data and entry.coverage == "2 of 3 clips there, 0 of them unreadable"
     assert entry.primary == "psds1_macro" and entry.scores["psds1_macro"] == 0.4

@@ -19,9 +19,9 @@ FEW = 9  # test clips
 
 def measured(folder: Path) -> list:
     """Cells of the F-score."""
-    found = collect([folder], figures=False)
-    assert not found.rejected
-    return [cell for cell in cells(found.entries) if cell.column.metric == F]
+    collected = collect([folder], figures=False)
+    assert not collected.rejected
+    return [cell for cell in cells(collected.entries) if cell.column.metric == F]
 
 
 def build(folder: Path, out: Path) -> dict[str, dict[str, str]]:
@@ -83,8 +83,8 @@ def test_a_rank_counts_those_that_are_better_in_pairs(tmp_path, seeds):
 def test_lower_error_rates_rank_first_by_the_paired_test_too(tmp_path):
     for model, er in (("beats", 0.40), ("m2d", 0.38)):
         parts.write(tmp_path, parts.record(model, er=er))
-    found = cells(collect([tmp_path], figures=False).entries)
-    ranks = {cell.row.model: cell.rank for cell in found if cell.column.metric == ER}
+    all_cells = cells(collect([tmp_path], figures=False).entries)
+    ranks = {cell.row.model: cell.rank for cell in all_cells if cell.column.metric == ER}
     assert ranks == {"m2d": 1, "beats": 2}
 
 

@@ -37,16 +37,21 @@ def test_a_seed_of_one_checkpoint_that_comes_twice_is_told(tmp_path):
 
 
 def test_without_a_name_each_checkpoint_is_a_row(tmp_path):
-    found = measured(tmp_path, *(named(k, checkpoint=k, name="") for k in range(2)))
-    assert [cell.seeds for cell in found] == [1, 1]
-    assert len({*labels(cell.row for cell in found).values()}) == 2
+    measured_cells = measured(tmp_path, *(named(k, checkpoint=k, name="") for k in range(2)))
+    assert [cell.seeds for cell in measured_cells] == [1, 1]
+    assert len({*labels(cell.row for cell in measured_cells).values()}) == 2
 
 
 def test_a_name_is_one_row_in_all_columns_and_its_stages_are_its_gain(tmp_path):
     tuned = named(0, checkpoint=7, protocol="finetuned")
-    found = measured(tmp_path, named(0), named(1, checkpoint=1), tuned, named(0, "strong", f=0.9))
-    assert {cell.row.title: cell.row for cell in found}.keys() == {"small weak", "small strong"}
-    (gain,) = gains([cell for cell in found if cell.column.protocol == "linear"])
+    measured_cells = measured(
+        tmp_path, named(0), named(1, checkpoint=1), tuned, named(0, "strong", f=0.9)
+    )
+    assert {cell.row.title: cell.row for cell in measured_cells}.keys() == {
+        "small weak",
+        "small strong",
+    }
+    (gain,) = gains([cell for cell in measured_cells if cell.column.protocol == "linear"])
     assert gain.model == "small" and gain.steps[0].value == pytest.approx(0.1)
 
 
@@ -56,9 +61,9 @@ def test_a_name_is_one_row_in_all_columns_and_its_stages_are_its_gain(tmp_path):
 def test_what_was_trained_or_embedded_otherwise_stays_apart_in_one_name(tmp_path, changes):
     if "untrained" in changes:
         changes = changes | {"checkpoint": {"file": None, "sha256": None}}
-    found = measured(tmp_path, named(0), named(1, **changes))
-    assert [cell.seeds for cell in found] == [1, 1]
-    assert len({*labels(cell.row for cell in found).values()}) == 2
+    measured_cells = measured(tmp_path, named(0), named(1, **changes))
+    assert [cell.seeds for cell in measured_cells] == [1, 1]
+    assert len({*labels(cell.row for cell in measured_cells).values()}) == 2
 
 
 def test_evaluations_of_training_of_one_name_are_one_row(tmp_path):
@@ -67,6 +72,6 @@ def test_evaluations_of_training_of_one_name_are_one_row(tmp_path):
         checkpoint = {"file": f"seed {seed}.pt", "sha256": parts.digest(seed)}
         made = parts.record("small", "", None, checkpoint=checkpoint, **changes)
         parts.write_raw(tmp_path / f"{seed}.json", made, identity=parts.digest(seed, "run"))
-    found = collect([tmp_path], figures=False)
-    assert not found.rejected and len(found.entries) == 2
-    assert {(cell.row.title, cell.seeds) for cell in cells(found.entries)} == {("mine", 2)}
+    collected = collect([tmp_path], figures=False)
+    assert not collected.rejected and len(collected.entries) == 2
+    assert {(cell.row.title, cell.seeds) for cell in cells(collected.entries)} == {("mine", 2)}

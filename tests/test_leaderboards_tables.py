@@ -39,10 +39,10 @@ def mixed(tmp_path) -> Path:
 
 
 def test_the_numbers_of_the_csv_are_those_of_the_records(mixed):
-    found = cells(collect([mixed]).entries)
-    rows = list(csv.DictReader(io.StringIO(export.long_csv(found))))
-    assert len(rows) == len(found)
-    for row, cell in zip(rows, found, strict=True):
+    all_cells = cells(collect([mixed]).entries)
+    rows = list(csv.DictReader(io.StringIO(export.long_csv(all_cells))))
+    assert len(rows) == len(all_cells)
+    for row, cell in zip(rows, all_cells, strict=True):
         for key in ("mean", "std", "low", "high"):
             value = getattr(cell, key)
             assert row[key] == "" if math.isnan(value) else float(row[key]) == value
@@ -58,13 +58,13 @@ def test_the_same_files_give_the_same_bytes_in_any_order(mixed):
     texts = set()
     for seed in range(4):
         random.Random(seed).shuffle(files)
-        found = collect([*files, mixed / "embeddings"])
-        own = cells(found.entries)
+        collected = collect([*files, mixed / "embeddings"])
+        own = cells(collected.entries)
         texts.add(
             export.long_csv(own)
             + export.markdown(own)
             + export.hear_csv(own)
-            + str(found.rejected)
+            + str(collected.rejected)
             + export.latex(own)
             + export.json_text(own)
             + export.bibtex(own)
@@ -73,8 +73,8 @@ def test_the_same_files_give_the_same_bytes_in_any_order(mixed):
 
 
 def test_the_hear_csv_has_the_public_form(mixed):
-    found = cells(collect([mixed]).entries)
-    rows = list(csv.reader(io.StringIO(export.hear_csv(found))))
+    all_cells = cells(collect([mixed]).entries)
+    rows = list(csv.reader(io.StringIO(export.hear_csv(all_cells))))
     assert rows == [
         ["Model", "URL", "Submission Date", "DCASE 2016", "Maestro 5h"],
         ["M2D weak", "", "", "0.710000000", ""],
@@ -94,18 +94,18 @@ def test_markdown_has_a_section_per_task_with_the_best_in_bold(mixed):
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@"])
 def test_no_text_in_a_csv_is_a_formula(mixed, start):
-    found = cells(collect([mixed]).entries)
-    row = replace(found[-1].row, model=f'{start}HYPERLINK("x")', stage="")
-    for text in (export.long_csv([replace(found[-1], row=row)]),):
+    all_cells = cells(collect([mixed]).entries)
+    row = replace(all_cells[-1].row, model=f'{start}HYPERLINK("x")', stage="")
+    for text in (export.long_csv([replace(all_cells[-1], row=row)]),):
         values = next(iter(csv.DictReader(io.StringIO(text))))
         assert values["name"].startswith(f"'{start}") and values["model"].startswith("'")
 
 
 def test_the_json_has_the_numbers_of_the_csv_and_the_facts_of_its_models(mixed):
-    found = cells(collect([mixed]).entries)
-    content = json.loads(export.json_text(found))
+    all_cells = cells(collect([mixed]).entries)
+    content = json.loads(export.json_text(all_cells))
     assert [*content] == ["schema", "models", "scores"]
-    rows = list(csv.DictReader(io.StringIO(export.long_csv(found))))
+    rows = list(csv.DictReader(io.StringIO(export.long_csv(all_cells))))
     assert [*content["scores"][0]] == [*rows[0]]
     for score, row in zip(content["scores"], rows, strict=True):
         assert row["mean"] == ("" if score["mean"] is None else repr(score["mean"]))
@@ -138,13 +138,13 @@ def check_latex(text: str) -> int:
 
 
 def test_the_latex_has_whole_tables_and_cites_what_the_bibliography_has(mixed):
-    found = cells(collect([mixed]).entries)
-    text = export.latex(found)
-    titles = {(c.column.task, c.column.kind) for c in found}
+    all_cells = cells(collect([mixed]).entries)
+    text = export.latex(all_cells)
+    titles = {(c.column.task, c.column.kind) for c in all_cells}
     assert check_latex(text) == len(titles)
     assert r"BEATs strong \cite{chen2023beats,schmid2025effective} & " in text
     assert r"& 81.0 $\pm$ " in text and r"\textbf{47.1}" in text  # the ensemble
-    entries = export.bibtex(found)
+    entries = export.bibtex(all_cells)
     cited = {key for keys in re.findall(r"\\cite\{(.*?)\}", text) for key in keys.split(",")}
     keys = re.findall(r"^@\w+\{(\w+),$", entries, re.M)
     assert len(keys) == len({*keys}) and cited == {*keys}
@@ -181,11 +181,11 @@ def two(tmp_path) -> tuple[Path, Path]:
 
 def test_two_records_differ_by_what_pairing_them_says(tmp_path):
     made = parts.record(f=0.80), parts.record("m2d", f=0.78)
-    found = compare(*(parts.write(tmp_path, one) for one in made))
-    own = found.difference
+    comparison = compare(*(parts.write(tmp_path, one) for one in made))
+    own = comparison.difference
     assert (own.value, own.low, own.high) == pytest.approx(paired(*made, F))
-    assert found.titles == ("BEATs strong", "M2D strong")
-    assert found.classes["class 3"] == pytest.approx((0.80, 0.78, 13))
+    assert comparison.titles == ("BEATs strong", "M2D strong")
+    assert comparison.classes["class 3"] == pytest.approx((0.80, 0.78, 13))
 
 
 def test_compare_prints_the_difference_and_the_classes_and_draws_them(two, tmp_path, capsys):
@@ -212,9 +212,9 @@ def test_compare_takes_any_metric_and_knows_which_way_is_better(two, capsys):
 
 def test_one_module_frozen_and_finetuned_is_compared_too(tmp_path):
     tuned = parts.record(protocol="finetuned", f=0.9)
-    found = compare(parts.write(tmp_path, tuned), parts.write(tmp_path, parts.record()))
-    assert found.difference.value == pytest.approx(0.1)
-    assert found.titles == ("BEATs strong, finetuned", "BEATs strong, linear")
+    comparison = compare(parts.write(tmp_path, tuned), parts.write(tmp_path, parts.record()))
+    assert comparison.difference.value == pytest.approx(0.1)
+    assert comparison.titles == ("BEATs strong, finetuned", "BEATs strong, linear")
 
 
 @pytest.mark.parametrize(

@@ -73,9 +73,11 @@ def test_published_figures_are_of_tasks_protocols_and_metrics_that_are_known():
 def test_the_title_of_a_record_is_escaped_and_markup_in_it_refused(tmp_path):
     parts.write_raw(tmp_path / "r" / "bad.json", parts.record(**NEW), title="<b>x")
     good = parts.write_raw(tmp_path / "r" / "good.json", parts.record(**NEW), title='a & "b"')
-    found = collect([tmp_path / "r"], figures=False)
-    assert [json.loads(good.read_text())["title"]] == [entry.task_title for entry in found.entries]
-    assert len(found.rejected) == 1 and "title is" in found.rejected[0].reason
+    collected = collect([tmp_path / "r"], figures=False)
+    assert [json.loads(good.read_text())["title"]] == [
+        entry.task_title for entry in collected.entries
+    ]
+    assert len(collected.rejected) == 1 and "title is" in collected.rejected[0].reason
     assert main(["build", str(tmp_path / "r"), "--out", str(tmp_path / "site")]) == 0
     page = (tmp_path / "site" / "task-urbansed.html").read_text(encoding="utf-8")
     assert "a &amp; &#34;b&#34;" in page and 'a & "b"' not in page

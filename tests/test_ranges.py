@@ -41,7 +41,7 @@ def numbers(kind: Any, place: str = "", limits: tuple = ()) -> list[tuple[str, t
         ]
     inside = [one for one in get_args(kind) if one not in (NoneType, ...)]
     place += "[0]" * (get_origin(kind) is tuple)
-    return [found for one in inside[:1] for found in numbers(one, place, limits)]
+    return [number for one in inside[:1] for number in numbers(one, place, limits)]
 
 
 TRAINING, DOWNSTREAM = numbers(Recipe), numbers(downstream.Recipe)
@@ -158,12 +158,12 @@ OPTIONS = {
 
 def parsers(parser: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> list[tuple]:
     """(words of a command, its parser), with all sub-commands."""
-    found = [(words, parser)]
+    commands = [(words, parser)]
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, sub in action.choices.items():
-                found += parsers(sub, (*words, name))
-    return found
+                commands += parsers(sub, (*words, name))
+    return commands
 
 
 NUMBERS = [

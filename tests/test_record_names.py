@@ -68,9 +68,9 @@ def test_a_record_of_a_file_of_any_common_name_is_read(parts_of, data, tmp_path,
     run = planned(parts_of, data, tmp_path, name, "fine-tuned, 2nd!")
     path = parts.write(tmp_path / "results", record(run))
     assert path == tmp_path / run.path
-    found = collect([tmp_path / "results"], figures=False)
-    assert not found.rejected
-    (entry,) = found.entries
+    collected = collect([tmp_path / "results"], figures=False)
+    assert not collected.rejected
+    (entry,) = collected.entries
     assert (entry.model, entry.stage) == (run.plugin.model, "fine-tuned, 2nd!")
     assert entry.record["checkpoint"]["file"] == name
     assert board(["submit", str(path)]) == 0
@@ -82,9 +82,9 @@ def test_a_site_of_such_names_holds_no_markup_of_theirs(tmp_path, recwarn):
         own = {"module": "hear_ptsed.plugins.checkpoint", "checkpoint": checkpoint}
         made = parts.record(f"m{k}", f=0.5 + k / 100, **own)
         parts.write_raw(tmp_path / "r" / f"{k}.json", made, model=name, stage="it's <3")
-    found = collect([tmp_path / "r"], figures=False)
-    assert len(found.entries) == len(GOOD)
-    out = site.build_site(found, tmp_path / "site").parent
+    collected = collect([tmp_path / "r"], figures=False)
+    assert len(collected.entries) == len(GOOD)
+    out = site.build_site(collected, tmp_path / "site").parent
     for path in out.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
         assert "it's" not in text and " & co" not in text and '="quoted"' not in text, path
@@ -131,8 +131,8 @@ def test_what_is_run_is_read(parts_of, data, tmp_path_factory, name, stage):
         assert str(error).isprintable()
         return
     path = parts.write(folder / "results", record(run))
-    found = collect([folder / "results"], figures=False)
-    assert not found.rejected, path
-    (entry,) = found.entries
+    collected = collect([folder / "results"], figures=False)
+    assert not collected.rejected, path
+    (entry,) = collected.entries
     same = entry.model, entry.stage, entry.record["checkpoint"]["file"]
     assert same == (run.plugin.model, stage, name)

@@ -82,11 +82,11 @@ def test_scene_clips_have_one_label_and_event_clips_have_times_inside_the_clip(f
     for name, folder in folders.items():
         meta, labels = read(folder / "task_metadata.json"), vocabulary(folder)
         for split in meta["splits"]:
-            for found in read(folder / f"{split}.json").values():
+            for clip_labels in read(folder / f"{split}.json").values():
                 if name == "scenes":
-                    assert len(found) == 1 and found[0] in labels
+                    assert len(clip_labels) == 1 and clip_labels[0] in labels
                     continue
-                for event in found:
+                for event in clip_labels:
                     assert event["label"] in labels
                     assert 0 <= event["start"] < event["end"] <= 1000 * meta["sample_duration"]
 
@@ -104,8 +104,8 @@ def test_every_class_occurs_in_every_split(folders):
     for name in ("office", "scenes"):
         for split in ("train", "valid", "test"):
             clips = read(folders[name] / f"{split}.json").values()
-            found = {e["label"] if isinstance(e, dict) else e for clip in clips for e in clip}
-            assert sorted(found) == vocabulary(folders[name])
+            labels = {e["label"] if isinstance(e, dict) else e for clip in clips for e in clip}
+            assert sorted(labels) == vocabulary(folders[name])
 
 
 def test_every_pitch_occurs_in_every_training_set_of_three_folds(folders):
@@ -185,9 +185,9 @@ def test_sounds_begin_within_20_ms_of_their_labels(folders):
                 start = event["start"] / 1000
                 near = [e for e in events if e is not event and e["start"] < event["start"] + 150]
                 alone = all(e["end"] / 1000 < start - 0.15 for e in near)
-                found = rise(audio, start) if alone and start > 0.1 and "ebr_6" in clip else None
-                if found is not None:
-                    errors.append(abs(found - start))
+                onset = rise(audio, start) if alone and start > 0.1 and "ebr_6" in clip else None
+                if onset is not None:
+                    errors.append(abs(onset - start))
     assert len(errors) >= 10
     assert np.mean(np.array(errors) <= 0.0201) > 0.9
 

@@ -65,13 +65,13 @@ def check_files(folder: Path, counts: tuple[int, int]) -> None:
     mids = {row["mid"] for row in csv.DictReader(LABELS.open(newline=""))}
     told = manifest(folder)
     for part, count in zip(PARTS, counts, strict=True):
-        stored, found = clips(folder, part), events(folder, part)
-        assert len(stored) == count and len(found) == told[part]["events"]
+        stored, rows = clips(folder, part), events(folder, part)
+        assert len(stored) == count and len(rows) == told[part]["events"]
         for name, mp3 in stored.items():
             audio, rate = soundfile.read(io.BytesIO(mp3))
             assert rate == 32000 and audio.shape == (320000,) and 0.001 < np.abs(audio).max()
             assert name.startswith("Y") and name.endswith(".mp3") and len(name) == 16
-        for event in found:
+        for event in rows:
             assert list(event) == list(soundscapes.HEADER) and event["label"] in mids
             assert f"Y{event['segment_id'].removesuffix('_0')}.mp3" in stored
             onset, offset = float(event["start_time_seconds"]), float(event["end_time_seconds"])
@@ -80,12 +80,12 @@ def check_files(folder: Path, counts: tuple[int, int]) -> None:
 
 
 def check_sources(folder: Path) -> None:
-    for label, found in manifest(folder)["classes"].items():
-        train, evaluation = (set(found["sources"][part]) for part in PARTS)
+    for label, entry in manifest(folder)["classes"].items():
+        train, evaluation = (set(entry["sources"][part]) for part in PARTS)
         assert train and evaluation
         if train & evaluation:  # one drum key, one call or a formula
-            assert train == evaluation and len(train) == 1 and found["shared_sources"] == 1, label
-            assert found["independent_sources"] == {"train": 0, "eval": 0}
+            assert train == evaluation and len(train) == 1 and entry["shared_sources"] == 1, label
+            assert entry["independent_sources"] == {"train": 0, "eval": 0}
 
 
 def test_every_class_is_one_of_audioset_strong():
@@ -100,17 +100,17 @@ def test_the_files_read_back_as_passt_hdf5_and_official_tables(folder):
 
 def test_the_two_parts_share_no_source_unless_the_manifest_says_so(folder):
     check_sources(folder)
-    found = manifest(folder)["classes"]["Sine wave"]
-    assert found["independent_sources"] == {"train": 4, "eval": 2} and not found["shared_sources"]
+    entry = manifest(folder)["classes"]["Sine wave"]
+    assert entry["independent_sources"] == {"train": 4, "eval": 2} and not entry["shared_sources"]
     assert "| Mains hum | 0 | 0 | 1 |" in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_each_class_comes_at_least_once_in_as_many_clips_as_there_are_classes(folder):
-    labels = {found["mid"] for found in manifest(folder)["classes"].values()}
+    labels = {entry["mid"] for entry in manifest(folder)["classes"].values()}
     for part in PARTS:
         ids = [f"{soundscapes.clip_id(part, i)}_0" for i in range(len(labels))]
-        found = {event["label"] for event in events(folder, part) if event["segment_id"] in ids}
-        assert found == labels
+        mids = {event["label"] for event in events(folder, part) if event["segment_id"] in ids}
+        assert mids == labels
 
 
 def test_one_seed_gives_the_same_clips_and_another_seed_gives_others(folder, tmp_path):
@@ -130,9 +130,9 @@ def test_a_smaller_set_is_the_beginning_of_a_larger_one_and_jobs_do_not_matter(
     monkeypatch.setattr(soundscapes, "CHUNK", 4)
     small = render(tmp_path / "small", train=6, evaluation=2, jobs=2, synthetic=True)
     for part in PARTS:
-        found, larger = clips(small, part), clips(folder, part)
-        assert found == dict(list(larger.items())[: len(found)])
-        ids = {name[1:-4] + "_0" for name in found}
+        smaller, larger = clips(small, part), clips(folder, part)
+        assert smaller == dict(list(larger.items())[: len(smaller)])
+        ids = {name[1:-4] + "_0" for name in smaller}
         assert events(small, part) == [e for e in events(folder, part) if e["segment_id"] in ids]
 
 
@@ -141,11 +141,15 @@ def test_labels_hold_all_that_is_audible_and_nothing_else(monkeypatch):
     sources = synthetic_audioset_bank().sources["train"]
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        audio, found = scene.soundscape(sources, "Sine wave", scene.Surroundings([], []), rng)
-        assert len({label for *_, label in found}) >= 2 and found == sorted(found)
+        audio, scene_events = scene.soundscape(
+            sources, "Sine wave", scene.Surroundings([], []), rng
+        )
+        assert len({label for *_, label in scene_events}) >= 2 and scene_events == sorted(
+            scene_events
+        )
         rms = window_rms(audio / 32768)
         covered = np.zeros(len(rms), bool)
-        for onset, offset, _ in found:
+        for onset, offset, _ in scene_events:
             first, end = round(onset * SAMPLE_RATE / WINDOW), round(offset * SAMPLE_RATE / WINDOW)
             assert rms[first] > 1e-4 and rms[end - 1] > 1e-4  # audible from edge to edge
             covered[first:end] = True
@@ -158,8 +162,8 @@ def test_sounds_drowned_by_the_background_are_left_out(monkeypatch):
     monkeypatch.setattr(scene, "LOUDNESS_DB", (-60.0, -60.0))
     sources = synthetic_audioset_bank().sources["train"]
     rng = np.random.default_rng(0)
-    audio, found = scene.soundscape(sources, "Hiss", scene.Surroundings([], []), rng)
-    assert found == [] and len(audio) == 160000
+    audio, scene_events = scene.soundscape(sources, "Hiss", scene.Surroundings([], []), rng)
+    assert scene_events == [] and len(audio) == 160000
 
 
 def test_pauses_of_more_than_a_third_of_a_second_split_an_event():

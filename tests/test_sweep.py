@@ -120,9 +120,11 @@ def test_a_sweep_asks_for_every_combination_once():
         "protocols": ["hear", "linear", "finetuned", {"protocol": "mean-teacher"}],
         "seeds": 2,
     }
-    found = sweep.requests(sweep.parse_sweep(values, "sweep"), Place(work=Path("w"), device="cpu"))
-    assert len(set(map(repr, found))) == len(found) == 2 * (7 + 1 + 7)
-    piano = [one for one in found if one.task == "piano" and one.module == "checkpoint"]
+    requests = sweep.requests(
+        sweep.parse_sweep(values, "sweep"), Place(work=Path("w"), device="cpu")
+    )
+    assert len(set(map(repr, requests))) == len(requests) == 2 * (7 + 1 + 7)
+    piano = [one for one in requests if one.task == "piano" and one.module == "checkpoint"]
     assert [(one.protocol, one.seed, one.folds, one.device) for one in piano] == [
         ("hear", None, None, None),
         *(("linear", seed, 1, "cpu") for seed in (0, 1)),

@@ -147,7 +147,7 @@ def test_merging_equals_joining_pair_by_pair(seed):
             mine = (clip == c) & (label == k)
             spans = joined_one_by_one(list(zip(onset[mine], offset[mine], strict=True)))
             expected |= {(f"c{c}", f"l{k}", a, b) for a, b in spans}
-    found = merged(events)
-    assert as_set(found) == expected and len(found) == len(expected)
-    assert found.clips == events.clips and found.first[-1] == len(found)
-    assert as_set(merged(found)) == expected
+    merged_events = merged(events)
+    assert as_set(merged_events) == expected and len(merged_events) == len(expected)
+    assert merged_events.clips == events.clips and merged_events.first[-1] == len(merged_events)
+    assert as_set(merged(merged_events)) == expected

@@ -153,18 +153,18 @@ def test_frame_shift_rolls_every_clip_by_its_own_amount_and_keeps_labels_of_clip
     shifted, (strong, weak, soft, known) = frame_shift(spec, targets, seeded())
     assert weak is targets.weak
     assert known is targets.known
-    found = set()
+    amounts = set()
     for i in range(len(spec)):
         row = spec[i, 0, 0]
         rolls = [k for k in range(1000) if torch.equal(shifted[i, 0, 0], row.roll(k))]
         assert len(rolls) == 1
         assert torch.equal(shifted[i], spec[i].roll(rolls[0], -1))
         k = rolls[0] - 1000 * (rolls[0] > 500)
-        found.add(k)
+        amounts.add(k)
         label_roll = int(np.round(k / 4))
         assert torch.equal(strong[i], targets.strong[i].roll(label_roll, -1))
         assert torch.equal(soft[i], targets.soft[i].roll(label_roll, -1))
-    assert len(found) == len(spec)
+    assert len(amounts) == len(spec)
 
 
 # Mixup and mixstyle

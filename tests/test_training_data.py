@@ -82,9 +82,9 @@ def test_packed_clips_equal_direct_reading_after_resampling(tmp_path, sources, e
                 16_000,
                 resampling_method="sinc_interp_kaiser",
             )
-            found, rate = packed.read(i)
-            assert rate == 16_000 and found.dtype == np.int16
-            np.testing.assert_allclose(found, expected.numpy(), atol=0.51)
+            samples, rate = packed.read(i)
+            assert rate == 16_000 and samples.dtype == np.int16
+            np.testing.assert_allclose(samples, expected.numpy(), atol=0.51)
             assert packed.seconds()[i] == pytest.approx(len(audio) / RATE, abs=1e-4)
         assert as_set(packed.events()) == as_set(events)
 
@@ -135,9 +135,9 @@ def test_16_bit_files_come_back_bit_for_bit_and_channels_are_averaged(kind):
     for channels, expected in ((audio[:, :1], audio[:, 0]), (audio, audio.mean(1))):
         file = io.BytesIO()
         soundfile.write(file, channels, 8000, format=kind, subtype="PCM_16")
-        found, rate = decode(file.getvalue(), "x")
+        samples, rate = decode(file.getvalue(), "x")
         assert rate == 8000
-        np.testing.assert_allclose(found, expected, atol=0 if channels.shape[1] == 1 else 0.5)
+        np.testing.assert_allclose(samples, expected, atol=0 if channels.shape[1] == 1 else 0.5)
 
 
 def test_samples_beyond_full_scale_are_clipped():

@@ -106,11 +106,11 @@ def test_two_devices_learn_and_score_as_one_and_hear_every_clip_of_an_epoch_once
     for command in start_two(two, tmp_path / "shared", folder=tmp_path, main=train_small):
         assert command.code == 0, command.text
 
-    expected, found = curve(tmp_path / "one"), curve(tmp_path / "two")
+    expected, curves = curve(tmp_path / "one"), curve(tmp_path / "two")
     assert len(expected["train/loss"]) == 6 and len(expected["val/loss"]) == 3
-    assert found.keys() == expected.keys()
+    assert curves.keys() == expected.keys()
     for name, values in expected.items():
-        assert found[name] == pytest.approx(values, rel=1e-4, abs=1e-6), name
+        assert curves[name] == pytest.approx(values, rel=1e-4, abs=1e-6), name
     results = [json.loads((tmp_path / run / "last.json").read_text()) for run in ("one", "two")]
     assert results[0]["clips"] == EVAL
     assert results[1]["psds1_macro"] == pytest.approx(results[0]["psds1_macro"], abs=1e-4)

@@ -70,9 +70,9 @@ def test_a_result_names_its_task_its_data_and_its_software(work, capsys):
     assert len(made.per_class) == 6 and {"events", "map"} <= made.per_class[SOME[0][3]].keys()
     assert made.settings["pauroc"] == {"median_frames": 9, "durations": "heard", "head": "strong"}
     assert len(made.replicates["psds1_macro"]) == 20 and made.draws["map"][0]["clips"] == 3
-    found = collect([work / "out"], figures=False)
-    (entry,) = found.entries
-    assert not found.rejected and entry.task == "strong_labels" and entry.small_data
+    collected = collect([work / "out"], figures=False)
+    (entry,) = collected.entries
+    assert not collected.rejected and entry.task == "strong_labels" and entry.small_data
     assert entry.model == "model #1" and entry.data == result["task_sha256"][:12]
 
 

@@ -101,18 +101,18 @@ def test_the_ends_of_a_backbone_train_with_its_first_and_last_block():
 @pytest.mark.parametrize("layer_decay", [1.0, 0.8])
 def test_every_parameter_is_in_exactly_one_group(name, layer_decay):
     model = small(name)
-    found = groups(model, options(layer_decay=layer_decay))
-    parameters = [id(p) for group in found for p in group["params"]]
+    param_groups = groups(model, options(layer_decay=layer_decay))
+    parameters = [id(p) for group in param_groups for p in group["params"]]
     assert sorted(parameters) == sorted(id(p) for p in model.parameters())
-    assert len({group["name"] for group in found}) == len(found)
-    assert layer_decay != 1.0 or [g["name"] for g in found] == ["all_undecayed", "all"]
+    assert len({group["name"] for group in param_groups}) == len(param_groups)
+    assert layer_decay != 1.0 or [g["name"] for g in param_groups] == ["all_undecayed", "all"]
 
 
 @each_model
 def test_learning_rates_fall_by_one_factor_per_depth_from_the_top(name):
     model = full(name)
-    found = groups(model, options(layer_decay=0.9, lr=2e-3))
-    rates = {id(p): group["lr"] for group in found for p in group["params"]}
+    param_groups = groups(model, options(layer_decay=0.9, lr=2e-3))
+    rates = {id(p): group["lr"] for group in param_groups for p in group["params"]}
     n_depths = 17 if name.startswith("frame_mn") else 12
     seen = set()
     for key, parameter in model.named_parameters():
@@ -131,16 +131,16 @@ def test_learning_rates_fall_by_one_factor_per_depth_from_the_top(name):
 def test_a_sequence_model_learns_at_the_rate_of_the_heads():
     model = small("atst_frame")
     model.sequence = build_sequence_model("bigru", 24, dim=8)
-    found = groups(model, options(layer_decay=0.5))
-    rates = {id(p): group["lr"] for group in found for p in group["params"]}
+    param_groups = groups(model, options(layer_decay=0.5))
+    rates = {id(p): group["lr"] for group in param_groups for p in group["params"]}
     assert {rates[id(p)] for p in model.sequence.parameters()} == {DEFAULTS["lr"]}
 
 
 def test_frozen_parameters_are_left_out():
     model = small("beats")
     model.backbone.requires_grad_(False)
-    found = groups(model, options(layer_decay=0.5))
-    assert [g["name"] for g in found] == ["head_undecayed", "head"]
+    param_groups = groups(model, options(layer_decay=0.5))
+    assert [g["name"] for g in param_groups] == ["head_undecayed", "head"]
 
 
 @each_model
@@ -151,9 +151,9 @@ def test_a_step_without_gradients_shrinks_matrices_and_leaves_vectors_alone(name
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    found = groups(model, optim)
-    rates = {id(p): group["lr"] for group in found for p in group["params"]}
-    optimizer(found, optim).step()
+    param_groups = groups(model, optim)
+    rates = {id(p): group["lr"] for group in param_groups for p in group["params"]}
+    optimizer(param_groups, optim).step()
     for key, parameter in model.named_parameters():
         shrunk = 1 - rates[id(parameter)] * optim.weight_decay if parameter.ndim > 1 else 1.0
         torch.testing.assert_close(parameter.detach(), before[key] * shrunk, rtol=1e-6, atol=0)
@@ -164,8 +164,8 @@ def test_what_a_module_exempts_from_decay_never_decays():
     model = small("atst_frame")
     model.sequence = build_sequence_model("mamba", 24, dim=16, bidirectional=True)
     model.head = LinearHead(16, 5)
-    found = groups(model, options())
-    decay = {id(p): group["weight_decay"] for group in found for p in group["params"]}
+    param_groups = groups(model, options())
+    decay = {id(p): group["weight_decay"] for group in param_groups for p in group["params"]}
     exempt = [p for key, p in model.named_parameters() if key.endswith((".A_log", ".D"))]
     assert len(exempt) == 4
     assert exempt[0].ndim == 2

@@ -194,10 +194,10 @@ def test_an_odd_rate_is_resampled_with_a_small_kernel(tmp_path):
     audio = np.sin(2 * np.pi * 440 * np.arange(2 * 22_051) / 22_051) * 0.5
     soundfile.write(tmp_path / "a.wav", audio, 22_051)
     pack([open_clips(tmp_path)], None, tmp_path.parent / f"{tmp_path.name}-packed")
-    found, _ = open_clips(tmp_path.parent / f"{tmp_path.name}-packed").read(0)
-    expected = np.sin(2 * np.pi * 440 * np.arange(len(found)) / 16_000) * 16_384
-    assert len(found) == pytest.approx(32_000, abs=20)
-    assert np.abs(found - expected)[500:8000].max() < 150
+    samples, _ = open_clips(tmp_path.parent / f"{tmp_path.name}-packed").read(0)
+    expected = np.sin(2 * np.pi * 440 * np.arange(len(samples)) / 16_000) * 16_384
+    assert len(samples) == pytest.approx(32_000, abs=20)
+    assert np.abs(samples - expected)[500:8000].max() < 150
 
 
 class Deadly(Clips):

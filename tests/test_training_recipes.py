@@ -154,14 +154,14 @@ def test_the_old_behaviour_comes_with_one_more_recipe_and_not_without():
 
 def reads() -> set[tuple[str, str]]:
     """(name before the dot, attribute) of all that the code outside recipe.py reads."""
-    found = set()
+    attributes = set()
     for path in {*CODE.rglob("*.py")} - {CODE / "recipe.py"}:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 base = node.value
                 name = getattr(base, "attr", getattr(base, "id", None))
-                found.add((name, node.attr))
-    return found
+                attributes.add((name, node.attr))
+    return attributes
 
 
 READS = reads()

@@ -84,9 +84,9 @@ def assert_same(one: dict, other: dict) -> None:
     texts = [{k: run[k] for k in ("best", "last")} for run in (one, other)]
     assert texts[0] == texts[1]
     states = [[run["model"], run["checkpoint"]] for run in (one, other)]
-    (found, layout), (wanted, expected_layout) = map(pytree.tree_flatten_with_path, states)
+    (leaves, layout), (wanted, expected_layout) = map(pytree.tree_flatten_with_path, states)
     assert layout == expected_layout
-    for (path, value), (_, expected) in zip(found, wanted, strict=True):
+    for (path, value), (_, expected) in zip(leaves, wanted, strict=True):
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, expected), path
         else:
@@ -311,9 +311,9 @@ def test_a_trained_checkpoint_opens_everywhere_and_scores_as_in_training(
     assert scores["clips"] == expected["clips"] == EVAL
     assert json.loads(command.text[command.text.index("{") :])["psds1"] == scores["scores"]["psds1"]
     # A leaderboard takes the evaluation, and leaves alone what else the folders hold.
-    found = collect([undisturbed, tmp_path], figures=False)
-    assert [entry.scores["psds1"] for entry in found.entries] == [scores["scores"]["psds1"]]
-    assert not found.rejected
+    collected = collect([undisturbed, tmp_path], figures=False)
+    assert [entry.scores["psds1"] for entry in collected.entries] == [scores["scores"]["psds1"]]
+    assert not collected.rejected
     by_name = collect([undisturbed / "best.json"], figures=False)
     assert "training writes beside its scores.json" in by_name.rejected[0].reason
 

@@ -337,11 +337,13 @@ def test_exactly_the_parameters_without_a_gradient_are_frozen(name, labels):
     memory = source(n=2)
     train = clip_set(memory, events=table(memory.keys), labels=labels)
     module = training(network(name), train, data={"labels": labels})
-    found = gradients(module.model, module.training_step(batch_of(train), 0))
-    assert freeze_unused(module.model, LABELS[labels]) == [n for n, g in found.items() if g is None]
+    step_gradients = gradients(module.model, module.training_step(batch_of(train), 0))
+    assert freeze_unused(module.model, LABELS[labels]) == [
+        n for n, g in step_gradients.items() if g is None
+    ]
     assert module.model.training
     frozen = [n for n, p in module.model.named_parameters() if not p.requires_grad]
-    assert frozen == [n for n, g in found.items() if g is None]
+    assert frozen == [n for n, g in step_gradients.items() if g is None]
     assert f"head.{'weak' if labels == 'strong' else 'strong'}_head.bias" in frozen
     again = gradients(module.model, module.training_step(batch_of(train), 0))
     assert [n for n, g in again.items() if g is None] == frozen
