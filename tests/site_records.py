@@ -17,6 +17,7 @@ from leaderboards.readers import Entry
 MODELS = {"atst_frame": 0.62, "beats": 0.68, "m2d": 0.65, "frame_mn10": 0.58}
 STAGES = {"ssl": 0.0, "weak": 0.06, "strong": 0.12}
 PROTOCOLS = ("linear", "finetuned")
+TABLE = "[data-view=frozen] table.scores"  # of the overview
 HOSTILE = '<script>window.hostile = 1</script><img src=x onerror="window.hostile = 1">'
 
 
@@ -80,6 +81,18 @@ def _is_kept(entry: Entry) -> bool:
     if entry.kind == "measured":
         return True
     return entry.task == "dcase2016_task2" or entry.record["table"] in ("students", "small models")
+
+
+def find_column(page, task: str) -> tuple[str, int]:
+    """Identity and place of a column of TABLE by its task."""
+    return page.evaluate(
+        """([table, task]) => {
+          const heads = [...document.querySelector(`${table} thead tr:last-child`).cells];
+          const k = heads.findIndex((head) => head.dataset.task === task);
+          return [heads[k].dataset.col, k];
+        }""",
+        [TABLE, task],
+    )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import needs_chromium
-from site_records import served
+from site_records import TABLE, find_column, served
 
 WIDTHS = (390, 1440)
 
@@ -25,21 +25,6 @@ def _pages(board_site: Path) -> list[str]:
     """All but the run pages, of which the first."""
     run = min(path.name for path in (board_site / "runs").glob("*.html"))
     return sorted(path.name for path in board_site.glob("*.html")) + [f"runs/{run}"]
-
-
-TABLE = "[data-view=frozen] table.scores"
-
-
-def _column(page, task: str) -> tuple[str, int]:
-    """Identity and place of a column of scores in the frozen view of the overview."""
-    return page.evaluate(
-        """([table, task]) => {
-          const heads = [...document.querySelector(`${table} thead tr:last-child`).cells];
-          const k = heads.findIndex((head) => head.dataset.task === task);
-          return [heads[k].dataset.col, k];
-        }""",
-        [TABLE, task],
-    )
 
 
 def _values(page, k: int) -> list[float | None]:
@@ -117,7 +102,7 @@ def test_axe_finds_nothing_serious_in_either_scheme(page, board_site, scheme):
 @needs_chromium
 def test_a_column_is_sorted_by_click_and_keyboard_and_says_so(page, board_site):
     page.goto((board_site / "index.html").as_uri())
-    column, k = _column(page, "dcase2016_task2")
+    column, k = find_column(page, "dcase2016_task2")
     head = page.locator(f"th[data-col='{column}']")
     first = _visible(page)
     head.locator("button").first.click()
@@ -135,7 +120,7 @@ def test_a_column_is_sorted_by_click_and_keyboard_and_says_so(page, board_site):
 @needs_chromium
 def test_rows_without_a_value_stay_last_in_both_directions(page, board_site):
     page.goto((board_site / "index.html").as_uri() + "#show=small")
-    column, k = _column(page, "office")
+    column, k = find_column(page, "office")
     button = page.locator(f"th[data-col='{column}'] button").first
     for reverse in (True, False):
         button.click()
@@ -176,7 +161,7 @@ def test_filters_leave_only_what_fits_and_come_back_from_the_address(page, board
     page.get_by_role("checkbox", name="BEATs", exact=True).check()
     page.locator("summary", has_text="Stage").click()
     page.get_by_role("checkbox", name="strong", exact=True).check()
-    column, _ = _column(page, "dcase2016_task2")
+    column, _ = find_column(page, "dcase2016_task2")
     page.locator(f"th[data-col='{column}'] button").first.click()
     rows = _visible(page)
     assert rows and all(text == "BEATs strong measured" for text in rows)
@@ -225,7 +210,7 @@ def test_a_phone_shows_rank_model_mean_and_one_task_that_is_chosen(page, board_s
 @needs_chromium
 def test_each_head_opens_a_short_explanation(page, board_site):
     page.goto((board_site / "index.html").as_uri())
-    column, _ = _column(page, "dcase2016_task2")
+    column, _ = find_column(page, "dcase2016_task2")
     head = page.locator(f"th[data-col='{column}']")
     assert not head.locator(".pop").is_visible()
     head.locator("button.why").press("Enter")

@@ -6,25 +6,11 @@ import re
 import numpy as np
 import pytest
 from conftest import needs_chromium
+from site_records import TABLE, find_column
 
 from leaderboards import pages, site, stats
 
 F = "event_onset_200ms_fms"
-
-
-TABLE = "[data-view=frozen] table.scores"
-
-
-def _column(page, task: str) -> tuple[str, int]:
-    """Identity and place of a column of scores in the frozen view of the overview."""
-    return page.evaluate(
-        """([table, task]) => {
-          const heads = [...document.querySelector(`${table} thead tr:last-child`).cells];
-          const k = heads.findIndex((head) => head.dataset.task === task);
-          return [heads[k].dataset.col, k];
-        }""",
-        [TABLE, task],
-    )
 
 
 @needs_chromium
@@ -36,7 +22,7 @@ def test_numbers_on_the_page_are_those_of_the_records(page, board_site, board_re
         if (cell.column.task, cell.column.protocol) == ("dcase2016_task2", "linear")
         and (cell.row.kind, cell.row.untrained) == ("measured", False)
     }
-    _, k = _column(page, "dcase2016_task2")
+    _, k = find_column(page, "dcase2016_task2")
     read = {
         (model, stage): (text, hover, mark)
         for model, stage, show, text, hover, mark in page.evaluate(
