@@ -9,12 +9,12 @@ import argparse
 from pathlib import Path
 
 from eval_tasks import sweep, tasks
-from eval_tasks.demo.evaluation import SCORED_STAGES
 from eval_tasks.demo.stages import run_stages, trained_folder
 from eval_tasks.request import Place
 from hear_ptsed.files import write_json
 
 NAME = "frame_mn02, soundscapes"
+TRAINED_STAGES = ("weak", "strong", "strong_kd")
 TASKS = [
     {"task": "office", "protocols": ["linear"]},
     {"task": "piano", "protocols": ["linear"]},
@@ -32,7 +32,7 @@ def describe_sweep(trained: Path, seed: int) -> dict:
             "name": NAME,
             "stage": stage,
         }
-        for stage in SCORED_STAGES
+        for stage in TRAINED_STAGES
     ]
     modules = ["yamnet", "eval_tasks.logmel", *stages]
     return {

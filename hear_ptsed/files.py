@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 LOCK = ".hear_ptsed.lock"
 REPLACED = ".hear_ptsed-replaced"  # what a folder was called before, while it is replaced
 MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+NUMBERS = re.compile(r"\[\n[-+.\deE,\snul]+\]")  # a list of numbers and nulls in indented JSON
 _TEMPORARY = re.compile(r"\.hear_ptsed-(\d+)-([0-9a-f]{8})-[0-9a-f]{16}-(.+)", re.DOTALL)
 
 
@@ -150,8 +151,12 @@ def null_for_nan(value: Any) -> Any:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, all or nothing; NaN and infinities are refused, see `null_for_nan`."""
+    """Write a JSON file, all or nothing; NaN and infinities are refused, see `null_for_nan`.
+
+    A list of numbers stands on one line.
+    """
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    text = NUMBERS.sub(lambda numbers: "".join(numbers[0].split()).replace(",", ", "), text)
     with atomic(path) as temporary:
         # half a surrogate, of a file name that is no UTF-8, becomes JSON's own escape
         temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")

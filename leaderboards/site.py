@@ -199,7 +199,6 @@ class Site:
                 scores=sections.run_scores(entry),
                 classes=sections.run_classes(entry),
                 others=[(e.seed, e.identity) for e in cell.entries if e is not entry],
-                dump=json.dumps(entry.record, indent=1, ensure_ascii=False, allow_nan=False),
             )
             path = self.folder / pages.run_href(entry)
             path.write_text(text, encoding="utf-8", newline="\n")

@@ -90,7 +90,7 @@ def test_records_of_both_schemas_pair(tmp_path, capsys, name, metric):
     entries = collect(map(Path, files), figures=False).entries
     assert len({(entry.draws[metric], entry.folds, entry.data) for entry in entries}) == 1
     assert main(["compare", *files, "--metric", metric]) == 0
-    assert "+0.001" in capsys.readouterr().out
+    assert "+0.1" in capsys.readouterr().out
 
 
 def test_an_evaluation_that_had_no_schema_is_read():

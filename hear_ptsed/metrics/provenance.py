@@ -35,7 +35,8 @@ def make_record(
         scores=scored.scores,
         per_class=scored.per_class,
         ci95=scored.ci95,
-        replicates=scored.replicates,
+        # 10 digits: enough to find them again, half the size of all.
+        replicates={m: [round(v, 9) for v in row] for m, row in scored.replicates.items()},
         draws=scored.draws,
         conventions=scored.conventions,
         settings=scored.settings,
