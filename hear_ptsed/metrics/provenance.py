@@ -76,12 +76,16 @@ def hardware(device: str) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Of the checkout that the code runs from, "+changes" if files differ; None without one."""
+    """Of the checkout that the code runs from, "+changes" if files differ; None without one.
+
+    Records in results/ are no code.
+    """
     root = Path(__file__).parents[2]
     if not (root / ".git").exists() or shutil.which("git") is None:
         return None
     texts = []
-    for command in ("rev-parse HEAD", "status --porcelain --untracked-files=no"):
+    changed = "status --porcelain --untracked-files=no -- . :(exclude)results"
+    for command in ("rev-parse HEAD", changed):
         done = subprocess.run(["git", *command.split()], cwd=root, capture_output=True, text=True)
         if done.returncode:
             return None
