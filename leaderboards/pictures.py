@@ -12,7 +12,7 @@ from leaderboards.charts import Chart, titled
 WIDTH = 800  # pixels
 FORMATS = ("svg", "pdf")  # of the figures of a site
 FIGURE = re.compile(
-    r'<figure class="plot" id="([\w-]+)"[^>]*><figcaption>(.*?)</figcaption>\s*'
+    r'<figure class="plot" id="([\w-]+)"[^>]*><figcaption[^>]*>(.*?)</figcaption>\s*'
     r'<script type="application/json">(.*?)</script>',
     re.S,
 )
