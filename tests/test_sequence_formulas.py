@@ -186,12 +186,14 @@ def test_a_training_step_is_that_of_the_formula(kind):
     model.train().requires_grad_(False)
     for part in (model.sequence, model.head.strong_head):
         shaken(part).requires_grad_(True)
-    optim = Optim(name="adamw", lr=1e-2, weight_decay=0.1)
-    parts = groups(model, optim)
-    decayed = {id(p) for part in parts if part["weight_decay"] for p in part["params"]}
-    names = {n for n, p in model.named_parameters() if p.requires_grad}
-    want = {n for n in names if model.get_parameter(n).ndim > 1}
-    assert {n for n in names if id(model.get_parameter(n)) in decayed} == want
+    parts = groups(model, Optim(name="adamw", lr=1e-2, weight_decay=0.1, vector_decay=0.01))
+    decay = {id(p): part["weight_decay"] for part in parts for p in part["params"]}
+    decay = {name: decay[id(p)] for name, p in model.named_parameters() if id(p) in decay}
+    assert decay.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+    for name, value in decay.items():
+        exempt = name.endswith((".A_log", ".D", ".dt_bias"))
+        matrix = model.get_parameter(name).ndim > 1
+        assert value == (0.1 if matrix else 0.0 if exempt else 0.01), name
     assert {part["lr"] for part in parts} == {1e-2}
 
     frames = audio_frames(60, model.backbone.embed_dim)
@@ -211,8 +213,8 @@ def test_a_training_step_is_that_of_the_formula(kind):
     torch.optim.AdamW(parts).step()
     for name, parameter in model.sequence.named_parameters():
         before, grad = w[name].detach(), w[name].grad
-        decay = 1 - 1e-2 * 0.1 * (parameter.ndim > 1)
-        step = before * decay - 1e-2 * grad / (grad.abs() + 1e-8)
+        kept = 1 - 1e-2 * decay[f"sequence.{name}"]
+        step = before * kept - 1e-2 * grad / (grad.abs() + 1e-8)
         clear = grad.abs() > 1e-3 * grad.abs().max()  # of smaller ones rounding decides the sign
         assert clear.any()
         torch.testing.assert_close(parameter.double()[clear], step[clear], rtol=1e-4, atol=1e-5)
