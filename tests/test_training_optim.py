@@ -16,7 +16,7 @@ from training.optim import groups, optimizer, schedule
 
 DEFAULTS = {"name": "adamw", "lr": 1e-3, "lr_end": 1e-5, "weight_decay": 0.05, "betas": (0.9, 0.99)}
 DEFAULTS |= {"momentum": 0.9, "schedule": "cosine", "gamma": 0.99, "warmup_steps": 10}
-DEFAULTS |= {"vector_decay": 0.0, "layer_decay_from": 1}
+DEFAULTS |= {"vector_decay": 0.0, "layer_decay_from": 1, "lr_above": None}
 
 # Sizes of the published groups, from the bottom to the top: tensors, or numbers.
 TENSORS = {
