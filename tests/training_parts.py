@@ -92,7 +92,8 @@ def network(name: str, sequence: bool = False) -> SEDModel:
 def training(model: SEDModel, train: ClipSet, teachers=(), weight=0.0, **sections) -> Training:
     given = {"pseudo_labels": ["x.h5"]} if weight and not teachers else {}
     given |= {"teachers": ["x.pt"] * len(teachers)} if weight else {}
-    values = {"augment": OFF, "distill": {"weight": weight} | given}
+    given |= {"weight": weight} | sections.pop("distill", {})
+    values = {"augment": OFF, "distill": given}
     values["optim"] = {"warmup_steps": 0, "batch": len(train)} | sections.pop("optim", {})
     values["augment"] = OFF | sections.pop("augment", {})
     return make_module(from_dict(values | sections), model, train, teachers=teachers).train()
