@@ -80,7 +80,7 @@ def clip_set(
 
 def network(name: str, sequence: bool = False) -> SEDModel:
     model = small(name)
-    if name.startswith("frame_mn"):  # batch norm magnifies the rounding of float32
+    if name.startswith(("frame_mn", "fmn")):  # batch norm magnifies the rounding of float32
         model.backbone.double().register_forward_pre_hook(lambda _, given: (given[0].double(),))
     if not sequence:
         return model
