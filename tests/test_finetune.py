@@ -323,6 +323,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_step(data, tmp_pa
     assert not (tmp_path / "state.pt").exists()
 
 
+def test_a_number_that_came_later_leaves_the_identity_of_earlier_records_alone():
+    assert "lr_above" not in numbers().as_dict()["optim"]
+    assert numbers("optim.lr_above=0.01").as_dict()["optim"]["lr_above"] == 0.01
+    (record, *_) = (Path(__file__).parents[1] / "results").glob("*/linear/*.json")
+    stored = json.loads(record.read_text())["hyperparameters"]
+    assert stored["optim"].keys() == numbers(protocol="linear").as_dict()["optim"].keys()
+
+
 @pytest.mark.parametrize(
     ("settings", "protocol", "message"),
     [

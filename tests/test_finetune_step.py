@@ -157,9 +157,11 @@ def test_loss_and_gradients_equal_their_definition(data, name, setup):
         assert float((got[key] - gradient).abs().max()) <= allowed, key
 
 
+@pytest.mark.parametrize("above", [1e-3, 4e-3])
 @pytest.mark.parametrize("name", ["atst_frame", "frame_mn02"])
-def test_one_update_is_adamw_with_layer_wise_rates(data, tmp_path, name):
+def test_one_update_is_adamw_with_layer_wise_rates(data, tmp_path, name, above):
     given = ["optim.lr=1e-3", "optim.weight_decay=0.1", "optim.layer_decay=0.5", "optim.batch=1"]
+    given += [f"optim.lr_above={above}"] if above != 1e-3 else []
     recipe = numbers(*OFF, *given)
     net = net_of(name, "linear")
     before = copy.deepcopy(net)
@@ -177,7 +179,8 @@ def test_one_update_is_adamw_with_layer_wise_rates(data, tmp_path, name):
         if key not in step_gradients:
             assert torch.equal(after[key], parameter), key
             continue
-        rate = 1e-3 * 0.5 ** exponent(key, blocks)
+        k = exponent(key, blocks)
+        rate = 1e-3 * 0.5**k if k else above
         decay = 0.1 if parameter.ndim > 1 else 0.0
         g = step_gradients[key].double()
         # Both means of the first step are the gradient's own.

@@ -11,12 +11,13 @@ from torch import nn
 from hear_ptsed.heads import LinearHead
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import MODELS, trainable
+from hear_ptsed.sequence import DEFAULTS as DEFAULT_OPTIONS
 from hear_ptsed.sequence import build_sequence_model
 from training.optim import groups, optimizer, schedule
 
 DEFAULTS = {"name": "adamw", "lr": 1e-3, "lr_end": 1e-5, "weight_decay": 0.05, "betas": (0.9, 0.99)}
 DEFAULTS |= {"momentum": 0.9, "schedule": "cosine", "gamma": 0.99, "warmup_steps": 10}
-DEFAULTS |= {"vector_decay": 0.0, "layer_decay_from": 1}
+DEFAULTS |= {"vector_decay": 0.0, "layer_decay_from": 1, "lr_above": None}
 
 # Sizes of the published groups, from the bottom to the top: tensors, or numbers.
 TENSORS = {
@@ -134,6 +135,31 @@ def test_a_sequence_model_learns_at_the_rate_of_the_heads():
     param_groups = groups(model, options(layer_decay=0.5))
     rates = {id(p): group["lr"] for group in param_groups for p in group["params"]}
     assert {rates[id(p)] for p in model.sequence.parameters()} == {DEFAULTS["lr"]}
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.9])
+@pytest.mark.parametrize("start", [0, 1])
+@pytest.mark.parametrize("kind", [None, *DEFAULT_OPTIONS])
+def test_above_the_backbone_learning_rates_are_what_they_are_said_to_be(kind, start, decay):
+    """EfficientSED: lr 0.9^k, k = 0 at features.16; sequence model and heads another rate."""
+    model = small("frame_mn06")
+    if kind is not None:
+        width = model.backbone.embed_dim
+        model.sequence = build_sequence_model(kind, width, dim=64, layers=1)
+    rates = {"lr": 6e-3, "lr_above": 8e-4}
+    param_groups = groups(model, options(**rates, layer_decay=decay, layer_decay_from=start))
+    of = {id(p): group["lr"] for group in param_groups for p in group["params"]}
+    assert len(of) == sum(len(group["params"]) for group in param_groups)
+    for key, parameter in model.named_parameters():
+        rate = 8e-4
+        if key.startswith("backbone."):
+            block = int(key.split("features.")[1].split(".")[0])
+            rate = 6e-3 * decay ** (16 - block + start)
+        assert of[id(parameter)] == pytest.approx(rate), key
+    names = {group["name"].removesuffix("_undecayed") for group in param_groups}
+    below = {"backbone"} if decay == 1.0 else {f"depth{i}" for i in range(17)}
+    assert names == {"head"} | below
+    assert len({group["name"] for group in param_groups}) == len(param_groups)
 
 
 def test_frozen_parameters_are_left_out():

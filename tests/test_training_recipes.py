@@ -4,6 +4,7 @@ import ast
 import csv
 import dataclasses
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from conftest import GOLDEN
 import training
 from hear_ptsed.options import list_given
 from hear_ptsed.registry import MODELS
+from hear_ptsed.sequence import DEFAULTS
 from training.__main__ import build_parser, main
 from training.recipe import Recipe, Source, as_dict, from_dict, list_kinds, load
 
@@ -20,9 +22,13 @@ CODE = Path(training.__file__).parent
 RECIPES = CODE / "recipes"
 FILES = sorted(RECIPES.glob("*.yaml"))
 ROWS = json.loads((GOLDEN / "published_rows.json").read_text())
+with (GOLDEN / "efficientsed_rows.csv").open(encoding="utf-8") as file:
+    EFFICIENTSED = list(csv.DictReader(file))
 SECTIONS = {one.name: one.default_factory for one in dataclasses.fields(Recipe)}
 
 NAMES = {"ATST-F": "atst_frame", "BEATs": "beats", "fPaSST": "fpasst", "M2D": "m2d", "ASiT": "asit"}
+RELEASED_KINDS = {"none": None, "tf": "transformer", "attn": "attention", "gru": "bigru"}
+RELEASED_KINDS |= {"hybrid": "hybrid", "mamba": "mamba2", "tcn": "tcn"}
 SEQUENCES = {"RNN": "bigru", "TF": "transformer", "ATT": "attention", "MAMBA": "mamba"}
 MIXING = {"wavmix_p": 0.5, "mixup_p": 0.3, "frame_shift": 0.125}
 ALL_ON = {"mixstyle_p": 0.3, "filter_p": 0.8, "warp_p": 0.8, "time_mask": 0.0}
@@ -82,8 +88,9 @@ def test_the_published_rows_are_those_of_the_three_tables_and_step_two():
     counts = {table: tables.count(table) for table in set(tables)}
     expected = {"students": 20, "teachers": 15, "sequence_models": 41, "low_complexity": 2}
     assert counts == expected
-    assert len(COMMANDS) == len(PUBLISHED) == 78 + 5
-    assert {row_of(row) for row in ROWS} == {k for k in COMMANDS if k[0] != "step_2"}
+    assert len(COMMANDS) == len(PUBLISHED) == 78 + 5 + 42
+    others = ("step_2", "efficientsed")
+    assert {row_of(row) for row in ROWS} == {k for k in COMMANDS if k[0] not in others}
     # three tables share the row without sequence model
     assert len({COMMANDS[row_of(row)] for row in ROWS}) == 20 + 10 + 40 + 2
 
@@ -118,6 +125,51 @@ def test_a_published_row_has_its_command(row):
     assert (recipe.data.labels, recipe.data.classes) == ("strong", "audioset_strong")
     assert [len(recipe.data.train), len(recipe.data.eval)] == [2, 1]
     assert recipe.evaluation.median == 9
+
+
+@pytest.mark.parametrize("i", range(42))
+def test_a_row_of_efficientsed_has_its_command_and_its_learning_rates(i):
+    row, published = EFFICIENTSED[i], [p for p in PUBLISHED if p["table"] == "efficientsed"][i]
+    online = "extended distillation" in row["notes"]
+    assert (published["model"], published["psds1_percent"]) == (row["model"], row["psds1"])
+    assert published["setting"].startswith("alone" if row["head"] == "none" else row["head"])
+    recipe = recipe_of(published["command"])
+    model, optim = recipe.model, recipe.optim
+    assert (model.name, model.start) == (row["model"], "weak")
+    assert model.sequence_model == RELEASED_KINDS[row["head"]]
+    if row["head"] != "none":
+        assert (model.dim, model.layers) == (int(row["dim"]), int(row["layers"]))
+    rates = dict(re.findall(r"(seq lr|lr) (\d+e-\d)", row["notes"]))
+    assert bool(rates) != ("learning rates not published" in published["source"])
+    assert optim.lr == float(rates.get("lr", 3e-3))
+    assert (optim.lr_above or optim.lr) == float(rates.get("seq lr", optim.lr))
+    assert (optim.layer_decay, optim.accumulate, optim.batch) == (0.9, 4, 256)
+    assert (optim.name, optim.weight_decay) == ("adam", 0)
+    assert optim.epochs == (240 if online else 120)
+    assert recipe.distill.weight == 0.9
+    assert recipe.distill.pseudo_labels == (() if online else ("ensemble.h5",))
+    assert recipe.distill.teachers == (("beats",) if online else ())
+    for key, value in AUGMENT["student"].items():
+        assert getattr(recipe.augment, key) == value, key
+
+
+def test_extended_distillation_is_the_published_one():
+    (row,) = (row for row in EFFICIENTSED if "extended" in row["notes"])
+    recipe = load(["student_online", "as_published_small"])
+    extra = recipe.extra
+    assert len(EFFICIENTSED) == 42 and row["psds1"] == "45.25"
+    assert recipe.distill.teachers_hear == "augmented"
+    assert [source.audio for source in extra.clips] == [s.audio for s in recipe.data.train]
+    assert {source.classes for source in extra.clips} == {"class_labels_indices.csv"}
+    assert (extra.weight, extra.balanced, extra.offset) == (0.5, True, 100)
+    assert (extra.mixup_p, extra.mixup_alpha) == (1.0, 0.3)
+    assert (recipe.augment.mixup_alpha, recipe.augment.mixup_share) == (0.3, "whole")
+    assert (recipe.optim.schedule, recipe.optim.layer_decay_from) == ("published", 0)
+
+
+def test_a_recipe_takes_every_kind_of_sequence_model():
+    for kind in DEFAULTS:
+        assert load(["teacher"], [f"model.sequence_model={kind}"]).model.sequence_model == kind
 
 
 def test_students_learn_from_the_ensemble_of_their_row():
@@ -279,6 +331,10 @@ BAD = {
     "data: {max_unreadable: 1.0}": r"data.max_unreadable is 1.0; .* less than 1 \(0 <= x < 1\)",
     "run: {loggers: [tensorboard, mlflow]}": r"run.loggers\[1\] is 'mlflow'; it must be 'tensor",
     "run: {out: 2024-01-01}": "recipe is no plain data .*date.*; quote what is text",
+    "extra: {clips: [{audio: a}]}": "extra.clips has 1 sources.*data.labels is strong with 0 teach",
+    "extra: {weight: 1}": r"extra.weight is 1; it must be less than 1 \(0 < x < 1\)",
+    "distill: {teachers_hear: all}": "distill.teachers_hear is 'all'; it must be 'audio' or 'augm",
+    "optim: {lr_above: 0}": "optim.lr_above is 0; it must be greater",
     "augment: {wavmix_p: 1.2}": r"augment.wavmix_p is 1.2; it must be less .* \(0 <= x <= 1\)",
     "augment: {warp_p: -0.1}": r"augment.warp_p is -0.1; it must be greater .* \(0 <= x <= 1\)",
     "augment: {time_mask: 0.01}": "augment.time_mask is 0.01; it must be 0, or 0.052 to 1",

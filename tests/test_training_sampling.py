@@ -178,6 +178,37 @@ def test_without_replacement_no_clip_comes_twice_and_heavy_ones_come_first():
     assert all(len(set(epoch)) < 90 for epoch in with_it)
 
 
+def with_extra(part_batches: bool = False, **options) -> TrainPicks:
+    """A run of 103 clips beside 103 of 211 extra ones, of which the upper half weigh more."""
+    plan, extra = (Plan(clips, 103, 3, 12, 3, part_batches) for clips in (103, 211))
+    place = {key: options[key] for key in ("rank", "world") if key in options}
+    others = train_picks(extra, np.repeat([1.0, 50.0], [105, 106]), False, seed=5, **place)
+    return train_picks(plan, wavmix_p=0.5, extra=others, **options)
+
+
+@pytest.mark.parametrize("part_batches", [False, True])
+def test_a_batch_has_as_many_extra_clips_as_others_at_any_step(part_batches):
+    undisturbed = list(with_extra(part_batches))
+    resumed = list(with_extra(part_batches, start=8))
+    alone = list(train_picks(Plan(103, 103, 3, 12, 3, part_batches), wavmix_p=0.5))
+    assert len(undisturbed) == len(alone) == len(resumed) + 8
+    for picks, without in zip(undisturbed, alone, strict=True):
+        assert picks.extra.step == picks.step
+        assert len(own(picks.extra)) == len(own(picks)) == len(picks.extra.clips)
+        assert_equal(picks._replace(extra=None), without)
+    for picks, again in zip(undisturbed[8:], resumed, strict=True):
+        assert_equal(picks.extra, again.extra)
+
+
+def test_an_extra_clip_comes_once_in_an_epoch_and_devices_share_them():
+    undisturbed = list(with_extra())
+    epochs = np.concatenate([own(picks.extra) for picks in undisturbed])[: 2 * 103].reshape(2, 103)
+    assert all(len(set(epoch)) == 103 for epoch in epochs)
+    assert (epochs[:, :50] >= 105).mean() > 0.9
+    devices = [own(with_extra(rank=rank, world=2).at(4).extra) for rank in range(2)]
+    np.testing.assert_array_equal(np.concatenate(devices), own(undisturbed[4].extra))
+
+
 def test_wavmix_takes_its_share_of_clips_and_partners_from_the_whole_set():
     weights = np.repeat([1.0, 100.0], [40, 10])  # partners are uniform whatever the weights
     plan = Plan(50, 1000, 20, 50, 1)

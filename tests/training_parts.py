@@ -80,7 +80,7 @@ def clip_set(
 
 def network(name: str, sequence: bool = False) -> SEDModel:
     model = small(name)
-    if name.startswith("frame_mn"):  # batch norm magnifies the rounding of float32
+    if name.startswith(("frame_mn", "fmn")):  # batch norm magnifies the rounding of float32
         model.backbone.double().register_forward_pre_hook(lambda _, given: (given[0].double(),))
     if not sequence:
         return model
@@ -92,7 +92,8 @@ def network(name: str, sequence: bool = False) -> SEDModel:
 def training(model: SEDModel, train: ClipSet, teachers=(), weight=0.0, **sections) -> Training:
     given = {"pseudo_labels": ["x.h5"]} if weight and not teachers else {}
     given |= {"teachers": ["x.pt"] * len(teachers)} if weight else {}
-    values = {"augment": OFF, "distill": {"weight": weight} | given}
+    given |= {"weight": weight} | sections.pop("distill", {})
+    values = {"augment": OFF, "distill": given}
     values["optim"] = {"warmup_steps": 0, "batch": len(train)} | sections.pop("optim", {})
     values["augment"] = OFF | sections.pop("augment", {})
     return make_module(from_dict(values | sections), model, train, teachers=teachers).train()

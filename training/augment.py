@@ -25,15 +25,21 @@ BAND_LEAST = 6  # mel bins of its narrowest band
 
 
 def augment(
-    spec: Tensor, targets: Targets, options: Augment, generator: Generator, per_db: float
+    spec: Tensor,
+    targets: Targets,
+    options: Augment,
+    generator: Generator,
+    per_db: float,
+    n_frames: int | None = None,
 ) -> tuple[Tensor, Targets]:
     """All augmentations of spectrograms (B, 1, F, T), in the published order.
 
     Args:
         per_db: rise of the spectrogram per dB, see the function of this name.
+        n_frames: see frame_shift.
     """
     o = options
-    spec, targets = frame_shift(spec, targets, generator, o.frame_shift)
+    spec, targets = frame_shift(spec, targets, generator, o.frame_shift, n_frames)
     spec, targets = mixup(spec, targets, generator, o.mixup_p, o.mixup_alpha, o.mixup_share)
     spec = mixstyle(spec, generator, o.mixstyle_p, o.mixstyle_alpha)
     masked = o.time_mask, o.time_mask_pseudo, o.time_mask_end
@@ -73,14 +79,20 @@ def wavmix(
 
 
 def frame_shift(
-    spec: Tensor, targets: Targets, generator: Generator, range_: float = 0.125
+    spec: Tensor,
+    targets: Targets,
+    generator: Generator,
+    range_: float = 0.125,
+    n_frames: int | None = None,
 ) -> tuple[Tensor, Targets]:
     """Rolls each clip (B, 1, F, T) round in time.
 
     Args:
         range_: standard deviation, as a share of the clip.
+        n_frames: of the spectrogram that the shift is drawn for, T by default; that of a teacher
+            follows its student's in proportion.
     """
-    n_frames = spec.shape[-1]
+    n_frames = n_frames or spec.shape[-1]
     deviation = int(n_frames * range_)
     if deviation == 0:
         return spec, targets
@@ -90,6 +102,7 @@ def frame_shift(
     label_shift = _onto(label_shift.long(), spec)
     rolled = (None if t is None else _roll(t, label_shift) for t in (targets.strong, targets.soft))
     strong, soft = rolled
+    shift = (shift * spec.shape[-1] / n_frames).round()
     return _roll(spec, _onto(shift.long(), spec)), targets._replace(strong=strong, soft=soft)
 
 

@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import lightning
@@ -23,16 +24,16 @@ from hear_ptsed.checkpoints import download, load_checkpoint, save_checkpoint
 from hear_ptsed.files import atomic, locked, remove_stale
 from hear_ptsed.frontends.mel import ATSTMel
 from hear_ptsed.model import SEDModel
-from hear_ptsed.registry import build
+from hear_ptsed.registry import MODELS, build
 from training.callbacks import BEST, LAST, Interruptible, Keep
 from training.data.batch import ClipSet
 from training.data.coverage import Coverage
 from training.data.pseudo_labels import PseudoLabels
-from training.data.sources import class_names, open_sources
+from training.data.sources import class_names, open_extra, open_sources
 from training.labels import LABELS
 from training.module import Training
 from training.optim import freeze_unused
-from training.recipe import Recipe, Run, as_dict
+from training.recipe import Data, Recipe, Run, as_dict
 from training.scores import Scores
 from training.states import read_state, state_to_resume
 
@@ -69,13 +70,14 @@ def _is_first_process() -> bool:
 def _fit(recipe: Recipe, out: Path, resume: bool) -> Path:
     checkpoint = _checkpoint_to_resume(out, recipe, resume)
     clips, scores = open_data(recipe)
-    coverage = [*clips.coverage, *([] if scores is None else scores.clips.coverage)]
+    sets = clips, clips.extra, None if scores is None else scores.clips
+    coverage = [report for clip_set in sets if clip_set for report in clip_set.coverage]
     _log_coverage(coverage)
     torch.set_float32_matmul_precision("high")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     model = start_model(recipe, clips.classes)
     unused = freeze_unused(model, LABELS[recipe.data.labels])
-    teachers = [_teacher(recipe.data.path(path), clips.classes) for path in recipe.distill.teachers]
+    teachers = [_teacher(name, recipe.data, clips.classes) for name in recipe.distill.teachers]
     module = make_module(recipe, model, clips, scores, teachers)
     log_once("not trained, the loss never reaches it: %s", ", ".join(unused) or "nothing")
     if recipe.model.compile:
@@ -123,6 +125,8 @@ def open_data(recipe: Recipe) -> tuple[ClipSet, Scores | None]:
     if recipe.distill.pseudo_labels:
         pseudo = PseudoLabels(*map(data.path, recipe.distill.pseudo_labels))
     train = opened.clip_set(classes, pseudo)
+    if recipe.extra.clips:
+        train = replace(train, extra=open_extra(recipe.extra.clips, data))
     if not data.eval:
         return train, None
     opened = open_sources(data.eval, data, labels, unknown="keep")
@@ -138,8 +142,8 @@ def make_module(
     teachers: Sequence[SEDModel] = (),
 ) -> Training:
     """The run of a recipe, from a model and opened data."""
-    sections = recipe.data, recipe.sampling, recipe.augment, recipe.distill, recipe.optim
-    return Training(model, clips, *sections, recipe.run.seed, scores, teachers)
+    sections = recipe.data, recipe.sampling, recipe.augment, recipe.distill, recipe.extra
+    return Training(model, clips, *sections, recipe.optim, recipe.run.seed, scores, teachers)
 
 
 def start_model(recipe: Recipe, classes: list[str]) -> SEDModel:
@@ -258,10 +262,12 @@ def _changes(then: Recipe, now: Recipe) -> list[str]:
     return changes
 
 
-def _teacher(path: Path, classes: list[str]) -> SEDModel:
-    model = load(checkpoint=path)
-    if list(model.classes_of("strong", f"the teacher {path}")) != list(classes):
-        raise ValueError(f"the teacher {path} has other classes than this run")
+def _teacher(name: str, data: Data, classes: list[str]) -> SEDModel:
+    """A model by its name, as it was released, or the path of its checkpoint; not trained."""
+    released = name in MODELS
+    model = load(name, stage="strong") if released else load(checkpoint=data.path(name))
+    if list(model.classes_of("strong", f"the teacher {name}")) != list(classes):
+        raise ValueError(f"the teacher {name} has other classes than this run")
     return model.requires_grad_(False)
 
 

@@ -1,7 +1,8 @@
 """One training run as a LightningModule: batches to loss, evaluation over all devices."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning
@@ -10,18 +11,22 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from hear_ptsed.model import SEDModel
+from hear_ptsed.grid import WINDOW_FRAMES
+from hear_ptsed.model import Output, SEDModel
 from training import optim
 from training.augment import augment, per_db, wavmix
 from training.data.batch import Batch, ClipSet, loader, windows
-from training.data.sampling import AUGMENT, MODEL, Picks, Plan, TrainPicks, torch_seed
+from training.data.sampling import AUGMENT, EXTRA, MODEL, Picks, Plan, TrainPicks, torch_seed
 from training.guards import FiniteGuard, UnreadableGuard
 from training.labels import LABELS
-from training.recipe import Augment, Data, Distill, Optim, Sampling
+from training.recipe import Augment, Data, Distill, Extra, Optim, Sampling
 from training.scores import Scores
 from training.targets import Targets
 
 EVALUATION_WORKERS = 4  # loader processes at most
+NO_AUGMENTATION = Augment(
+    wavmix_p=0.0, frame_shift=0.0, mixup_p=0.0, mixstyle_p=0.0, filter_p=0.0, warp_p=0.0
+)
 
 
 class Training(lightning.LightningModule):
@@ -31,7 +36,7 @@ class Training(lightning.LightningModule):
     of a run is its weights, its optimiser and its step.
 
     Args:
-        data, sampling, augment_options, distill, optim_options: sections of the recipe.
+        data, sampling, augment_options, distill, extra, optim_options: sections of the recipe.
         scores: of the evaluation clips; None to evaluate nothing.
         teachers: models that hear every batch; empty for pseudo labels from files, or none.
     """
@@ -44,6 +49,7 @@ class Training(lightning.LightningModule):
         sampling: Sampling,
         augment_options: Augment,
         distill: Distill,
+        extra: Extra,
         optim_options: Optim,
         seed: int,
         scores: Scores | None = None,
@@ -51,26 +57,26 @@ class Training(lightning.LightningModule):
     ):
         super().__init__()
         self.model, self.clips, self.scores, self.seed = model, clips, scores, seed
-        self.data, self.sampling, self.distill = data, sampling, distill
+        self.data, self.sampling, self.distill, self.extra = data, sampling, distill, extra
         self.optim_options, self.augment_options = optim_options, augment_options
         self.teachers = tuple(teachers)  # not registered: no part of the checkpoint
         self.labels = LABELS[data.labels]
-        options = optim_options
-        sizes = options.epochs, options.batch, options.accumulate, options.part_batches
-        self.plan = Plan(len(clips), min(sampling.epoch_clips, len(clips)), *sizes)
+        self.plan = self._plan(clips)
         self.weights = clips.weights(sampling.offset) if sampling.balanced else None
-        optim.schedule(0, self.plan.steps, options)  # refuses a warm-up beyond the run
+        optim.schedule(0, self.plan.steps, optim_options)  # refuses a warm-up beyond the run
         self.per_db = per_db(model.frontend)
+        self.teachers_per_db = [per_db(teacher.frontend) for teacher in teachers]
         self.register_buffer("annotated", torch.from_numpy(clips.annotated), persistent=False)
         column = torch.from_numpy(clips.pseudo_column)
         self.register_buffer("pseudo_column", column, persistent=False)
         self.ema = None
-        if options.ema:
-            average = get_ema_multi_avg_fn(options.ema)
+        if optim_options.ema:
+            average = get_ema_multi_avg_fn(optim_options.ema)
             self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
             self.ema.requires_grad_(False)
         self.finite = FiniteGuard()
-        self.unreadable = UnreadableGuard(len(clips), data.max_unreadable)
+        n_clips = len(clips) + (0 if clips.extra is None else len(clips.extra))
+        self.unreadable = UnreadableGuard(n_clips, data.max_unreadable)
         self.missed: dict[str, str] = {}  # evaluation clips that could not be read, last time
         self.result: dict[str, Any] = {}
         self.started = (0.0, 0)  # time in s and step of this process's first step
@@ -89,7 +95,7 @@ class Training(lightning.LightningModule):
     # Training
 
     def train_dataloader(self) -> DataLoader:
-        options = self.augment_options
+        options, place = self.augment_options, (self.global_rank, self.trainer.world_size)
         picks = TrainPicks(
             self.plan,
             self.weights,
@@ -97,11 +103,25 @@ class Training(lightning.LightningModule):
             self.seed,
             options.wavmix_p,
             options.wavmix_partner,
-            start=self.trainer.global_step * self.plan.accumulate,
-            rank=self.global_rank,
-            world=self.trainer.world_size,
+            self.trainer.global_step * self.plan.accumulate,
+            *place,
+            self._extra_picks(*place),
         )
         return loader(self.clips, picks, self.data.workers, self.device.type == "cuda")
+
+    def _plan(self, clips: ClipSet) -> Plan:
+        options, epoch_clips = self.optim_options, min(self.sampling.epoch_clips, len(clips))
+        sizes = options.epochs, options.batch, options.accumulate, options.part_batches
+        return Plan(len(clips), epoch_clips, *sizes)
+
+    def _extra_picks(self, rank: int, world: int) -> TrainPicks | None:
+        """Of the clips that only teachers label: each once in an epoch of theirs."""
+        if (clips := self.clips.extra) is None:
+            return None
+        weights, seed = None, torch_seed(self.seed, EXTRA)
+        if self.extra.balanced:
+            weights = clips.weights(self.extra.offset * WINDOW_FRAMES)
+        return TrainPicks(self._plan(clips), weights, False, seed, rank=rank, world=world)
 
     def on_train_start(self) -> None:
         self.started = (time.monotonic(), self.trainer.global_step)
@@ -114,8 +134,11 @@ class Training(lightning.LightningModule):
         torch.manual_seed(torch_seed(self.seed, MODEL, *numbers))
         self.unreadable.watch(batch)
         with torch.no_grad():
-            spec, targets = self.inputs(batch, draw)
-        loss = self.loss(spec, targets)
+            given = [self.inputs(batch, draw)]
+            if "extra" in batch:
+                self.unreadable.watch(batch["extra"])
+                given.append(self.extra_inputs(batch["extra"], draw))
+        loss = self.loss(*given)
         self.finite.watch(loss, batch["step"])
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
         return loss
@@ -127,14 +150,71 @@ class Training(lightning.LightningModule):
         targets = self.labels.targets(batch, annotated, self.pseudo_column)
         if options.wavmix_p:
             audio, targets = wavmix(audio, targets, batch["partner"], draw, options.wavmix_mean)
-        if self.teachers:
-            logits = [teacher.to(audio.device)(audio).strong.float() for teacher in self.teachers]
-            targets = targets._replace(soft=torch.stack(logits).mean(0).sigmoid())
-        return augment(self.model.frontend(audio), targets, options, draw, self.per_db)
+        return self._augmented(audio, targets, options, draw)
 
-    def loss(self, spec: Tensor, targets: Targets) -> Tensor:
-        """A scalar, of spectrograms (B, 1, F, T)."""
-        return self.labels.loss(self.model.detect(spec), targets, self.distill.weight)
+    def extra_inputs(self, batch: Batch, draw: torch.Generator) -> tuple[Tensor, Targets]:
+        """The same of clips that only the teachers label."""
+        options = replace(
+            NO_AUGMENTATION, mixup_p=self.extra.mixup_p, mixup_alpha=self.extra.mixup_alpha
+        )
+        readable = batch["ok"][:, None].expand(-1, len(self.clips.classes))
+        targets = Targets(None, known=readable.float())
+        spec, targets = self._augmented(windows(batch), targets, options, draw)
+        return spec, Targets(targets.soft, known=targets.known)
+
+    def _augmented(
+        self, audio: Tensor, targets: Targets, options: Augment, draw: torch.Generator
+    ) -> tuple[Tensor, Targets]:
+        """Augmented spectrograms (B, 1, F, T) of audio (B, 160000), and targets, also soft ones."""
+        hear, begin = self.distill.teachers_hear, draw.get_state()
+        if self.teachers and hear == "audio":
+            targets = targets._replace(soft=self._answers(audio, lambda spec, _: spec))
+        spec = self.model.frontend(audio)
+        n_frames = spec.shape[-1]
+
+        def augment_alike(spec: Tensor, per_db: float) -> Tensor:
+            same = torch.Generator()
+            same.set_state(begin)
+            return augment(spec, targets, options, same, per_db, n_frames)[0]
+
+        spec, answers = augment(spec, targets, options, draw, self.per_db)
+        if self.teachers and hear == "augmented":
+            answers = answers._replace(soft=self._answers(audio, augment_alike))
+        return spec, answers
+
+    def _answers(self, audio: Tensor, change: Callable[[Tensor, float], Tensor]) -> Tensor:
+        """Probabilities (B, C, 250) of the teachers' mean logits for audio (B, 160000).
+
+        Args:
+            change: of each teacher's spectrograms; gets also their rise per dB.
+        """
+        logits = []
+        for teacher, rise in zip(self.teachers, self.teachers_per_db, strict=True):
+            spec = teacher.to(audio.device).frontend(audio)
+            logits.append(teacher.detect(change(spec, rise)).strong.float())
+        return torch.stack(logits).mean(0).sigmoid()
+
+    def loss(
+        self, labelled: tuple[Tensor, Targets], extra: tuple[Tensor, Targets] | None = None
+    ) -> Tensor:
+        """A scalar, of spectrograms (B, 1, F, T) and what the model shall answer.
+
+        With extra clips, whose share of the soft targets' weight w is x, it is
+        (1 - w) BCE(labels) + w ((1 - x) BCE(soft targets) + x BCE(soft targets of extra clips)).
+        """
+        spec, targets = labelled
+        weight = self.distill.weight
+        if extra is None:
+            return self.labels.loss(self.model.detect(spec), targets, weight)
+        output = self.model.detect(torch.cat([spec, extra[0]]))
+        first, others = (
+            Output(*(None if part is None else part[rows] for part in output))
+            for rows in (slice(len(spec)), slice(len(spec), None))
+        )
+        of_extra = weight * self.extra.weight
+        share = (weight - of_extra) / (1 - of_extra)
+        loss = self.labels.loss(first, targets, share)
+        return (1 - of_extra) * loss + of_extra * self.labels.loss(others, extra[1], 1.0)
 
     def configure_optimizers(self) -> dict[str, Any]:
         options, steps = self.optim_options, self.plan.steps

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.grid import WINDOW
 from hear_ptsed.model import SEDModel
 from training.labels import Labels
@@ -16,14 +17,15 @@ from training.recipe import Optim
 SCHEDULES = ("cosine", "linear", "exp", "constant", "ramp", "published")
 # Steps of warm-up that the public scripts set, whatever their option says.
 AUDIOSET_WARMUP, DOWNSTREAM_WARMUP = 20_000, 4_000
+ABOVE = -1  # stands for the power of layer_decay where lr_above is the rate
 
 
 def groups(model: SEDModel, optim: Optim) -> list[dict[str, Any]]:
     """Trainable parameters by learning rate and weight decay, each in exactly one group.
 
     Depths of the backbone learn at lr * layer_decay ** k with k = layer_decay_from, ... from its
-    top, heads and sequence model at lr. Vectors decay by vector_decay, and only under adamw; what a
-    module lists in `no_weight_decay` never does.
+    top, heads and sequence model at lr_above, without one at lr. Vectors decay by vector_decay, and
+    only under adamw; what a module lists in `no_weight_decay` never does.
     """
     exempt = {
         f"{path}.{name}"
@@ -32,33 +34,47 @@ def groups(model: SEDModel, optim: Optim) -> list[dict[str, Any]]:
     }
     vector_decay = optim.vector_decay if optim.name == "adamw" else 0.0
     decays = {"_undecayed": 0.0, "_vectors": vector_decay, "": optim.weight_decay}
-    backbone, parts = model.backbone, {}
+    parts: dict[tuple[int, str], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        k = 0
-        if optim.layer_decay != 1.0 and name.startswith("backbone."):
-            below_top = backbone.depth - 1 - backbone.depth_of(name.removeprefix("backbone."))
-            k = optim.layer_decay_from + below_top
+        k = _power(name, model.backbone, optim)
         kind = "" if parameter.ndim >= 2 else "_vectors" if vector_decay else "_undecayed"
         parts.setdefault((k, "_undecayed" if name in exempt else kind), []).append(parameter)
 
-    def label(k: int) -> str:
-        if optim.layer_decay == 1.0:
-            return "all"
-        return f"depth{backbone.depth - 1 + optim.layer_decay_from - k}" if k else "head"
-
     return [
         {
-            "name": label(k) + kind,
+            "name": _group_name(k, model.backbone, optim) + kind,
             "params": parts[k, kind],
-            "lr": optim.lr * optim.layer_decay**k,
+            "lr": optim.lr_above if k == ABOVE else optim.lr * optim.layer_decay**k,
             "weight_decay": decays[kind],
         }
         for k in sorted({k for k, _ in parts})
         for kind in decays
         if (k, kind) in parts
     ]
+
+
+def _power(name: str, backbone: Backbone, optim: Optim) -> int:
+    """The k of a parameter, see `groups`."""
+    if not name.startswith("backbone."):
+        return 0 if optim.lr_above is None else ABOVE
+    if optim.layer_decay == 1.0:
+        return 0
+    depth = backbone.depth_of(name.removeprefix("backbone."))
+    return optim.layer_decay_from + backbone.depth - 1 - depth
+
+
+def _group_name(k: int, backbone: Backbone, optim: Optim) -> str:
+    """What the parameters of one k are called."""
+    apart = optim.lr_above is not None
+    if k == ABOVE:
+        return "head"
+    if optim.layer_decay == 1.0:
+        return "backbone" if apart else "all"
+    if k == 0 and not apart:
+        return "head"
+    return f"depth{backbone.depth - 1 + optim.layer_decay_from - k}"
 
 
 def optimizer(groups: list[dict[str, Any]], optim: Optim) -> torch.optim.Optimizer:

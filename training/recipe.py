@@ -50,9 +50,10 @@ class Model:
     start: str = setting(
         "weak", "none (random), ssl, weak, strong (released files), or the path of a checkpoint"
     )
-    sequence_model: Literal["bigru", "bilstm", "attention", "transformer", "mamba"] | None = (
-        setting(None, "between backbone and head")
-    )
+    sequence_model: (
+        Literal["bigru", "bilstm", "attention", "transformer", "mamba", "hybrid", "mamba2", "tcn"]
+        | None
+    ) = setting(None, "between backbone and head")
     dim: int = setting(2048, "of the sequence model: units per direction, or width", ge=1, le=8192)
     layers: int = setting(2, "of the sequence model", ge=1, le=32)
     head: Literal["linear", "attention"] = setting("linear", "what makes scores of classes")
@@ -156,7 +157,14 @@ class Distill:
 
     weight: Share = setting(0.0, "share of the soft target in the blended one")
     pseudo_labels: tuple[str, ...] = setting((), "files in data.root; other clips use hard labels")
-    teachers: tuple[str, ...] = setting((), "checkpoints that hear every batch")
+    teachers: tuple[str, ...] = setting(
+        (), "checkpoints that hear every batch, or models, whose strong file is taken"
+    )
+    teachers_hear: Literal["audio", "augmented"] = setting(
+        "audio",
+        "audio: clips before augmentations of the spectrogram, targets are mixed; augmented: what "
+        "the student hears, as EfficientSED",
+    )
 
     def __post_init__(self):
         if (self.weight > 0) != bool(self.pseudo_labels or self.teachers):
@@ -169,12 +177,29 @@ class Distill:
 
 
 @settings
+class Extra:
+    """Clips that only the teachers label, as many in every batch as there are of data.train."""
+
+    clips: tuple[Source, ...] = setting(
+        (), "their labels choose clips and teach nothing; classes: the names of stored labels"
+    )
+    weight: Probability = setting(0.5, "their share of what is learned from teachers")
+    balanced: bool = setting(True, "first the clips of rare classes, each once in an epoch")
+    offset: Number = setting(100.0, "clips added to each class's count", ge=0, le=10**9)
+    mixup_p: Share = setting(1.0, "probability per batch; no other augmentation")
+    mixup_alpha: Alpha = setting(0.3, "of Beta(alpha, alpha), folded")
+
+
+@settings
 class Optim:
     """The optimiser, its schedule, and how long it runs."""
 
     name: Literal["adam", "adamw", "sgd"] = setting("adamw", "the optimiser")
     lr: Rate = setting(7e-5, "learning rate, the highest of its schedule")
     lr_end: Number = setting(2e-7, "of the linear schedule", ge=0, le=10)
+    lr_above: Rate | None = setting(
+        None, "learning rate of sequence model and heads, above the backbone; null: lr"
+    )
     weight_decay: Number = setting(0.0, "of matrices", ge=0, le=10)
     vector_decay: Number = setting(
         0.0, "of biases, norms under adamw; published 0.01, downstream 0.001", ge=0, le=10
@@ -247,9 +272,18 @@ class Recipe:
     sampling: Sampling = field(default_factory=Sampling)
     augment: Augment = field(default_factory=Augment)
     distill: Distill = field(default_factory=Distill)
+    extra: Extra = field(default_factory=Extra)
     optim: Optim = field(default_factory=Optim)
     evaluation: Evaluation = field(default_factory=Evaluation)
     run: Run = field(default_factory=Run)
+
+    def __post_init__(self):
+        if self.extra.clips and not (self.distill.teachers and self.data.labels == "strong"):
+            raise ValueError(
+                f"extra.clips has {len(self.extra.clips)} sources, whose labels are those of "
+                f"teachers; data.labels is {self.data.labels} with {len(self.distill.teachers)} "
+                "teachers: give distill.teachers and data.labels strong, or no extra.clips"
+            )
 
 
 def list_kinds() -> list[str]:

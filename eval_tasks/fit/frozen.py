@@ -23,7 +23,8 @@ from eval_tasks.tasks.base import Split, TaskData
 from hear_ptsed.grid import WINDOW_FRAMES
 from hear_ptsed.heads import AttentionHead
 
-IDLE = {"accumulate": 1, "ema": 0.0, "layer_decay": 1.0}  # of optim: of no use here
+# Of optim: of no use here.
+IDLE = {"accumulate": 1, "ema": 0.0, "layer_decay": 1.0, "lr_above": None}
 
 
 def train_head(context: Context) -> Predictions:

@@ -41,7 +41,7 @@ MEDIAN = 7  # frames of 64 ms
 CHUNK = 32  # clips at once without gradients
 # What `optim` must stay at: this training has no use for it.
 IDLE = {"accumulate": 1, "weight_decay": 0.0, "vector_decay": 0.0, "layer_decay": 1.0}
-IDLE |= {"part_batches": False, "precision": "auto"}
+IDLE |= {"part_batches": False, "precision": "auto", "lr_above": None}
 
 
 class EmbeddedClip(NamedTuple):

@@ -50,7 +50,11 @@ class Recipe:
         return {"strong": self.optim.batch, "weak": weak, "unlabelled": unlabelled}
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """All numbers; lr_above only where it is given: earlier records keep their identity."""
+        values = asdict(self)
+        if self.optim.lr_above is None:
+            del values["optim"]["lr_above"]
+        return values
 
 
 OFF = dict.fromkeys(("wavmix_p", "frame_shift", "mixup_p", "mixstyle_p", "filter_p", "warp_p"), 0.0)

@@ -37,6 +37,7 @@ class ClipSet(Dataset):
     coverage: list[Coverage]  # the report of each annotation
     pseudo: PseudoLabels | None = None
     times: str = "exact"  # see Data.label_times
+    extra: "ClipSet | None" = None  # clips that only teachers label, see Extra
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -71,9 +72,12 @@ class ClipSet(Dataset):
         """Enter clips that turned out to be unreadable in the reports of their annotations."""
         if not reasons:
             return
+        if self.extra is not None:
+            self.extra.report_unreadable(reasons)
         annotation = dict(zip(self.keys, self.annotation[self.place[:, 0]], strict=True))
         for key, reason in reasons.items():
-            self.coverage[annotation[key]].unreadable[key] = reason
+            if key in annotation:
+                self.coverage[annotation[key]].unreadable[key] = reason
 
     def __getitem__(self, picks: Picks) -> Batch:
         """Shapes: R rows, S = 10 s of samples, E events.
@@ -82,9 +86,12 @@ class ClipSet(Dataset):
             audio (R, S) int16 and its `rate`; seconds (R,) of it, clip_seconds (R,) of whole clips;
             ok (R,) bool, False for clips that `unreadable` lists as (key, reason); source, clip
             (R,); partner (B,); step; events (E, 4): row, class, first frame, end frame; with pseudo
-            labels also pseudo (R, C', 250) float16 logits and has_pseudo (R,).
+            labels also pseudo (R, C', 250) float16 logits and has_pseudo (R,); with extra clips
+            also `extra`, the same of those.
         """
         batch: Batch = {"step": picks.step, "unreadable": []}
+        if picks.extra is not None:
+            batch["extra"] = self.extra[picks.extra]
         has_pseudo = np.zeros(len(picks.clips), bool)
         if self.pseudo is not None:
             logits, has_pseudo = self._pseudo_logits(self.pseudo, picks.clips)

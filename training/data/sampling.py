@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-ORDER, WAVMIX, CROP, AUGMENT, MODEL = range(5)  # streams of random numbers
+ORDER, WAVMIX, CROP, AUGMENT, MODEL, EXTRA = range(6)  # streams of random numbers
 
 
 def generator(seed: int, stream: int, *numbers: int) -> np.random.Generator:
@@ -35,6 +35,7 @@ class Picks(NamedTuple):
     clips: np.ndarray  # (R,) rows of the clip set: the batch, then partners to mix in
     crops: np.ndarray  # (R,) where a clip over 10 s is cut, 0 first to 1 last
     partner: np.ndarray  # (B,) row that is mixed into each clip of the batch; its own: none
+    extra: "Picks | None" = None  # of the clips that only teachers label
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class TrainPicks(Sampler[Picks]):
     Args:
         weights: of the clips, None for uniform sampling.
         wavmix_p, partner: see Augment.
+        extra: of the clips that only teachers label, which go with these.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class TrainPicks(Sampler[Picks]):
         start: int = 0,
         rank: int = 0,
         world: int = 1,
+        extra: "TrainPicks | None" = None,
     ):
         part = plan.batch // plan.accumulate
         if part % world:
@@ -133,7 +136,7 @@ class TrainPicks(Sampler[Picks]):
                 "sampling.epoch_clips"
             )
         self.wavmix_p, self.partner = wavmix_p, partner
-        self.start, self.rank, self.world = start, rank, world
+        self.start, self.rank, self.world, self.extra = start, rank, world, extra
         self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
 
     def __len__(self) -> int:
@@ -163,7 +166,8 @@ class TrainPicks(Sampler[Picks]):
                 partner[mixed] = ((partner + shift) % share)[mixed]
         clips = np.concatenate([clips, others])
         crops = generator(self.seed, CROP, step, self.rank).random(len(clips))
-        return Picks(step, clips, crops, partner)
+        extra = None if self.extra is None else self.extra.at(step)
+        return Picks(step, clips, crops, partner, extra)
 
     def _part(self, step: int) -> np.ndarray:
         """Clips of a micro step over all devices."""

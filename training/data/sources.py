@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,7 +16,7 @@ from training.data.clips import Clips, open_clips
 from training.data.coverage import Coverage, coverage
 from training.data.pseudo_labels import PseudoLabels
 from training.data.tables import read_lines, read_records
-from training.labels import Labels
+from training.labels import LABELS, Labels
 from training.recipe import Data, Source
 
 
@@ -136,11 +136,22 @@ def open_sources(
     return OpenSources(annotations, opened, labels, data.label_times)
 
 
+def open_extra(sources: Sequence[Source], data: Data) -> ClipSet:
+    """The clips of `extra.clips`, with the labels that they are chosen by.
+
+    Args:
+        data: how they are read.
+    """
+    named_by_source = replace(data, classes="events")
+    opened = open_sources(sources, named_by_source, LABELS["weak"], unknown="keep")
+    return opened.clip_set(class_names(named_by_source, opened.annotations))
+
+
 def _stored_events(clips: Clips, source: Source, data: Data, labels: Labels) -> Events:
     """What an audio source itself holds."""
     events = clips.events()
     if events is None and labels.of_clips and (stored := clips.clip_labels()) is not None:
-        return _whole_clip_events(clips, stored, data)
+        return _whole_clip_events(clips, stored, source, data)
     if events is None:
         raise ValueError(
             f"{source.audio} carries no events; name an annotation file: {{audio: "
@@ -149,16 +160,19 @@ def _stored_events(clips: Clips, source: Source, data: Data, labels: Labels) -> 
     return events
 
 
-def _whole_clip_events(clips: Clips, stored: np.ndarray, data: Data) -> Events:
+def _whole_clip_events(clips: Clips, stored: np.ndarray, source: Source, data: Data) -> Events:
     """Clip labels (N, n) stored beside the audio, as events of the whole clip."""
-    n = stored.shape[1]
-    if data.classes in ("audioset_strong", "events"):
-        raise ValueError(f"{clips.path} stores {n} classes per clip; name them: data.classes: FILE")
-    names = names_in(data.path(data.classes))
-    if len(names) != n:
+    n, file = stored.shape[1], data.classes
+    if file in ("audioset_strong", "events"):
+        file = source.classes
+    if file is None:
         raise ValueError(
-            f"{clips.path} stores {n} classes per clip, {data.classes} names {len(names)}"
+            f"{clips.path} stores {n} classes per clip; name them: data.classes: FILE, of "
+            f"extra.clips {{audio: {source.audio}, classes: FILE}}"
         )
+    names = names_in(data.path(file))
+    if len(names) != n:
+        raise ValueError(f"{clips.path} stores {n} classes per clip, {file} names {len(names)}")
     order = np.argsort(names)
     rows, label = np.nonzero(stored[:, order])
     first = np.concatenate([[0], np.cumsum(stored.astype(bool).sum(1))])
