@@ -106,7 +106,7 @@ def test_every_64_ms_frame_that_an_event_touches_is_a_target(data):
 
 
 def test_scores_at_40_ms_are_those_at_the_frames_centres():
-    scores = mean_teacher.at_40_ms(np.arange(156)[:, None], 250)[:, 0]
+    scores = mean_teacher.at_centres(np.arange(156)[:, None], 20 + 40 * np.arange(250))[:, 0]
     assert scores.tolist() == [min(int((0.02 + 0.04 * k) / 0.064), 155) for k in range(250)]
     borders = 40 * (np.flatnonzero(np.diff(scores)) + 1)
     assert np.abs(borders - 64 * np.arange(1, 156)).max() <= 20
@@ -255,7 +255,9 @@ def test_clips_are_heard_alike_alone_and_together_through_a_median_of_seven_fram
     with torch.no_grad():
         scores = student(scaled(ours.mel(audio)), embeddings)[0][0].sigmoid().numpy()
     want = median_filter(scores, (1, 7), mode="reflect")
-    np.testing.assert_allclose(alone[clip.file], mean_teacher.at_40_ms(want.T, 250), atol=1e-6)
+    np.testing.assert_allclose(
+        alone[clip.file], mean_teacher.at_centres(want.T, 20 + 40 * np.arange(250)), atol=1e-6
+    )
 
 
 def test_an_epoch_of_the_published_sets_has_59_steps(clips):
