@@ -260,6 +260,21 @@ def test_clips_are_heard_alike_alone_and_together_through_a_median_of_seven_fram
     )
 
 
+def test_finer_embeddings_are_heard_whole_and_answered_at_their_centres(clips, data, tmp_path):
+    module = Plugin(LOGMEL.name, options={"hop": 20})
+    embedded = features(data.with_hop(20), "test", module, tmp_path, progress=False)
+    fine = [mean_teacher.EmbeddedClip(embedded, file) for file in embedded.part.files]
+    audio, embeddings = mean_teacher.read_clips(fine[:1])
+    plain_audio, plain = mean_teacher.read_clips(clips["test"][:1])
+    assert torch.equal(audio, plain_audio) and embeddings.shape[1] == 500
+    assert torch.equal(embeddings[:, ::2], plain)
+    ours = problem(clips, numbers())
+    student = ours.model["student"].eval()
+    scores = ours.detect(student, fine[:1])[0][fine[0].file]
+    coarse = ours.detect(student, [clips["test"][0]])[0][fine[0].file]
+    assert scores.shape == (500, 2) and np.abs(scores[::2] - coarse).max() < 0.2
+
+
 def test_an_epoch_of_the_published_sets_has_59_steps(clips):
     many = {"train": 10_000, "weak": 1_578, "unlabelled": 14_412}
     sets = clips | {part: clips[part][:1] * count for part, count in many.items()}

@@ -200,9 +200,10 @@ def _embed_grids(
     """Audio (B, S) of clips as long as `file` -> (B, grids, T, D) float32."""
     grids: list[Tensor] = []
     for j in range(grids_of(part, file, shifts)):
-        first = j * part.window_frames // shifts
+        sample = j * WINDOW_FRAMES // shifts * FRAME
+        first = sample // hop_samples(part.hop_ms)
         frames = part.frames(file) - first
-        later = plugin.embed(model, audio[:, first * hop_samples(part.hop_ms) :])
+        later = plugin.embed(model, audio[:, sample:])
         later = later[:, :frames].float()
         if later.shape[1] < frames:
             raise ValueError(

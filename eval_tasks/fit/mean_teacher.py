@@ -2,8 +2,8 @@
 
 A batch holds strongly labelled, weakly labelled and unlabelled clips, in this order. The networks
 work on 156 frames of 64 ms, and so does the set-up's own median filter; the task's median follows.
-The score of a frame of the task (40 ms) is that of the 64 ms frame in which its centre lies, so that
-a border moves by half a frame at most.
+A frame of the task has the score of the 64 ms frame in which its centre lies, so that a border
+moves by 20 ms at most.
 """
 
 import copy
