@@ -80,9 +80,7 @@ def agrees(outcome, data) -> float:
     task, metric = data.task, data.task.metrics[0]
     decoded = rate(task, part, outcome.probabilities, events=outcome.events)
     assert decoded.scores[metric] == pytest.approx(score, abs=1e-6)
-    if (
-        outcome.training["frame_ms"] == part.hop_ms
-    ):  # our decoding of its probabilities gives its events
+    if outcome.frame_ms == part.hop_ms:  # our decoding of its probabilities gives its events
         ours = rate(task, part, outcome.probabilities, decoding=outcome.decoding, curves=True)
         assert ours.scores == decoded.scores
         curve = ours.curves[metric]

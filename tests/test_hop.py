@@ -198,7 +198,8 @@ OURS = ["run", "--task", "office", "--quiet", "--set", "optim.batch=4", "--set",
 
 
 def test_a_run_with_hop_trains_decodes_and_says_so(tmp_path):
-    folder = tones(tmp_path / "tasks").folder
+    data = tones(tmp_path / "tasks")
+    folder = data.folder
     where = ["--folder", folder.name, "--tasks-dir", str(folder.parent)]
     numbers = ["--set", "optim.warmup_steps=1", "--set", "fit.check_every_epochs=20"]
     options = [*OURS, *where, *numbers, "--module", LOGMEL, "--protocol", "linear"]
@@ -207,7 +208,7 @@ def test_a_run_with_hop_trains_decodes_and_says_so(tmp_path):
     (record,) = records(tmp_path / "runs").values()
     assert record["hyperparameters"]["model_options"] == {"hop": 20}
     assert "--hop 20" in record["command"] and record["scores"]["event_onset_200ms_fms"] > 0.5
-    events = [e for of_file in unpack(record["predicted"]).values() for e in of_file]
+    events = [e for of_file in unpack(record["predicted"], data.classes).values() for e in of_file]
     assert {e["start"] % 20 for e in events} == {0} and {e["start"] % 40 for e in events} == {0, 20}
     curve = record["curves"]["event_onset_200ms_fms"]
     at_half = curve["f_measure"][curve["threshold"].index(0.5)]
