@@ -1,9 +1,9 @@
 """Embeddings every 40, 20 and 10 ms on `piano` and `office`: `python benchmarks/hop.py`.
 
 Log-mel spectrograms, and the strong stages of the demo if --trained names their folder, as
-`benchmarks/results.py` leaves it (WORK/trained/quick): seed s of an evaluation starts from seed s of
-the training. All differ by nothing but the hop. An interval is over test clips, of the difference
-to 40 ms in the same clips, mean over the seeds. What is done is not done again.
+`benchmarks/results.py` leaves it (WORK/trained/quick): seed s of an evaluation starts from seed s
+of the training. All differ by nothing but the hop. An interval is over test clips, of the
+difference to 40 ms in the same clips, mean over the seeds. What is done is not done again.
 """
 
 import argparse
