@@ -146,7 +146,7 @@ def plan_run(request: Request, data: TaskData | None = None, *, download: bool =
     if not download:
         _check_cached(plugin)
     plugin.sha256  # noqa: B018  reads the checkpoint
-    run = Run(request, data, plugin, _numbers(task, plugin, request))
+    run = Run(request, data.with_hop(plugin.hop_ms), plugin, _numbers(task, plugin, request))
     run.asked  # noqa: B018  refuses what no record may hold
     return run
 

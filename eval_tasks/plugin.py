@@ -5,7 +5,7 @@ from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from hear_ptsed import checkpoints, hear, load
 from hear_ptsed.checkpoints import download
 from hear_ptsed.errors import shown
 from hear_ptsed.files import sha256
-from hear_ptsed.grid import SAMPLE_RATE
+from hear_ptsed.grid import FRAME_MS, SAMPLE_RATE, Hop
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import MODELS, PublicRow, Row, build_head, trainable
 
@@ -81,6 +81,12 @@ class Plugin:
         """Whether the weights are random, which every record of theirs must say."""
         return self.options.get("untrained", False)
 
+    @property
+    def hop_ms(self) -> int:
+        """From frame to frame, as far as the options say it."""
+        hop = self.options.get("hop")
+        return hop if hop in get_args(Hop) else FRAME_MS
+
     @cached_property
     def file(self) -> Path | None:
         """The checkpoint that is loaded, if it is known."""
@@ -107,12 +113,13 @@ class Plugin:
         return model
 
     def embed(self, model: nn.Module, audio: Tensor) -> Tensor:
-        """(B, S) -> (B, T, D) on the 40 ms grid."""
+        """(B, S) -> (B, T, D), a frame every `hop_ms`."""
         frames, centres = self.module.get_timestamp_embeddings(audio, model)
-        if frames.shape[1] > 1 and abs(float(centres[0, 1] - centres[0, 0]) - 40) > 0.01:
+        spacing = float(centres[0, 1] - centres[0, 0]) if frames.shape[1] > 1 else self.hop_ms
+        if abs(spacing - self.hop_ms) > 0.01:
             raise ValueError(
-                f"{self.name} gives a frame every {float(centres[0, 1] - centres[0, 0]):g} ms; "
-                "only `--protocol hear` evaluates other spacings than 40 ms"
+                f"{self.name} gives a frame every {spacing:g} ms; only `--protocol hear` "
+                f"evaluates other spacings than {self.hop_ms} ms"
             )
         return frames
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from hear_ptsed.grid import Hop
 from hear_ptsed.metrics.protocols import PROTOCOLS
 from hear_ptsed.options import write_options
 from hear_ptsed.schema import setting, settings
@@ -77,6 +78,9 @@ class ProtocolChoice:
     drop_layers: int | None = setting(
         None, "The number of last blocks that are left out.", ge=0, le=1000
     )
+    hop: Hop | None = setting(
+        None, "The ms from one embedding to the next; 20 takes twice the time, 10 four times."
+    )
     grid: Literal["default", "fast", "faster"] | None = setting(
         None, "The grid of networks that heareval searches; without it, default."
     )
@@ -108,7 +112,8 @@ class Request(Place, ProtocolChoice, ModuleChoice, TaskChoice):
     @property
     def options(self) -> dict[str, Any]:
         """Of the plug-in's load_model."""
-        given = {key: getattr(self, key) for key in BLOCKS} | {"untrained": self.untrained or None}
+        given = {key: getattr(self, key) for key in (*BLOCKS, "hop")}
+        given |= {"untrained": self.untrained or None}
         return self.model_options | {k: value for k, value in given.items() if value is not None}
 
     @property

@@ -14,7 +14,6 @@ from eval_tasks.plan import Run
 from eval_tasks.plugin import device_of
 from eval_tasks.run_folder import HEAR, clear, held_alone
 from eval_tasks.score import rate
-from hear_ptsed.grid import FRAME_MS
 from hear_ptsed.metrics import records
 from hear_ptsed.metrics.bootstrap import Bootstrap, Scored, mean_of_folds
 from hear_ptsed.metrics.catalogue import BY_EVENTS, METRICS
@@ -81,7 +80,10 @@ def decoded(run: Run, fold: Predictions) -> Predictions:
     if fold.events is not None or not by_events:
         return fold
     probabilities, decoding = fold.probabilities, fold.decoding or task.decoding
-    events = {file: decode(probabilities[file], part.classes, decoding) for file in part.files}
+    events = {
+        file: decode(probabilities[file], part.classes, decoding, part.hop_ms)
+        for file in part.files
+    }
     return replace(fold, events=events)
 
 
@@ -89,9 +91,10 @@ def score_folds(run: Run, predictions: list[Predictions]) -> list[Scored]:
     """Of each part, with the same metrics."""
     task = run.data.task
     off_grid = [name for name in task.metrics if not METRICS[name].of_frames]
-    on_grid = all(fold.frame_ms == FRAME_MS for fold in predictions)
+    hop_ms = run.plugin.hop_ms
+    on_grid = all(fold.frame_ms == hop_ms for fold in predictions)
     if not on_grid:
-        log.warning("no PSDS: %s has no frames of 40 ms, which it asks for", run.plugin.name)
+        log.warning("no PSDS: %s has no frame every %d ms", run.plugin.name, hop_ms)
     return [
         rate(
             task,

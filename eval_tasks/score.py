@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from eval_tasks.tasks.base import Part, Task
+from hear_ptsed.grid import FRAME_MS
 from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap, Scored
 from hear_ptsed.metrics.checks import Events
 from hear_ptsed.metrics.decoding import Decoding
@@ -26,7 +27,7 @@ def rate(
     """The task's metrics of one part.
 
     Args:
-        probabilities: file -> (T, C) per frame of 40 ms, of every clip of the part.
+        probabilities: file -> (T, C) per frame, of every clip of the part.
         metrics: some of the task's; None for all.
         events: file -> events in ms, where they were decoded elsewhere.
         decoding: how; None for the task's own.
@@ -42,7 +43,8 @@ def rate(
         probabilities,
         events,
         decoding or task.decoding,
-        task.psds_median,
+        round(task.psds_median * FRAME_MS / part.hop_ms) if task.psds_median > 1 else 1,
+        part.hop_ms,
     )
     return score(predictions, metrics, bootstrap, metrics[:1] if curves else ())
 
@@ -51,7 +53,7 @@ def validation(task: Task, part: Part, probabilities: dict[str, np.ndarray]) -> 
     """What the best epoch is chosen by, higher is better: primary metric, or minus the loss.
 
     Args:
-        probabilities: file -> (T, C) per frame of 40 ms.
+        probabilities: file -> (T, C) per frame.
     """
     losses = []
     for file, given in probabilities.items():

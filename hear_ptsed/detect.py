@@ -71,8 +71,8 @@ def detect(
 
 
 @settings
-class DetectorOptions(hear.Options):
-    """How a detector runs: those of the HEAR plug-ins and the device."""
+class DetectorOptions(hear.NetworkOptions):
+    """How a detector runs: as the HEAR plug-ins do, and the device."""
 
     device: str | None = None  # cpu, cuda, ...; None: a GPU if there is one
 

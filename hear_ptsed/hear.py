@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from hear_ptsed import grid, load, windows
 from hear_ptsed.backbones.base import Backbone
+from hear_ptsed.grid import FRAME_MS, Hop
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import find_row
 from hear_ptsed.schema import settings
@@ -19,8 +20,8 @@ log = logging.getLogger(__name__)
 
 
 @settings
-class Options:
-    """Options of load_model; heareval passes them from --model-options."""
+class NetworkOptions:
+    """How a network runs, in a plug-in or in a detector."""
 
     # seconds shared by neighbouring 10 s windows, which move by 40 ms or more
     overlap: Annotated[float, Field(ge=0, le=9.96)] = 0.0
@@ -40,17 +41,25 @@ class Options:
         backbone.take(self.layer, self.layers, self.drop_layers, self.final_norm)
 
 
+@settings
+class Options(NetworkOptions):
+    """Options of load_model; heareval passes them from --model-options."""
+
+    hop: Hop = FRAME_MS  # ms from frame to frame; 20 takes twice the time, 10 four times
+
+
 DEFAULTS = Options()
 
 
 class HearModel(nn.Module):
-    """A backbone that embeds clips of any length, 25 frames per second."""
+    """A backbone that embeds clips of any length, 25 frames per second or as `hop` says."""
 
     sample_rate = grid.SAMPLE_RATE
 
     def __init__(self, model: SEDModel, options: Options = DEFAULTS):
         super().__init__()
         self.model, self.options = model, options
+        self.hop_ms = options.hop
         self.timestamp_embedding_size = self.scene_embedding_size = model.backbone.embed_dim
         self.low_precision = set_up(model, options)
 
@@ -58,12 +67,18 @@ class HearModel(nn.Module):
         return f"HearModel({type(self.model.backbone).__name__}, {self.options})"
 
     def forward(self, audio: Tensor) -> Tensor:
-        """Timestamp embeddings: audio (B, S) at 16 kHz -> (B, T, D) float32, T = n_frames(S)."""
+        """Timestamp embeddings: audio (B, S) at 16 kHz -> (B, T, D) float32.
+
+        T = n_frames(S, hop).
+        """
         autocast = torch.autocast(audio.device.type, torch.bfloat16, enabled=self.low_precision)
         with autocast, self._freezing(audio.is_cpu):
-            return self.model.over(
-                audio, self._embed_windows, self.options.overlap, self.options.batch
-            )
+            return windows.with_hop(audio, self._embed, self.hop_ms)
+
+    def _embed(self, audio: Tensor) -> Tensor:
+        """(B, S) -> (B, n_frames(S), D)."""
+        options = self.options
+        return self.model.over(audio, self._embed_windows, options.overlap, options.batch)
 
     def _freezing(self, on: bool) -> AbstractContextManager:
         """Let the compiler lay out the weights for a CPU, when it first runs, as constants."""
@@ -102,20 +117,21 @@ def load_model(
 
 
 def get_timestamp_embeddings(audio: Tensor, model: nn.Module) -> tuple[Tensor, Tensor]:
-    """Embed clips every 40 ms.
+    """Embed clips every 40 ms, or at the hop that the model was loaded with.
 
     Args:
         audio: (B, S) in [-1, 1] at model.sample_rate, any length; else a ValueError or TypeError.
         model: of a plug-in: audio (B, S) -> embeddings (B, T, D).
     Returns:
-        embeddings (B, T, D) float32 with T = max(1, (S + 320) // 640), and the centres of the
-        frames in milliseconds (B, T): 20, 60, 100, ...
+        embeddings (B, T, D) float32 and the centres of the frames in milliseconds (B, T): 20, 60,
+        100, ... as long as they lie within the audio, at least one; with hop 20, 20, 40, 60, ...
     """
     check_audio(audio, model)
     model.eval()
     with torch.no_grad():
         embeddings = _refuse_infinite(model(audio.float()))
-    centres = grid.timestamps(embeddings.shape[1], audio.device)
+    hop_ms = getattr(model, "hop_ms", FRAME_MS)  # plug-ins of others may have these functions, too
+    centres = grid.timestamps(embeddings.shape[1], audio.device, hop_ms)
     return embeddings, centres.expand(len(audio), -1)
 
 
@@ -143,7 +159,7 @@ def _refuse_infinite(embeddings: Tensor) -> Tensor:
     return embeddings
 
 
-def set_up(model: SEDModel, options: Options) -> bool:
+def set_up(model: SEDModel, options: NetworkOptions) -> bool:
     """Reduce a model to the chosen blocks, fold it and give it its precision.
 
     Returns:

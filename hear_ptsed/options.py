@@ -157,7 +157,7 @@ def _shape_option(kind: Any, default: Any) -> dict[str, Any]:
         float: number,
         str: {"metavar": "TEXT"},
         Path: {"metavar": "PATH", "type": Path},
-        Literal: {"choices": get_args(bare)},
+        Literal: {"choices": get_args(bare), "type": type(next(iter(get_args(bare)), None))},
         tuple: {"metavar": "TEXT", "action": "append"},
         dict: {"metavar": "JSON", "type": _json_object},
     }

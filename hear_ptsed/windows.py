@@ -7,7 +7,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hear_ptsed.errors import few
-from hear_ptsed.grid import FRAME, SAMPLE_RATE, WINDOW, WINDOW_FRAMES, WINDOW_S, n_frames
+from hear_ptsed.grid import (
+    FRAME,
+    SAMPLE_RATE,
+    WINDOW,
+    WINDOW_FRAMES,
+    WINDOW_S,
+    hop_samples,
+    n_frames,
+)
 
 # Sample values. Louder audio can overflow inside a front-end; 16-bit integers as floats do not.
 LOUDEST = 1e9
@@ -94,6 +102,30 @@ def over_windows(
             end = min(start + WINDOW_FRAMES, total)
             share = weight[: end - start] / norm[start:end]
             out[clip, start:end] += share[:, None] * window[: end - start]
+    return out
+
+
+def with_hop(audio: Tensor, model: Callable[[Tensor], Tensor], hop_ms: int) -> Tensor:
+    """Run a model of 40 ms frames so often, each time on audio that begins a hop later, that its
+    frames, interleaved, follow each other at the hop.
+
+    Args:
+        audio: (B, S) at 16 kHz.
+        model: (B, S') -> (B, n_frames(S'), D).
+        hop_ms: a part of 40.
+    Returns:
+        (B, n_frames(S, hop_ms), D); every (40 / hop_ms)-th frame, from the first on, is that of
+        `model(audio)`.
+    """
+    hop, total = hop_samples(hop_ms), n_frames(audio.shape[1], hop_ms)
+    runs = FRAME // hop
+    frames = model(audio)
+    if runs == 1:
+        return frames
+    out = frames.new_empty(len(audio), total, frames.shape[-1])
+    out[:, ::runs] = frames
+    for run in range(1, min(runs, total)):
+        out[:, run::runs] = model(audio[:, run * hop :])
     return out
 
 

@@ -22,9 +22,11 @@ CLOSE = {"rtol": 0, "atol": 1e-9, "equal_nan": True}
 
 def psds_scores(
     probabilities, reference, durations, classes, metrics=("psds1", "psds2"), median=1,
-    bootstrap=NO_BOOTSTRAP,
+    bootstrap=NO_BOOTSTRAP, hop_ms=40,
 ):  # fmt: skip
-    predictions = Predictions(classes, reference, durations, probabilities, median_frames=median)
+    predictions = Predictions(
+        classes, reference, durations, probabilities, median_frames=median, hop_ms=hop_ms
+    )
     return score(predictions, metrics, bootstrap)
 
 
@@ -63,25 +65,26 @@ def random_events(rng, files=6, per_file=8, jitter_of=None):
     return events
 
 
-def detections(seed, clips=40, frames=250):
+def detections(seed, clips=40, frames=250, per_s=25):
     """Probabilities, events and durations of short and whole clips, a quarter without an event."""
     rng = np.random.default_rng(seed)
     probabilities, reference, durations = {}, {}, {}
     for i in range(clips):
         file = f"{i}.wav"
         durations[file] = float(rng.choice([10.0, 9.96, 9.537, 3.01]))
-        noise = np.cumsum(rng.normal(size=(frames, len(CLASSES))), 0) / 4 - 3
+        noise = np.cumsum(rng.normal(size=(frames, len(CLASSES))), 0) / 4
+        noise = noise * (25 / per_s) ** 0.5 - 3
         events = []
         for c in rng.integers(0, 3, 0 if i % 4 == 0 else 3):
             start = rng.uniform(0, durations[file] - 1)
             end = min(start + rng.exponential(2) + 0.1, durations[file])
             events.append(event(CLASSES[c], 1000 * start, 1000 * end))
-            noise[int(25 * start) : int(25 * end) + 1, c] += rng.normal() + 4
+            noise[int(per_s * start) : int(per_s * end) + 1, c] += rng.normal() + 4
         probabilities[file], reference[file] = 1 / (1 + np.exp(-noise)), events
     return probabilities, reference, durations
 
 
-def plain_psds(metric, probabilities, reference, durations, classes, median):
+def plain_psds(metric, probabilities, reference, durations, classes, median, hop_ms=40):
     """sed_scores_eval on a table for each clip with events: PSDS, of each class, PSD-ROC."""
     scores = import_module("sed_scores_eval.base_modules.scores")
     present = sorted({e["label"] for events in reference.values() for e in events})
@@ -90,7 +93,8 @@ def plain_psds(metric, probabilities, reference, durations, classes, median):
         if not events:
             continue
         seconds[file] = durations[file]
-        boundaries = np.minimum(np.arange(len(probabilities[file]) + 1) / 25, seconds[file])
+        behind = 20 + hop_ms * (np.arange(len(probabilities[file])) + 0.5)  # each centre, in ms
+        boundaries = np.minimum(np.append(0, behind) / 1000, seconds[file])
         frames = np.count_nonzero(np.diff(boundaries) > 1e-9)
         own = probabilities[file][:frames, [classes.index(name) for name in present]]
         own = median_filter(own, (median, 1))

@@ -106,7 +106,7 @@ def test_every_64_ms_frame_that_an_event_touches_is_a_target(data):
 
 
 def test_scores_at_40_ms_are_those_at_the_frames_centres():
-    scores = mean_teacher.at_40_ms(np.arange(156)[:, None], 250)[:, 0]
+    scores = mean_teacher.at_centres(np.arange(156)[:, None], 20 + 40 * np.arange(250))[:, 0]
     assert scores.tolist() == [min(int((0.02 + 0.04 * k) / 0.064), 155) for k in range(250)]
     borders = 40 * (np.flatnonzero(np.diff(scores)) + 1)
     assert np.abs(borders - 64 * np.arange(1, 156)).max() <= 20
@@ -255,7 +255,24 @@ def test_clips_are_heard_alike_alone_and_together_through_a_median_of_seven_fram
     with torch.no_grad():
         scores = student(scaled(ours.mel(audio)), embeddings)[0][0].sigmoid().numpy()
     want = median_filter(scores, (1, 7), mode="reflect")
-    np.testing.assert_allclose(alone[clip.file], mean_teacher.at_40_ms(want.T, 250), atol=1e-6)
+    np.testing.assert_allclose(
+        alone[clip.file], mean_teacher.at_centres(want.T, 20 + 40 * np.arange(250)), atol=1e-6
+    )
+
+
+def test_finer_embeddings_are_heard_whole_and_answered_at_their_centres(clips, data, tmp_path):
+    module = Plugin(LOGMEL.name, options={"hop": 20})
+    embedded = features(data.with_hop(20), "test", module, tmp_path, progress=False)
+    fine = [mean_teacher.EmbeddedClip(embedded, file) for file in embedded.part.files]
+    audio, embeddings = mean_teacher.read_clips(fine[:1])
+    plain_audio, plain = mean_teacher.read_clips(clips["test"][:1])
+    assert torch.equal(audio, plain_audio) and embeddings.shape[1] == 500
+    assert torch.equal(embeddings[:, ::2], plain)
+    ours = problem(clips, numbers())
+    student = ours.model["student"].eval()
+    scores = ours.detect(student, fine[:1])[0][fine[0].file]
+    coarse = ours.detect(student, [clips["test"][0]])[0][fine[0].file]
+    assert scores.shape == (500, 2) and np.abs(scores[::2] - coarse).max() < 0.2
 
 
 def test_an_epoch_of_the_published_sets_has_59_steps(clips):

@@ -91,14 +91,15 @@ def test_targets_are_those_of_heareval_for_any_events(tmp_path):
         )
     for events in ([], all_events[:3], all_events, [event("dog", 900.0, 5000.0)]):
         change(folder / "test.json", **{"a.wav": events})
-        part = open_task(TASK, folder).parts["test"]
-        centres = 20.0 + 40 * np.arange(25)
-        (expected,) = get_labels_for_timestamps([events], centres[None])
-        ours = part.targets("a.wav")
-        assert ours.shape == (25, 2)
-        assert [sorted({CLASSES[c] for c in np.flatnonzero(row)}) for row in ours] == [
-            sorted(set(labels)) for labels in expected
-        ]
+        for hop_ms, frames in ((40, 25), (20, 50), (10, 99)):
+            part = open_task(TASK, folder).with_hop(hop_ms).parts["test"]
+            centres = 20.0 + hop_ms * np.arange(frames)
+            (expected,) = get_labels_for_timestamps([events], centres[None])
+            ours = part.targets("a.wav")
+            assert ours.shape == (frames, 2)
+            assert [sorted({CLASSES[c] for c in np.flatnonzero(row)}) for row in ours] == [
+                sorted(set(labels)) for labels in expected
+            ]
 
 
 def test_audio_is_read_by_frames_and_ends_in_silence(folder):

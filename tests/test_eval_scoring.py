@@ -118,34 +118,42 @@ def test_each_class_is_scored_as_if_it_were_alone(heareval):
             np.testing.assert_allclose(scored.per_class[name][metric], alone[metric], **CLOSE)
 
 
-@pytest.mark.parametrize("frames", [2, 5, 300])
+@pytest.mark.parametrize(("frames", "hop_ms"), [(2, 40), (5, 40), (300, 40), (300, 20), (300, 10)])
 @pytest.mark.parametrize("median_ms", [0, 10, 40, 100, 150, 250, 280, 500])
-def test_probabilities_become_the_events_that_heareval_makes_of_them(heareval, frames, median_ms):
+def test_probabilities_become_the_events_that_heareval_makes_of_them(
+    heareval, frames, median_ms, hop_ms
+):
     rng = np.random.default_rng(frames)
     steps = np.repeat(rng.random((frames, 3)), 3, axis=0)[:frames]  # runs, and single frames
     probabilities = np.where(rng.random((frames, 3)) < 0.2, 1 - steps, steps).astype(np.float32)
     probabilities[0, 0] = 0.5  # not above the threshold
-    by_time = {20.0 + 40 * i: torch.tensor(row) for i, row in enumerate(probabilities)}
+    by_time = {20.0 + hop_ms * i: torch.tensor(row) for i, row in enumerate(probabilities)}
     count = 0
     for threshold in (0.3, 0.5):
         for min_ms in (0, 40, 50, 125, 250):
             theirs = heareval[1].create_events_from_prediction(
                 by_time, dict(enumerate(CLASSES)), threshold, median_ms, min_ms
             )
-            assert decode(probabilities, CLASSES, Decoding(median_ms, min_ms, threshold)) == theirs
+            how = Decoding(median_ms, min_ms, threshold)
+            assert decode(probabilities, CLASSES, how, hop_ms) == theirs
             count += len(theirs)
     assert count or frames < 5
 
 
 @pytest.mark.parametrize("metric", ["psds1", "psds2"])
-@pytest.mark.parametrize("median", [1, 6, 7])
-def test_psds_is_that_of_sed_scores_eval(metric, median):
-    probabilities, reference, durations = detections(median)
+@pytest.mark.parametrize(("median", "hop_ms"), [(1, 40), (6, 40), (7, 40), (14, 20), (28, 10)])
+def test_psds_is_that_of_sed_scores_eval(metric, median, hop_ms):
+    per_s = 1000 // hop_ms
+    probabilities, reference, durations = detections(median, frames=10 * per_s, per_s=per_s)
     classes = [*CLASSES, "absent"]
     for file, own in probabilities.items():
         probabilities[file] = np.concatenate([own, own[:, :1]], axis=1)
-    scored = psds_scores(probabilities, reference, durations, classes, [metric], median)
-    value, per_class, _ = plain_psds(metric, probabilities, reference, durations, classes, median)
+    scored = psds_scores(
+        probabilities, reference, durations, classes, [metric], median, hop_ms=hop_ms
+    )
+    value, per_class, _ = plain_psds(
+        metric, probabilities, reference, durations, classes, median, hop_ms
+    )
     assert 0.01 < value < 0.99
     np.testing.assert_allclose(scored.scores[metric], value, **CLOSE)
     for name in CLASSES:

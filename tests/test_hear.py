@@ -176,7 +176,8 @@ def test_a_changed_sample_rate_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hop": 50}, "unknown hop; known: overlap, batch, precision, compile, untrained"),
+        ({"step": 50}, "unknown step; known: overlap, batch, precision, compile, untrained"),
+        ({"hop": 50}, "hop is 50; it must be 40, 20 or 10"),
         ({"overlap": 10}, "overlap is 10; it must be less than or equal to 9.96"),
         ({"overlap": -1}, "overlap is -1; it must be greater than or equal to 0"),
         ({"batch": 0}, "batch is 0; it must be greater than or equal to 1"),

@@ -80,7 +80,7 @@ def agrees(outcome, data) -> float:
     task, metric = data.task, data.task.metrics[0]
     decoded = rate(task, part, outcome.probabilities, events=outcome.events)
     assert decoded.scores[metric] == pytest.approx(score, abs=1e-6)
-    if outcome.training["frame_ms"] == 40:  # our decoding of its probabilities gives its events
+    if outcome.frame_ms == part.hop_ms:  # our decoding of its probabilities gives its events
         ours = rate(task, part, outcome.probabilities, decoding=outcome.decoding, curves=True)
         assert ours.scores == decoded.scores
         curve = ours.curves[metric]
@@ -188,10 +188,19 @@ def test_folds_another_rate_which_is_made_another_grid_and_options(tmp_path, mon
     outcomes = protocol.hear(data, module, tmp_path / "run", **QUICK)
     assert [outcome.part for outcome in outcomes] == ["a", "b", "c"]
     assert all(agrees(outcome, data) > 0.3 for outcome in outcomes)
-    assert {outcome.training["frame_ms"] for outcome in outcomes} == {50.0}
+    assert {outcome.frame_ms for outcome in outcomes} == {50.0}
     assert {p.shape for one in outcomes for p in one.probabilities.values()} == {(240, 2)}
     said = (tmp_path / "run" / "logs" / "embeddings.txt").read_text()
     assert f"load_model '{tmp_path / 'weights.pt'}' {{'layers': 'mean', 'batch': 2}}" in said
+
+
+def test_heareval_sees_finer_frames_and_they_are_scored_at_their_times(tmp_path):
+    data = tones(tmp_path / "tasks", {"train": 3, "valid": 2, "test": 2}, 12.0).with_hop(20)
+    (outcome,) = protocol.hear(
+        data, Plugin("eval_tasks.logmel", options={"hop": 20}), tmp_path / "run", **QUICK
+    )
+    assert agrees(outcome, data) > 0.3 and outcome.frame_ms == outcome.training["frame_ms"] == 20
+    assert {p.shape for p in outcome.probabilities.values()} == {(600, 2)}
 
 
 def test_what_heareval_fails_at_is_told_in_a_line(tmp_path):

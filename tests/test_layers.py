@@ -308,8 +308,8 @@ def test_the_plug_in_for_files_says_what_it_needs(own, tmp_path):
             checkpoint.load_model(**nothing)
     with pytest.raises(ValueError, match="untrained: this plug-in opens a file; use the plug-in"):
         checkpoint.load_model(own, untrained=True)
-    with pytest.raises(ValueError, match="unknown hop; known: overlap, batch"):
-        checkpoint.load_model(own, hop=50)
+    with pytest.raises(ValueError, match="unknown step; known: overlap, batch"):
+        checkpoint.load_model(own, step=50)
     with pytest.raises(ValueError, match="frame_mn, whose blocks differ"):
         checkpoint.load_model(own, layer=3)
     with pytest.raises(FileNotFoundError, match="x.pt: no such file; give the path"):

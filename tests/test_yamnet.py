@@ -239,7 +239,7 @@ def test_random_weights_do_not_fade_out_and_are_always_the_same_in_the_plug_in(m
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hop": 3}, "unknown hop; known: overlap, batch"),
+        ({"step": 3}, "unknown step; known: overlap, batch"),
         ({"layer": 1}, "yamnet has no blocks to choose: leave out layer"),
         ({"final_norm": False}, "yamnet has no blocks to choose"),
         ({"untrained": True, "compile": True}, "yamnet cannot be compiled: leave out compile"),

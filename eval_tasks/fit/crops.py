@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from eval_tasks.fit.recipe import Recipe
 from eval_tasks.tasks.base import Part
-from hear_ptsed.grid import WINDOW_FRAMES
+from hear_ptsed.grid import WINDOW_FRAMES, n_frames
 from training.data.sampling import AUGMENT, Plan, TrainPicks, generator
 
 
@@ -18,7 +18,7 @@ class Crop(NamedTuple):
 
     part: Part
     file: str
-    first: int  # frame of 40 ms
+    first: int  # frame
     frames: int
     grid: int  # of windows, see eval_tasks.fit.features
 
@@ -28,7 +28,8 @@ class Crop(NamedTuple):
 
 
 class Crops:
-    """Random windows of 10 s on the 40 ms grid: an epoch hears as many as the clips have room for.
+    """Random windows of 10 s that begin with a frame: an epoch hears as many as the clips have
+    room for.
 
     Each clip counts once per full 10 s, at least once.
     """
@@ -70,21 +71,21 @@ class Crops:
         crops = []
         for row, place, grid in zip(picks.clips, picks.crops, grids, strict=True):
             part, file = self.clips[row]
-            first = int(place * (max(0, part.frames(file) - WINDOW_FRAMES) + 1))
-            frames = max(0, min(WINDOW_FRAMES, part.real_frames(file) - first))
-            grid = int(grid * grids_of(part.frames(file), self.shifts))
+            first = int(place * (max(0, part.frames(file) - part.window_frames) + 1))
+            frames = max(0, min(part.window_frames, part.real_frames(file) - first))
+            grid = int(grid * grids_of(part, file, self.shifts))
             crops.append(Crop(part, file, first, frames, grid))
         return crops, picks.partner
 
 
 def full_windows(part: Part, file: str) -> int:
-    """How often a clip counts in an epoch."""
-    return max(1, part.frames(file) // WINDOW_FRAMES)
+    """How often a clip counts in an epoch, whatever the hop."""
+    return max(1, n_frames(part.samples[file]) // WINDOW_FRAMES)
 
 
-def grids_of(frames: int, shifts: int) -> int:
+def grids_of(part: Part, file: str, shifts: int) -> int:
     """Grids of windows of a clip: 1 up to 10 s."""
-    return shifts if frames > WINDOW_FRAMES else 1
+    return shifts if part.frames(file) > part.window_frames else 1
 
 
 def plan_crops(parts: Sequence[Part], recipe: Recipe, batch: int) -> Plan:

@@ -26,12 +26,12 @@ from eval_tasks.plugin import Plugin
 from eval_tasks.tasks.base import Part, TaskData
 from hear_ptsed import __version__, interrupt
 from hear_ptsed.files import sha256, write_json
-from hear_ptsed.grid import FRAME, SAMPLE_RATE, WINDOW_FRAMES
+from hear_ptsed.grid import FRAME, WINDOW_FRAMES, hop_samples
 from hear_ptsed.parts import make_folder
 
 FORMAT = 1
 INDEX, ARRAY = "index.json", "frames.npy"
-BATCH = 8 * WINDOW_FRAMES  # frames of the clips that are embedded together, if they are that short
+BATCH = 8 * WINDOW_FRAMES * FRAME  # samples of clips that are embedded together, if so short
 ROUNDING = 1e-3  # of the largest value of a clip: what float16 may change
 
 
@@ -48,8 +48,9 @@ class Features:
     @cached_property
     def _first(self) -> dict[str, int]:
         """file -> its first row."""
-        counts = [n * grids_of(n, self.shifts) for n in map(self.part.frames, self.part.files)]
-        return dict(zip(self.part.files, np.cumsum([0, *counts]).tolist(), strict=False))
+        part = self.part
+        counts = [part.frames(file) * grids_of(part, file, self.shifts) for file in part.files]
+        return dict(zip(part.files, np.cumsum([0, *counts]).tolist(), strict=False))
 
     def get(self, file: str, first: int = 0, frames: int | None = None, grid: int = 0) -> Tensor:
         """(T, D) from a frame of a clip on, in the type they are stored in."""
@@ -101,7 +102,7 @@ def missing_rows(
 
 def count_rows(part: Part, shifts: int) -> int:
     """Embeddings of a part, on all grids of its clips."""
-    return sum(n * grids_of(n, shifts) for n in map(part.frames, part.files))
+    return sum(part.frames(file) * grids_of(part, file, shifts) for file in part.files)
 
 
 def _identity_and_folder(
@@ -111,7 +112,7 @@ def _identity_and_folder(
     if not 1 <= shifts <= WINDOW_FRAMES:
         raise ValueError(f"fit.shifts is {shifts}; allowed is 1 to {WINDOW_FRAMES}")
     trains = not part.events or any(part.name in split.train for split in data.splits)
-    longest = max(map(part.frames, part.files))
+    longest = max(part.files, key=part.samples.get)
     identity = {
         "format": FORMAT,
         "library": __version__,
@@ -120,7 +121,7 @@ def _identity_and_folder(
         "module": plugin.name,
         "checkpoint": plugin.sha256,
         "options": json.loads(json.dumps(plugin.options)),
-        "shifts": grids_of(longest, shifts) if trains else 1,
+        "shifts": grids_of(part, longest, shifts) if trains else 1,
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     name = f"{part.name}-{digest[:12]}"
@@ -148,7 +149,7 @@ def _write_rows(
         for files in interrupt.between(_clips_together(part)):
             audio = torch.from_numpy(np.stack([part.read(name) for name in files])).to(device)
             started = time.perf_counter()
-            grids = _embed_grids(audio, part.frames(files[0]), shifts, plugin, model)
+            grids = _embed_grids(audio, part, files[0], shifts, plugin, model)
             seconds += time.perf_counter() - started
             for name, clip in zip(files, grids, strict=True):
                 values = clip.reshape(-1, clip.shape[-1])
@@ -164,7 +165,7 @@ def _write_rows(
                 file.write(stored.data)
                 digest.update(stored.data)
                 bar.update(len(values))
-    minutes = rows * FRAME / SAMPLE_RATE / 60
+    minutes = rows * part.hop_ms / 1000 / 60
     return {"sha256": digest.hexdigest(), "seconds_per_minute": seconds / minutes}
 
 
@@ -188,23 +189,26 @@ def _write_header(file: Any, shape: tuple[int, int], dtype: np.dtype) -> bytes:
 def _clips_together(part: Part) -> Iterator[list[str]]:
     """Neighbouring clips of one length, as many as make some windows."""
     for samples, files in groupby(part.files, part.samples.get):
-        together = max(1, BATCH * FRAME // max(samples, 1))
+        together = max(1, BATCH // max(samples, 1))
         while names := list(islice(files, together)):
             yield names
 
 
 def _embed_grids(
-    audio: Tensor, frames: int, shifts: int, plugin: Plugin, model: nn.Module
+    audio: Tensor, part: Part, file: str, shifts: int, plugin: Plugin, model: nn.Module
 ) -> np.ndarray:
-    """(B, S) -> (B, grids, T, D) float32."""
+    """Audio (B, S) of clips as long as `file` -> (B, grids, T, D) float32."""
     grids: list[Tensor] = []
-    for j in range(grids_of(frames, shifts)):
-        first = j * WINDOW_FRAMES // shifts
-        later = plugin.embed(model, audio[:, first * FRAME :])[:, : frames - first].float()
-        if later.shape[1] < frames - first:
+    for j in range(grids_of(part, file, shifts)):
+        sample = j * WINDOW_FRAMES // shifts * FRAME
+        first = sample // hop_samples(part.hop_ms)
+        frames = part.frames(file) - first
+        later = plugin.embed(model, audio[:, sample:])
+        later = later[:, :frames].float()
+        if later.shape[1] < frames:
             raise ValueError(
-                f"{plugin.name} gives {later.shape[1]} frames where {frames - first} of 40 ms are; "
-                "only `--protocol hear` evaluates such modules"
+                f"{plugin.name} gives {later.shape[1]} frames where {frames} of {part.hop_ms} ms "
+                "are; only `--protocol hear` evaluates such modules"
             )
         grids.append(torch.cat([grids[0][:, :first], later], 1) if j else later)
     return torch.stack(grids, 1).cpu().numpy()

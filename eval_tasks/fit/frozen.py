@@ -20,7 +20,6 @@ from eval_tasks.fit.streams import picks_seed, seeded
 from eval_tasks.fit.trainer import Context, Predictions, predict_test_part
 from eval_tasks.score import validation
 from eval_tasks.tasks.base import Split, TaskData
-from hear_ptsed.grid import WINDOW_FRAMES
 from hear_ptsed.heads import AttentionHead
 
 # Of optim: of no use here.
@@ -145,7 +144,7 @@ class Frozen:
         rows, n = self.valid.rows, sum(crop.frames for crop in crops)
         space = self._space.get(kind)
         if space is None or len(space) < n:  # fresh memory would cost as much as the step itself
-            size = max(n, len(crops) * WINDOW_FRAMES)
+            size = max(n, len(crops) * self.valid.part.window_frames)
             dtype = torch.float32 if on_cpu else rows.dtype
             space = self._space[kind] = torch.empty(size, rows.shape[1], dtype=dtype)
         end = 0

@@ -2,8 +2,8 @@
 
 A batch holds strongly labelled, weakly labelled and unlabelled clips, in this order. The networks
 work on 156 frames of 64 ms, and so does the set-up's own median filter; the task's median follows.
-A score is brought to 40 ms by taking that of the 64 ms frame in which the centre of the 40 ms frame
-lies, so that a border moves by 20 ms at most.
+A frame of the task has the score of the 64 ms frame in which its centre lies, so that a border
+moves by 20 ms at most.
 """
 
 import copy
@@ -29,7 +29,6 @@ from eval_tasks.fit.streams import KINDS, augmentation, picks_seed, seeded
 from eval_tasks.fit.trainer import Context, Predictions, predict_test_part
 from eval_tasks.tasks.base import MORE_PARTS, Part, Split, Task, TaskData
 from hear_ptsed.events import median_filter
-from hear_ptsed.grid import WINDOW_FRAMES
 from training import optim
 from training.augment import mixup
 from training.data.sampling import MODEL, Plan, TrainPicks, steps_in, torch_seed
@@ -90,9 +89,9 @@ def targets(part: Part, file: str) -> np.ndarray:
     return active
 
 
-def at_40_ms(scores: np.ndarray, frames: int) -> np.ndarray:
-    """(156, C) -> (frames, C), see the head of this file."""
-    return scores[np.minimum((20 + 40 * np.arange(frames)) // FRAME_MS, FRAMES - 1)]
+def at_centres(scores: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """(156, C) at centres of frames (T,) in ms -> (T, C), see the head of this file."""
+    return scores[np.minimum(centres // FRAME_MS, FRAMES - 1).astype(int)]
 
 
 def weak_split(clips: Sequence[Any]) -> tuple[list[Any], list[Any]]:
@@ -115,7 +114,7 @@ class Batch(NamedTuple):
     """One step's clips; see `objective` for the targets."""
 
     audio: Tensor  # (B, 160000)
-    embeddings: Tensor  # (B, 250, D)
+    embeddings: Tensor  # (B, T, D), T = 250 at 40 ms
     strong: Tensor
     weak: Tensor
 
@@ -146,10 +145,11 @@ class ClipBatches(Dataset):
 
 
 def read_clips(clips: Sequence[EmbeddedClip]) -> tuple[Tensor, Tensor]:
-    """Audio (B, 160000) and embeddings (B, 250, D), zero-padded to 10 s."""
-    audio = np.stack([clip.part.read(clip.file, 0, WINDOW_FRAMES) for clip in clips])
+    """Audio (B, 160000) and embeddings (B, T, D) of one hop, zero-padded to 10 s."""
+    window = clips[0].part.window_frames
+    audio = np.stack([clip.part.read(clip.file, 0, window) for clip in clips])
     frames = pad_sequence([clip.features.get(clip.file) for clip in clips], batch_first=True)
-    frames = F.pad(frames, (0, 0, 0, WINDOW_FRAMES - frames.shape[1]))
+    frames = F.pad(frames, (0, 0, 0, window - frames.shape[1]))
     return torch.from_numpy(audio), frames.float()
 
 
@@ -240,7 +240,7 @@ class MeanTeacher:
     def detect(
         self, network: CRNN, clips: Sequence[EmbeddedClip]
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Probabilities file -> (T, C) per frame of 40 ms, and of the clips (N, C)."""
+        """Probabilities file -> (T, C) per frame, and of the clips (N, C)."""
         strong, weak = {}, []
         for first in range(0, len(clips), CHUNK):
             chunk = clips[first : first + CHUNK]
@@ -249,8 +249,8 @@ class MeanTeacher:
             frames, whole = (t.float().sigmoid().cpu().numpy() for t in answer)
             weak.append(whole)
             for clip, scores in zip(chunk, frames, strict=True):
-                strong[clip.file] = at_40_ms(
-                    median_filter(scores.T, MEDIAN), clip.part.frames(clip.file)
+                strong[clip.file] = at_centres(
+                    median_filter(scores.T, MEDIAN), clip.part.centres(clip.file)
                 )
         return strong, np.concatenate(weak)
 
@@ -326,7 +326,7 @@ def check_clips(data: TaskData, split: Split, recipe: Recipe) -> None:
             "a tenth for validation; at least 5 are needed"
         )
     for part in map(data.parts.get, needed_parts(split)):
-        if long := [file for file in part.files if part.frames(file) > WINDOW_FRAMES]:
+        if long := [file for file in part.files if part.frames(file) > part.window_frames]:
             raise ValueError(
                 f"{part.audio / long[0]} is longer than 10 s, as are {len(long) - 1} others; "
                 "--protocol mean-teacher hears clips of up to 10 s"

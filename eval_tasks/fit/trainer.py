@@ -12,7 +12,7 @@ import numpy as np
 from eval_tasks.fit.recipe import Recipe
 from eval_tasks.plugin import Plugin
 from eval_tasks.tasks.base import Part, Split, TaskData
-from hear_ptsed.grid import FRAME_MS, SAMPLE_RATE
+from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.metrics.decoding import Decoding
 
 TRAINERS = {  # protocol -> module of this package and function
@@ -72,9 +72,9 @@ class Predictions:
     parameters: int  # that ran: backbone, and what was trained on it
     seconds_per_minute: float  # of audio, from samples to probabilities
     training: dict[str, Any]  # best validation score, its step, steps
+    frame_ms: float  # from frame to frame; PSDS asks for that of the part
     events: dict[str, list[dict]] | None = None  # decoded elsewhere (heareval)
     decoding: Decoding | None = None  # how; None: as the task says
-    frame_ms: float = float(FRAME_MS)  # distance of the frames; PSDS asks for this one
 
 
 class Trainer(Protocol):
@@ -114,4 +114,5 @@ def predict_test_part(
     minutes = sum(context.test.samples.values()) / SAMPLE_RATE / 60
     training = {key: value for key, value in fitted.items() if key != "history"}
     speed = embedding_s + seconds / minutes
-    return Predictions(context.test.name, probabilities, parameters, speed, training)
+    name, hop_ms = context.test.name, float(context.test.hop_ms)
+    return Predictions(name, probabilities, parameters, speed, training, hop_ms)

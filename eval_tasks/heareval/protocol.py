@@ -22,7 +22,6 @@ from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.metrics.decoding import Decoding
 
 EMBEDDINGS = "embeddings"
-GRID_MS = 40.0
 NEAR_MS = 0.01
 
 
@@ -39,8 +38,8 @@ def hear(
 
     What heareval has finished in `folder` is not computed again, so a folder is of one module with
     one checkpoint and of one grid. Events are heareval's own. Probabilities are on the module's
-    grid, which `training` has as "frame_ms": PSDS asks for 40. The speed is that of heareval's
-    embedding, with its reading and writing of files.
+    grid, which `training` has as "frame_ms": PSDS asks for that of the parts. The speed is that of
+    heareval's embedding, with its reading and writing of files.
     """
     folder = Path(folder).resolve()
     embeddings = folder / EMBEDDINGS
@@ -125,6 +124,7 @@ def read_predictions(data: TaskData, plugin: Plugin, task: Path) -> list[Predict
                 parameters=parameters,
                 seconds_per_minute=profile["time_elapsed"] / (samples / SAMPLE_RATE / 60),
                 training=training,
+                frame_ms=frame_ms,
                 events={file: events.get(file, []) for file in part.files},
                 decoding=Decoding(chosen["median_filter_ms"], chosen["min_duration"]),
             )
@@ -144,10 +144,12 @@ def _per_file(
         stamps, order = zip(*sorted(timed_rows), strict=True)
         probabilities[file] = values[list(order)]
         steps += np.diff(stamps).tolist()
-        centres = GRID_MS * (np.arange(part.frames(file)) + 0.5)
+        centres = part.centres(file)
         same = len(stamps) == len(centres) and np.abs(centres - stamps).max() < NEAR_MS
         on_grid = on_grid and bool(same)
-    return probabilities, GRID_MS if on_grid else float(np.mean(steps)) if steps else math.nan
+    if on_grid:
+        return probabilities, float(part.hop_ms)
+    return probabilities, float(np.mean(steps)) if steps else math.nan
 
 
 def _predicted(path: Path, n_rows: int, n_classes: int) -> tuple[np.ndarray, dict[str, list]]:

@@ -9,7 +9,7 @@ that of the splits; `durations.json` ({split: {file: seconds}}), where clips wer
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import soundfile
 
-from hear_ptsed.grid import FRAME, SAMPLE_RATE, n_frames
+from hear_ptsed.grid import FRAME_MS, SAMPLE_RATE, hop_samples, n_frames, window_frames
 from hear_ptsed.metrics.catalogue import METRICS
 from hear_ptsed.metrics.decoding import Decoding
 from hear_ptsed.metrics.task_folder import MORE_PARTS, fingerprint
@@ -117,6 +117,7 @@ class Part:
     samples: dict[str, int]  # file -> length at 16 kHz, in the order of the files
     durations_s: dict[str, float]  # file -> seconds without padding
     soft: bool = False  # events have a value
+    hop_ms: int = FRAME_MS  # from frame to frame
 
     @property
     def files(self) -> list[str]:
@@ -125,20 +126,31 @@ class Part:
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def window_frames(self) -> int:
+        """Frames in 10 s."""
+        return window_frames(self.hop_ms)
+
     def frames(self, file: str) -> int:
-        """Frames of 40 ms."""
-        return n_frames(self.samples[file])
+        """Frames whose centre lies in the clip."""
+        return n_frames(self.samples[file], self.hop_ms)
 
     def real_frames(self, file: str) -> int:
         """Those that are not padding."""
-        return min(self.frames(file), n_frames(round(self.durations_s[file] * SAMPLE_RATE)))
+        samples = round(self.durations_s[file] * SAMPLE_RATE)
+        return min(self.frames(file), n_frames(samples, self.hop_ms))
+
+    def centres(self, file: str) -> np.ndarray:
+        """Of its frames (T,) in milliseconds."""
+        return FRAME_MS / 2 + self.hop_ms * np.arange(self.frames(file))
 
     def read(self, file: str, first: int = 0, frames: int | None = None) -> np.ndarray:
         """Audio (S,) float32 from a frame on; what lies beyond the clip's end is 0."""
         if frames is None:
             return soundfile.read(self.audio / file, dtype="float32")[0]
+        hop = hop_samples(self.hop_ms)
         return soundfile.read(
-            self.audio / file, frames * FRAME, first * FRAME, dtype="float32", fill_value=0.0
+            self.audio / file, frames * hop, first * hop, dtype="float32", fill_value=0.0
         )[0]
 
     def targets(self, file: str) -> np.ndarray:
@@ -147,8 +159,8 @@ class Part:
         uint8, 0 or 1; of soft labels float32, the highest value of the events.
         """
         dtype = np.float32 if self.soft else np.uint8
-        values = np.zeros((self.frames(file), len(self.classes)), dtype)
-        centres = 20.0 + 40 * np.arange(len(values))
+        centres = self.centres(file)
+        values = np.zeros((len(centres), len(self.classes)), dtype)
         for event in self.events[file]:
             active = (centres >= event["start"]) & (centres < event["end"] + END_MS)
             column = values[:, self.classes.index(str(event["label"]))]
@@ -187,6 +199,11 @@ class TaskData:
             Split(tuple(names[(i + j) % n] for j in range(2, n)), names[(i + 1) % n], names[i])
             for i in range(n)
         ]
+
+    def with_hop(self, hop_ms: int) -> "TaskData":
+        """The same clips with a label every `hop_ms`."""
+        parts = {name: replace(part, hop_ms=hop_ms) for name, part in self.parts.items()}
+        return replace(self, parts=parts)
 
     @cached_property
     def fingerprint(self) -> str:

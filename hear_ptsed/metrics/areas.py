@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hear_ptsed.grid import FRAME_MS, FRAMES_PER_SECOND
 from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap, Scored
 from hear_ptsed.metrics.catalogue import METRICS
 from hear_ptsed.metrics.predictions import Predictions, ScoreArray
@@ -40,13 +39,13 @@ def area_scores(
     criteria = {metric: criteria_of(metric) for metric in metrics if metric not in RANKINGS}
     points: dict[Criteria, list[ChangePoints]] = {each: [] for each in criteria.values()}
     ranked: dict[str, list[np.ndarray]] = {m: [] for m in metrics if m in RANKINGS}
-    for k, events in enumerate(clips.events):
+    for k in range(len(clips.classes)):
         x = clips.column(k)
         for each, of_classes in points.items():
             of_classes.append(change_points(x, clips, k, each, resamples))
         for metric, of_classes in ranked.items():
             rank = RANKINGS[metric]
-            of_classes.append(rank(x, events, clips.durations_s, resamples.weights))
+            of_classes.append(rank(x, clips, k, resamples.weights))
 
     per_class = {name: {"events": float(n)} for name, n in predictions.events_of_class.items()}
     values, curves, of_class = {}, {}, {}
@@ -135,19 +134,19 @@ def _convention(predictions: Predictions, metric: str) -> str:
         text += "highest frame, its label whether it has an event"
     else:
         text = f"segments of 1 s, staircase area up to a false positive rate of {MAX_FPR}, divided "
-        text += "by it; " + _durations(clips.durations_s.max(), clips.frames.max())
+        text += "by it; " + _durations(clips.durations_s.max(), clips.frames.max() * clips.hop_ms)
         text += "; mean of the classes with both positive and negative segments"
     median, cut = predictions.median_frames, not isinstance(predictions.scores, ScoreArray)
     return (
-        f"{text}; frames of {FRAME_MS} ms{' cut at the end of the audio, then' * cut} "
+        f"{text}; frames of {predictions.hop_ms} ms{' cut at the end of the audio, then' * cut} "
         f"{f'median filter of {median} frames' if median > 1 else 'not smoothed'}; events of a "
         f"class that touch joined; {n - len(clips.files)} of {n} clips and "
         f"{n_classes - len(clips.classes)} of {n_classes} classes without events left out"
     )
 
 
-def _durations(longest_s: float, frames: int) -> str:
-    segments = math.ceil(frames / FRAMES_PER_SECOND)
+def _durations(longest_s: float, scored_ms: int) -> str:
+    segments = math.ceil(scored_ms / 1000)
     if longest_s > segments:
         return f"durations of whole clips: a segment behind the {segments} s of scores has score 0"
     return f"durations of at most the {segments} s of scores"

@@ -37,7 +37,7 @@ class Metric:
     curve: Curve | None = None
     of_classes: str = ""  # metric that a class has instead of a mean over classes
     function: str = ""  # see BY_EVENTS; empty: it is read from heareval's folders
-    of_frames: bool = False  # computed from scores of frames of 40 ms, not from events
+    of_frames: bool = False  # computed from scores of frames, not from events
     options: dict[str, Any] = field(default_factory=dict)  # of this metric, for its function
 
     @property

@@ -1,4 +1,4 @@
-"""Frame scores -> events, as heareval makes them of frames of 40 ms."""
+"""Frame scores -> events, as heareval makes them."""
 
 import math
 from collections.abc import Sequence
@@ -30,26 +30,27 @@ class Decoding:
 
 
 def decode(
-    probabilities: np.ndarray, classes: Sequence[str], decoding: Decoding
+    probabilities: np.ndarray, classes: Sequence[str], decoding: Decoding, hop_ms: int = FRAME_MS
 ) -> list[dict[str, Any]]:
-    """Events [{"label", "start", "end"}] in ms by start, as heareval makes them of 40 ms frames.
+    """Events [{"label", "start", "end"}] in ms by start, as heareval makes them.
 
     An event begins at the centre of its first frame and ends at the centre of its last.
 
     Args:
         probabilities: (T, C)
+        hop_ms: from frame to frame.
     """
     check_probabilities(probabilities, classes)
-    width = round(decoding.median_ms / FRAME_MS)
+    width = round(decoding.median_ms / hop_ms)
     if width:
         probabilities = median_filter(probabilities, width)
     events = [
         {
             "label": classes[c],
-            "start": FIRST_MS + FRAME_MS * first,
-            "end": FIRST_MS + FRAME_MS * (stop - 1),
+            "start": FIRST_MS + hop_ms * first,
+            "end": FIRST_MS + hop_ms * (stop - 1),
         }
         for c, first, stop in runs(probabilities > decoding.threshold)
-        if FRAME_MS * (stop - 1 - first) >= decoding.min_ms
+        if hop_ms * (stop - 1 - first) >= decoding.min_ms
     ]
     return sorted(events, key=lambda event: event["start"])

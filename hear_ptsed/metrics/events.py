@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from hear_ptsed.grid import FRAME_MS
 from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap, Scored
 from hear_ptsed.metrics.catalogue import BY_EVENTS, EVENTS, METRICS
 from hear_ptsed.metrics.checks import Events, check_events, check_files, check_metrics
@@ -38,7 +39,12 @@ def event_metrics(
     for metric in curves:
         if METRICS[metric].curve:
             scored.curves[metric] = threshold_curve(
-                reference, predictions.scores, classes, metric, predictions.decoding
+                reference,
+                predictions.scores,
+                classes,
+                metric,
+                predictions.decoding,
+                predictions.hop_ms,
             )
     return scored
 
@@ -103,6 +109,7 @@ def threshold_curve(
     classes: Sequence[str],
     metric: str,
     decoding: Decoding,
+    hop_ms: int = FRAME_MS,
 ) -> dict[str, list[float]]:
     """F-score, precision and recall at THRESHOLDS, NaN where undefined; else decoded alike.
 
@@ -113,7 +120,7 @@ def threshold_curve(
     curve: dict[str, list[float]] = {"threshold": list(THRESHOLDS)} | {part: [] for part in F_PARTS}
     for threshold in THRESHOLDS:
         at = replace(decoding, threshold=threshold)
-        events = {file: decode(probabilities[file], classes, at) for file in reference}
+        events = {file: decode(probabilities[file], classes, at, hop_ms) for file in reference}
         details = event_scores(reference, events, classes, [metric]).details
         for part in F_PARTS:
             curve[part].append(details[f"{metric}_{part}"])

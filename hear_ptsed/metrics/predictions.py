@@ -49,6 +49,13 @@ def check_distinct(what: str, names: Sequence[str]) -> None:
         raise ValueError(f"{what} {twice!r} comes twice; names must differ")
 
 
+def frame_borders_s(n: int, hop_ms: int) -> np.ndarray:
+    """Borders (n + 1,) of `n` frames: halfway between centres, the first one 0."""
+    borders_ms = (FRAME_MS - hop_ms) / 2 + hop_ms * np.arange(n + 1)
+    borders_ms[0] = 0
+    return borders_ms / 1000.0
+
+
 @dataclass(frozen=True)
 class ClassEvents:
     """Events of one class, sorted by clip and onset, those of a clip apart from each other."""
@@ -68,6 +75,7 @@ class EventClips:
     durations_s: np.ndarray  # (n,) of the audio without padding
     frames: np.ndarray  # (n,) that are scored
     ends_s: np.ndarray  # (n,) where the last of them ends
+    hop_ms: int  # from frame to frame
     column: Callable[[int], np.ndarray]  # class k -> its scores (n, T), -inf beyond the frames
 
     @cached_property
@@ -83,7 +91,7 @@ class EventClips:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Frame scores of some files at 25 frames per second, or events, beside the reference."""
+    """Frame scores of some files, or events, beside the reference."""
 
     classes: Sequence[str]  # C
     reference: Events  # of the same files, times in ms
@@ -92,6 +100,7 @@ class Predictions:
     decoded: Events | None = None  # events of the model, where others have made them of the scores
     decoding: Decoding | None = None  # how events are made of the scores otherwise
     median_frames: int = 1  # of a filter before areas under curves; of a ScoreArray: it has been
+    hop_ms: int = FRAME_MS  # from frame to frame; of a ScoreArray 40
 
     @cached_property
     def events(self) -> Events:
@@ -101,7 +110,8 @@ class Predictions:
         if self.decoding is None:
             raise ValueError("no events and no decoding; give one of them for scores of events")
         return {
-            file: decode(self.scores[file], self.classes, self.decoding) for file in self.reference
+            file: decode(self.scores[file], self.classes, self.decoding, self.hop_ms)
+            for file in self.reference
         }
 
     @cached_property
@@ -128,7 +138,7 @@ class Predictions:
             else self._of_files(files, numbers)
         )
         names = [str(self.classes[k]) for k in numbers]
-        return EventClips(files, names, events, durations_s, frames, ends_s, column)
+        return EventClips(files, names, events, durations_s, frames, ends_s, self.hop_ms, column)
 
     @cached_property
     def events_of_class(self) -> dict[str, int]:
@@ -188,7 +198,7 @@ class Predictions:
         for file in files:
             scores = self.scores[file]
             check_probabilities(scores, self.classes, f"probabilities of {file}")
-            borders_s = np.arange(len(scores) + 1) * FRAME_MS / 1000.0
+            borders_s = frame_borders_s(len(scores), self.hop_ms)
             n = min(int(np.searchsorted(borders_s, self.durations_s[file])), len(scores))
             filtered.append(median_filter(scores[:n, numbers], self.median_frames))
             ends_s.append(min(borders_s[n], self.durations_s[file]))

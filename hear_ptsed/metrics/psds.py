@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hear_ptsed.grid import FRAME_MS
 from hear_ptsed.metrics.bootstrap import Bootstrap
 from hear_ptsed.metrics.catalogue import METRICS
-from hear_ptsed.metrics.predictions import EventClips
+from hear_ptsed.metrics.predictions import EventClips, frame_borders_s
 
 MAX_EFPR = 100.0  # effective false positives per hour
 HOUR_S = 3600.0
@@ -130,7 +129,7 @@ def change_points(
     parts = [
         _without_events(x, np.flatnonzero(seen & ~counted), criteria, lowest, len(clips.classes))
     ]
-    borders_s = np.arange(x.shape[1] + 1) * FRAME_MS / 1000.0
+    borders_s = frame_borders_s(x.shape[1], clips.hop_ms)
     for row in np.flatnonzero(seen & counted):
         n = clips.frames[row]
         times_s = np.minimum(borders_s[: n + 1], clips.ends_s[row])

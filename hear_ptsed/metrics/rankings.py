@@ -2,30 +2,29 @@
 
 import numpy as np
 
-from hear_ptsed.grid import FRAMES_PER_SECOND
-from hear_ptsed.metrics.predictions import ClassEvents
+from hear_ptsed.grid import FRAME_MS
+from hear_ptsed.metrics.predictions import EventClips
 
 MAX_FPR = 0.1  # of segments of 1 s
 
 
-def segment_pauroc(
-    x: np.ndarray, events: ClassEvents, durations_s: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """Partial area under the ROC curve of 1 s segments of one class, as sed_scores_eval has it.
+def segment_pauroc(x: np.ndarray, clips: EventClips, k: int, weights: np.ndarray) -> np.ndarray:
+    """Partial area under the ROC curve of 1 s segments of class k, as sed_scores_eval has it.
 
     Up to a false positive rate of 0.1 and divided by it. The last segment of a clip is the one in
     which its duration ends; a segment beyond the score frames scores 0.
 
     Args:
         x: (N, T) scores.
-        durations_s: (N,)
         weights: (R, N) how often each clip counts.
     Returns:
         (R,); NaN without any positive or any negative segment.
     """
-    best = np.maximum.reduceat(x, np.arange(0, x.shape[1], FRAMES_PER_SECOND), axis=1)
+    events = clips.events[k]
+    second = (FRAME_MS // 2 + clips.hop_ms * np.arange(x.shape[1])) // 1000  # of a frame's centre
+    best = np.maximum.reduceat(x, np.flatnonzero(np.diff(second, prepend=-1)), axis=1)
     best[np.isneginf(best)] = 0  # beyond the frames
-    n_segments = np.ceil(durations_s).astype(np.int64)
+    n_segments = np.ceil(clips.durations_s).astype(np.int64)
     segments = np.zeros((len(x), max(n_segments.max(), best.shape[1])), dtype=x.dtype)
     segments[:, : best.shape[1]] = best
     positive = np.zeros(segments.shape, dtype=bool)
@@ -59,12 +58,10 @@ def segment_pauroc(
     return areas
 
 
-def clip_precision(
-    x: np.ndarray, events: ClassEvents, _durations_s: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
+def clip_precision(x: np.ndarray, clips: EventClips, k: int, weights: np.ndarray) -> np.ndarray:
     """`average_precision` of clips: the score of one is its highest frame; see `segment_pauroc`."""
     label = np.zeros(len(x), bool)
-    label[events.row] = True
+    label[clips.events[k].row] = True
     return average_precision(x.max(1), label, weights)
 
 
