@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hear_ptsed import cli, registry
-from hear_ptsed.checkpoints import download, save_checkpoint
+from hear_ptsed.checkpoints import save_checkpoint
 
 
 def run(*arguments) -> int:
@@ -36,7 +36,9 @@ def test_the_list_names_every_module_and_what_is_at_hand(empty_cache, capsys):
 
 
 def test_download_prints_paths_and_goes_on_after_a_failure(empty_cache, capsys, monkeypatch):
-    monkeypatch.setattr(download, "RELEASE", "http://127.0.0.1:9/")  # nobody listens there
+    monkeypatch.setitem(
+        registry.RELEASES, "PretrainedSED", "http://127.0.0.1:9/"
+    )  # nobody listens there
     path = empty_cache / "frame_mn06.pt"
     save_checkpoint(registry.build("frame_mn06", n_classes=2), path)
     modules = ["beats_strong", "hear_ptsed.plugins.frame_mn06_strong"]

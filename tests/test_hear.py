@@ -11,7 +11,6 @@ from conftest import GOLDEN, published, released_weights, small
 from deterministic import waveform
 
 from hear_ptsed import hear, list_models
-from hear_ptsed.checkpoints import download
 from hear_ptsed.grid import FRAME, WINDOW, n_frames, timestamps
 from hear_ptsed.hear import (
     HearModel,
@@ -21,7 +20,7 @@ from hear_ptsed.hear import (
     load_model,
 )
 from hear_ptsed.plugins import frame_mn06_strong
-from hear_ptsed.registry import MODELS, trainable
+from hear_ptsed.registry import MODELS, RELEASES, trainable
 from hear_ptsed.windows import over_windows
 
 
@@ -265,7 +264,7 @@ def test_a_plug_in_loads_a_released_file_and_gives_the_public_models_embeddings(
 def test_a_plug_in_without_a_file_or_a_network_says_what_to_put_where(tmp_path, monkeypatch):
     monkeypatch.setenv("HEAR_PTSED_CACHE", str(tmp_path))
     monkeypatch.delenv("HEAR_PTSED_CHECKPOINTS", raising=False)
-    monkeypatch.setattr(download, "RELEASE", "http://127.0.0.1:9/")  # nobody listens
+    monkeypatch.setitem(RELEASES, "PretrainedSED", "http://127.0.0.1:9/")  # nobody listens
     with pytest.raises(ConnectionError, match=r"put the file at .*M2D_weak\.pt or into") as caught:
         load_model("m2d", "weak")
     assert "\n" not in str(caught.value) and "$HEAR_PTSED_CHECKPOINTS" in str(caught.value)
