@@ -47,8 +47,8 @@ def load(
         stage, checkpoint: both None for random weights in all parts.
         n_classes: "file" for those of the file, without one 447; None for no heads.
         sequence_model, head, sequence_options: see registry.build; None for those of the file,
-            without one no sequence model and a linear head. They also say what the file itself does
-            not: the sequence model and the kind of head of files of EfficientSED.
+            without one no sequence model and a linear head. `head` also says what the files of
+            EfficientSED do not: the kind of their head.
         random: "head", or ("sequence_model", "head"), since a head reads the sequence model.
         backbone_only: leave sequence model and heads in the file, whatever they are.
         seed: of random weights; None for torch's global generator.

@@ -55,10 +55,10 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 
 @cache
-def golden_keys() -> dict[str, dict[str, tuple]]:
+def golden_keys(file: str = "checkpoint_keys.json") -> dict[str, dict[str, tuple]]:
     """Released names -> (shape, dtype); the file lists shapes -> values of `*` in the name."""
     models = {}
-    for model, patterns in json.loads((GOLDEN / "checkpoint_keys.json").read_text()).items():
+    for model, patterns in json.loads((GOLDEN / file).read_text()).items():
         models[model] = {
             pattern.replace("*", str(index)): ((), torch.int64)
             if text == "int64"

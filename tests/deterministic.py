@@ -15,13 +15,15 @@ def weight(key: str, shape: tuple[int, ...]) -> np.ndarray:
         return np.zeros(shape, np.int64)
     if key.endswith("norm_stats"):
         return np.array([-7.1, 4.2], np.float32)
+    if key.endswith("pos_encoding.freqs"):  # rotary frequencies, which are never trained
+        return (10000.0 ** (-np.arange(shape[0]) / shape[0])).astype(np.float32)
     draw = np.random.default_rng([zlib.crc32(key.encode()), 0]).standard_normal(
         shape, dtype=np.float32
     )
     if key.endswith("running_var"):
         return 1.0 + 0.1 * np.abs(draw)
     if len(shape) < 2:
-        return 1.0 + 0.1 * draw if key.endswith("weight") else 0.02 * draw
+        return 1.0 + 0.1 * draw if key.endswith(("weight", "gamma")) else 0.02 * draw
     if shape[0] == 1:  # tokens, position tables, gates, gains
         return 0.5 * draw
     gain = 1.5 if len(shape) == 4 else 1.0

@@ -53,7 +53,7 @@ def test_a_model_is_rebuilt_from_its_file_alone(name, registered, tmp_path):
 @pytest.mark.parametrize("kind", DEFAULTS)
 def test_a_teacher_is_rebuilt_from_its_file_alone(kind, tmp_path):
     options = {"bidirectional": True} if kind == "mamba" else {"layers": 2}
-    model = build("frame_mn02", 5, kind, "attention", dim=16, **options)
+    model = build("frame_mn02", 5, kind, "attention", dim=32, **options)
     save_checkpoint(model, tmp_path / "m.pt")
     again = rebuilt_alike(model, tmp_path / "m.pt")
     assert type(again.head) is AttentionHead and again.classes is None
@@ -115,7 +115,7 @@ def test_models_that_are_not_registered_have_no_name(tmp_path):
 def test_a_file_that_cannot_be_rebuilt_whole_is_refused(tmp_path):
     state = released(build("frame_mn02", 5), tmp_path)
     extra = {"seq_model.1.layers.0.norm.weight": torch.ones(8)}
-    with pytest.raises(ValueError, match=r"seq_model\.1\.layers.*, a sequence model that it does"):
+    with pytest.raises(ValueError, match=r"seq_model\.1\.layers.*, a sequence model that is none"):
         hear_ptsed.load(checkpoint=write(state | extra, tmp_path))
     half = {key: value for key, value in state.items() if key != "strong_head.bias"}
     with pytest.raises(ValueError, match=r"cannot be rebuilt: strong_head\.weight \(another"):

@@ -227,7 +227,7 @@ def test_the_list_states_the_published_sizes():
     sizes = {
         row.model: (row.parameters, row.dim)
         for row in list_models()
-        if row.family != "EfficientSED"  # see test_efficientsed
+        if row.family != "EfficientSED"  # see test_family
     }
     assert sizes == {
         "atst_frame": (85_419_264, 768),

@@ -11,7 +11,7 @@ from hear_ptsed.heads import AttentionHead, LinearHead
 from hear_ptsed.sequence import DEFAULTS, build_sequence_model, selective_scan
 
 KINDS = list(DEFAULTS)
-STACKS = ("attention", "transformer", "mamba")
+STACKS = [kind for kind in KINDS if not kind.startswith("bi")]
 
 
 def small(kind: str, in_dim: int = 24, **options) -> nn.Module:
@@ -44,14 +44,14 @@ def norm64(x: Tensor, gamma: Tensor) -> Tensor:
 def attention64(x: Tensor, w: dict[str, Tensor]) -> Tensor:
     """Head by head, with the rotation as a multiplication of complex numbers."""
     length, dim = x.shape[1:]
-    size = dim // 8
+    size = dim // len(w["to_gates.bias"])
     u = norm64(x, w["norm.gamma"])
     q, k, v = (u @ w["to_qkv.weight"].T).split(dim, -1)
     gates = torch.sigmoid(u @ w["to_gates.weight"].T + w["to_gates.bias"])
     rates = torch.tensor([10000 ** (-2 * i / size) for i in range(size // 2)]).double()
     turn = torch.exp(1j * torch.arange(length).double()[:, None] * rates)
     heads = []
-    for head in range(8):
+    for head in range(dim // size):
         part = slice(head * size, (head + 1) * size)
         pairs = [torch.complex(z[..., part][..., ::2], z[..., part][..., 1::2]) for z in (q, k)]
         q_turned, k_turned = (z * turn for z in pairs)
@@ -235,6 +235,18 @@ FEED_FORWARD_KEYS = {f"net.{name}" for name in ("0.gamma", "1.weight", "1.bias")
 FEED_FORWARD_KEYS |= {"net.4.weight", "net.4.bias"}
 MIXER_KEYS = {"in_proj.weight", "conv1d.weight", "conv1d.bias", "x_proj.weight", "A_log", "D"}
 MIXER_KEYS |= {"dt_proj.weight", "dt_proj.bias", "out_proj.weight"}
+HYBRID_KEYS = {f"1.{name}.weight" for name in ("to_qkv", "to_out", "rnn.to_out")}
+HYBRID_KEYS |= {f"1.rnn.{way}_minGRU.to_hidden_and_gate.weight" for way in ("forward", "backward")}
+HYBRID_KEYS |= {"0.gamma", "1.rnn_out_norm.gamma", "1.attn_out_norm.gamma", "2.gamma"}
+HYBRID_KEYS |= {f"3.{layer}.{name}" for layer in (0, 2) for name in ("weight", "bias")}
+MAMBA2_KEYS = {"0.in_proj.weight", "0.conv1d.weight", "0.conv1d.bias", "0.dt_bias", "0.A_log"}
+MAMBA2_KEYS |= {"0.D", "0.out_proj.weight", "1.weight", "1.bias"}
+TCN_KEYS = {
+    f"network.{block}.conv{conv}.{name}"
+    for block in range(5)
+    for conv in (1, 2)
+    for name in ("bias", "weight_g", "weight_v")
+}
 PROJECTION = {"0.weight", "0.bias"}
 KEYS = {
     "bigru": RNN_KEYS,
@@ -247,6 +259,13 @@ KEYS = {
     "mamba": PROJECTION
     | {"1.layers.0.norm.weight"}
     | {f"1.layers.0.mixer.{k}" for k in MIXER_KEYS},
+    "hybrid": PROJECTION
+    | {"1.norm.gamma"}
+    | {f"1.layers.{i}.{k}" for i in (0, 1) for k in HYBRID_KEYS},
+    "mamba2": PROJECTION
+    | {"1.weight", "1.bias"}
+    | {f"2.layers.{i}.{k}" for i in (0, 1) for k in MAMBA2_KEYS},
+    "tcn": PROJECTION | {f"1.layers.{i}.{k}" for i in (0, 1) for k in TCN_KEYS},
 }
 
 
@@ -263,9 +282,11 @@ def test_the_projection_has_no_keys_where_the_widths_agree(kind):
 def test_shapes_and_start_values_are_those_of_the_specification():
     state = small("transformer").state_dict()
     assert state["1.layers.0.0.to_qkv.weight"].shape == (96, 32)
-    assert state["1.layers.0.0.to_gates.weight"].shape == (8, 32)
+    assert state["1.layers.0.0.to_gates.weight"].shape == (4, 32)
     assert state["1.layers.0.1.net.1.weight"].shape == (128, 32)
-    assert torch.allclose(state["1.layers.0.0.pos_encoding.freqs"], torch.tensor([1.0, 0.01]))
+    assert torch.allclose(
+        state["1.layers.0.0.pos_encoding.freqs"], torch.tensor([1.0, 0.1, 0.01, 0.001])
+    )
     assert state["1.layers.0.1.net.1.weight"].std().item() == pytest.approx(0.02, rel=0.1)
     assert not state["0.bias"].any()
 
@@ -309,13 +330,14 @@ def test_default_rnns_have_the_teachers_parameter_counts():
 @pytest.mark.filterwarnings("ignore:The tensor attributes self.rnn", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_can_be_exported(kind):
-    model, x = small(kind, dim=16, layers=1), audio_frames(20)
+    model, x = small(kind, layers=1), audio_frames(20)
     exported = torch.export.export(model, (x,)).module()
     torch.testing.assert_close(exported(x + 1), model(x + 1))
 
 
-def test_dropout_of_the_transformer_acts_in_training_only():
-    model, x = small("transformer"), audio_frames()
+@pytest.mark.parametrize("kind", ("transformer", "tcn"))
+def test_dropout_acts_in_training_only(kind):
+    model, x = small(kind), audio_frames()
     assert torch.equal(model(x), model(x))
     assert not torch.equal(model.train()(x), model(x))
 
@@ -325,12 +347,19 @@ def test_dropout_of_the_transformer_acts_in_training_only():
     [
         ({"kind": "rnn"}, "kind is 'rnn'; it must be 'bigru', 'bilstm', 'attention'"),
         ({"kind": "attention", "dim": 40}, "dim of attention is 40; .* divisible by 16"),
-        ({"kind": "transformer", "dim": 8}, "dim of transformer is 8; .* divisible by 16"),
+        ({"kind": "transformer", "dim": 12}, "dim of transformer is 12; with 4 .* divisible by 8"),
+        ({"kind": "hybrid", "dim": 20}, "dim of hybrid is 20; with 8 heads .* divisible by 8"),
+        ({"kind": "mamba2", "dim": 104}, "dim of mamba2 is 104; without heads .* divisible by 32"),
+        ({"kind": "mamba2", "dim": 9, "heads": 4}, "twice the dim of mamba2 is 18; with 4 heads"),
+        ({"kind": "tcn", "heads": 4}, "heads is an option of attention, .*; leave it out for tcn"),
+        ({"kind": "hybrid", "heads": 0}, "heads is 0; .* greater than or equal to 1"),
         ({"kind": "mamba", "dim": 0}, "dim is 0; .* greater than or equal to 1"),
         ({"kind": "bigru", "layers": 0}, "layers is 0; .* greater than or equal to 1"),
         ({"kind": "bigru", "dropout": 1.0}, "dropout is 1.0; it must be less than 1"),
         ({"kind": "bilstm", "layers": 1, "dropout": 0.1}, "acts between layers"),
         ({"kind": "mamba", "dropout": 0.1}, "mamba has no dropout"),
+        ({"kind": "hybrid", "dropout": 0.1}, "hybrid has no dropout"),
+        ({"kind": "mamba2", "bidirectional": True}, "option of mamba; leave it out for mamba2"),
         ({"kind": "bigru", "bidirectional": True}, "option of mamba"),
     ],
 )

@@ -91,7 +91,12 @@ def _differ(got: dict[str, Tensor], want: dict[str, Tensor], part: str) -> str:
     if want and not got:
         return f"the file has no {part}"
     if got.keys() != want.keys():
-        return f"another {part} than the model's"
+        faults = [
+            f"{verb} {few(sorted(names))}"
+            for verb, names in (("misses", want.keys() - got), ("has", got.keys() - want))
+            if names
+        ]
+        return f"another {part} than the model's: it {' and '.join(faults)}"
     for name, value in want.items():
         if not _fits(got[name], value):
             return f"{_spell_shape(got[name])} in the file, {_spell_shape(value)} in the model"

@@ -1,7 +1,6 @@
 """A model from a file: what the file holds, or parts that are random; or a file into a model."""
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +20,12 @@ from hear_ptsed.heads import AttentionHead, LinearHead
 from hear_ptsed.model import Count, Report, SEDModel, float32
 from hear_ptsed.registry import MODELS, PublicRow, Row, build, build_head, find_row, trainable
 from hear_ptsed.schema import check
-from hear_ptsed.sequence import SequenceOptions, build_sequence_model
+from hear_ptsed.sequence import (
+    DEFAULTS,
+    SequenceOptions,
+    build_sequence_model,
+    find_options,
+)
 
 log = logging.getLogger(__name__)
 PARTS = ("sequence_model", "head")  # of a model, above its backbone
@@ -181,32 +185,33 @@ def _open_file(path: Path, name: str | None, parts: ChosenParts) -> SEDModel:
 def _find_above(
     file: Contents, description: Description, parts: ChosenParts, path: Path
 ) -> tuple[dict[str, Any], type[LinearHead] | None]:
-    """Options of the sequence model and kind of the head to take from a file: as described, by the
-    tensors, or as asked for.
+    """Options of the sequence model and kind of the head to take from a file: as described, else by
+    the tensors, which tell all but the kind of the head.
     """
     kind = None
     if "head" not in parts.left_in_file:
         kinds = {kind.__name__: kind for kind in HEAD_KINDS.values()}
         kind = kinds.get(description.head, HEAD_KINDS[parts.head or "linear"])
-    names = [name for name in file.above if name.startswith("seq_model.")]
+    tensors = {
+        name.removeprefix("seq_model."): value
+        for name, value in file.above.items()
+        if name.startswith("seq_model.")
+    }
     if "sequence_model" in parts.left_in_file:
         return {}, kind
+    options = find_options(tensors)
     if described := description.sequence_model:
-        return {key: value for key, value in asdict(described).items() if value is not None}, kind
-    if not names:
-        return {}, kind
-    weight = file.above.get("seq_model.rnn.weight_hh_l0", torch.empty(0))
-    if weight.ndim == 2:
-        layers = [name for name in names if re.fullmatch(r"seq_model\.rnn\.weight_hh_l\d+", name)]
-        rows, dim = weight.shape
-        rnn = "bilstm" if rows == 4 * dim else "bigru"  # by the number of gates
-        return {"kind": rnn, "dim": dim, "layers": len(layers)}, kind
-    if parts.sequence:
-        return parts.sequence, kind
-    raise ValueError(
-        f"{path} holds {few(names)}, a sequence model that it does not describe, and which is "
-        "no bigru or bilstm: load it by hear_ptsed.load with its sequence_model and options"
-    )
+        if options.get("kind") != described.kind:
+            options = {}
+        given = {key: value for key, value in asdict(described).items() if value is not None}
+        return options | given, kind
+    if tensors and not options:
+        names = [file.names[f"seq_model.{name}"] for name in tensors]
+        raise ValueError(
+            f"{path} holds {few(names)}, a sequence model that is none of {', '.join(DEFAULTS)}, "
+            "or a part of one: give a whole file, or load it with backbone_only"
+        )
+    return options, kind
 
 
 def _build_above(

@@ -1,5 +1,6 @@
 """Names of tensors, freed from what wraps them; and the registered model that they are of."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +25,8 @@ RENAMES = {
 }
 HEADS = ("strong_head", "weak_head")
 ABOVE = ("seq_model.", *(f"{head}." for head in HEADS))  # names of the parts above the backbone
+# Second names of the convolutions of a TCN: EfficientSED registers each of them twice.
+DOUBLED = re.compile(r"(seq_model\.1\.layers\.\d+\.network\.\d+\.)net\.([04])(\..*)")
 CLAIMED = 2**32  # bytes that tensors may claim beyond those in the file before it is refused
 
 
@@ -58,7 +61,25 @@ def sort_tensors(tensors: Mapping[str, Any], backbone: type[Backbone], path: Pat
         else:
             names[released] = name
             (above if released.startswith(ABOVE) else inside)[released] = value
+    for name in _find_doubled(above, names, path):
+        del above[name]
+        dropped[names.pop(name)] = "there under another name, too"
     return Contents(inside, above, dropped, names)
+
+
+def _find_doubled(above: Mapping[str, Tensor], names: Mapping[str, str], path: Path) -> list[str]:
+    """Names of tensors that are there under their first name, too; a ValueError if they differ."""
+    doubled = []
+    for name, value in above.items():
+        if match := DOUBLED.fullmatch(name):
+            first = f"{match[1]}conv{'1' if match[2] == '0' else '2'}{match[3]}"
+            if first in above and not torch.equal(above[first], value):
+                raise ValueError(
+                    f"{path} holds a convolution twice, with other numbers: as {names[first]} and "
+                    f"as {names[name]}"
+                )
+            doubled += [name] if first in above else []
+    return doubled
 
 
 def release_name(name: str, backbone: type[Backbone]) -> str:
