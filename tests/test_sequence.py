@@ -1,44 +1,17 @@
-"""Sequence models and heads against computations written out here from their formulae."""
+"""Sequence models against computations written out here from their formulae."""
 
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from sequence_parts import audio_frames, norm64, scan_input, shaken, small, weights
+from torch import Tensor
 
-from hear_ptsed.heads import AttentionHead, LinearHead
 from hear_ptsed.sequence import DEFAULTS, build_sequence_model, selective_scan
 
 KINDS = list(DEFAULTS)
 STACKS = [kind for kind in KINDS if not kind.startswith("bi")]
-
-
-def small(kind: str, in_dim: int = 24, **options) -> nn.Module:
-    torch.manual_seed(0)
-    return build_sequence_model(kind, in_dim, **{"dim": 32, **options}).eval()
-
-
-def shaken(model: nn.Module) -> nn.Module:
-    """Parameters away from their initial values, so that zeros and ones hide no mistake."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    return model
-
-
-def audio_frames(length: int = 40, dim: int = 24) -> Tensor:
-    return torch.randn(2, length, dim, generator=torch.Generator().manual_seed(2))
-
-
-def weights(model: nn.Module, prefix: str = "") -> dict[str, Tensor]:
-    state = {key: value.double() for key, value in model.state_dict().items()}
-    return {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
-
-
-def norm64(x: Tensor, gamma: Tensor) -> Tensor:
-    return x / x.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-12) * len(gamma) ** 0.5 * gamma
 
 
 def attention64(x: Tensor, w: dict[str, Tensor]) -> Tensor:
@@ -80,14 +53,6 @@ def mamba64(u: Tensor, w: dict[str, Tensor]) -> Tensor:
     delta = torch.log1p(torch.exp(p @ w["dt_proj.weight"].T + w["dt_proj.bias"]))
     s = scan64(delta, x, -w["A_log"].exp(), b, c) + w["D"] * x
     return (s * z * torch.sigmoid(z)) @ w["out_proj.weight"].T
-
-
-def scan_input(length: int, inner: int = 6, batch: int = 2, dtype=torch.float32) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    shapes = ((batch, length, inner), (batch, length, inner), (inner, 16))
-    shapes += ((batch, length, 16),) * 2
-    delta, x, a, b, c = (torch.randn(s, generator=generator, dtype=dtype) for s in shapes)
-    return [F.softplus(delta), x, -a.exp(), b, c]
 
 
 @pytest.mark.parametrize("kind", ("attention", "transformer"))
@@ -367,47 +332,3 @@ def test_bad_options_are_refused_in_one_line(options, message):
     with pytest.raises(ValueError, match=message) as error:
         build_sequence_model(**{"in_dim": 24, **options})
     assert "\n" not in str(error.value)
-
-
-def test_the_linear_head_gives_logits_of_frames_and_of_the_mean_frame():
-    head, x = LinearHead(24, 5, 3), audio_frames()
-    strong, weak = head(x)
-    w = weights(head)
-    want = x.double() @ w["strong_head.weight"].T + w["strong_head.bias"]
-    torch.testing.assert_close(strong.double(), want.transpose(1, 2), rtol=1e-5, atol=1e-5)
-    want = x.double().mean(1) @ w["weak_head.weight"].T + w["weak_head.bias"]
-    torch.testing.assert_close(weak.double(), want, rtol=1e-5, atol=1e-5)
-    assert LinearHead(24, 5)(x)[1].shape == (2, 5)
-
-
-def test_the_attention_head_weighs_frames_by_a_softmax_over_classes():
-    head, x = shaken(AttentionHead(24, 5)), audio_frames()
-    strong, weak = head(x)
-    w = weights(head)
-    logits = x.double() @ w["strong_head.weight"].T + w["strong_head.bias"]
-    scores = (x.double() @ w["weak_head.weight"].T + w["weak_head.bias"]).exp()
-    attention = (scores / scores.sum(2, keepdim=True)).clamp(1e-7, 1)
-    p = (attention / (1 + (-logits).exp())).sum(1) / attention.sum(1)
-    torch.testing.assert_close(strong.double(), logits.transpose(1, 2), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(weak.double(), (p / (1 - p)).log(), rtol=1e-4, atol=1e-4)
-
-
-def test_the_attention_heads_weak_logits_stay_finite_for_certain_scores():
-    head = AttentionHead(24, 2)
-    with torch.no_grad():
-        head.strong_head.weight.zero_()
-        head.strong_head.bias.copy_(torch.tensor([200.0, -200.0]))
-    weak = head(audio_frames())[1]
-    assert weak.isfinite().all()
-    assert weak[:, 0].min() > 15 and weak[:, 1].max() < -15
-
-
-def test_head_keys_are_those_of_the_released_files():
-    keys = {"strong_head.weight", "strong_head.bias", "weak_head.weight", "weak_head.bias"}
-    assert set(LinearHead(24, 5).state_dict()) == keys
-    assert set(AttentionHead(24, 5).state_dict()) == keys
-
-
-def test_a_head_without_classes_is_refused():
-    with pytest.raises(ValueError, match="class counts are 5 and 0"):
-        LinearHead(24, 5, 0)
