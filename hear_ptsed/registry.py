@@ -87,14 +87,8 @@ def _row(backbone: str, frontend: str, parameters: int, dim: int, name: str, *ss
     return Row(*places, parameters, dim, checkpoints)
 
 
-def _frame_mn(width: float, parameters: int, dim: int, checkpoints: dict, **facts: Any) -> Row:
-    backbone = _lazy("backbones.frame_mn:FrameMN", width=width)
-    frontend = _lazy("frontends.kaldi:frame_mn_mel")
-    return Row(backbone, frontend, parameters, dim, checkpoints, batch_norm=True, **facts)
-
-
-# EfficientSED. Width -> parameters and dim of the backbone; width of each released sequence model
-# -> its parameters as one of KINDS.
+# Width of a frame_mn -> parameters and dim of the backbone; width of each sequence model that
+# EfficientSED released over it -> parameters of that as each of KINDS.
 WIDTHS: dict[float, tuple[int, int, dict[int, tuple[int, int, int]]]] = {
     0.2: (139_848, 192, {}),
     0.4: (516_128, 384, {104: (302_024, 501_696, 431_028)}),
@@ -115,20 +109,28 @@ WIDTHS: dict[float, tuple[int, int, dict[int, tuple[int, int, int]]]] = {
 KINDS = {"tf": "transformer", "gru": "bigru", "hybrid": "hybrid"}  # released name -> ours
 
 
+def _frame_mn(width: float, checkpoints: dict[str, tuple[str, ...]], **facts: Any) -> Row:
+    backbone = _lazy("backbones.frame_mn:FrameMN", width=width)
+    frontend = _lazy("frontends.kaldi:frame_mn_mel")
+    parameters, dim, _ = WIDTHS[width]
+    facts = {"parameters": parameters, "dim": dim} | facts
+    return Row(backbone, frontend, checkpoints=checkpoints, batch_norm=True, **facts)
+
+
 def _efficientsed() -> dict[str, Row]:
     """The networks of WIDTHS, each alone and under its sequence models."""
     rows = {}
-    for width, (parameters, dim, sequences) in WIDTHS.items():
+    for width, (parameters, _, sequences) in WIDTHS.items():
         name = f"fmn{10 * width:02.0f}"
         files = {stage: (f"{name}_{stage}.pt",) for stage in ("weak", "strong") if sequences}
-        rows[name] = _frame_mn(width, parameters, dim, files, family="EfficientSED")
+        rows[name] = _frame_mn(width, files, family="EfficientSED")
         for size, counts in sequences.items():
             for (short, kind), count in zip(KINDS.items(), counts, strict=True):
                 rows[f"{name}_{short}{size}"] = _frame_mn(
                     width,
-                    parameters + count,
-                    2 * size if kind == "bigru" else size,
                     {"strong": (f"{name}+{short}-{size}_strong.pt",)},
+                    parameters=parameters + count,
+                    dim=2 * size if kind == "bigru" else size,
                     family="EfficientSED",
                     sequence={"kind": kind, "dim": size, "layers": 2},
                 )
@@ -143,12 +145,8 @@ MODELS: dict[str, Row | PublicRow] = {
     "fpasst": _row("fpasst:FPaSST", "kaldi:fpasst_mel", 88_421_632, 768, "fpasst", "fpasst_im.pt"),
     "m2d": _row("m2d:M2D", "mel:M2DMel", 85_492_992, 3840, "M2D"),
     "asit": _row("asit:ASiT", "kaldi:asit_fbank", 85_482_240, 768, "ASIT"),
-    "frame_mn06": _frame_mn(
-        0.6, 1_099_184, 576, {"strong": ("frame_mn06_strong_1.pt", "frame_mn06.pt")}
-    ),
-    "frame_mn10": _frame_mn(
-        1.0, 2_971_664, 960, {"strong": ("frame_mn10_strong_1.pt", "frame_mn10.pt")}
-    ),
+    "frame_mn06": _frame_mn(0.6, {"strong": ("frame_mn06_strong_1.pt", "frame_mn06.pt")}),
+    "frame_mn10": _frame_mn(1.0, {"strong": ("frame_mn10_strong_1.pt", "frame_mn10.pt")}),
     **_efficientsed(),
     "yamnet": PublicRow(
         backbone=_lazy("yamnet.network:MobileNet"),

@@ -41,6 +41,7 @@ KNOWN_STAGES = (  # in order of training
     "strong_kd",
     "advanced",
 )
+FAMILIES = {row["model"]: row["family"] for row in rows_of("models.csv")}  # of which release
 _FILES = [row for row in rows_of("models.csv") if row["release_file"]]
 RELEASED = {Path(row["release_file"]).stem: (row["model"], row["stage"]) for row in _FILES}
 MODELS = {  # of this suite -> as printed in papers
@@ -88,9 +89,10 @@ def task_of_folder(version: str) -> str | None:
     return next((name for name, task in KNOWN_TASKS.items() if folder in task.folders), None)
 
 
-def model_order(model: str) -> tuple[bool, str, str]:
-    """To sort by: the models of this suite, then others, each by name."""
-    return model not in MODELS, model.lower(), model
+def model_order(model: str) -> tuple[bool, int, str, str]:
+    """To sort by: the models of this suite, family by family, then others, each by name."""
+    family = [*FAMILIES.values()].index(FAMILIES[model]) if model in MODELS else 0
+    return model not in MODELS, family, model.lower(), model
 
 
 def setting_title(setting: str) -> str:

@@ -2,16 +2,19 @@
 
 import csv
 import importlib
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import GOLDEN, released_weights
+from conftest import GOLDEN
 from torch.utils.flop_counter import FlopCounterMode
 
 import hear_ptsed
+from eval_tasks.heareval import launch
 from eval_tasks.plugin import Plugin
 from hear_ptsed import list_models
 from hear_ptsed.checkpoints import describe, download, save_checkpoint
@@ -23,26 +26,22 @@ with (GOLDEN / "efficientsed_sizes.csv").open(encoding="utf-8") as file:
     PUBLISHED = {row.pop("model"): row for row in csv.DictReader(file)}
 
 
-def spec_audio(seconds: float = 2.0) -> torch.Tensor:
+def noise(seconds: float = 2.0) -> torch.Tensor:
     """Noise (1, S) at 16 kHz."""
     generator = torch.Generator().manual_seed(0)
     return 0.1 * torch.randn(1, int(seconds * 16000), generator=generator)
 
 
-def released(name: str, path) -> None:
-    """Write a model as the release has it: without a description, with two heads."""
+def released(name: str, path: Path) -> None:
+    """Write random weights as the release has them: two heads, and nothing said of the model."""
     model = build(name)
-    weights = {
-        f"net.{key}": value
-        for key, value in released_weights(model).items()
-        if not key.startswith("model.")
-    }
     inside = model.backbone.to_released(model.backbone.state_dict())
-    weights |= {f"net.model.{key}": value for key, value in inside.items()}
+    state = {f"model.{key}": value for key, value in inside.items()}
+    state |= model.head.state_dict()
     if model.sequence is not None:
         above = model.sequence.state_dict().items()
-        weights |= {f"net.seq_model.{key.replace('rnn.', '0.gru.')}": v for key, v in above}
-    torch.save(weights, path)
+        state |= {f"seq_model.{re.sub('^rnn', '0.gru', key)}": value for key, value in above}
+    torch.save({f"net.{key}": value for key, value in state.items()}, path)
 
 
 def test_the_release_has_35_files_under_the_authors_names():
@@ -104,17 +103,24 @@ def test_a_plug_in_embeds_by_the_sequence_model_of_its_row(name, tmp_path):
     released(name, tmp_path / "released.pt")
     plugin = importlib.import_module(f"hear_ptsed.plugins.{name}_strong")
     model = plugin.load_model(str(tmp_path / "released.pt"))
-    frames, _ = plugin.get_timestamp_embeddings(spec_audio(), model)
+    frames, _ = plugin.get_timestamp_embeddings(noise(), model)
     assert frames.shape == (1, 50, MODELS[name].dim)
     assert model.timestamp_embedding_size == model.scene_embedding_size == MODELS[name].dim
-    want = hear_ptsed.load(name, checkpoint=tmp_path / "released.pt")(spec_audio())
+    want = hear_ptsed.load(name, checkpoint=tmp_path / "released.pt")(noise())
     torch.testing.assert_close(frames, want.frames, atol=1e-4, rtol=1e-4)
     assert want.strong.shape == (1, 447, 50)
     # The plug-in of the bare network leaves the sequence model in the file.
     bare = importlib.import_module(f"hear_ptsed.plugins.{name.partition('_')[0]}_strong")
     model = bare.load_model(str(tmp_path / "released.pt"))
     assert model.model.sequence is None
-    assert bare.get_timestamp_embeddings(spec_audio(), model)[0].shape[2] == model.model.width
+    assert bare.get_timestamp_embeddings(noise(), model)[0].shape[2] == model.model.width
+
+
+@pytest.mark.parametrize("plugin", ["fmn04_weak", "fmn04_tf104_strong", "fmn04_hybrid104_strong"])
+def test_hear_validator_takes_a_plug_in_with_a_released_file(plugin, tmp_path, capsys):
+    released(plugin.rpartition("_")[0], tmp_path / "released.pt")
+    launch.validate(f"hear_ptsed.plugins.{plugin}", str(tmp_path / "released.pt"), device="cpu")
+    assert capsys.readouterr().out.count("Received embedding of shape") == 4
 
 
 def test_a_file_of_another_sequence_model_than_the_name_says_is_refused(tmp_path):
