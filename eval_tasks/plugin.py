@@ -16,7 +16,7 @@ from hear_ptsed.errors import shown
 from hear_ptsed.files import sha256
 from hear_ptsed.grid import FRAME_MS, SAMPLE_RATE, Hop
 from hear_ptsed.model import SEDModel
-from hear_ptsed.registry import MODELS, PublicRow, Row, build_head, trainable
+from hear_ptsed.registry import MODELS, PublicRow, Row, build_head
 
 GENERIC = "hear_ptsed.plugins.checkpoint"
 TAKE = ("layer", "layers", "drop_layers", "final_norm")  # options that choose blocks
@@ -131,7 +131,7 @@ class Plugin:
                 f"{', '.join(TAKE)}, untrained"
             )
         generic = self.name == GENERIC and self.file is not None
-        if not generic and not (self._of_suite and self.model in trainable()):
+        if not generic and not (self._of_suite and isinstance(self.row, Row)):
             raise ValueError(
                 f"{self.name} is no model of this suite and cannot be fine-tuned; use "
                 f"--protocol linear, or {GENERIC} with --checkpoint"
@@ -143,16 +143,17 @@ class Plugin:
         The head is drawn from torch's global generator: seed it before.
         """
         self.check_trainable()
+        parts = {"n_classes": None, "backbone_only": True}
         if self.name == GENERIC:
-            net = load(checkpoint=self.file, backbone_only=True)
-        elif self.untrained:
-            net = load(self.model, stage=None, backbone_only=True, seed=0)
+            net = load(checkpoint=self.file, **parts)
         else:
-            net = load(self.model, checkpoint=self.file, backbone_only=True)
+            parts["backbone_only"] = self.row.sequence is None
+            stage, seed = (None, 0) if self.untrained else ("strong", None)
+            net = load(self.model, stage, self.file, seed=seed, **parts)
         take = {key: self.options[key] for key in TAKE if key in self.options}
         if take:
             net.backbone.take(**take)
-        net.head = build_head(head, net.backbone.embed_dim, n_classes)
+        net.head = build_head(head, net.width, n_classes)
         return net.train()
 
 

@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 
 def list_models() -> "list[Listed]":
-    """One row per model and stage: model, stage, module, parameters, dim, checkpoint, cached."""
+    """One row per model and stage: family, model, stage, module, parameters, dim, checkpoint …"""
     from hear_ptsed import registry
 
     return registry.list_models()

@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,12 +17,12 @@ from hear_ptsed import interrupt, list_models
 from hear_ptsed.errors import complain, printable, run_command
 from hear_ptsed.formats import FORMATS
 from hear_ptsed.options import Parser, add_number, add_number_of
+from hear_ptsed.registry import MODELS, STAGES, find_row
 
 if TYPE_CHECKING:
     from hear_ptsed.detect import Detection
 
 # Importing torch takes seconds: whatever needs it is imported inside the commands.
-STAGES = ("ssl", "weak", "strong")
 Probability = Annotated[float, Field(ge=0, le=1)]
 Frames = Annotated[int, Field(ge=1, le=1001)]
 Overlap = Annotated[float, Field(ge=0, le=9.96)]
@@ -35,20 +36,26 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def list_command(args: argparse.Namespace) -> int:
+    rows = [row for row in list_models() if args.family in (None, row.family.lower())]
     if args.json:
-        listed = [row._asdict() | {"stage": row.stage or "-"} for row in list_models()]
+        listed = [row._asdict() | {"stage": row.stage or "-"} for row in rows]
         print(json.dumps(listed, indent=1))
         return 0
     table = [("MODEL", "STAGE", "MODULE", "PARAMETERS", "DIM", "CHECKPOINT", "CACHED")]
-    for row in list_models():
+    for row in rows:
         size, cached = f"{row.parameters / 1e6:.1f} M", "yes" if row.cached else "no"
         table.append(
             (row.model, row.stage or "-", row.module, size, str(row.dim), row.checkpoint, cached)
         )
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
-        print("  ".join(cells).rstrip())
+    header, *lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in table
+    ]
+    print(header)
+    groups = groupby(zip(rows, lines, strict=True), key=lambda pair: pair[0].family)
+    for family, members in groups:
+        print(f"{family}:", *(line for _, line in members), sep="\n")
     return 0
 
 
@@ -78,10 +85,10 @@ def download_command(args: argparse.Namespace) -> int:
 def detect_command(args: argparse.Namespace) -> int:
     if args.plot and args.out is None:
         args.parser.error("--plot needs --out DIR, the folder for the pictures")
-    from hear_ptsed import registry
-
-    if args.model not in (known := registry.MODELS):
-        args.parser.error(f"unknown model {args.model!r}; known: {', '.join(known)}")
+    try:
+        find_row(args.model)
+    except ValueError as error:
+        args.parser.error(str(error))
     jobs = plan(args, [FORMATS[args.format].suffix, *([".png"] if args.plot else [])])
     todo = [
         (file, targets)
@@ -224,6 +231,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     sub = commands.add_parser("list", parents=[shared], help="the table of models and stages")
+    families = list(dict.fromkeys(row.family.lower() for row in MODELS.values()))
+    sub.add_argument("--family", type=str.lower, choices=families, help="only models of this one")
     sub.add_argument("--json", action="store_true", help="print JSON")
     sub.set_defaults(run=list_command, parser=sub)
 

@@ -134,7 +134,7 @@ def load_detector(
     stage = stage or ("strong" if has_stages else None)
     if not has_stages or (checkpoint is None and not options.untrained):
         registry.find_row(name, stage)
-    if checkpoint is None and stage not in (None, "strong"):
+    if checkpoint is None and stage not in (None, *registry.DETECT):
         raise ValueError(
             f"the released {stage} checkpoint of {name} has no event head; use the strong stage, "
             "or give a checkpoint of your own"

@@ -52,7 +52,10 @@ DEFAULTS = Options()
 
 
 class HearModel(nn.Module):
-    """A backbone that embeds clips of any length, 25 frames per second or as `hop` says."""
+    """A network that embeds clips of any length by what its heads see.
+
+    25 frames per second, or as `hop` says.
+    """
 
     sample_rate = grid.SAMPLE_RATE
 
@@ -60,7 +63,7 @@ class HearModel(nn.Module):
         super().__init__()
         self.model, self.options = model, options
         self.hop_ms = options.hop
-        self.timestamp_embedding_size = self.scene_embedding_size = model.backbone.embed_dim
+        self.timestamp_embedding_size = self.scene_embedding_size = model.width
         self.low_precision = set_up(model, options)
 
     def __repr__(self) -> str:  # hear-validator prints it
@@ -99,6 +102,9 @@ def load_model(
 ) -> HearModel:
     """A model in evaluation mode for the two embedding functions.
 
+    It embeds by its sequence model if it has one of its own, such as fmn10_tf256, else by its
+    backbone, whatever else a file holds.
+
     Args:
         stage: None for a model without stages.
         model_file_path: a released, trained or safetensors file; without one the released file of
@@ -106,14 +112,16 @@ def load_model(
         options: see Options; a wrong one is a ValueError.
     """
     chosen = Options(**options)
+    row = find_row(name, stage)
     with torch.device("meta"):  # a wrong choice of blocks is told before a file is fetched
-        chosen.take_from(find_row(name, stage).backbone())
-    if not chosen.untrained:
-        path = model_file_path or None
-        return HearModel(load(name, stage or "strong", path, backbone_only=True), chosen).eval()
-    if model_file_path:
+        chosen.take_from(row.backbone())
+    if chosen.untrained and model_file_path:
         raise ValueError(f"untrained and a checkpoint ({model_file_path}) exclude each other")
-    return HearModel(load(name, stage=None, backbone_only=True, seed=0), chosen).eval()
+    given = {"backbone_only": row.sequence is None, "n_classes": None}
+    if chosen.untrained:
+        return HearModel(load(name, stage=None, seed=0, **given), chosen).eval()
+    path = model_file_path or None
+    return HearModel(load(name, stage or "strong", path, **given), chosen).eval()
 
 
 def get_timestamp_embeddings(audio: Tensor, model: nn.Module) -> tuple[Tensor, Tensor]:

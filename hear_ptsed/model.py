@@ -113,10 +113,7 @@ class SEDModel(nn.Module):
         Returns:
             logits strong (B, C, n), weak (B, C); frames (B, n, D)
         """
-        frames = self._pooled(spec)
-        if self.sequence is not None:
-            frames = self.sequence(frames)
-        frames = frames[:, :n]
+        frames = self._frames(spec)[:, :n]
         strong, weak = (None, None) if self.head is None else self.head(frames)
         return Output(strong, weak, frames)
 
@@ -152,8 +149,8 @@ class SEDModel(nn.Module):
         return self.classes
 
     def embed(self, windows: Tensor) -> Tensor:
-        """The backbone's sequence at 25 frames per second: (B, 160000) -> (B, 250, E) float32."""
-        return self._pooled(self.frontend(windows))
+        """What the heads see, at 25 frames per second: (B, 160000) -> (B, 250, D) float32."""
+        return self._frames(self.frontend(windows)).float()
 
     def over(self, audio: Tensor, step: Step, overlap_s: float = 0.0, batch: int = 8) -> Tensor:
         """Run a step, such as `embed`, over clips of any length; see windows.over_windows.
@@ -165,6 +162,10 @@ class SEDModel(nn.Module):
             (B, n_frames(S), D)
         """
         return over_windows(audio, step, overlap_s, batch)
+
+    def _frames(self, spec: Tensor) -> Tensor:
+        frames = self._pooled(spec)
+        return frames if self.sequence is None else self.sequence(frames)
 
     def _pooled(self, spec: Tensor) -> Tensor:
         if spec.is_cpu and not self.training:

@@ -2,13 +2,12 @@
 
 Parameters (of the backbone), dimension and file of this suite's models are those of
 `hear_ptsed.list_models()`. GFLOP are counted by `torch.utils.flop_counter` over one window of 10 s
-from waveform to embeddings; of the EfficientSED family they are twice the multiplications.
+from waveform to embeddings; of the sequence models without released weights they are twice the
+published multiplications, with two heads.
 """
 
-import csv
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from leaderboards import names
 
@@ -22,6 +21,7 @@ class ModelFacts:
     model: str
     stage: str
     title: str
+    family: str  # whose release it is of: "PretrainedSED", "EfficientSED", "public" or ""
     parameters: int | None
     dimension: int | None  # of its embeddings
     frames_per_second: float | None  # of its own grid in time, before the frames of 40 ms
@@ -39,14 +39,13 @@ class ModelFacts:
 
 def facts(model: str, stage: str) -> ModelFacts | None:
     """By the model and stage of a row; None of a model that is not known, or not at this stage."""
-    return all_facts().get((model, stage))
+    return all_facts().get((names.OTHER_NAMES.get(model, model), stage))
 
 
 @cache
 def all_facts() -> dict[tuple[str, str], ModelFacts]:
     """By model and stage, in the order of the file."""
-    with Path(__file__).with_name("models.csv").open(newline="", encoding="utf-8") as file:
-        rows = [_facts_of(row) for row in csv.DictReader(file)]
+    rows = [_facts_of(row) for row in names.rows_of("models.csv")]
     return {(row.model, row.stage): row for row in rows}
 
 

@@ -17,21 +17,33 @@ class TaskName(NamedTuple):
     hear_column: str  # of the public HEAR leaderboard; "" for none
 
 
-def _tasks() -> dict[str, TaskName]:
-    with Path(__file__).with_name("tasks.csv").open(newline="", encoding="utf-8") as file:
-        return {
-            row["task"]: TaskName(
-                row["title"],
-                tuple(row["folders"].split()),
-                row["published"] == "yes",
-                row["hear_column"],
-            )
-            for row in csv.DictReader(file)
-        }
+def rows_of(name: str) -> list[dict[str, str]]:
+    """The rows of a table beside this file."""
+    with Path(__file__).with_name(name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
-KNOWN_TASKS = _tasks()
-KNOWN_STAGES = ("scratch", "imagenet", "ssl", "weak", "strong", "strong_kd")  # in order of training
+KNOWN_TASKS = {
+    row["task"]: TaskName(
+        row["title"],
+        tuple(row["folders"].split()),
+        row["published"] == "yes",
+        row["hear_column"],
+    )
+    for row in rows_of("tasks.csv")
+}
+KNOWN_STAGES = (  # in order of training
+    "scratch",
+    "imagenet",
+    "ssl",
+    "weak",
+    "strong",
+    "strong_kd",
+    "advanced",
+)
+FAMILIES = {row["model"]: row["family"] for row in rows_of("models.csv")}  # of which release
+_FILES = [row for row in rows_of("models.csv") if row["release_file"]]
+RELEASED = {Path(row["release_file"]).stem: (row["model"], row["stage"]) for row in _FILES}
 MODELS = {  # of this suite -> as printed in papers
     "atst_frame": "ATST-F",
     "beats": "BEATs",
@@ -43,6 +55,8 @@ MODELS = {  # of this suite -> as printed in papers
     "yamnet": "YAMNet",
     "logmel": "log-mel",
 }
+MODELS |= {row["model"]: row["title"] for row in _FILES if row["family"] == "EfficientSED"}
+OTHER_NAMES = {"frame_mn02": "fmn02", "frame_mn04": "fmn04"}  # in older records
 PROTOCOL_TITLES = {
     "hear": "HEAR protocol",
     "linear": "frozen",
@@ -75,9 +89,10 @@ def task_of_folder(version: str) -> str | None:
     return next((name for name, task in KNOWN_TASKS.items() if folder in task.folders), None)
 
 
-def model_order(model: str) -> tuple[bool, str, str]:
-    """To sort by: the models of this suite, then others, each by name."""
-    return model not in MODELS, model.lower(), model
+def model_order(model: str) -> tuple[bool, int, str, str]:
+    """To sort by: the models of this suite, family by family, then others, each by name."""
+    family = [*FAMILIES.values()].index(FAMILIES[model]) if model in MODELS else 0
+    return model not in MODELS, family, model.lower(), model
 
 
 def setting_title(setting: str) -> str:
@@ -107,6 +122,8 @@ def stage_order(stage: str) -> tuple[int, str]:
 def model_and_stage(name: str) -> tuple[str, str]:
     """Model and stage of a plug-in's name or of a released checkpoint's; else itself and ""."""
     name = name.rsplit(".", 1)[-1]
+    if name in RELEASED:
+        return RELEASED[name]
     for model, printed in MODELS.items():
         for start in (model, printed):
             rest = name.lower().removeprefix(start.lower())

@@ -14,7 +14,7 @@ from hear_ptsed.heads import LinearHead
 from hear_ptsed.model import SEDModel
 from hear_ptsed.sequence import build_sequence_model
 
-WIDTHS = ("frame_mn02", "frame_mn04", "frame_mn10")  # other widths of frame_mn06
+WIDTHS = ("frame_mn02", "frame_mn04", "fmn02", "fmn04", "frame_mn10")  # other widths of frame_mn06
 each_small = pytest.mark.parametrize("name", [name for name in SMALL if name not in WIDTHS])
 
 

@@ -30,6 +30,8 @@ SMALL = {
     "frame_mn04": lambda: FrameMN(0.05),
     "frame_mn06": lambda: FrameMN(0.1),
     "frame_mn10": lambda: FrameMN(0.2),
+    "fmn02": lambda: FrameMN(0.05),
+    "fmn04": lambda: FrameMN(0.05),
 }
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -168,6 +170,12 @@ def _foreign(url: str) -> list[str]:
 
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-each_model = pytest.mark.parametrize("name", trainable())
 # Public weights exist for these, and arrays computed by the public models.
-RELEASED = [name for name in trainable() if MODELS[name].checkpoints]
+RELEASED = [
+    name
+    for name in trainable()
+    if MODELS[name].checkpoints and MODELS[name].family == "PretrainedSED"
+]
+# The other widths of fmn are the same network.
+NETWORKS = [*RELEASED, "fmn02", "fmn04"]
+each_model = pytest.mark.parametrize("name", NETWORKS)

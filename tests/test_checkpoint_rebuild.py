@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint_parts import each_small, randomised, released, same, tiny, write
-from conftest import SMALL
+from conftest import NETWORKS, SMALL
 
 import hear_ptsed
 from hear_ptsed.checkpoints import describe, names, save_checkpoint
 from hear_ptsed.heads import AttentionHead, LinearHead
 from hear_ptsed.model import SEDModel
-from hear_ptsed.registry import MODELS, build, trainable
+from hear_ptsed.registry import MODELS, build
 from hear_ptsed.sequence import DEFAULTS
 
 
 @pytest.fixture
 def registered(monkeypatch):
     """The small backbones as the registered ones."""
-    for name in trainable():
+    for name in NETWORKS:
         monkeypatch.setitem(MODELS, name, replace(MODELS[name], backbone=SMALL[name]))
     names.sign.cache_clear()
     yield

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hear_ptsed import cli, registry
-from hear_ptsed.checkpoints import download, save_checkpoint
+from hear_ptsed.checkpoints import save_checkpoint
 
 
 def run(*arguments) -> int:
@@ -30,13 +30,30 @@ def test_the_list_names_every_module_and_what_is_at_hand(empty_cache, capsys):
     assert [row["module"] for row in listed if row["cached"]] == ["hear_ptsed.plugins.beats_weak"]
     assert run("list") == 0
     header, *lines = capsys.readouterr().out.splitlines()
-    assert header.split()[:2] == ["MODEL", "STAGE"] and len(lines) == len(listed)
-    for row, line in zip(listed, lines, strict=True):
+    assert header.split()[:2] == ["MODEL", "STAGE"]
+    groups = [line for line in lines if line.endswith(":")]
+    assert groups == ["PretrainedSED:", "EfficientSED:", "public:"]
+    assert [family + ":" for family in dict.fromkeys(row["family"] for row in listed)] == groups
+    for row, line in zip(listed, (line for line in lines if line not in groups), strict=True):
         assert row["module"] in line and line.endswith("yes" if row["cached"] else "no")
 
 
+def test_the_list_of_one_family(empty_cache, capsys):
+    assert run("list", "--family", "EfficientSED", "--json") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert len(listed) == 35 and {row["family"] for row in listed} == {"EfficientSED"}
+    assert run("list", "--family", "public") == 0
+    _, title, line = capsys.readouterr().out.splitlines()
+    assert title == "public:" and line.startswith("yamnet ")
+    with pytest.raises(SystemExit):
+        run("list", "--family", "other")
+    assert "'pretrainedsed', 'efficientsed', 'public'" in capsys.readouterr().err
+
+
 def test_download_prints_paths_and_goes_on_after_a_failure(empty_cache, capsys, monkeypatch):
-    monkeypatch.setattr(download, "RELEASE", "http://127.0.0.1:9/")  # nobody listens there
+    monkeypatch.setitem(
+        registry.RELEASES, "PretrainedSED", "http://127.0.0.1:9/"
+    )  # nobody listens there
     path = empty_cache / "frame_mn06.pt"
     save_checkpoint(registry.build("frame_mn06", n_classes=2), path)
     modules = ["beats_strong", "hear_ptsed.plugins.frame_mn06_strong"]

@@ -14,7 +14,7 @@ import pytest
 
 from hear_ptsed.checkpoints import download
 from hear_ptsed.checkpoints.download import fetch, find
-from hear_ptsed.registry import find_cached
+from hear_ptsed.registry import RELEASES, find_cached
 
 # 3 MB, three chunks; a torch file begins so.
 CONTENT = b"PK" + bytes(range(256)) * 12_000
@@ -63,7 +63,7 @@ def server(monkeypatch):
     server.url = f"http://127.0.0.1:{server.server_port}/"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    monkeypatch.setattr(download, "RELEASE", server.url)
+    monkeypatch.setitem(RELEASES, "PretrainedSED", server.url)
     yield server
     server.shutdown()
     thread.join()

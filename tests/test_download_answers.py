@@ -14,6 +14,7 @@ import pytest
 
 from hear_ptsed.checkpoints import download
 from hear_ptsed.cli import main
+from hear_ptsed.registry import RELEASES
 
 FILE = b"PK" + os.urandom(20_000)
 HAVE = 5_000  # bytes that an interrupted download left
@@ -75,7 +76,7 @@ class Server:
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     server = Server()
-    monkeypatch.setattr(download, "RELEASE", server.url)
+    monkeypatch.setitem(RELEASES, "PretrainedSED", server.url)
     monkeypatch.setenv("HEAR_PTSED_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HEAR_PTSED_CHECKPOINTS", raising=False)
     yield server

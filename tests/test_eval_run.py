@@ -67,7 +67,7 @@ def test_a_record_is_complete_and_says_how_it_is_made_again(undisturbed, parts, 
         assert record.cost["parameters"] > 0 and record.cost["seconds_per_minute"] > 0
         assert record.seconds > 0 and record.software["torch"] and record.hardware["cores"]
     tuned_one = protocol == "finetuned"
-    assert record.model == ("frame_mn02" if tuned_one else "logmel")
+    assert record.model == ("fmn02" if tuned_one else "logmel")
     assert (record.checkpoint["sha256"] is not None) == tuned_one
 
 

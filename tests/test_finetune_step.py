@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import small
+from conftest import each_model, small
 from finetune_parts import CLASSES, OFF, TASK, numbers, tones_folder
 from torch import Tensor
 from torch.utils.data import default_convert
@@ -19,7 +19,7 @@ from eval_tasks.fit.recipe import Recipe
 from eval_tasks.tasks.base import open_task
 from hear_ptsed.heads import HEADS
 from hear_ptsed.model import SEDModel
-from hear_ptsed.registry import MODELS, trainable
+from hear_ptsed.registry import MODELS
 from training.data.sampling import MODEL, torch_seed
 from training.labels import ClipLabels, FrameLabels
 from training.optim import freeze_unused
@@ -200,14 +200,14 @@ def exponent(key: str, blocks: int) -> int:
     return 1 if parts[0] in ("norm", "norm_frame") else blocks
 
 
-@pytest.mark.parametrize("name", trainable())
+@each_model
 def test_every_parameter_learns_once_at_the_rate_of_its_block_and_vectors_never_decay(data, name):
     with torch.device("meta"):
         backbone = MODELS[name].backbone()
         head = HEADS["attention"](backbone.embed_dim, len(CLASSES))
     net = SEDModel(MODELS[name].frontend(), backbone, head=head)
     recipe = numbers("optim.lr=1e-2", "optim.weight_decay=0.3", protocol="weak-finetuned")
-    blocks = 17 if name.startswith("frame_mn") else 12
+    blocks = 17 if "mn" in name else 12
     named = {id(p): (key, p) for key, p in net.named_parameters() if p.requires_grad}
     seen, exponents = [], set()
     for group in problem_of(data, net, recipe).groups():

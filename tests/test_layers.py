@@ -15,12 +15,12 @@ from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.backbones.beats import BEATs, BEATsConfig
 from hear_ptsed.backbones.fpasst import FPaSST, FPaSSTConfig
 from hear_ptsed.backbones.m2d import M2D, M2DConfig
-from hear_ptsed.checkpoints import download, load_checkpoint, save_checkpoint
+from hear_ptsed.checkpoints import load_checkpoint, save_checkpoint
 from hear_ptsed.heads import LinearHead
 from hear_ptsed.hear import HearModel, Options, get_timestamp_embeddings
 from hear_ptsed.model import SEDModel
 from hear_ptsed.plugins import checkpoint
-from hear_ptsed.registry import MODELS, build
+from hear_ptsed.registry import MODELS, RELEASES, build
 from training.optim import groups
 from training.recipe import Optim
 
@@ -218,7 +218,7 @@ def test_wrong_choices_are_answered_with_the_allowed_ones_and_change_nothing(nam
 def test_models_without_such_blocks_or_norm_refuse_before_a_file_is_fetched(tmp_path, monkeypatch):
     monkeypatch.setenv("HEAR_PTSED_CACHE", str(tmp_path))
     monkeypatch.delenv("HEAR_PTSED_CHECKPOINTS", raising=False)
-    monkeypatch.setattr(download, "RELEASE", "http://127.0.0.1:9/")  # nobody listens
+    monkeypatch.setitem(RELEASES, "PretrainedSED", "http://127.0.0.1:9/")  # nobody listens
     for choice in ({"layer": 17}, {"layers": "mean"}, {"drop_layers": 1}, {"final_norm": False}):
         with pytest.raises(ValueError, match="frame_mn, whose blocks .* leave out layer, layers"):
             hear.load_model("frame_mn06", "strong", **choice)

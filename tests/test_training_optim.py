@@ -8,6 +8,7 @@ import torch
 from conftest import each_model, small
 from torch import nn
 
+from hear_ptsed.backbones.frame_mn import FrameMN
 from hear_ptsed.heads import LinearHead
 from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import MODELS, trainable
@@ -114,7 +115,7 @@ def test_learning_rates_fall_by_one_factor_per_depth_from_the_top(name):
     model = full(name)
     param_groups = groups(model, options(layer_decay=0.9, lr=2e-3))
     rates = {id(p): group["lr"] for group in param_groups for p in group["params"]}
-    n_depths = 17 if name.startswith("frame_mn") else 12
+    n_depths = 17 if "mn" in name else 12
     seen = set()
     for key, parameter in model.named_parameters():
         exponent = 0  # heads
@@ -286,7 +287,7 @@ def test_each_group_keeps_its_share_of_the_scheduled_rate():
 
 
 def test_every_model_is_covered_by_the_published_group_sizes():
-    frame_mn = {name for name in trainable() if name.startswith("frame_mn")}
+    frame_mn = {name for name in trainable() if isinstance(full(name).backbone, FrameMN)}
     assert set(trainable()) == TENSORS.keys() | NUMBERS.keys() | frame_mn
     for name in frame_mn:  # its groups are the 17 entries of one nn.Sequential
         assert full(name).backbone.depth == 17

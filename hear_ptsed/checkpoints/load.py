@@ -18,7 +18,7 @@ from hear_ptsed.errors import few, shown
 from hear_ptsed.heads import HEADS as HEAD_KINDS
 from hear_ptsed.heads import AttentionHead, LinearHead
 from hear_ptsed.model import Count, Report, SEDModel, float32
-from hear_ptsed.registry import MODELS, PublicRow, build, build_head, find_row, trainable
+from hear_ptsed.registry import MODELS, PublicRow, Row, build, build_head, find_row, trainable
 from hear_ptsed.schema import check
 from hear_ptsed.sequence import (
     DEFAULTS,
@@ -52,6 +52,13 @@ class ChosenParts:
         """Whether anything was asked for but to leave parts out."""
         chosen = self.sequence_model or self.sequence_options or self.head or self.random
         return bool(chosen) or self.n_classes not in ("file", None)
+
+    def like(self, sequence: dict[str, Any] | None) -> "ChosenParts":
+        """With the sequence model that a registered model has, unless another was asked for."""
+        if self.sequence_model is not None or sequence is None:
+            return self
+        options = sequence | self.sequence_options
+        return replace(self, sequence_model=options.pop("kind"), sequence_options=options)
 
     @property
     def left_in_file(self) -> set[str]:
@@ -92,6 +99,8 @@ def load_model(
     """What `hear_ptsed.load` gives; see there."""
     if isinstance(MODELS.get(name), PublicRow):
         return _load_public(name, stage, checkpoint, parts)
+    if name in MODELS and not parts.backbone_only:
+        parts = parts.like(MODELS[name].sequence)
     untrained = checkpoint is None and stage is None
     if checkpoint is None and name is None:
         raise ValueError("give the name of a model, a checkpoint, or both")
@@ -137,7 +146,10 @@ def _build_random(name: str, parts: ChosenParts) -> SEDModel:
     if parts.backbone_only:
         n_classes = None
     head = parts.head or "linear"
-    return build(name, n_classes, parts.sequence_model, head, **parts.sequence_options).eval()
+    model = build(name, n_classes, parts.sequence_model, head, **parts.sequence_options).eval()
+    if parts.backbone_only:
+        model.sequence = None
+    return model
 
 
 @float32()
@@ -150,7 +162,7 @@ def _open_file(path: Path, name: str | None, parts: ChosenParts) -> SEDModel:
     """
     tensors, description = read_described(path)
     name = name or description.model or find_closest(tensors)
-    if name not in trainable():
+    if not isinstance(MODELS.get(name), Row):
         what = f"is a {shown(name)}, which is none" if name else "looks like none"
         raise ValueError(f"{path} {what} of the registered models: {', '.join(trainable())}")
     row = find_row(name)
@@ -322,5 +334,6 @@ def _refuse(
 
     raise ValueError(
         f"{path} holds {f'a {part} ({listed(has)})' if has else f'no {part}'}, asked for is "
-        f"{listed(asked)}: leave that out, or ask for random weights by random={random}"
+        f"{listed(asked)}: leave that out, name another model, or ask for random weights by "
+        f"random={random}"
     )
