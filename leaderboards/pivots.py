@@ -48,7 +48,8 @@ def _pivot(title: str, cells: list[Cell], measured: list[Cell]) -> Pivot:
         figure = cell.entries[0].record
         row, _, column = figure["setting"].partition(" dim=") if split else ("", "", "")
         key = (row, f"{column} wide" if column else "no width")
-        at[key if split else (figure["model"], figure["setting"])] = cell
+        later = f", {figure['stage']}" if figure["stage"] != "strong" else ""
+        at[key if split else (figure["model"] + later, figure["setting"])] = cell
     rows, columns = (list(dict.fromkeys(key[i] for key in at)) for i in (0, 1))
     models = {row: cell.row.model for (row, _), cell in at.items()}
     means: dict[str, list[float]] = {column: [] for column in columns}
