@@ -24,7 +24,7 @@ from hear_ptsed.checkpoints import download, load_checkpoint, save_checkpoint
 from hear_ptsed.files import atomic, locked, remove_stale
 from hear_ptsed.frontends.mel import ATSTMel
 from hear_ptsed.model import SEDModel
-from hear_ptsed.registry import MODELS, build
+from hear_ptsed.registry import MODELS, STAGES, build
 from training.callbacks import BEST, LAST, Interruptible, Keep
 from training.data.batch import ClipSet
 from training.data.coverage import Coverage
@@ -164,7 +164,7 @@ def start_model(recipe: Recipe, classes: list[str]) -> SEDModel:
         for part in model.modules():
             if isinstance(part, torch.nn.BatchNorm2d):
                 part.momentum = options.batch_norm_momentum
-    if options.start in ("ssl", "weak", "strong"):
+    if options.start in STAGES:
         load_checkpoint(model, download.find(options.name, options.start))
     elif options.start != "none":
         load_checkpoint(model, recipe.data.path(options.start))

@@ -15,6 +15,7 @@ from pydantic_core import to_jsonable_python
 
 from hear_ptsed.errors import shown
 from hear_ptsed.grid import WINDOW_FRAMES
+from hear_ptsed.registry import STAGES
 from hear_ptsed.schema import (
     Number,
     admitted,
@@ -48,7 +49,7 @@ class Model:
 
     name: str = setting("atst_frame", "a model of `hear-ptsed list`")
     start: str = setting(
-        "weak", "none (random), ssl, weak, strong (released files), or the path of a checkpoint"
+        "weak", f"none (random), {', '.join(STAGES)} (released files), or the path of a checkpoint"
     )
     sequence_model: (
         Literal["bigru", "bilstm", "attention", "transformer", "mamba", "hybrid", "mamba2", "tcn"]
