@@ -17,8 +17,8 @@ from eval_tasks.score import rate
 from hear_ptsed.metrics import records
 from hear_ptsed.metrics.bootstrap import Bootstrap, Scored, mean_of_folds
 from hear_ptsed.metrics.catalogue import BY_EVENTS, METRICS
-from hear_ptsed.metrics.decoding import decode
-from hear_ptsed.metrics.predicted import pack
+from hear_ptsed.metrics.decoding import decode_as_heareval
+from hear_ptsed.metrics.predicted import pack_events
 from hear_ptsed.metrics.provenance import make_record
 from hear_ptsed.metrics.records import Record
 
@@ -81,7 +81,7 @@ def decoded(run: Run, fold: Predictions) -> Predictions:
         return fold
     probabilities, decoding = fold.probabilities, fold.decoding or task.decoding
     events = {
-        file: decode(probabilities[file], part.classes, decoding, part.hop_ms)
+        file: decode_as_heareval(probabilities[file], part.classes, decoding, part.hop_ms)
         for file in part.files
     }
     return replace(fold, events=events)
@@ -144,4 +144,6 @@ def packed_events(run: Run, predictions: list[Predictions]) -> str:
         file: of_file for fold in predictions for file, of_file in (fold.events or {}).items()
     }
     clips = sum(len(run.data.parts[fold.part]) for fold in predictions)
-    return pack(events, run.data.classes) if len(events) == clips else ""  # a name in two folds
+    if len(events) < clips:  # a name is in two folds
+        return ""
+    return pack_events(events, run.data.classes)

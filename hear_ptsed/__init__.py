@@ -60,11 +60,11 @@ def load(
     """
     import torch
 
-    from hear_ptsed.checkpoints.load import ChosenParts, load_model
+    from hear_ptsed.checkpoints.load import ChosenParts, open_model
 
     random = frozenset({random} if isinstance(random, str) else random)
     parts = ChosenParts(n_classes, sequence_model, head, random, backbone_only, sequence_options)
     with torch.random.fork_rng(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        return load_model(model, stage, checkpoint, parts)
+        return open_model(model, stage, checkpoint, parts)

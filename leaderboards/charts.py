@@ -42,7 +42,7 @@ def score_chart(cells: Sequence[Cell], labels: Labels) -> Chart | None:
         data.append(trace | {"error_x": trace.pop("error_y")})
     if not data:
         return None
-    rows = [_short(labels[cell.row]) for cell in scored]
+    rows = [_short_label(labels[cell.row]) for cell in scored]
     y = {"range": [len(rows) - 0.5, -0.5], "tickvals": [*range(len(rows))], "ticktext": rows}
     return _chart(data, 90 + 22 * len(rows), _score_title(cells[0]), "", yaxis=y, showlegend=False)
 
@@ -231,14 +231,14 @@ def _look(rows: Sequence[Row], labels: Labels) -> Chart:
     model = rows[0].model
     symbols = [SYMBOLS.get(row.stage, "diamond") + "-open" * row.untrained for row in rows]
     marker = {"color": _colour(rows[0], labels), "size": 9, "symbol": symbols}
-    trace = {"name": _short(names.model_title(model)), "mode": "markers", "marker": marker}
+    trace = {"name": _short_label(names.model_title(model)), "mode": "markers", "marker": marker}
     return trace | {"hovertemplate": "%{hovertext}<extra></extra>"}
 
 
 def _name(row: Row, labels: Labels) -> Chart:
     """Of a trace of one row: short for the legend, escaped for hover, as it is for scripts."""
     label = labels[row]
-    return {"name": _short(label), "hovertext": escape(label), "meta": label}
+    return {"name": _short_label(label), "hovertext": escape(label), "meta": label}
 
 
 def _colour(row: Row, labels: Labels) -> str:
@@ -302,5 +302,5 @@ def _score_title(cell: Cell) -> str:
     return METRICS[cell.column.metric].heading + lower
 
 
-def _short(label: str) -> str:
+def _short_label(label: str) -> str:
     return escape(label if len(label) <= NAME else label[: NAME - 1] + "…")

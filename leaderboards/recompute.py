@@ -9,7 +9,7 @@ import numpy as np
 from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap, Scored, mean_of_folds
 from hear_ptsed.metrics.catalogue import BY_EVENTS, METRICS
 from hear_ptsed.metrics.events import event_scores
-from hear_ptsed.metrics.predicted import unpack
+from hear_ptsed.metrics.predicted import unpack_events
 from hear_ptsed.metrics.records import Record
 from hear_ptsed.metrics.task_folder import TaskFolder, read_task_folder, version_of
 
@@ -34,7 +34,7 @@ def _score_again(record: Record, tasks_dir: Path) -> Scored:
         what = "predicted events" if metrics else "scores of events"
         raise ValueError(f"has no {what} to compute again; without --tasks-dir its form is checked")
     task = _find_task(record, tasks_dir)
-    events = unpack(record.predicted, task.classes)
+    events = unpack_events(record.predicted, task.classes)
     tested = [clips for clips in task.tested.values() if clips.keys() & events.keys()]
     if len(tested) != max(1, len(record.folds)):
         raise ValueError(f"predicted is of {len(tested)} test parts, scores of others")

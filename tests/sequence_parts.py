@@ -40,3 +40,16 @@ def scan_input(length: int, inner: int = 6, batch: int = 2, dtype=torch.float32)
     shapes += ((batch, length, 16),) * 2
     delta, x, a, b, c = (torch.randn(s, generator=generator, dtype=dtype) for s in shapes)
     return [F.softplus(delta), x, -a.exp(), b, c]
+
+
+def check_scan(scan, reference, ours: list[Tensor]) -> None:
+    """A scan and its gradients are those of a plain recurrence in float64."""
+    plain = [z.detach().double().requires_grad_() for z in ours]
+    got, want = scan(*ours), reference(*plain)
+    pull = torch.randn(got.shape, generator=torch.Generator().manual_seed(4))
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+    got.backward(pull)
+    want.backward(pull.double())
+    for mine, other in zip(ours, plain, strict=True):
+        limit = 1e-5 * float(other.grad.abs().max())
+        torch.testing.assert_close(mine.grad.double(), other.grad, rtol=1e-5, atol=limit)

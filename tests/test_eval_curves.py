@@ -9,7 +9,7 @@ import pytest
 from scoring_parts import CLASSES, CLOSE, detections, event, plain_psds, psds_scores
 
 from hear_ptsed.metrics.bootstrap import Bootstrap, Scored, mean_of_folds
-from hear_ptsed.metrics.decoding import Decoding, decode
+from hear_ptsed.metrics.decoding import Decoding, decode_as_heareval
 from hear_ptsed.metrics.events import THRESHOLDS, event_scores, threshold_curve
 from leaderboards.collect import collect
 
@@ -24,7 +24,7 @@ def test_each_point_of_a_threshold_curve_is_the_score_at_that_threshold():
     assert curve["threshold"] == list(THRESHOLDS) and 0.5 in THRESHOLDS
     for i in (0, THRESHOLDS.index(0.5), len(THRESHOLDS) - 1):
         own = replace(DECODING, threshold=THRESHOLDS[i])
-        events = {file: decode(p, CLASSES, own) for file, p in probabilities.items()}
+        events = {file: decode_as_heareval(p, CLASSES, own) for file, p in probabilities.items()}
         scored = event_scores(reference, events, CLASSES, [METRIC])
         assert curve["f_measure"][i] == scored.scores[METRIC]
         for part in ("f_measure", "precision", "recall"):

@@ -19,7 +19,7 @@ from scoring_parts import (
 
 from eval_tasks.heareval.adjustments import gpu_name_as_bytes, tensorflow_stand_in
 from hear_ptsed.metrics.bootstrap import Bootstrap, mean_of_folds, paired
-from hear_ptsed.metrics.decoding import Decoding, decode
+from hear_ptsed.metrics.decoding import Decoding, decode_as_heareval
 from hear_ptsed.metrics.events import event_scores, pkg_resources_stand_in
 
 pytest.importorskip("heareval")
@@ -135,7 +135,7 @@ def test_probabilities_become_the_events_that_heareval_makes_of_them(
                 by_time, dict(enumerate(CLASSES)), threshold, median_ms, min_ms
             )
             how = Decoding(median_ms, min_ms, threshold)
-            assert decode(probabilities, CLASSES, how, hop_ms) == theirs
+            assert decode_as_heareval(probabilities, CLASSES, how, hop_ms) == theirs
             count += len(theirs)
     assert count or frames < 5
 
@@ -232,7 +232,9 @@ def test_psds_of_a_resample_is_that_of_its_clips(seed):
 def test_a_resample_with_every_clip_once_has_the_value_of_the_set(monkeypatch):
     monkeypatch.setattr(Bootstrap, "weights", lambda self, files: np.ones((1, len(files)), int))
     probabilities, reference, durations = detections(2)
-    estimated = {f: decode(p, CLASSES, Decoding(280, 80)) for f, p in probabilities.items()}
+    estimated = {
+        f: decode_as_heareval(p, CLASSES, Decoding(280, 80)) for f, p in probabilities.items()
+    }
     events = event_scores(reference, estimated, CLASSES, list(EVENT_METRICS), Bootstrap())
     psds = psds_scores(probabilities, reference, durations, CLASSES, bootstrap=Bootstrap())
     for scored in (events, psds):
@@ -311,6 +313,6 @@ def test_what_cannot_be_scored_is_named_in_one_line():
     with pytest.raises(ValueError, match="3.wav has duration 0 s"):
         psds_scores(probabilities, reference, durations | {"3.wav": 0}, CLASSES)
     with pytest.raises(ValueError, match="NaN or infinity"):
-        decode(np.full((9, 3), np.nan), CLASSES, Decoding(250, 125))
+        decode_as_heareval(np.full((9, 3), np.nan), CLASSES, Decoding(250, 125))
     with pytest.raises(ValueError, match="threshold 62 is no probability"):
         Decoding(250, 125, 62)

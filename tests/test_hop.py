@@ -20,7 +20,7 @@ from eval_tasks.plugin import Plugin
 from hear_ptsed import hear
 from hear_ptsed.grid import n_frames
 from hear_ptsed.hear import HearModel, Options, get_scene_embeddings, get_timestamp_embeddings
-from hear_ptsed.metrics.predicted import unpack
+from hear_ptsed.metrics.predicted import unpack_events
 from hear_ptsed.metrics.predictions import Predictions
 from hear_ptsed.metrics.score import score
 from hear_ptsed.windows import over_windows, with_hop
@@ -208,7 +208,9 @@ def test_a_run_with_hop_trains_decodes_and_says_so(tmp_path):
     (record,) = records(tmp_path / "runs").values()
     assert record["hyperparameters"]["model_options"] == {"hop": 20}
     assert "--hop 20" in record["command"] and record["scores"]["event_onset_200ms_fms"] > 0.5
-    events = [e for of_file in unpack(record["predicted"], data.classes).values() for e in of_file]
+    events = [
+        e for of_file in unpack_events(record["predicted"], data.classes).values() for e in of_file
+    ]
     assert {e["start"] % 20 for e in events} == {0} and {e["start"] % 40 for e in events} == {0, 20}
     curve = record["curves"]["event_onset_200ms_fms"]
     at_half = curve["f_measure"][curve["threshold"].index(0.5)]

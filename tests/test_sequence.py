@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from sequence_parts import audio_frames, norm64, scan_input, shaken, small, weights
+from sequence_parts import audio_frames, check_scan, norm64, scan_input, shaken, small, weights
 from torch import Tensor
 
 from hear_ptsed.sequence import DEFAULTS, build_sequence_model, selective_scan
@@ -92,18 +92,7 @@ def test_mamba_equals_its_recurrence_frame_by_frame(bidirectional):
 
 @pytest.mark.parametrize("length", (1, 7, 8, 9, 250, 251))
 def test_the_chunked_scan_and_its_gradients_are_those_of_the_recurrence(length):
-    ours = [z.requires_grad_() for z in scan_input(length)]
-    plain = [z.detach().double().requires_grad_() for z in ours]
-    got, want = selective_scan(*ours), scan64(*plain)
-    pull = torch.randn(got.shape, generator=torch.Generator().manual_seed(4))
-    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
-    got.backward(pull)
-    want.backward(pull.double())
-    for mine, reference in zip(ours, plain, strict=True):
-        largest = float(reference.grad.abs().max())
-        torch.testing.assert_close(
-            mine.grad.double(), reference.grad, rtol=1e-5, atol=1e-5 * largest
-        )
+    check_scan(selective_scan, scan64, [z.requires_grad_() for z in scan_input(length)])
 
 
 def test_the_scan_never_keeps_the_states_of_the_whole_sequence():

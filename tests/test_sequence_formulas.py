@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from sequence_parts import audio_frames, norm64, scan_input, shaken, small
+from sequence_parts import audio_frames, check_scan, norm64, scan_input, shaken, small
 from torch import Tensor, nn
 
 from hear_ptsed.registry import build
@@ -164,18 +164,6 @@ def test_the_chunked_scan_and_its_gradients_are_those_of_the_recurrence(length):
     rate = torch.tensor([-30.0, -1.0])  # from fast to slow decay
     ours = [(delta[..., :2] * rate), drive, b, c]
     check_scan(chunked_scan, scan64, [z.detach().requires_grad_() for z in ours])
-
-
-def check_scan(scan, reference, ours: list[Tensor]) -> None:
-    plain = [z.detach().double().requires_grad_() for z in ours]
-    got, want = scan(*ours), reference(*plain)
-    pull = torch.randn(got.shape, generator=torch.Generator().manual_seed(4))
-    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
-    got.backward(pull)
-    want.backward(pull.double())
-    for mine, other in zip(ours, plain, strict=True):
-        limit = 1e-5 * max(1e-3, float(other.grad.abs().max()))
-        torch.testing.assert_close(mine.grad.double(), other.grad, rtol=1e-5, atol=limit)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,7 +16,7 @@ from eval_parts import LOGMEL, OFFICE, PIANO, run, tiny_tasks  # noqa: E402
 
 from eval_tasks.tasks import find_task  # noqa: E402
 from eval_tasks.tasks.base import open_task  # noqa: E402
-from hear_ptsed.metrics.predicted import EVENTS, PACKED, UNPACKED, pack, unpack  # noqa: E402
+from hear_ptsed.metrics.predicted import EVENTS, PACKED, UNPACKED, pack_events, unpack_events  # noqa: E402
 from hear_ptsed.metrics.task_folder import read_task_folder  # noqa: E402
 from leaderboards.__main__ import main  # noqa: E402
 from leaderboards.submit import problems_of_file  # noqa: E402
@@ -114,12 +114,12 @@ def test_events_of_other_clips_are_refused(made, office, tmp_path):
         in problems_of(tmp_path, office | {"predicted": packed({})}, made / "tasks")[0]
     )
     folder = read_task_folder(made / "tasks" / "office_synthetic-v1-tiny")
-    events = unpack(office["predicted"], folder.classes)
+    events = unpack_events(office["predicted"], folder.classes)
     more = {**events, "other.wav": []}
-    changed = office | {"predicted": pack(more, folder.classes)}
+    changed = office | {"predicted": pack_events(more, folder.classes)}
     assert "other.wav, which is no test clip" in problems_of(tmp_path, changed, made / "tasks")[0]
     fewer = dict([*events.items()][1:])
-    changed = office | {"predicted": pack(fewer, folder.classes)}
+    changed = office | {"predicted": pack_events(fewer, folder.classes)}
     assert "lacks an estimate" in problems_of(tmp_path, changed, made / "tasks")[0]
 
 
@@ -152,7 +152,7 @@ HOSTILE = {
 def test_hostile_events_are_a_line(made, office, tmp_path, problem):
     for text in HOSTILE[problem]:
         with pytest.raises(ValueError, match=problem) as error:
-            unpack(text, ["a", "b"])
+            unpack_events(text, ["a", "b"])
         assert str(error.value).isprintable() and len(str(error.value)) < 2000
         assert len(problems_of(tmp_path, office | {"predicted": text}, made / "tasks")) == 1
 
@@ -173,11 +173,11 @@ def test_events_come_out_as_they_were_packed(clips):
         file: [{"label": c, "start": min(t), "end": max(t)} for c, *t in rows]
         for file, rows in clips.items()
     }
-    assert unpack(pack(events, "abc"), "abc") == events
+    assert unpack_events(pack_events(events, "abc"), "abc") == events
 
 
 def test_too_many_events_are_left_out():
     event = {"label": "a", "start": 0.0, "end": 1.0}
-    assert pack({"a.wav": [event] * (EVENTS + 1)}, ["a"]) == ""
+    assert pack_events({"a.wav": [event] * (EVENTS + 1)}, ["a"]) == ""
     clips = {f"{k:0250d}": [] for k in range(UNPACKED // 250)}
-    assert pack(clips, ["a"]) == ""
+    assert pack_events(clips, ["a"]) == ""

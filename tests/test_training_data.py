@@ -29,7 +29,7 @@ h5py = pytest.importorskip("h5py")
 datasets = pytest.importorskip("datasets")
 
 from training.data.annotations import Events, clip_key, read_events  # noqa: E402
-from training.data.clips import Clips, Unreadable, decode, open_clips  # noqa: E402
+from training.data.clips import Clips, Unreadable, decode_audio, open_clips  # noqa: E402
 from training.data.coverage import Coverage, coverage  # noqa: E402
 from training.data.pack import pack  # noqa: E402
 
@@ -135,7 +135,7 @@ def test_16_bit_files_come_back_bit_for_bit_and_channels_are_averaged(kind):
     for channels, expected in ((audio[:, :1], audio[:, 0]), (audio, audio.mean(1))):
         file = io.BytesIO()
         soundfile.write(file, channels, 8000, format=kind, subtype="PCM_16")
-        samples, rate = decode(file.getvalue(), "x")
+        samples, rate = decode_audio(file.getvalue(), "x")
         assert rate == 8000
         np.testing.assert_allclose(samples, expected, atol=0 if channels.shape[1] == 1 else 0.5)
 
@@ -143,12 +143,14 @@ def test_16_bit_files_come_back_bit_for_bit_and_channels_are_averaged(kind):
 def test_samples_beyond_full_scale_are_clipped():
     file = io.BytesIO()
     soundfile.write(file, np.array([-3.0, 3.0, 1.0, 0.5]), 8000, format="WAV", subtype="FLOAT")
-    assert decode(file.getvalue(), "x")[0].tolist() == [-32768, 32767, 32767, 16384]
+    assert decode_audio(file.getvalue(), "x")[0].tolist() == [-32768, 32767, 32767, 16384]
 
 
 def test_an_mp3_behind_foreign_bytes_is_read():
     data = encoded(1)
-    np.testing.assert_array_equal(decode(b"xyz" * 10 + data, "a.mp3")[0], decode(data, "a.mp3")[0])
+    np.testing.assert_array_equal(
+        decode_audio(b"xyz" * 10 + data, "a.mp3")[0], decode_audio(data, "a.mp3")[0]
+    )
 
 
 def bad_files() -> dict[str, tuple[bytes, str]]:

@@ -56,7 +56,7 @@ class Scoring:
 
 
 @torch.no_grad()
-def score(model: SEDModel, scores: Scores, options: Scoring) -> dict[str, str]:
+def fill_scores(model: SEDModel, scores: Scores, options: Scoring) -> dict[str, str]:
     """Fill `scores` on one device; the unreadable clips with the reason."""
     device, unreadable = options.usable_device, {}
     model = model.to(device).eval()
@@ -113,7 +113,7 @@ def evaluate(
     scores = Scores(
         opened.clip_set(classes), events, options.labels, options.evaluation, with_loss=False
     )
-    scores.clips.report_unreadable(score(net, scores, options))
+    scores.clips.report_unreadable(fill_scores(net, scores, options))
     for report in scores.clips.coverage:
         log.info(report.text())
     rated, clips = scores.rate(Bootstrap(options.evaluation.bootstrap))

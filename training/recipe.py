@@ -302,7 +302,7 @@ def load(recipes: Sequence[Path | str], options: Sequence[str] = ()) -> Recipe:
     """
     values: dict[str, Any] = {}
     for recipe in recipes:
-        values = _merge(values, _read(_find_file(recipe)))
+        values = _merge(values, _read_recipe(_find_file(recipe)))
     return check(Recipe, override(Recipe, values, options), "recipe")
 
 
@@ -354,7 +354,7 @@ def _find_file(recipe: Path | str) -> Path:
     return RECIPES / f"{recipe}.yaml"
 
 
-def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in below:
         raise ValueError(f"{path} extends itself")
     values = read_yaml_file(path, "recipe")
@@ -367,7 +367,7 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
         return values
     if not isinstance(base, str):
         raise ValueError(f"{path}: extends is {shown(base)}; expected the path of a recipe")
-    return _merge(_read(path.parent / base, (*below, path.resolve())), values)
+    return _merge(_read_recipe(path.parent / base, (*below, path.resolve())), values)
 
 
 def _merge(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Problem(Protocol):
         """What `loss` takes, for steps from `first` on."""
 
     def loss(self, batch: Any, step: int) -> Tensor:
-        """A scalar; the model is in training mode and under autocast."""
+        """The loss of a batch, of shape (); the model is in training mode and under autocast."""
 
     def after_step(self, step: int) -> None:
         """Called when the optimiser has moved."""

@@ -63,7 +63,7 @@ def source_file(piece: str) -> Path:
     return min(path for path in paths if path.stem == piece.rsplit("/", 1)[1])
 
 
-def score(piece: str) -> Score:
+def read_piece(piece: str) -> Score:
     """Notes of a piece with ties joined and grace notes left out."""
     cached = (
         cache_dir("scores", f"music21-{version('music21')}") / f"{piece.replace('/', '_')}.json"

@@ -90,9 +90,9 @@ def _held(notes: list[Note], pedal: list[tuple[float, bool]]) -> list[Note]:
             down = True
         elif kind == PEDAL_UP:
             down = False
-            end([one for one in sounding if one.end < time], time)
+            end([held_on for held_on in sounding if held_on.end < time], time)
         elif kind == STRIKE:
-            end([one for one in sounding if down and one.pitch == note.pitch], time)
+            end([held_on for held_on in sounding if down and held_on.pitch == note.pitch], time)
             sounding.append(note)
         elif not down and note in sounding:
             end([note], time)

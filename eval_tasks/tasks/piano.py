@@ -74,7 +74,7 @@ class Music:
     instrument: Callable[[list[Note]], np.ndarray]
 
 
-REAL = Music(sheet_music.pieces, sheet_music.score, partial(play, "TimGM6mb", 0))
+REAL = Music(sheet_music.pieces, sheet_music.read_piece, partial(play, "TimGM6mb", 0))
 
 
 def render_piano(options: RenderOptions, folder: str) -> Rendering:

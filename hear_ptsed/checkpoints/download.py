@@ -81,7 +81,7 @@ def verify(path: Path) -> None:
     if not manifest.exists():
         _record(path, _entry(path, None))
         return
-    known = _read(manifest)
+    known = _read_manifest(manifest)
     stat = path.stat()
     if (stat.st_size, stat.st_mtime_ns) == (known.size, known.mtime_ns):
         return
@@ -122,7 +122,7 @@ def fetch(url: str, target: Path) -> None:
         if target.exists():  # another process was faster
             return
         remove_stale(target.parent)
-        known = _read(manifest) if manifest.exists() else None
+        known = _read_manifest(manifest) if manifest.exists() else None
         _download(url, part, target)
         entry = _entry(part, url)
         if known is not None and known.sha256 != entry.sha256:
@@ -327,7 +327,7 @@ def _record(path: Path, entry: Manifest) -> None:
         log.info("%s cannot be recorded, later changes go unnoticed: %s", path, error)
 
 
-def _read(manifest: Path) -> Manifest:
+def _read_manifest(manifest: Path) -> Manifest:
     try:
         return check_json(Manifest, manifest.read_bytes(), "the record")
     except ValueError as error:

@@ -93,7 +93,7 @@ class ChosenParts:
             raise ValueError("backbone_only leaves no parts to choose: leave the other choices out")
 
 
-def load_model(
+def open_model(
     name: str | None, stage: str | None, checkpoint: Path | str | None, parts: ChosenParts
 ) -> SEDModel:
     """What `hear_ptsed.load` gives; see there."""

@@ -47,7 +47,6 @@ def area_scores(
             rank = RANKINGS[metric]
             of_classes.append(rank(x, clips, k, resamples.weights))
 
-    per_class = {name: {"events": float(n)} for name, n in predictions.events_of_class.items()}
     values, curves, of_class = {}, {}, {}
     for metric, of_classes in ranked.items():
         columns = np.stack(of_classes, axis=1)  # (R, K)
@@ -59,18 +58,30 @@ def area_scores(
             values[metric], of_class[metric] = areas[alpha], of_each
             curves |= {metric: rocs[alpha]} if alpha in rocs else {}
     values = {metric: values[metric] for metric in metrics}
-    for metric in metrics:
-        of_name = dict(zip(clips.classes, of_class[metric].tolist(), strict=True))
-        for name, row in per_class.items():
-            row[METRICS[metric].of_classes or metric] = of_name.get(name, math.nan)
     return Scored(
         {metric: float(of[0]) for metric, of in values.items()},
-        per_class,
+        _rows_of_classes(predictions, {metric: of_class[metric] for metric in metrics}),
         {metric: _convention(predictions, metric) for metric in metrics},
         {metric: {"median_frames": predictions.median_frames} for metric in metrics},
         *_resampled(bootstrap, clips.files, values),
         curves=curves,
     )
+
+
+def _rows_of_classes(
+    predictions: Predictions, of_class: dict[str, np.ndarray]
+) -> dict[str, dict[str, float]]:
+    """Class -> number of events and value of each metric; NaN of a class that has no events.
+
+    Args:
+        of_class: metric -> (K,) values of the classes that have events.
+    """
+    per_class = {name: {"events": float(n)} for name, n in predictions.events_of_class.items()}
+    for metric, values in of_class.items():
+        of_name = dict(zip(predictions.event_clips.classes, values.tolist(), strict=True))
+        for name, row in per_class.items():
+            row[METRICS[metric].of_classes or metric] = of_name.get(name, math.nan)
+    return per_class
 
 
 def clip_label_scores(

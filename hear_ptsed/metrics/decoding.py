@@ -29,7 +29,7 @@ class Decoding:
             raise ValueError(f"threshold {self.threshold} is no probability; give one from 0 to 1")
 
 
-def decode(
+def decode_as_heareval(
     probabilities: np.ndarray, classes: Sequence[str], decoding: Decoding, hop_ms: int = FRAME_MS
 ) -> list[dict[str, Any]]:
     """Events [{"label", "start", "end"}] in ms by start, as heareval makes them.

@@ -7,6 +7,7 @@ resample of it is sed_eval's own formula on summed counts.
 import math
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,7 +23,7 @@ from hear_ptsed.grid import FRAME_MS
 from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap, Scored
 from hear_ptsed.metrics.catalogue import BY_EVENTS, EVENTS, METRICS
 from hear_ptsed.metrics.checks import Events, check_events, check_files, check_metrics
-from hear_ptsed.metrics.decoding import Decoding, decode
+from hear_ptsed.metrics.decoding import Decoding, decode_as_heareval
 from hear_ptsed.metrics.predictions import Predictions
 
 THRESHOLDS = tuple(k / 20 for k in range(1, 20))  # of a curve: 0.05 to 0.95
@@ -79,10 +80,8 @@ def event_scores(
         )
     weights = bootstrap.weights(files)
     clips = [(reference[file], estimated[file]) for file in files]
-    per_class = {name: {"events": 0.0} for name in classes}
-    for event in (event for file in files for event in reference[file]):
-        if str(event["label"]) in per_class:
-            per_class[str(event["label"])]["events"] += 1
+    counted = Counter(str(event["label"]) for file in files for event in reference[file])
+    per_class = {name: {"events": float(counted[name])} for name in classes}
     scores, details, replicates = {}, {}, {}
     for metric in metrics:
         scorer, counts, of_class = _counts(metric, clips, classes, unknown)
@@ -120,7 +119,9 @@ def threshold_curve(
     curve: dict[str, list[float]] = {"threshold": list(THRESHOLDS)} | {part: [] for part in F_PARTS}
     for threshold in THRESHOLDS:
         at = replace(decoding, threshold=threshold)
-        events = {file: decode(probabilities[file], classes, at, hop_ms) for file in reference}
+        events = {
+            file: decode_as_heareval(probabilities[file], classes, at, hop_ms) for file in reference
+        }
         details = event_scores(reference, events, classes, [metric]).details
         for part in F_PARTS:
             curve[part].append(details[f"{metric}_{part}"])

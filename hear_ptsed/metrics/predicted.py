@@ -23,11 +23,11 @@ Time = Annotated[float, Field(strict=True, ge=0, le=1e12)]
 Clips = dict[Name, Annotated[list[tuple[Number, Time, Time]], Field(max_length=EVENTS)]]
 
 
-def pack(events: Events, classes: Sequence[str]) -> str:
+def pack_events(events: Events, classes: Sequence[str]) -> str:
     """Events of all tested clips; "" if they do not fit a record."""
     number = {name: k for k, name in enumerate(classes)}
     rows = {
-        file: [[number[e["label"]], _short(e["start"]), _short(e["end"])] for e in of_file]
+        file: [[number[e["label"]], _shortest(e["start"]), _shortest(e["end"])] for e in of_file]
         for file, of_file in sorted(events.items())
     }
     text = json.dumps(rows, separators=(",", ":")).encode()
@@ -36,8 +36,8 @@ def pack(events: Events, classes: Sequence[str]) -> str:
     return packed if fits and max(map(len, rows.values())) <= EVENTS else ""
 
 
-def unpack(packed: str, classes: Sequence[str]) -> Events:
-    """What `pack` was given; a ValueError says what is wrong."""
+def unpack_events(packed: str, classes: Sequence[str]) -> Events:
+    """What `pack_events` was given; a ValueError says what is wrong."""
     decompressor = zlib.decompressobj()
     try:
         text = decompressor.decompress(base64.b64decode(packed, validate=True), UNPACKED + 1)
@@ -61,5 +61,5 @@ def unpack(packed: str, classes: Sequence[str]) -> Events:
     }
 
 
-def _short(ms: float) -> float | int:
+def _shortest(ms: float) -> float | int:
     return int(ms) if ms == int(ms) else float(ms)

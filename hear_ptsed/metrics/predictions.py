@@ -9,7 +9,7 @@ import numpy as np
 from hear_ptsed.events import median_filter
 from hear_ptsed.grid import FRAME_MS
 from hear_ptsed.metrics.checks import Events, check_events, check_files, check_probabilities
-from hear_ptsed.metrics.decoding import Decoding, decode
+from hear_ptsed.metrics.decoding import Decoding, decode_as_heareval
 
 
 class ScoreArray(Mapping[str, np.ndarray]):
@@ -110,7 +110,7 @@ class Predictions:
         if self.decoding is None:
             raise ValueError("no events and no decoding; give one of them for scores of events")
         return {
-            file: decode(self.scores[file], self.classes, self.decoding, self.hop_ms)
+            file: decode_as_heareval(self.scores[file], self.classes, self.decoding, self.hop_ms)
             for file in self.reference
         }
 

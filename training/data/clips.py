@@ -133,7 +133,7 @@ class Hdf5Clips(Clips):
             data = self._file()["mp3"][i]
         except OSError as error:
             raise Unreadable(self.names[i], f"damaged in {self.path.name}: {error}") from error
-        return decode(data.tobytes(), self.names[i], self.channels)
+        return decode_audio(data.tobytes(), self.names[i], self.channels)
 
     def clip_labels(self) -> np.ndarray | None:
         """(N, n) uint8, see Clips."""
@@ -168,7 +168,7 @@ class HuggingFaceClips(Clips):
         which = int(np.searchsorted(self.ends, i, side="right"))
         row = i - (self.ends[which - 1] if which else 0)
         data = self._file()[which].data.column("mp3_bytes")[row].as_py()
-        return decode(data or b"", self.names[i], self.channels)
+        return decode_audio(data or b"", self.names[i], self.channels)
 
     def events(self) -> Events | None:
         if any("events" not in split.column_names for split in self._file()):
@@ -214,7 +214,7 @@ class FolderClips(Clips):
 
     def read(self, i: int) -> tuple[np.ndarray, int]:
         """int16 (S,) and its rate, see Clips."""
-        return decode(self.path / self.names[i], self.names[i], self.channels)
+        return decode_audio(self.path / self.names[i], self.names[i], self.channels)
 
 
 class ShardClips(Clips):
@@ -266,7 +266,7 @@ class ShardClips(Clips):
         return {}
 
 
-def decode(source: bytes | Path, name: str, channels: str = "mean") -> tuple[np.ndarray, int]:
+def decode_audio(source: bytes | Path, name: str, channels: str = "mean") -> tuple[np.ndarray, int]:
     """An audio file or its bytes to int16 (S,), see AudioFile.blocks, and its rate in Hz."""
     try:
         with AudioFile(source, name) as file:
