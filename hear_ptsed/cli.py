@@ -41,21 +41,22 @@ def list_command(args: argparse.Namespace) -> int:
         listed = [row._asdict() | {"stage": row.stage or "-"} for row in rows]
         print(json.dumps(listed, indent=1))
         return 0
-    table = [("MODEL", "STAGE", "MODULE", "PARAMETERS", "DIM", "CHECKPOINT", "CACHED")]
-    for row in rows:
-        size, cached = f"{row.parameters / 1e6:.1f} M", "yes" if row.cached else "no"
-        table.append(
-            (row.model, row.stage or "-", row.module, size, str(row.dim), row.checkpoint, cached)
-        )
+    table = [("MODEL", "STAGES", "PARAMETERS", "DIM", "AT HAND")]
+    models = [[*files] for _, files in groupby(rows, key=lambda row: row.model)]
+    for files in models:
+        stages = ", ".join(row.stage or "-" for row in files)
+        cached = ", ".join(row.stage or "yes" for row in files if row.cached)
+        size, dim = f"{files[0].parameters / 1e6:.1f} M", str(files[0].dim)
+        table.append((files[0].model, stages, size, dim, cached or "-"))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     header, *lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in table
     ]
     print(header)
-    groups = groupby(zip(rows, lines, strict=True), key=lambda pair: pair[0].family)
-    for family, members in groups:
+    for family, members in groupby(zip(models, lines, strict=True), lambda pair: pair[0][0].family):
         print(f"{family}:", *(line for _, line in members), sep="\n")
+    print(f"Each stage is a module, such as {rows[0].module}; --json names modules and files.")
     return 0
 
 

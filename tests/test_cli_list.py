@@ -29,13 +29,19 @@ def test_the_list_names_every_module_and_what_is_at_hand(empty_cache, capsys):
     assert len(listed) == len(registry.list_models())
     assert [row["module"] for row in listed if row["cached"]] == ["hear_ptsed.plugins.beats_weak"]
     assert run("list") == 0
-    header, *lines = capsys.readouterr().out.splitlines()
-    assert header.split()[:2] == ["MODEL", "STAGE"]
+    header, *lines, last = capsys.readouterr().out.splitlines()
+    assert header.split() == ["MODEL", "STAGES", "PARAMETERS", "DIM", "AT", "HAND"]
     groups = [line for line in lines if line.endswith(":")]
     assert groups == ["PretrainedSED:", "EfficientSED:", "public:"]
     assert [family + ":" for family in dict.fromkeys(row["family"] for row in listed)] == groups
-    for row, line in zip(listed, (line for line in lines if line not in groups), strict=True):
-        assert row["module"] in line and line.endswith("yes" if row["cached"] else "no")
+    cells = [line.split("  ") for line in lines if line not in groups]
+    cells = {model: [cell.strip() for cell in more if cell] for model, *more in cells}
+    for model in dict.fromkeys(row["model"] for row in listed):
+        stages = [row["stage"] for row in listed if row["model"] == model]
+        assert cells[model][0] == ", ".join(stages)
+        assert cells[model][-1] == {"beats": "weak"}.get(model, "-")
+    assert "hear_ptsed.plugins.atst_frame_ssl" in last
+    assert max(map(len, [header, *lines, last])) <= 100
 
 
 def test_the_list_of_one_family(empty_cache, capsys):
@@ -43,7 +49,7 @@ def test_the_list_of_one_family(empty_cache, capsys):
     listed = json.loads(capsys.readouterr().out)
     assert len(listed) == 35 and {row["family"] for row in listed} == {"EfficientSED"}
     assert run("list", "--family", "public") == 0
-    _, title, line = capsys.readouterr().out.splitlines()
+    _, title, line, _ = capsys.readouterr().out.splitlines()
     assert title == "public:" and line.startswith("yamnet ")
     with pytest.raises(SystemExit):
         run("list", "--family", "other")
