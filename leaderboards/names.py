@@ -89,10 +89,15 @@ def task_of_folder(version: str) -> str | None:
     return next((name for name, task in KNOWN_TASKS.items() if folder in task.folders), None)
 
 
+def family(model: str) -> str:
+    """The release that a model is of, empty for others."""
+    return FAMILIES.get(model, "")
+
+
 def model_order(model: str) -> tuple[bool, int, str, str]:
     """To sort by: the models of this suite, family by family, then others, each by name."""
-    family = [*FAMILIES.values()].index(FAMILIES[model]) if model in MODELS else 0
-    return model not in MODELS, family, model.lower(), model
+    place = [*FAMILIES.values()].index(family(model)) if model in MODELS else 0
+    return model not in MODELS, place, model.lower(), model
 
 
 def setting_title(setting: str) -> str:

@@ -65,7 +65,10 @@ class Site:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        of_names, of_pages = ("model_title", "setting_title"), ("number", "span", "column_id")
+        of_names, of_pages = (
+            ("model_title", "family", "setting_title"),
+            ("number", "span", "column_id"),
+        )
         of_pages += ("task_page", "model_page", "has_page", "run_href")
         self.env.filters |= {"amount": charts.amount, "printed": pages.printed}
         self.env.filters |= {name: getattr(names, name) for name in of_names}
@@ -219,6 +222,8 @@ def _filters(boards: list[board.Board]) -> dict[str, list[tuple[str, str]]]:
     kinds = {head.kind for table in boards for group in table.groups for head in group.heads}
     rows = [line.row for line in lines]
     models = sorted({row.model for row in rows if row.kind == "measured"}, key=names.model_order)
+    of_rows = {names.family(row.model) for row in rows}
+    families = [name for name in dict.fromkeys(names.FAMILIES.values()) if name in of_rows]
     stages = sorted({row.stage for row in rows if row.kind == "measured"}, key=names.stage_order)
     # Without anything measured, what others printed is all there is; so with small data.
     measured = any(row.kind == "measured" for row in rows)
@@ -233,6 +238,7 @@ def _filters(boards: list[board.Board]) -> dict[str, list[tuple[str, str]]]:
     choices = {
         "protocol": [(table.id, board.VIEW_TITLES[table.id][0]) for table in boards if table.tasks],
         "task": [*tasks.items()],
+        "family": [(name, name or "others") for name in families],
         "model": [(model, names.model_title(model)) for model in models],
         "stage": [(stage, stage or "no stage") for stage in stages],
     }

@@ -177,6 +177,15 @@ def test_filters_leave_only_what_fits_and_come_back_from_the_address(page, board
 
 
 @needs_chromium
+def test_models_of_one_family(page, board_site):
+    page.goto((board_site / "index.html").as_uri())
+    page.locator("summary", has_text="Family").click()
+    page.get_by_role("checkbox", name="PretrainedSED", exact=True).check()
+    names = {row.split(" ")[0] for row in _visible(page)}
+    assert "BEATs" in names and "YAMNet" not in names and "family=PretrainedSED" in page.url
+
+
+@needs_chromium
 def test_a_search_narrows_and_says_when_nothing_fits(page, board_site):
     page.goto((board_site / "index.html").as_uri())
     page.get_by_label("Find a model").fill("beats weak")

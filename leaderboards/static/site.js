@@ -77,9 +77,9 @@ function onSort(th) {
   writeAddress();
 }
 
-// ---- filters: rows by data-model, data-stage, data-show; columns by data-kind, data-task
+// ---- filters: rows by data-family, data-model, data-stage, data-show; columns by data-kind, data-task
 
-const ROWS = ["model", "stage"];
+const ROWS = ["family", "model", "stage"];
 
 function shownView() {
   const views = [...form.elements].filter((input) => input.name === "protocol").map((input) => input.value);
