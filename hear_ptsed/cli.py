@@ -45,7 +45,9 @@ def list_command(args: argparse.Namespace) -> int:
     models = [[*files] for _, files in groupby(rows, key=lambda row: row.model)]
     for files in models:
         stages = ", ".join(row.stage or "-" for row in files)
-        cached = ", ".join(row.stage or "yes" for row in files if row.cached)
+        cached = ", ".join(row.stage for row in files if row.cached and row.stage)
+        if all(row.cached for row in files):
+            cached = "yes"
         size, dim = f"{files[0].parameters / 1e6:.1f} M", str(files[0].dim)
         table.append((files[0].model, stages, size, dim, cached or "-"))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
