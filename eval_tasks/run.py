@@ -13,7 +13,7 @@ from eval_tasks.fit.trainer import Context, Predictions, find_trainer
 from eval_tasks.plan import Run
 from eval_tasks.plugin import device_of
 from eval_tasks.run_folder import HEAR, clear, held_alone
-from eval_tasks.score import rate
+from eval_tasks.score import rate, rate_groups
 from hear_ptsed.metrics import records
 from hear_ptsed.metrics.bootstrap import Bootstrap, Scored, mean_of_folds
 from hear_ptsed.metrics.catalogue import BY_EVENTS, METRICS
@@ -132,10 +132,19 @@ def record_of(
         },
         clips=sum(len(run.data.parts[fold.part]) for fold in predictions),
         folds=[] if folds == 1 else [fold.scores for fold in scored],
+        groups=score_groups(run, predictions[0]) if folds == 1 else {},
         folds_of=0 if folds == 1 else folds,
         training=[fold.training for fold in predictions],
         predicted=packed_events(run, predictions),
     )
+
+
+def score_groups(run: Run, test: Predictions) -> dict[str, dict[str, float]]:
+    """Of the groups of clips that the task's folder names."""
+    task, part = run.data.task, run.data.parts[test.part]
+    if test.frame_ms != part.hop_ms:
+        return {}
+    return rate_groups(task, part, test.probabilities, decoding=test.decoding)
 
 
 def packed_events(run: Run, predictions: list[Predictions]) -> str:
