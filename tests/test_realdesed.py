@@ -5,6 +5,7 @@ import io
 import json
 import re
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,16 @@ import soundfile
 import torch
 
 from eval_tasks.__main__ import main
+from eval_tasks.fit.recipe import recipe
+from eval_tasks.score import rate_groups
 from eval_tasks.tasks import find_task
 from eval_tasks.tasks.base import open_task
 from eval_tasks.tasks.realdesed import groups_of
 from eval_tasks.tasks.realdesed_labels import CLASSES
 from hear_ptsed.checkpoints import save_checkpoint
+from hear_ptsed.metrics.predictions import Predictions
 from hear_ptsed.metrics.records import read_record
+from hear_ptsed.metrics.score import score
 from hear_ptsed.registry import build
 from leaderboards.__main__ import main as leaderboards
 
@@ -278,26 +283,32 @@ def test_a_clip_that_cannot_be_read_is_counted(tmp_path, capsys):
 
 
 def test_the_recipe_is_the_published_one():
-    from eval_tasks.fit.recipe import recipe
-
     tuned = recipe(find_task("realdesed"), "finetuned")
-    optim, augment = tuned.optim, tuned.augment
-    assert (optim.name, optim.lr, optim.weight_decay, optim.vector_decay) == (
-        "adamw",
-        4e-5,
-        1e-3,
-        1e-3,
-    )
-    assert (optim.schedule, optim.warmup_steps, optim.batch) == ("cosine", 1000, 48)
-    assert optim.layer_decay == 1.0 and optim.clip_norm == 0
-    assert (augment.mixup_p, augment.mixup_alpha, augment.warp_p, augment.warp_min) == (
-        0.5,
-        0.2,
-        0.5,
-        0.6,
-    )
+    optim, augment = asdict(tuned.optim), asdict(tuned.augment)
+    expected = {"name": "adamw", "lr": 4e-5, "weight_decay": 1e-3, "vector_decay": 1e-3}
+    expected |= {"schedule": "cosine", "warmup_steps": 1000, "batch": 48, "layer_decay": 1.0}
+    assert optim | expected | {"clip_norm": 0.0} == optim
+    assert augment | {"mixup_p": 0.5, "mixup_alpha": 0.2, "warp_p": 0.5, "warp_min": 0.6} == augment
     others = ("wavmix_p", "frame_shift", "mixstyle_p", "filter_p", "time_mask")
-    assert not any(getattr(augment, name) for name in others)
+    assert augment | dict.fromkeys(others, 0.0) == augment
+
+
+def test_groups_are_scored_as_their_clips_alone(prepared):
+    task = find_task("realdesed")
+    part = open_task(task, prepared / "tasks" / FOLDER).parts["test"]
+    rng = np.random.default_rng(0)
+    said = {f: 0.5 * rng.random((part.frames(f), 15)) + 0.5 * part.targets(f) for f in part.files}
+    groups = rate_groups(task, part, said)
+    alone = Predictions(
+        CLASSES,
+        *({f: of[f] for f in part.files[:2]} for of in (part.events, part.durations_s, said)),
+        median_frames=9,
+        median_edges="copied",
+    )
+    expected = score(alone, METRICS).scores
+    assert groups == {name: expected for name in ("environment kitchen", "placement static")}
+    assert expected["psds1_macro"] > 0.1
+    assert rate_groups(task, part.of_group("placement mobile"), said) == {}  # lacks classes
 
 
 @pytest.mark.parametrize("protocol", ["linear", "finetuned"])
@@ -307,24 +318,12 @@ def test_a_run_ends_in_a_record_with_groups_and_on_the_board(prepared, tmp_path,
         torch.manual_seed(0)
         save_checkpoint(build("frame_mn02", n_classes=None).eval(), tmp_path / "mn02.pt")
         options = ["--module", "checkpoint", "--checkpoint", str(tmp_path / "mn02.pt")]
-    for number in (
-        "optim.batch=2",
-        "optim.epochs=1",
-        "optim.warmup_steps=1",
-        "fit.check_every_epochs=1",
-    ):
+    numbers = "optim.batch=2 optim.epochs=1 optim.warmup_steps=1 fit.check_every_epochs=1"
+    for number in numbers.split():
         options += ["--set", number]
-    places = {
-        "tasks-dir": prepared / "tasks",
-        "results": tmp_path / "results",
-        "work": tmp_path / "work",
-    }
-    for name, path in places.items():
-        options += [f"--{name}", str(path)]
-    assert (
-        main(["run", "--task", "realdesed", "--protocol", protocol, "--device", "cpu", *options])
-        == 0
-    )
+    options += ["--tasks-dir", str(prepared / "tasks"), "--results", str(tmp_path / "results")]
+    options += ["--task", "realdesed", "--protocol", protocol, "--work", str(tmp_path / "work")]
+    assert main(["run", "--device", "cpu", *options]) == 0
     (path,) = (tmp_path / "results").rglob("*.json")
     record = read_record(path)
     assert [*record.scores] == METRICS and record.primary == "psds1_macro" and record.clips == 3

@@ -3,6 +3,9 @@
 Each annotator of a clip has a matrix of frames (T, C), active where the centre of a frame of 40 ms
 lies in an event. A rule makes one matrix of them, and its runs of equal values are the labels. Who
 marked nothing in a clip has no row and does not vote.
+
+Of the ten published rules one is not here, an annotator drawn anew at every visit of a clip: cross-
+entropy is linear in its target, so the gradient that is expected of it is that of `soft`.
 """
 
 import random
