@@ -8,9 +8,10 @@ from eval_tasks.tasks.base import Part, Task
 from hear_ptsed.grid import FRAME_MS
 from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap, Scored
 from hear_ptsed.metrics.checks import Events
-from hear_ptsed.metrics.decoding import Decoding
+from hear_ptsed.metrics.decoding import BoxDecoding, Decoding
 from hear_ptsed.metrics.predictions import Predictions
 from hear_ptsed.metrics.score import score
+from hear_ptsed.metrics.tuning import tune_boxes
 
 
 def rate(
@@ -21,6 +22,7 @@ def rate(
     metrics: Sequence[str] | None = None,
     events: Events | None = None,
     decoding: Decoding | None = None,
+    boxes: BoxDecoding | None = None,
     bootstrap: Bootstrap = NO_BOOTSTRAP,
     curves: bool = False,
 ) -> Scored:
@@ -31,6 +33,7 @@ def rate(
         metrics: some of the task's; None for all.
         events: file -> events in ms, where they were decoded elsewhere.
         decoding: how; None for the task's own.
+        boxes: bounding boxes instead of decoding and median.
         curves: the first metric over thresholds, too, if it is an F-score; a PSD-ROC comes anyway.
     """
     if missing := [file for file in part.files if file not in probabilities]:
@@ -45,8 +48,17 @@ def rate(
         decoding or task.decoding,
         round(task.psds_median * FRAME_MS / part.hop_ms) if task.psds_median > 1 else 1,
         part.hop_ms,
+        boxes,
     )
     return score(predictions, metrics, bootstrap, metrics[:1] if curves else ())
+
+
+def tuned_boxes(task: Task, valid: Part, probabilities: dict[str, np.ndarray]) -> BoxDecoding:
+    """Bounding boxes whose settings of each class are the best on a validation part."""
+    predictions = Predictions(
+        valid.classes, valid.events, valid.durations_s, probabilities, hop_ms=valid.hop_ms
+    )
+    return tune_boxes(predictions, task.metrics)
 
 
 def validation(task: Task, part: Part, probabilities: dict[str, np.ndarray]) -> dict[str, float]:

@@ -2,16 +2,15 @@
 
 A threshold on frames moves the edges of an event along with the decision; of boxes it only decides
 which are kept. The change-detection variant of Ebbers, Germain, Wichern, Le Roux, "Sound Event
-Bounding Boxes", Interspeech 2024, https://arxiv.org/abs/2406.04212. What the paper's summaries leave
-open is our choice: a clip goes on with zeros, a plateau counts at its middle, a gap's depth is
-measured from the stronger of its neighbours, the shallowest gap merges first.
+Bounding Boxes", Interspeech 2024, https://arxiv.org/abs/2406.04212. What the paper's summaries
+leave open is our choice: a clip goes on with zeros, a plateau counts at its middle, a gap's depth
+is measured from the stronger of its neighbours, the shallowest gap merges first.
 
 A row is the scores of one class in one clip. All rows are worked on at once.
 """
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from hear_ptsed.grid import FRAME_MS
 
 LEAST = 1e-3  # confidence below which a box is none
 STEP = 2.0**-30  # scores are rounded to it, which makes float64 sums of 4 million frames exact
-CHUNK = 2**17  # frames at once, which fit a cache
+CHUNK = 2**20  # frames at once
 MANY = 64  # segments of a row, from which on a heap beats rounds
 SMALLEST = 1e-8  # score of a gap that a ratio is made with
 
@@ -57,6 +56,10 @@ class Boxes(NamedTuple):
     stop: np.ndarray  # (B,) frame after the last
     confidence: np.ndarray  # (B,) mean score, at least LEAST
 
+    @classmethod
+    def none(cls) -> "Boxes":
+        return cls(*(np.zeros(0, np.int64) for _ in range(3)), np.zeros(0))
+
     def paint(self, n_rows: int, n_frames: int) -> np.ndarray:
         """(n_rows, n_frames): the confidence on the frames of each box, 0 elsewhere."""
         painted = np.zeros((n_rows, n_frames))
@@ -81,6 +84,10 @@ def boxes_of(
         frames: (R,) of each row, the others of T are padding; None: all.
     """
     n_rows, n_frames = scores.shape
+    if scores.size and not 0 <= scores.min() <= scores.max() <= 1:
+        raise ValueError(
+            f"scores from {scores.min():g} to {scores.max():g}; boxes are made of probabilities"
+        )
     frames = np.full(n_rows, n_frames) if frames is None else np.asarray(frames)
     parts: dict[BoxSettings, list[Boxes]] = {each: [] for each in settings}
     for live in _chunks(scores, frames):
@@ -88,11 +95,29 @@ def boxes_of(
         y[np.arange(n_frames) >= frames[live, None]] = 0
         for each, boxes in _boxes_of_chunk(y, frames[live], settings, hop_ms):
             parts[each].append(boxes._replace(row=live[boxes.row]))
-    none = Boxes(*(np.zeros(0, np.int64) for _ in range(3)), np.zeros(0))
     return {
-        each: Boxes(*map(np.concatenate, zip(none, *of_chunks, strict=True)))
+        each: Boxes(*map(np.concatenate, zip(Boxes.none(), *of_chunks, strict=True)))
         for each, of_chunks in parts.items()
     }
+
+
+def boxes_by_class(
+    scores: np.ndarray, settings: Sequence[BoxSettings], hop_ms: int = FRAME_MS
+) -> Boxes:
+    """The boxes of one clip, whose rows are classes.
+
+    Args:
+        scores: (T, C)
+        settings: of each class.
+    """
+    parts = [Boxes.none()]
+    for each in dict.fromkeys(settings):
+        of_each = np.flatnonzero([other == each for other in settings])
+        boxes = boxes_of(scores[:, of_each].T, [each], hop_ms)[each]
+        parts.append(boxes._replace(row=of_each[boxes.row]))
+    boxes = Boxes(*map(np.concatenate, zip(*parts, strict=True)))
+    order = np.lexsort((boxes.first, boxes.row))
+    return Boxes(*(column[order] for column in boxes))
 
 
 def _chunks(scores: np.ndarray, frames: np.ndarray) -> Iterator[np.ndarray]:
@@ -198,44 +223,57 @@ class Line:
         # Frames are not negative: the first extremum of a row is an onset, its last an offset.
         return Segments(row[::2], border[::2], border[1::2])
 
-    def depths(self, segments: Segments, merging: str) -> np.ndarray:
-        """(S,) of the gap behind each segment; infinite behind the last of a row."""
-        row, on, off = segments
-        depths = np.full(len(row), np.inf)
-        same = np.flatnonzero(row[1:] == row[:-1])
-        means = self.mean(on, off)
-        top, gap = np.maximum(means[same], means[same + 1]), self.mean(off[same], on[same + 1])
-        depths[same] = _depth(top, gap, merging)
-        return depths
+    def depths(self, segments: Segments, merging: str, at: np.ndarray) -> np.ndarray:
+        """Of the gaps behind segments at some places."""
+        _, on, off = segments
+        means = self.mean(on[at], off[at]), self.mean(on[at + 1], off[at + 1])
+        return _depth(np.maximum(*means), self.mean(off[at], on[at + 1]), merging)
 
     def merge(self, segments: Segments, merging: str, limit: float) -> Segments:
         """Without shallow gaps: the shallowest of each row goes first, of equal ones the first."""
-        finished = []
         counts = np.bincount(segments.row)
-        many = counts[segments.row] > MANY
-        for row in np.flatnonzero(counts > MANY):
-            finished.append(self._merge_row(segments.take(segments.row == row), merging, limit))
-        segments = segments.take(~many)
-        while len(segments.row):
-            depths = self.depths(segments, merging)
+        many = counts > MANY
+        finished = [
+            self._merge_row(segments.take(segments.row == row), merging, limit)
+            for row in np.flatnonzero(many)
+        ]
+        segments = segments.take(~many[segments.row])
+        depths = np.full(len(segments.row), np.inf)  # of the gap behind each; the last has none
+        gaps = np.flatnonzero(segments.row[1:] == segments.row[:-1])
+        depths[gaps] = self.depths(segments, merging, gaps)
+        while len(depths):
             starts = np.flatnonzero(np.append(True, segments.row[1:] != segments.row[:-1]))
-            lengths = np.diff(starts, append=len(depths))
             least = np.minimum.reduceat(depths, starts)
+            lengths = np.diff(starts, append=len(depths))
             active = np.repeat(least < limit, lengths)
             finished.append(segments.take(~active))
-            row, on, off = segments.take(active)
-            least = np.repeat(least, lengths)[active]
-            at = np.flatnonzero(depths[active] == least)
-            at = at[np.append(True, row[at[1:]] != row[at[:-1]])] if len(at) else at
-            off[at] = off[at + 1]
-            segments = Segments(*(np.delete(column, at + 1) for column in (row, on, off)))
-        merged = Segments(*map(np.concatenate, zip(*finished, strict=True))) if finished else segments
+            segments, depths = segments.take(active), depths[active]
+            run = np.repeat(np.arange(len(starts)), lengths)[active]
+            at = np.flatnonzero(depths == least[run])
+            at = at[np.append(True, run[at[1:]] != run[at[:-1]])[: len(at)]]
+            segments, depths = self._merge_at(at, segments, depths, merging)
+        merged = Segments(*map(np.concatenate, zip(segments, *finished, strict=True)))
         return merged.take(np.lexsort((merged.on, merged.row)))
+
+    def _merge_at(
+        self, at: np.ndarray, segments: Segments, depths: np.ndarray, merging: str
+    ) -> tuple[Segments, np.ndarray]:
+        """The segments at some places and behind them are one; of a row it is one place or none."""
+        segments.off[at], depths[at] = segments.off[at + 1], np.inf
+        kept = np.ones(len(depths), bool)
+        kept[at + 1] = False
+        segments, depths = segments.take(kept), depths[kept]
+        at = at - np.arange(len(at))
+        gaps = np.concatenate([at[at > 0] - 1, at[at + 1 < len(depths)]])
+        gaps = gaps[segments.row[gaps] == segments.row[gaps + 1]]
+        depths[gaps] = self.depths(segments, merging, gaps)
+        return segments, depths
 
     def _merge_row(self, segments: Segments, merging: str, limit: float) -> Segments:
         """`merge` of one row."""
         row, on, off = segments
-        off, depths = off.copy(), self.depths(segments, merging).tolist()
+        off, gaps = off.copy(), np.arange(len(row) - 1)
+        depths = [*self.depths(segments, merging, gaps).tolist(), np.inf]
         after, before = [*range(1, len(row) + 1)], [*range(-1, len(row) - 1)]
         alive = np.ones(len(row), bool)
         heap = [(depth, i) for i, depth in enumerate(depths) if depth < limit]
