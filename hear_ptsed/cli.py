@@ -162,24 +162,12 @@ def run_detector(
     from tqdm import tqdm
 
     from hear_ptsed import detect
-    from hear_ptsed.boxes import DEFAULT
 
     options = detect.DetectorOptions(
         overlap=args.overlap, precision=args.precision, untrained=args.untrained, device=args.device
     )
     detector = detect.load_detector(args.model, args.stage, args.checkpoint, options)
-    threshold = by_class(args, args.threshold, args.threshold_of, detector.classes)
-    median = by_class(args, args.median, args.median_of, detector.classes)
-    boxes = [DEFAULT] * len(detector.classes) if args.decoder == "sebb" else None
-    if args.boxes is not None:
-        from hear_ptsed.metrics.box_record import read_boxes
-
-        tuned = read_boxes(args.boxes, detector.classes)
-        boxes = tuned.events
-        threshold = [
-            args.threshold_of.get(name, own)
-            for name, own in zip(detector.classes, tuned.thresholds, strict=True)
-        ]
+    how = decoding(args, detector.classes)
     if detector.untrained:
         print(f"{args.model} is untrained: its events mean nothing", file=sys.stderr)
     header = True
@@ -199,7 +187,7 @@ def run_detector(
 
         try:
             with bar:
-                detection = detect.detect(file, detector, threshold, median, progress, boxes)
+                detection = detect.detect(file, detector, progress=progress, **how)
                 text = FORMATS[args.format].write(detection)
                 write(args, detection, text, targets)
         except Exception as error:
@@ -209,6 +197,26 @@ def run_detector(
             only_rows = args.format == "tsv" and not header
             print(text.partition("\n")[2] if only_rows else text, end="", flush=True)
             header = False
+
+
+def decoding(args: argparse.Namespace, classes: Sequence[str]) -> dict[str, list]:
+    """Options of `detect`, one of each for each class."""
+    from hear_ptsed.boxes import DEFAULT
+
+    threshold = by_class(args, args.threshold, args.threshold_of, classes)
+    median = by_class(args, args.median, args.median_of, classes)
+    if args.decoder == "median":
+        return {"threshold": threshold, "median": median}
+    if args.boxes is None:
+        return {"threshold": threshold, "boxes": [DEFAULT] * len(classes)}
+    from hear_ptsed.metrics.box_record import read_boxes
+
+    tuned = read_boxes(args.boxes, classes)
+    threshold = [
+        args.threshold_of.get(name, chosen)
+        for name, chosen in zip(classes, tuned.thresholds, strict=True)
+    ]
+    return {"threshold": threshold, "boxes": tuned.events}
 
 
 def write(args: argparse.Namespace, detection: "Detection", text: str, targets: list[Path]) -> None:
