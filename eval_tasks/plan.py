@@ -44,6 +44,8 @@ class Run:
         chosen: dict[str, Any] = {"model_options": self.plugin.options, "folds": len(self.splits)}
         if stitch := self.data.task.stitch:
             chosen["stitch"] = asdict(stitch)
+        if self.request.decoder != "median":  # which goes without saying, as in earlier records
+            chosen["decoder"] = self.request.decoder
         return chosen | (self.hear_grid if self.recipe is None else self.recipe.as_dict())
 
     @property

@@ -1,4 +1,4 @@
-"""Scores of 40 ms frames -> events: median filter and thresholds."""
+"""Scores of 40 ms frames -> events: by median filter and thresholds, or by bounding boxes."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from hear_ptsed.boxes import DEFAULT, BoxSettings, boxes_by_class
 from hear_ptsed.grid import FRAMES_PER_SECOND, SAMPLE_RATE, n_frames
 
 THRESHOLD = 0.5
@@ -78,14 +79,7 @@ def decode(
     Returns:
         Events, each with the mean of its filtered scores.
     """
-    if scores.ndim != 2 or scores.shape[1] != len(classes):
-        raise ValueError(f"scores of shape {scores.shape}; expected (frames, {len(classes)})")
-    if not np.isfinite(scores).all():
-        raise ValueError("scores hold NaN or infinity; check the checkpoint and the precision")
-    end_s = math.inf
-    if duration_s is not None:
-        scores = scores[: n_frames(round(duration_s * SAMPLE_RATE))]
-        end_s = float(duration_s)
+    scores, end_s = _within(scores, classes, duration_s)
     threshold = np.broadcast_to(threshold, len(classes))
     # The median is at most the highest score: classes that stay below need no filter.
     live = np.flatnonzero((scores > threshold).any(0))
@@ -97,3 +91,45 @@ def decode(
             mean = float(scores[start:stop, c].mean(dtype=np.float64))
             events.append(Event(classes[live[c]], onset_s, offset_s, mean))
     return events
+
+
+def decode_boxes(
+    scores: np.ndarray,
+    classes: Sequence[str],
+    *,
+    threshold: float | Sequence[float] = THRESHOLD,
+    settings: Sequence[BoxSettings] | None = None,
+    duration_s: float | None = None,
+) -> list[Event]:
+    """Bounding boxes whose score lies above the threshold, by class and then by time.
+
+    A threshold moves no onset and no offset.
+
+    Args:
+        scores, threshold, duration_s: see `decode`.
+        settings: of each class; None for the default.
+    """
+    scores, end_s = _within(scores, classes, duration_s)
+    settings = settings or [DEFAULT] * len(classes)
+    threshold = np.broadcast_to(threshold, len(classes))
+    live = np.flatnonzero((scores > threshold).any(0))  # a box is at most the highest score
+    boxes = boxes_by_class(scores[:, live], [settings[c] for c in live])
+    events = []
+    for c, first, stop, score in zip(*(column.tolist() for column in boxes), strict=True):
+        onset_s, offset_s = first / FRAMES_PER_SECOND, min(stop / FRAMES_PER_SECOND, end_s)
+        if score > threshold[live[c]] and onset_s < offset_s:
+            events.append(Event(classes[live[c]], onset_s, offset_s, score))
+    return events
+
+
+def _within(
+    scores: np.ndarray, classes: Sequence[str], duration_s: float | None
+) -> tuple[np.ndarray, float]:
+    """The frames that are centred in the audio, checked, and where it ends."""
+    if scores.ndim != 2 or scores.shape[1] != len(classes):
+        raise ValueError(f"scores of shape {scores.shape}; expected (frames, {len(classes)})")
+    if not np.isfinite(scores).all():
+        raise ValueError("scores hold NaN or infinity; check the checkpoint and the precision")
+    if duration_s is None:
+        return scores, math.inf
+    return scores[: n_frames(round(duration_s * SAMPLE_RATE))], float(duration_s)

@@ -311,8 +311,10 @@ def test_groups_are_scored_as_their_clips_alone(prepared):
     assert rate_groups(task, part.of_group("placement mobile"), said) == {}  # lacks classes
 
 
-@pytest.mark.parametrize("protocol", ["linear", "finetuned"])
-def test_a_run_ends_in_a_record_with_groups_and_on_the_board(prepared, tmp_path, protocol):
+@pytest.mark.parametrize(
+    ("protocol", "decoder"), [("linear", "median"), ("finetuned", "median"), ("linear", "sebb")]
+)
+def test_a_run_ends_in_a_record_with_groups_and_on_the_board(prepared, tmp_path, protocol, decoder):
     options = ["--module", "eval_tasks.logmel"]
     if protocol == "finetuned":
         torch.manual_seed(0)
@@ -323,11 +325,14 @@ def test_a_run_ends_in_a_record_with_groups_and_on_the_board(prepared, tmp_path,
         options += ["--set", number]
     options += ["--tasks-dir", str(prepared / "tasks"), "--results", str(tmp_path / "results")]
     options += ["--task", "realdesed", "--protocol", protocol, "--work", str(tmp_path / "work")]
+    options += ["--decoder", decoder]
     assert main(["run", "--device", "cpu", *options]) == 0
     (path,) = (tmp_path / "results").rglob("*.json")
     record = read_record(path)
     assert [*record.scores] == METRICS and record.primary == "psds1_macro" and record.clips == 3
-    assert record.settings["psds1_macro"] == {"median_frames": 9, "median_edges": "copied"}
+    smoothing = {"median_frames": 9, "median_edges": "copied"}
+    told = record.settings["psds1_macro"]
+    assert (told == smoothing) == (decoder == "median") == ("SEBB" not in str(record.conventions))
     assert record.hyperparameters["stitch"] == {"hop_s": 5.0, "floor": 0.3, "average": "logits"}
     # The brick and the living room lack a class, as does each telephone alone.
     assert [*record.groups] == ["environment kitchen", "placement static"]

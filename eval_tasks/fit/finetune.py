@@ -61,9 +61,9 @@ def train_network(context: Context) -> Predictions:
         save_checkpoint(net, context.export, data.classes, heads)
     net.eval()
 
-    def predict() -> dict[str, np.ndarray]:
+    def predict(name: str) -> dict[str, np.ndarray]:
         with torch.no_grad(), loop.autocast(recipe.fit.precision, torch.device(device)):
-            return probabilities(net, context.test)
+            return probabilities(net, data.parts[name])
 
     trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
     return predict_test_part(context, fitted, predict, trained)

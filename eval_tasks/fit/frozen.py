@@ -41,7 +41,7 @@ def train_head(context: Context) -> Predictions:
     return predict_test_part(
         context,
         fitted,
-        lambda: problem.probabilities(test),
+        lambda name: problem.probabilities(embedded[name]),
         test.parameters + sum(p.numel() for p in problem.model.parameters()),
         test.seconds_per_minute,
     )
