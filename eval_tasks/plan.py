@@ -42,6 +42,10 @@ class Run:
     def hyperparameters(self) -> dict[str, Any]:
         """All numbers of the training, options of the plug-in, folds."""
         chosen: dict[str, Any] = {"model_options": self.plugin.options, "folds": len(self.splits)}
+        if stitch := self.data.task.stitch:
+            chosen["stitch"] = asdict(stitch)
+        if self.request.decoder != "median":  # which goes without saying, as in earlier records
+            chosen["decoder"] = self.request.decoder
         return chosen | (self.hear_grid if self.recipe is None else self.recipe.as_dict())
 
     @property
@@ -61,7 +65,8 @@ class Run:
         """SHA-256 over all that decides the result; paths, devices and loaders do not."""
         task = self.data.task
         return records.identity(
-            {
+            ({"psds_edges": task.psds_edges} if task.psds_edges != "reflected" else {})
+            | {
                 "task": self.data.fingerprint,
                 "metrics": task.metrics,
                 "decoding": asdict(task.decoding),

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from hear_ptsed.grid import Hop
 from hear_ptsed.metrics.protocols import PROTOCOLS
+from hear_ptsed.metrics.tuning import check_tunable
 from hear_ptsed.options import write_options
 from hear_ptsed.schema import setting, settings
 from training.recipe import Seed, Workers
@@ -80,6 +81,11 @@ class ProtocolChoice:
     )
     hop: Hop | None = setting(
         None, "The ms from one embedding to the next; 20 takes twice the time, 10 four times."
+    )
+    decoder: Literal["median", "sebb"] = setting(
+        "median",
+        "What makes events of scores: the task's median filter, or bounding boxes (SEBB), tuned "
+        "for each class on validation.",
     )
     grid: Literal["default", "fast", "faster"] | None = setting(
         None, "The grid of networks that heareval searches; without it, default."
@@ -151,6 +157,15 @@ class Request(Place, ProtocolChoice, ModuleChoice, TaskChoice):
             "it makes one record",
         )
         refuse(hear and self.set, "--set is of our own training; heareval takes --grid")
+        refuse(
+            hear and self.decoder != "median",
+            "--decoder sebb: heareval decodes by itself; give another --protocol",
+        )
+        if self.decoder == "sebb":
+            try:
+                check_tunable(task.metrics)
+            except ValueError as error:
+                refuse(True, f"--decoder sebb: {task.name}: {error}")
         refuse(hear and self.folds, "--folds: heareval always tests all folds")
         refuse(hear and self.device, "--device: heareval takes a GPU if there is one")
         refuse(

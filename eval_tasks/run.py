@@ -13,11 +13,12 @@ from eval_tasks.fit.trainer import Context, Predictions, find_trainer
 from eval_tasks.plan import Run
 from eval_tasks.plugin import device_of
 from eval_tasks.run_folder import HEAR, clear, held_alone
-from eval_tasks.score import rate
+from eval_tasks.score import rate, rate_groups, tuned_boxes
 from hear_ptsed.metrics import records
 from hear_ptsed.metrics.bootstrap import Bootstrap, Scored, mean_of_folds
+from hear_ptsed.metrics.box_record import write_boxes
 from hear_ptsed.metrics.catalogue import BY_EVENTS, METRICS
-from hear_ptsed.metrics.decoding import decode_as_heareval
+from hear_ptsed.metrics.decoding import decode_as_heareval, decode_by_boxes
 from hear_ptsed.metrics.predicted import pack_events
 from hear_ptsed.metrics.provenance import make_record
 from hear_ptsed.metrics.records import Record
@@ -36,7 +37,7 @@ def execute(run: Run, progress: bool = True) -> Record:
             clear(run.folder)  # of one that was killed after its record
             return record
         started, began = datetime.now(UTC), time.monotonic()
-        predictions = [decoded(run, fold) for fold in predict_folds(run, progress)]
+        predictions = [decoded(run, tuned(run, fold)) for fold in predict_folds(run, progress)]
         scored = score_folds(run, predictions)
         record = record_of(run, predictions, scored, started, time.monotonic() - began)
         records.write_record(record, run.path)
@@ -67,10 +68,21 @@ def predict_folds(run: Run, progress: bool = True) -> list[Predictions]:
                 workers=request.workers,
                 progress=progress,
                 export=request.export,
+                boxes=request.decoder == "sebb",
             )
         )
         for split in run.splits
     ]
+
+
+def tuned(run: Run, fold: Predictions) -> Predictions:
+    """With bounding boxes, where they are asked for; `training` says their settings."""
+    if fold.valid is None:
+        return fold
+    split = next(split for split in run.splits if split.test == fold.part)
+    boxes = tuned_boxes(run.data.task, run.data.parts[split.valid], fold.valid)
+    training = fold.training | {"boxes": write_boxes(boxes, run.data.classes)}
+    return replace(fold, boxes=boxes, training=training)
 
 
 def decoded(run: Run, fold: Predictions) -> Predictions:
@@ -80,6 +92,14 @@ def decoded(run: Run, fold: Predictions) -> Predictions:
     if fold.events is not None or not by_events:
         return fold
     probabilities, decoding = fold.probabilities, fold.decoding or task.decoding
+    if fold.boxes is not None:
+        events = {
+            file: decode_by_boxes(
+                probabilities[file], part.classes, fold.boxes, part.durations_s[file], part.hop_ms
+            )
+            for file in part.files
+        }
+        return replace(fold, events=events)
     events = {
         file: decode_as_heareval(probabilities[file], part.classes, decoding, part.hop_ms)
         for file in part.files
@@ -103,6 +123,7 @@ def score_folds(run: Run, predictions: list[Predictions]) -> list[Scored]:
             metrics=None if on_grid else off_grid,
             events=fold.events,
             decoding=fold.decoding,
+            boxes=fold.boxes,
             bootstrap=Bootstrap(),
             curves=on_grid,
         )
@@ -132,10 +153,20 @@ def record_of(
         },
         clips=sum(len(run.data.parts[fold.part]) for fold in predictions),
         folds=[] if folds == 1 else [fold.scores for fold in scored],
+        groups=score_groups(run, predictions[0]) if folds == 1 else {},
         folds_of=0 if folds == 1 else folds,
         training=[fold.training for fold in predictions],
         predicted=packed_events(run, predictions),
     )
+
+
+def score_groups(run: Run, test: Predictions) -> dict[str, dict[str, float]]:
+    """Of the groups of clips that the task's folder names."""
+    task, part = run.data.task, run.data.parts[test.part]
+    if test.frame_ms != part.hop_ms:
+        return {}
+    how = {"decoding": test.decoding, "boxes": test.boxes}
+    return rate_groups(task, part, test.probabilities, **how)
 
 
 def packed_events(run: Run, predictions: list[Predictions]) -> str:

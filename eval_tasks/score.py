@@ -1,6 +1,7 @@
 """Scores of a task from what a module says of its clips."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -8,9 +9,10 @@ from eval_tasks.tasks.base import Part, Task
 from hear_ptsed.grid import FRAME_MS
 from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap, Scored
 from hear_ptsed.metrics.checks import Events
-from hear_ptsed.metrics.decoding import Decoding
+from hear_ptsed.metrics.decoding import BoxDecoding, Decoding
 from hear_ptsed.metrics.predictions import Predictions
 from hear_ptsed.metrics.score import score
+from hear_ptsed.metrics.tuning import tune_boxes
 
 
 def rate(
@@ -21,6 +23,7 @@ def rate(
     metrics: Sequence[str] | None = None,
     events: Events | None = None,
     decoding: Decoding | None = None,
+    boxes: BoxDecoding | None = None,
     bootstrap: Bootstrap = NO_BOOTSTRAP,
     curves: bool = False,
 ) -> Scored:
@@ -31,6 +34,7 @@ def rate(
         metrics: some of the task's; None for all.
         events: file -> events in ms, where they were decoded elsewhere.
         decoding: how; None for the task's own.
+        boxes: bounding boxes instead of decoding and median.
         curves: the first metric over thresholds, too, if it is an F-score; a PSD-ROC comes anyway.
     """
     if missing := [file for file in part.files if file not in probabilities]:
@@ -45,8 +49,36 @@ def rate(
         decoding or task.decoding,
         round(task.psds_median * FRAME_MS / part.hop_ms) if task.psds_median > 1 else 1,
         part.hop_ms,
+        task.psds_edges,
+        boxes,
     )
     return score(predictions, metrics, bootstrap, metrics[:1] if curves else ())
+
+
+def rate_groups(
+    task: Task, part: Part, probabilities: dict[str, np.ndarray], **how: Any
+) -> dict[str, dict[str, float]]:
+    """The task's metrics of each group of clips in which every class occurs.
+
+    Args:
+        how: metrics, decoding, boxes, see `rate`.
+    """
+    scores = {}
+    for group in sorted({group for of_file in part.groups.values() for group in of_file}):
+        clips = part.of_group(group)
+        heard = {str(event["label"]) for of_file in clips.events.values() for event in of_file}
+        if heard == {*part.classes}:
+            said = {file: probabilities[file] for file in clips.files}
+            scores[group] = rate(task, clips, said, **how).scores
+    return scores
+
+
+def tuned_boxes(task: Task, valid: Part, probabilities: dict[str, np.ndarray]) -> BoxDecoding:
+    """Bounding boxes whose settings of each class are the best on a validation part."""
+    predictions = Predictions(
+        valid.classes, valid.events, valid.durations_s, probabilities, hop_ms=valid.hop_ms
+    )
+    return tune_boxes(predictions, task.metrics)
 
 
 def validation(task: Task, part: Part, probabilities: dict[str, np.ndarray]) -> dict[str, float]:
@@ -58,7 +90,7 @@ def validation(task: Task, part: Part, probabilities: dict[str, np.ndarray]) -> 
     losses = []
     for file, given in probabilities.items():
         target, p = part.targets(file), given.clip(1e-7, 1 - 1e-7)
-        losses.append(-np.where(target > 0, np.log(p), np.log(1 - p)).mean())
+        losses.append(-(target * np.log(p) + (1 - target) * np.log(1 - p)).mean())
     loss = {"minus_loss": -float(np.mean(losses))}
     if task.select == "loss":
         return loss

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hear_ptsed.detect import Detection
 
 # Importing torch takes seconds: whatever needs it is imported inside the commands.
+MEDIAN = 9  # frames
 Probability = Annotated[float, Field(ge=0, le=1)]
 Frames = Annotated[int, Field(ge=1, le=1001)]
 Overlap = Annotated[float, Field(ge=0, le=9.96)]
@@ -86,6 +87,10 @@ def download_command(args: argparse.Namespace) -> int:
 
 
 def detect_command(args: argparse.Namespace) -> int:
+    if args.decoder == "sebb" and (args.median_of or args.median != MEDIAN):
+        args.parser.error("--median and --median-of are not of --decoder sebb, which filters none")
+    if args.boxes is not None and args.decoder != "sebb":
+        args.parser.error("--boxes needs --decoder sebb")
     if args.plot and args.out is None:
         args.parser.error("--plot needs --out DIR, the folder for the pictures")
     try:
@@ -165,8 +170,7 @@ def run_detector(
         overlap=args.overlap, precision=args.precision, untrained=args.untrained, device=args.device
     )
     detector = detect.load_detector(args.model, args.stage, args.checkpoint, options)
-    threshold = by_class(args, args.threshold, args.threshold_of, detector.classes)
-    median = by_class(args, args.median, args.median_of, detector.classes)
+    how = decoding(args, detector.classes)
     if detector.untrained:
         print(f"{args.model} is untrained: its events mean nothing", file=sys.stderr)
     header = True
@@ -186,7 +190,7 @@ def run_detector(
 
         try:
             with bar:
-                detection = detect.detect(file, detector, threshold, median, progress)
+                detection = detect.detect(file, detector, progress=progress, **how)
                 text = FORMATS[args.format].write(detection)
                 write(args, detection, text, targets)
         except Exception as error:
@@ -196,6 +200,26 @@ def run_detector(
             only_rows = args.format == "tsv" and not header
             print(text.partition("\n")[2] if only_rows else text, end="", flush=True)
             header = False
+
+
+def decoding(args: argparse.Namespace, classes: Sequence[str]) -> dict[str, list]:
+    """Options of `detect`, one of each for each class."""
+    from hear_ptsed.boxes import DEFAULT
+
+    threshold = by_class(args, args.threshold, args.threshold_of, classes)
+    median = by_class(args, args.median, args.median_of, classes)
+    if args.decoder == "median":
+        return {"threshold": threshold, "median": median}
+    if args.boxes is None:
+        return {"threshold": threshold, "boxes": [DEFAULT] * len(classes)}
+    from hear_ptsed.metrics.box_record import read_boxes
+
+    tuned = read_boxes(args.boxes, classes)
+    threshold = [
+        args.threshold_of.get(name, chosen)
+        for name, chosen in zip(classes, tuned.thresholds, strict=True)
+    ]
+    return {"threshold": threshold, "boxes": tuned.events}
 
 
 def write(args: argparse.Namespace, detection: "Detection", text: str, targets: list[Path]) -> None:
@@ -273,7 +297,11 @@ def add_detect_arguments(sub: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help="write again what is there already")
     add_number(add, "--threshold", Probability, 0.5, "events score above it")
     add_number_of(add, "--threshold-of", Probability, "CLASS", "the same for one class")
-    add_number(add, "--median", Frames, 9, "frames (40 ms) of the median filter")
+    text = "what makes events of scores: a median filter, or bounding boxes (SEBB), whose edges no "
+    add("--decoder", choices=["median", "sebb"], default="median", help=text + "threshold moves")
+    text = "record of `python -m eval_tasks run --decoder sebb`: the boxes and thresholds it chose "
+    add("--boxes", type=Path, metavar="RECORD", help=text + "for each class")
+    add_number(add, "--median", Frames, MEDIAN, "frames (40 ms) of the median filter")
     add_number_of(add, "--median-of", Frames, "CLASS", "the same for one class")
     text = "seconds that neighbouring windows of 10 s share, 5 is smoothest"
     add_number(add, "--overlap", Overlap, 0.0, text)

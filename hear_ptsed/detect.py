@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hear_ptsed import events, hear, load, registry
 from hear_ptsed.audio import read_audio
+from hear_ptsed.boxes import BoxSettings
 from hear_ptsed.checkpoints import download
 from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.model import SEDModel
@@ -59,13 +60,20 @@ def detect(
     threshold: float | Sequence[float] = events.THRESHOLD,
     median: int | Sequence[int] = events.MEDIAN,
     progress: Progress = lambda step_s, total_s: None,
+    boxes: Sequence[BoxSettings] | None = None,
 ) -> Detection:
-    """Find the events of one file; threshold and median are one for all classes or one for each."""
+    """Find the events of one file; threshold and median are one for all classes or one for each.
+
+    Args:
+        boxes: settings of each class, to decode by bounding boxes and without median.
+    """
     audio, duration_s = read_audio(path)
     scores = detector.score(audio, progress)
-    decoded = events.decode(
-        scores, detector.classes, threshold=threshold, median=median, duration_s=duration_s
-    )
+    how = {"threshold": threshold, "duration_s": duration_s}
+    if boxes is None:
+        decoded = events.decode(scores, detector.classes, median=median, **how)
+    else:
+        decoded = events.decode_boxes(scores, detector.classes, settings=boxes, **how)
     decoded.sort(key=lambda event: (event.onset_s, event.offset_s))
     return Detection(str(path), duration_s, detector, decoded, scores, audio)
 

@@ -1,12 +1,13 @@
-"""Scores of 40 ms frames -> events: median filter and thresholds."""
+"""Scores of 40 ms frames -> events: by median filter and thresholds, or by bounding boxes."""
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from hear_ptsed.boxes import DEFAULT, BoxSettings, boxes_by_class
 from hear_ptsed.grid import FRAMES_PER_SECOND, SAMPLE_RATE, n_frames
 
 THRESHOLD = 0.5
@@ -22,12 +23,19 @@ class Event(NamedTuple):
     score: float = 1.0
 
 
-def median_filter(scores: np.ndarray, sizes: int | Sequence[int]) -> np.ndarray:
-    """Running median over time as SciPy's: edges reflected, an even size reaches further back.
+Edges = Literal["reflected", "copied"]  # what the frames of a clip's ends are smoothed with
+
+
+def median_filter(
+    scores: np.ndarray, sizes: int | Sequence[int], edges: Edges = "reflected"
+) -> np.ndarray:
+    """Running median over time as SciPy's: an even size reaches further back.
 
     Args:
         scores: (T, C).
         sizes: frames, one for all classes or one for each.
+        edges: reflected; or copied: a frame without a whole window has the median of the nearest
+            one, and a clip shorter than the window the median of it all.
     Returns:
         (T, C)
     """
@@ -35,9 +43,13 @@ def median_filter(scores: np.ndarray, sizes: int | Sequence[int]) -> np.ndarray:
     for c, size in enumerate(np.broadcast_to(sizes, scores.shape[1]).tolist()):
         if size < 1:
             raise ValueError(f"median of {size} frames; allowed is 1 (no filter) or more")
-        padded = np.pad(scores[:, c], (size // 2, (size - 1) // 2), mode="symmetric")
-        windows = sliding_window_view(padded, size)  # (T, size)
-        filtered[:, c] = np.partition(windows, size // 2, axis=1)[:, size // 2]
+        size = size if edges == "reflected" else min(size, len(scores))
+        beyond = size // 2, (size - 1) // 2
+        column = scores[:, c]
+        padded = np.pad(column, beyond, mode="symmetric") if edges == "reflected" else column
+        windows = sliding_window_view(padded, size)  # (T, size), of copied edges fewer
+        medians = np.partition(windows, size // 2, axis=1)[:, size // 2]
+        filtered[:, c] = medians if edges == "reflected" else np.pad(medians, beyond, mode="edge")
     return filtered
 
 
@@ -67,14 +79,7 @@ def decode(
     Returns:
         Events, each with the mean of its filtered scores.
     """
-    if scores.ndim != 2 or scores.shape[1] != len(classes):
-        raise ValueError(f"scores of shape {scores.shape}; expected (frames, {len(classes)})")
-    if not np.isfinite(scores).all():
-        raise ValueError("scores hold NaN or infinity; check the checkpoint and the precision")
-    end_s = math.inf
-    if duration_s is not None:
-        scores = scores[: n_frames(round(duration_s * SAMPLE_RATE))]
-        end_s = float(duration_s)
+    scores, end_s = _within(scores, classes, duration_s)
     threshold = np.broadcast_to(threshold, len(classes))
     # The median is at most the highest score: classes that stay below need no filter.
     live = np.flatnonzero((scores > threshold).any(0))
@@ -86,3 +91,45 @@ def decode(
             mean = float(scores[start:stop, c].mean(dtype=np.float64))
             events.append(Event(classes[live[c]], onset_s, offset_s, mean))
     return events
+
+
+def decode_boxes(
+    scores: np.ndarray,
+    classes: Sequence[str],
+    *,
+    threshold: float | Sequence[float] = THRESHOLD,
+    settings: Sequence[BoxSettings] | None = None,
+    duration_s: float | None = None,
+) -> list[Event]:
+    """Bounding boxes whose score lies above the threshold, by class and then by time.
+
+    A threshold moves no onset and no offset.
+
+    Args:
+        scores, threshold, duration_s: see `decode`.
+        settings: of each class; None for the default.
+    """
+    scores, end_s = _within(scores, classes, duration_s)
+    settings = settings or [DEFAULT] * len(classes)
+    threshold = np.broadcast_to(threshold, len(classes))
+    live = np.flatnonzero((scores > threshold).any(0))  # a box is at most the highest score
+    boxes = boxes_by_class(scores[:, live], [settings[c] for c in live])
+    events = []
+    for c, first, stop, score in zip(*(column.tolist() for column in boxes), strict=True):
+        onset_s, offset_s = first / FRAMES_PER_SECOND, min(stop / FRAMES_PER_SECOND, end_s)
+        if score > threshold[live[c]] and onset_s < offset_s:
+            events.append(Event(classes[live[c]], onset_s, offset_s, score))
+    return events
+
+
+def _within(
+    scores: np.ndarray, classes: Sequence[str], duration_s: float | None
+) -> tuple[np.ndarray, float]:
+    """The frames that are centred in the audio, checked, and where it ends."""
+    if scores.ndim != 2 or scores.shape[1] != len(classes):
+        raise ValueError(f"scores of shape {scores.shape}; expected (frames, {len(classes)})")
+    if not np.isfinite(scores).all():
+        raise ValueError("scores hold NaN or infinity; check the checkpoint and the precision")
+    if duration_s is None:
+        return scores, math.inf
+    return scores[: n_frames(round(duration_s * SAMPLE_RATE))], float(duration_s)

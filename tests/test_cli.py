@@ -222,6 +222,11 @@ def test_thresholds_and_filters_by_class_take_names_with_commas(with_ear, tmp_pa
         (["detect", "a.wav", "--model", "beats", "--threshold", "Speech"], "0 <= N <= 1"),
         (["detect", "a.wav", "--model", "beats", "--median", "0"], "1 <= N <= 1001"),
         (["detect", "a.wav", "--model", "beats", "--median", "2.5"], "1 <= N <= 1001"),
+        (["detect", "a.wav", "--model", "beats", "--boxes", "a.json"], "--decoder sebb"),
+        (
+            ["detect", "a.wav", "--model", "beats", "--decoder", "sebb", "--median", "5"],
+            "--median and --median-of are not of --decoder sebb",
+        ),
         (["detect", "a.wav", "--model", "beats", "--top", "0"], "1 <= N <= 100"),
         (
             ["detect", "a.wav", "--model", "beats", "--threshold-of", "Sound", "nan"],

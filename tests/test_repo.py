@@ -16,14 +16,15 @@ PACKAGES = {  # package: the packages of ours that it may import
 }
 ROOMS = {  # folder: the rooms of the library that it may import
     "leaderboards": {"metrics", "errors", "files", "options", "schema"},
-    "hear_ptsed/metrics": {"metrics", "errors", "files", "schema", "grid", "labels", "events"},
+    "hear_ptsed/metrics": {"metrics", "errors", "files", "schema", "grid", "labels", "events"}
+    | {"boxes"},
 }
 LIBRARY_NEEDS = {"torch", "torchaudio", "numpy", "pydantic", "soundfile", "soxr", "tqdm"}
 LIBRARY_NEEDS |= {"typing_extensions"}  # which pydantic needs itself
 SCORERS = {"sed_eval", "dcase_util", "sed_scores_eval", "pandas"}  # of metrics, the extra eval
 FLOORS = [  # of the library: a module imports from lower floors, or from its own package
     {"interrupt", "files", "labels", "grid"},
-    {"errors"},
+    {"errors", "boxes"},
     {"schema", "audio", "parts", "windows"},
     {"options"},
     {"wheels", "tensor_files", "events"},

@@ -238,9 +238,13 @@ class MeanTeacher:
 
     @torch.no_grad()
     def detect(
-        self, network: CRNN, clips: Sequence[EmbeddedClip]
+        self, network: CRNN, clips: Sequence[EmbeddedClip], median: int = MEDIAN
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Probabilities file -> (T, C) per frame, and of the clips (N, C)."""
+        """Probabilities file -> (T, C) per frame, and of the clips (N, C).
+
+        Args:
+            median: of the frames of 64 ms.
+        """
         strong, weak = {}, []
         for first in range(0, len(clips), CHUNK):
             chunk = clips[first : first + CHUNK]
@@ -250,7 +254,7 @@ class MeanTeacher:
             weak.append(whole)
             for clip, scores in zip(chunk, frames, strict=True):
                 strong[clip.file] = at_centres(
-                    median_filter(scores.T, MEDIAN), clip.part.centres(clip.file)
+                    median_filter(scores.T, median), clip.part.centres(clip.file)
                 )
         return strong, np.concatenate(weak)
 
@@ -277,15 +281,17 @@ def train_mean_teacher(context: Context) -> Predictions:
     fitted = loop.train_problem(problem, recipe, context.folder, **context.fitting)
     problem.model.eval()
 
-    def predict(network: str) -> dict[str, np.ndarray]:
-        with loop.autocast(recipe.fit.precision, problem.device):
-            return problem.detect(problem.model[network], clips[split.test])[0]
+    median = 1 if context.boxes else MEDIAN  # boxes are made of what is not smoothed
 
-    scores = score.rate(data.task, test.part, predict("student")).scores
+    def predict(network: str, name: str, median: int = MEDIAN) -> dict[str, np.ndarray]:
+        with loop.autocast(recipe.fit.precision, problem.device):
+            return problem.detect(problem.model[network], clips[name], median)[0]
+
+    scores = score.rate(data.task, test.part, predict("student", split.test)).scores
     return predict_test_part(
         context,
         fitted | {"student": scores},
-        lambda: predict("teacher"),
+        lambda name: predict("teacher", name, median),
         test.parameters + sum(p.numel() for p in student.parameters()),
         test.seconds_per_minute,
     )

@@ -13,7 +13,7 @@ from eval_tasks.fit.recipe import Recipe
 from eval_tasks.plugin import Plugin
 from eval_tasks.tasks.base import Part, Split, TaskData
 from hear_ptsed.grid import SAMPLE_RATE
-from hear_ptsed.metrics.decoding import Decoding
+from hear_ptsed.metrics.decoding import BoxDecoding, Decoding
 
 TRAINERS = {  # protocol -> module of this package and function
     "linear": "frozen:train_head",
@@ -40,6 +40,7 @@ class Context:
     workers: int = 0  # loader processes
     progress: bool = True
     export: Path | None = None  # .pt or .safetensors, for the fine-tuned network
+    boxes: bool = False  # decode by bounding boxes: they are tuned on the validation part
     save_every_s: float = 60.0  # least time between two states
 
     @property
@@ -75,6 +76,8 @@ class Predictions:
     frame_ms: float  # from frame to frame; PSDS asks for that of the part
     events: dict[str, list[dict]] | None = None  # decoded elsewhere (heareval)
     decoding: Decoding | None = None  # how; None: as the task says
+    valid: dict[str, np.ndarray] | None = None  # probabilities of the validation part, for boxes
+    boxes: BoxDecoding | None = None  # tuned on it
 
 
 class Trainer(Protocol):
@@ -96,7 +99,7 @@ def find_trainer(protocol: str) -> Trainer:
 def predict_test_part(
     context: Context,
     fitted: dict[str, Any],
-    predict: Callable[[], dict[str, np.ndarray]],
+    predict: Callable[[str], dict[str, np.ndarray]],
     parameters: int,
     embedding_s: float = 0.0,
 ) -> Predictions:
@@ -104,15 +107,16 @@ def predict_test_part(
 
     Args:
         fitted: what eval_tasks.fit.loop.train_problem returned.
-        predict: gives file -> (T, C) of the test part.
+        predict: gives file -> (T, C) of the test or validation part of a name.
         parameters: that ran.
         embedding_s: seconds that a minute of audio took before, where embeddings are cached.
     """
     started = time.perf_counter()
-    probabilities = predict()
+    probabilities = predict(context.split.test)
     seconds = time.perf_counter() - started
     minutes = sum(context.test.samples.values()) / SAMPLE_RATE / 60
     training = {key: value for key, value in fitted.items() if key != "history"}
     speed = embedding_s + seconds / minutes
     name, hop_ms = context.test.name, float(context.test.hop_ms)
-    return Predictions(name, probabilities, parameters, speed, training, hop_ms)
+    valid = predict(context.split.valid) if context.boxes else None
+    return Predictions(name, probabilities, parameters, speed, training, hop_ms, valid=valid)

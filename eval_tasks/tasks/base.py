@@ -2,8 +2,9 @@
 
 A folder is a HEAR task folder. It may hold two parts that HEAR does not know, `weak.json` ({file:
 [label, ...]}, labels of whole clips) and `unlabelled.json` ({file: []}), with their audio beside
-that of the splits; `durations.json` ({split: {file: seconds}}), where clips were padded; and
-`coverage.json`, what of the data set is not there. An event of a task with soft labels has a
+that of the splits; `durations.json` ({split: {file: seconds}}), where clips were padded;
+`groups.json` ({split: {file: [group, ...]}}), in which they are scored, too; and `coverage.json`,
+what of the data set is not there. An event of a task with soft labels has a
 "value" from 0 to 1.
 """
 
@@ -17,7 +18,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import soundfile
 
-from hear_ptsed.grid import FRAME_MS, SAMPLE_RATE, hop_samples, n_frames, window_frames
+from eval_tasks.tasks.stitch import Stitch
+from hear_ptsed.events import Edges
+from hear_ptsed.grid import (
+    FRAME_MS,
+    SAMPLE_RATE,
+    hop_samples,
+    n_frames,
+    window_frames,
+)
 from hear_ptsed.metrics.catalogue import METRICS
 from hear_ptsed.metrics.decoding import Decoding
 from hear_ptsed.metrics.task_folder import MORE_PARTS, fingerprint
@@ -53,9 +62,11 @@ class Task:
     metrics: tuple[str, ...] = ()
     decoding: Decoding = Decoding(0, 0)  # how frames become events
     psds_median: int = 1  # frames, before PSDS
+    psds_edges: Edges = "reflected"  # of that median
     select: Literal["score", "loss"] = "score"  # what the best epoch is chosen by, on validation
     labels: tuple[str, ...] = ("strong",)  # that its clips have: of LABELS
     clip_s: float | None = 10.0  # None: clips of any length
+    stitch: Stitch | None = None  # None: windows that follow each other
     published: bool = False  # a published data set; else one of this suite's small tasks
     recipes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     # (task, tasks folder, options, force) -> the folder; None: it is made elsewhere
@@ -77,9 +88,13 @@ class Task:
 
     @property
     def protocols(self) -> tuple[str, ...]:
-        """That its metrics, labels and clips allow; heareval needs clips of one length."""
+        """That its metrics, labels and clips allow.
+
+        heareval needs clips of one length, and stitches no windows.
+        """
         allowed = (name for name, needs in NEEDS.items() if needs <= {*self.labels})
-        possible = (name for name in allowed if self.clip_s is not None or name != "hear")
+        taken_by_heareval = self.clip_s is not None and self.stitch is None
+        possible = (name for name in allowed if taken_by_heareval or name != "hear")
         return tuple(possible) if self.metrics else ()
 
     def require_protocols(self) -> None:
@@ -118,6 +133,8 @@ class Part:
     durations_s: dict[str, float]  # file -> seconds without padding
     soft: bool = False  # events have a value
     hop_ms: int = FRAME_MS  # from frame to frame
+    stitch: Stitch | None = None  # of its task
+    groups: dict[str, list[str]] = field(default_factory=dict)  # file -> groups that it is in
 
     @property
     def files(self) -> list[str]:
@@ -166,6 +183,12 @@ class Part:
             column = values[:, self.classes.index(str(event["label"]))]
             column[active] = np.maximum(column[active], dtype(event.get("value", 1)))
         return values
+
+    def of_group(self, group: str) -> "Part":
+        """The clips of a group."""
+        kept = [file for file in self.files if group in self.groups.get(file, ())]
+        of_files = {name: getattr(self, name) for name in ("events", "samples", "durations_s")}
+        return replace(self, **{name: {f: of[f] for f in kept} for name, of in of_files.items()})
 
     def clip_targets(self, file: str) -> np.ndarray:
         """(C,) uint8 of a weakly labelled clip."""
@@ -232,11 +255,14 @@ def open_task(task: Task, folder: Path) -> TaskData:
     if metadata["split_mode"] != "trainvaltest" and len(metadata["splits"]) < 3:
         raise ValueError(f"{folder} has {len(metadata['splits'])} folds; at least 3 are needed")
     classes = _read_classes(folder / "labelvocabulary.csv")
-    durations = read_json(folder / "durations.json") if (folder / "durations.json").exists() else {}
+    durations, groups = (
+        read_json(folder / name) if (folder / name).exists() else {}
+        for name in ("durations.json", "groups.json")
+    )
     names = [*metadata["splits"], *(p for p in MORE_PARTS if (folder / f"{p}.json").exists())]
-    soft = "soft" in task.labels
     parts = {
-        name: _open_part(folder, name, classes, durations.get(name, {}), soft) for name in names
+        name: _open_part(task, folder, name, classes, durations.get(name, {}), groups.get(name, {}))
+        for name in names
     }
     return TaskData(task, folder, metadata, classes, parts, read_coverage(folder))
 
@@ -248,8 +274,9 @@ def read_coverage(folder: Path) -> str | None:
 
 
 def _open_part(
-    folder: Path, name: str, classes: tuple[str, ...], durations: dict, soft: bool
+    task: Task, folder: Path, name: str, classes: tuple[str, ...], durations: dict, groups: dict
 ) -> Part:
+    soft = "soft" in task.labels
     path = folder / f"{name}.json"
     content = read_json(path)
     if not isinstance(content, dict) or not all(isinstance(v, list) for v in content.values()):
@@ -277,6 +304,8 @@ def _open_part(
         samples,
         {file: durations.get(file, samples[file] / SAMPLE_RATE) for file in labels},
         soft,
+        stitch=task.stitch,
+        groups=groups,
     )
 
 

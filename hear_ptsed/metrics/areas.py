@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap, Scored
 from hear_ptsed.metrics.catalogue import METRICS
+from hear_ptsed.metrics.decoding import BY_BOXES
 from hear_ptsed.metrics.predictions import Predictions, ScoreArray
 from hear_ptsed.metrics.psds import (
     ChangePoints,
@@ -62,7 +64,7 @@ def area_scores(
         {metric: float(of[0]) for metric, of in values.items()},
         _rows_of_classes(predictions, {metric: of_class[metric] for metric in metrics}),
         {metric: _convention(predictions, metric) for metric in metrics},
-        {metric: {"median_frames": predictions.median_frames} for metric in metrics},
+        dict.fromkeys(metrics, _settings(predictions)),
         *_resampled(bootstrap, clips.files, values),
         curves=curves,
     )
@@ -132,6 +134,14 @@ def _resampled(bootstrap: Bootstrap, files: Sequence[str], values: dict[str, np.
     return replicates, {metric: [bootstrap.draws(files)] for metric in values}
 
 
+def _settings(predictions: Predictions) -> dict[str, Any]:
+    """What else decides the values."""
+    if predictions.boxes is not None:
+        return BY_BOXES
+    settings = {"median_frames": predictions.median_frames}
+    return settings | ({"median_edges": "copied"} if predictions.median_edges == "copied" else {})
+
+
 def _convention(predictions: Predictions, metric: str) -> str:
     clips, n, n_classes = (
         predictions.event_clips,
@@ -148,9 +158,13 @@ def _convention(predictions: Predictions, metric: str) -> str:
         text += "by it; " + _durations(clips.durations_s.max(), clips.frames.max() * clips.hop_ms)
         text += "; mean of the classes with both positive and negative segments"
     median, cut = predictions.median_frames, not isinstance(predictions.scores, ScoreArray)
+    edges = ", its first and last whole windows copied to the edges"
+    edges = edges if predictions.median_edges == "copied" else ""
+    smoothing = f"median filter of {median} frames{edges}" if median > 1 else "not smoothed"
+    smoothing = "boxes (SEBB), each with its mean score" if predictions.boxes else smoothing
     return (
         f"{text}; frames of {predictions.hop_ms} ms{' cut at the end of the audio, then' * cut} "
-        f"{f'median filter of {median} frames' if median > 1 else 'not smoothed'}; events of a "
+        f"{smoothing}; events of a "
         f"class that touch joined; {n - len(clips.files)} of {n} clips and "
         f"{n_classes - len(clips.classes)} of {n_classes} classes without events left out"
     )

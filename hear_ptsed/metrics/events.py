@@ -23,7 +23,7 @@ from hear_ptsed.grid import FRAME_MS
 from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap, Scored
 from hear_ptsed.metrics.catalogue import BY_EVENTS, EVENTS, METRICS
 from hear_ptsed.metrics.checks import Events, check_events, check_files, check_metrics
-from hear_ptsed.metrics.decoding import Decoding, decode_as_heareval
+from hear_ptsed.metrics.decoding import BY_BOXES, Decoding, decode_as_heareval
 from hear_ptsed.metrics.predictions import Predictions
 
 THRESHOLDS = tuple(k / 20 for k in range(1, 20))  # of a curve: 0.05 to 0.95
@@ -37,6 +37,10 @@ def event_metrics(
     events = predictions.events
     reference, classes = predictions.reference, predictions.classes
     scored = event_scores(reference, events, classes, metrics, bootstrap)
+    if predictions.boxes is not None:
+        settings, text = dict.fromkeys(metrics, BY_BOXES), "; events are boxes (SEBB)"
+        conventions = {metric: said + text for metric, said in scored.conventions.items()}
+        return replace(scored, settings=settings, conventions=conventions)
     for metric in curves:
         if METRICS[metric].curve:
             scored.curves[metric] = threshold_curve(

@@ -6,10 +6,18 @@ from functools import cached_property
 
 import numpy as np
 
-from hear_ptsed.events import median_filter
+from hear_ptsed.boxes import boxes_of
+from hear_ptsed.events import Edges, median_filter
 from hear_ptsed.grid import FRAME_MS
 from hear_ptsed.metrics.checks import Events, check_events, check_files, check_probabilities
-from hear_ptsed.metrics.decoding import Decoding, decode_as_heareval
+from hear_ptsed.metrics.decoding import (
+    BoxDecoding,
+    Decoding,
+    decode_as_heareval,
+    decode_by_boxes,
+    frame_borders_ms,
+    real_frames,
+)
 
 
 class ScoreArray(Mapping[str, np.ndarray]):
@@ -51,9 +59,7 @@ def check_distinct(what: str, names: Sequence[str]) -> None:
 
 def frame_borders_s(n: int, hop_ms: int) -> np.ndarray:
     """Borders (n + 1,) of `n` frames: halfway between centres, the first one 0."""
-    borders_ms = (FRAME_MS - hop_ms) / 2 + hop_ms * np.arange(n + 1)
-    borders_ms[0] = 0
-    return borders_ms / 1000.0
+    return frame_borders_ms(n, hop_ms) / 1000.0
 
 
 @dataclass(frozen=True)
@@ -101,12 +107,21 @@ class Predictions:
     decoding: Decoding | None = None  # how events are made of the scores otherwise
     median_frames: int = 1  # of a filter before areas under curves; of a ScoreArray: it has been
     hop_ms: int = FRAME_MS  # from frame to frame; of a ScoreArray 40
+    median_edges: Edges = "reflected"  # of that filter
+    boxes: BoxDecoding | None = None  # instead of decoding and median; not of a ScoreArray
 
     @cached_property
     def events(self) -> Events:
         """Of the model: as they were given, or decoded."""
         if self.decoded is not None:
             return self.decoded
+        if self.boxes is not None:
+            return {
+                file: decode_by_boxes(
+                    self.scores[file], self.classes, self.boxes, self.durations_s[file], self.hop_ms
+                )
+                for file in self.reference
+            }
         if self.decoding is None:
             raise ValueError("no events and no decoding; give one of them for scores of events")
         return {
@@ -194,20 +209,26 @@ class Predictions:
 
     def _of_files(self, files: Sequence[str], numbers: Sequence[int]) -> tuple:
         """Frames that begin after the end of the audio are cut, first of all."""
-        filtered, ends_s = [], []
+        tables, ends_s = [], []
         for file in files:
             scores = self.scores[file]
             check_probabilities(scores, self.classes, f"probabilities of {file}")
-            borders_s = frame_borders_s(len(scores), self.hop_ms)
-            n = min(int(np.searchsorted(borders_s, self.durations_s[file])), len(scores))
-            filtered.append(median_filter(scores[:n, numbers], self.median_frames))
-            ends_s.append(min(borders_s[n], self.durations_s[file]))
-        frames = np.array([len(table) for table in filtered])
+            n = real_frames(len(scores), self.durations_s[file], self.hop_ms)
+            table = scores[:n, numbers]
+            if not self.boxes:
+                table = median_filter(table, self.median_frames, self.median_edges)
+            tables.append(table)
+            ends_s.append(min(frame_borders_s(n, self.hop_ms)[n], self.durations_s[file]))
+        frames = np.array([len(table) for table in tables])
 
         def column(k: int) -> np.ndarray:
             x = np.full((len(files), frames.max()), -np.inf)
-            for row, table in zip(x, filtered, strict=True):
+            for row, table in zip(x, tables, strict=True):
                 row[: len(table)] = table[:, k]
-            return x
+            if self.boxes is None:
+                return x
+            settings = self.boxes.areas[numbers[k]]
+            boxes = boxes_of(np.maximum(x, 0), [settings], self.hop_ms, frames)[settings]
+            return np.where(np.isneginf(x), x, boxes.paint(*x.shape))
 
         return frames, np.array(ends_s), column
