@@ -78,9 +78,10 @@ def _differences(record: Record, scored: Scored, metric: str) -> Iterator[str]:
     if not _same([record.scores[metric]], [scored.scores[metric]]):
         yield f"{metric} is {record.scores[metric]:g}; of its events {scored.scores[metric]:g}"
     for name, row in scored.per_class.items():
-        value = record.per_class.get(name, {}).get(metric, math.nan)
-        if not _same([value], [row[metric]]):
-            yield f"{metric} of class {name} is {value:g}; of its events {row[metric]:g}"
+        key = METRICS[metric].of_classes or metric
+        value = record.per_class.get(name, {}).get(key, math.nan)
+        if not _same([value], [row[key]]):
+            yield f"{metric} of class {name} is {value:g}; of its events {row[key]:g}"
     if not _same(record.replicates.get(metric, []), scored.replicates.get(metric, [])):
         yield f"replicates of {metric} are not those of its events"
 
