@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 
 from eval_tasks.tasks.base import MORE_PARTS, Part, Task, TaskData, open_task, read_json
-from eval_tasks.tasks.downloads import RATE, convert_all, find_path, link_file, open_sources, some
+from eval_tasks.tasks.downloads import (
+    RATE,
+    convert,
+    convert_all,
+    find_path,
+    link_file,
+    open_sources,
+    some,
+)
 from hear_ptsed.files import write_json
 from hear_ptsed.parts import make_folder
 from hear_ptsed.schema import setting, settings
@@ -157,6 +165,43 @@ def audio_folder(folder: Path, part: str) -> Path:
     path = folder / str(RATE) / part
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def convert_listed(
+    folder: Path, part: str, listed: Mapping[str, Path | None], seconds: float, jobs: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Write the audio that is there: seconds of each clip, and what to say of the rest.
+
+    Args:
+        listed: file -> its audio; None: there is none.
+    """
+    target = audio_folder(folder, part)
+    paths = {name: path for name, path in listed.items() if path}
+    pairs = [(path, target / name) for name, path in paths.items()]
+    results = dict(zip(paths, convert(pairs, seconds, jobs, part), strict=True))
+    seconds_of = {name: value for name, value in results.items() if isinstance(value, float)}
+    if not seconds_of:
+        target.rmdir()
+    return seconds_of, {
+        "listed": len(listed),
+        "there": len(seconds_of),
+        "missing": sorted(listed.keys() - paths.keys()),
+        "unreadable": sorted(value for value in results.values() if isinstance(value, str)),
+    }
+
+
+def summarise(coverage: Mapping[str, Mapping[str, Any]], parts: Sequence[str]) -> str | None:
+    """What is missing of the parts, in a line; None if nothing is."""
+    short = []
+    for part in parts:
+        if part not in coverage:
+            short.append(f"{part}: none")
+            continue
+        listed, usable = coverage[part]["listed"], coverage[part]["there"]
+        if missing := listed - usable:
+            share = 100 * missing / listed
+            short.append(f"{part}: {usable} of {listed} clips (missing {missing}, {share:.1f} %)")
+    return "; ".join(short) or None
 
 
 def cut_events(rows: Iterable[tuple[float, float, str]], seconds: float) -> list[dict[str, Any]]:

@@ -38,6 +38,19 @@ def fingerprint(
     return digest.hexdigest()
 
 
+def join_events(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of a label that overlap or touch made one, by start; without values."""
+    joined: dict[str, list[dict[str, Any]]] = {}
+    for event in sorted(events, key=lambda event: event["start"]):
+        of_label = joined.setdefault(event["label"], [])
+        if of_label and event["start"] <= of_label[-1]["end"]:
+            of_label[-1]["end"] = max(of_label[-1]["end"], event["end"])
+        else:
+            of_label.append({key: event[key] for key in ("label", "start", "end")})
+    flat = [event for of_label in joined.values() for event in of_label]
+    return sorted(flat, key=lambda event: (event["start"], event["label"]))
+
+
 def version_of(folder: Path) -> str:
     """Such as dcase2016_task2-hear2021-full; "" of a folder that is no task folder."""
     try:
