@@ -42,6 +42,8 @@ class Run:
     def hyperparameters(self) -> dict[str, Any]:
         """All numbers of the training, options of the plug-in, folds."""
         chosen: dict[str, Any] = {"model_options": self.plugin.options, "folds": len(self.splits)}
+        if stitch := self.data.task.stitch:
+            chosen["stitch"] = asdict(stitch)
         return chosen | (self.hear_grid if self.recipe is None else self.recipe.as_dict())
 
     @property

@@ -58,7 +58,7 @@ def validation(task: Task, part: Part, probabilities: dict[str, np.ndarray]) -> 
     losses = []
     for file, given in probabilities.items():
         target, p = part.targets(file), given.clip(1e-7, 1 - 1e-7)
-        losses.append(-np.where(target > 0, np.log(p), np.log(1 - p)).mean())
+        losses.append(-(target * np.log(p) + (1 - target) * np.log(1 - p)).mean())
     loss = {"minus_loss": -float(np.mean(losses))}
     if task.select == "loss":
         return loss

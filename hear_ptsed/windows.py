@@ -1,6 +1,6 @@
 """Audio of any length through 10 s windows, on the 40 ms grid."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -87,7 +87,29 @@ def over_windows(
         starts = [*range(0, last, hop), last]
         ramp = torch.arange(1, WINDOW_FRAMES + 1, **exact)
         weight = torch.minimum(ramp, ramp.flip(0))
-    norm = torch.zeros(total, **exact)
+    return mean_of_windows(audio, model, starts, weight, batch)
+
+
+def mean_of_windows(
+    audio: Tensor,
+    model: Callable[[Tensor], Tensor],
+    starts: Sequence[int],
+    weight: Tensor,
+    batch: int = 8,
+) -> Tensor:
+    """The weighted mean of what a model says of a frame in each of the windows that hold it.
+
+    Args:
+        audio: (B, S) at 16 kHz, zero-padded where a window reaches beyond its end.
+        model: (N, 160000) -> (N, 250, D).
+        starts: first frames of the windows, which together hold every frame.
+        weight: (250,) of a window's frames, above 0.
+        batch: windows per call of `model`.
+    Returns:
+        (B, n_frames(S), D)
+    """
+    total = n_frames(audio.shape[1])
+    norm = torch.zeros(total, dtype=weight.dtype, device=weight.device)
     for start in starts:
         norm[start : start + WINDOW_FRAMES] += weight[: total - start]
 

@@ -84,7 +84,9 @@ def full_windows(part: Part, file: str) -> int:
 
 
 def grids_of(part: Part, file: str, shifts: int) -> int:
-    """Grids of windows of a clip: 1 up to 10 s."""
+    """Grids of windows of a clip: 1 up to 10 s, or as the task stitches windows."""
+    if part.stitch:
+        return min(part.stitch.grids, len(part.stitch.starts(part.frames(file), part.hop_ms)))
     return shifts if part.frames(file) > part.window_frames else 1
 
 

@@ -2,14 +2,15 @@
 
 A clip over 10 s is embedded on several grids of windows, so that a crop is not always seen with the
 same neighbours. Grid 0 is what the module gives for the whole clip; grid j begins j / shifts of a
-window later (what lies before is grid 0's).
+window later (what lies before is grid 0's). Where a task stitches windows, the grids hold
+each of these windows once, embedded alone.
 """
 
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import groupby, islice
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from eval_tasks.fit.crops import grids_of
@@ -26,12 +28,13 @@ from eval_tasks.plugin import Plugin
 from eval_tasks.tasks.base import Part, TaskData
 from hear_ptsed import __version__, interrupt
 from hear_ptsed.files import sha256, write_json
-from hear_ptsed.grid import FRAME, WINDOW_FRAMES, hop_samples
+from hear_ptsed.grid import FRAME, WINDOW, WINDOW_FRAMES, hop_samples
 from hear_ptsed.parts import make_folder
 
 FORMAT = 1
 INDEX, ARRAY = "index.json", "frames.npy"
-BATCH = 8 * WINDOW_FRAMES * FRAME  # samples of clips that are embedded together, if so short
+TOGETHER = 8  # windows that are embedded together
+BATCH = TOGETHER * WINDOW  # samples of clips that are embedded together, if so short
 ROUNDING = 1e-3  # of the largest value of a clip: what float16 may change
 
 
@@ -51,6 +54,27 @@ class Features:
         part = self.part
         counts = [part.frames(file) * grids_of(part, file, self.shifts) for file in part.files]
         return dict(zip(part.files, np.cumsum([0, *counts]).tolist(), strict=False))
+
+    def stitched(self, file: str, logits_of: Callable[[Tensor], Tensor]) -> Tensor:
+        """Probabilities (T, C) of a clip, from what a head says of embeddings: (T, D) -> (T, C).
+
+        By the first grid, or as the task stitches windows.
+        """
+        stitch, hop_ms, total = self.part.stitch, self.part.hop_ms, self.part.frames(file)
+        if stitch is None:
+            return logits_of(self.get(file)).sigmoid()
+        on_logits = stitch.average == "logits"
+        weight = torch.from_numpy(stitch.weight(hop_ms))
+        mean, norm = 0.0, torch.zeros(total, 1)
+        for grid in range(grids_of(self.part, file, self.shifts)):
+            start = stitch.starts(total, hop_ms)[grid]
+            share = torch.zeros(total, 1)
+            share[start:, 0] = weight.repeat(total // len(weight) + 1)[: total - start]
+            logits = logits_of(self.get(file, grid=grid))
+            mean = mean + share.to(logits.device) * (logits if on_logits else logits.sigmoid())
+            norm += share
+        mean = mean / norm.to(mean.device)
+        return mean.sigmoid() if on_logits else mean
 
     def get(self, file: str, first: int = 0, frames: int | None = None, grid: int = 0) -> Tensor:
         """(T, D) from a frame of a clip on, in the type they are stored in."""
@@ -111,6 +135,12 @@ def _identity_and_folder(
     """All that decides the embeddings of a part, and where they lie."""
     if not 1 <= shifts <= WINDOW_FRAMES:
         raise ValueError(f"fit.shifts is {shifts}; allowed is 1 to {WINDOW_FRAMES}")
+    stitch = part.stitch
+    if stitch and shifts != stitch.grids:
+        raise ValueError(
+            f"fit.shifts is {shifts}; {data.task.name} hears windows of 10 s every "
+            f"{stitch.hop_s:g} s: set {stitch.grids}"
+        )
     trains = not part.events or any(part.name in split.train for split in data.splits)
     longest = max(part.files, key=part.samples.get)
     identity = {
@@ -121,8 +151,9 @@ def _identity_and_folder(
         "module": plugin.name,
         "checkpoint": plugin.sha256,
         "options": json.loads(json.dumps(plugin.options)),
-        "shifts": grids_of(part, longest, shifts) if trains else 1,
+        "shifts": grids_of(part, longest, shifts) if trains or stitch else 1,
     }
+    identity |= {"windows_s": stitch.hop_s} if stitch else {}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     name = f"{part.name}-{digest[:12]}"
     return identity, Path(cache) / data.version / plugin.name / name
@@ -149,7 +180,10 @@ def _write_rows(
         for files in interrupt.between(_clips_together(part)):
             audio = torch.from_numpy(np.stack([part.read(name) for name in files])).to(device)
             started = time.perf_counter()
-            grids = _embed_grids(audio, part, files[0], shifts, plugin, model)
+            if part.stitch:
+                grids = _embed_windows(audio, part, files[0], plugin, model)
+            else:
+                grids = _embed_grids(audio, part, files[0], shifts, plugin, model)
             seconds += time.perf_counter() - started
             for name, clip in zip(files, grids, strict=True):
                 values = clip.reshape(-1, clip.shape[-1])
@@ -203,15 +237,43 @@ def _embed_grids(
         sample = j * WINDOW_FRAMES // shifts * FRAME
         first = sample // hop_samples(part.hop_ms)
         frames = part.frames(file) - first
-        later = plugin.embed(model, audio[:, sample:])
-        later = later[:, :frames].float()
-        if later.shape[1] < frames:
-            raise ValueError(
-                f"{plugin.name} gives {later.shape[1]} frames where {frames} of {part.hop_ms} ms "
-                "are; only `--protocol hear` evaluates such modules"
-            )
+        later = _embed(audio[:, sample:], frames, plugin, model)
         grids.append(torch.cat([grids[0][:, :first], later], 1) if j else later)
     return torch.stack(grids, 1).cpu().numpy()
+
+
+def _embed_windows(
+    audio: Tensor, part: Part, file: str, plugin: Plugin, model: nn.Module
+) -> np.ndarray:
+    """Audio (B, S) of clips as long as `file` -> (B, grids, T, D) float32.
+
+    Grid j holds the windows j, j + grids, ... from the start of the first of them on, and before it
+    what grid 0 has.
+    """
+    total, width, stitch = part.frames(file), part.window_frames, part.stitch
+    starts = stitch.starts(total, part.hop_ms)
+    padded = F.pad(audio, (0, WINDOW))
+    windows = padded.unfold(1, WINDOW, WINDOW // stitch.grids)[:, : len(starts)].flatten(0, 1)
+    frames = [_embed(some, width, plugin, model) for some in windows.split(TOGETHER)]
+    by_clip = torch.cat(frames).unflatten(0, (len(audio), len(starts)))
+    grids = by_clip.new_empty(len(audio), grids_of(part, file, 1), total, by_clip.shape[-1])
+    for i, start in enumerate(starts):
+        j = i % stitch.grids
+        grids[:, j, start : start + width] = by_clip[:, i, : total - start]
+        if i == j:
+            grids[:, j, :start] = grids[:, 0, :start]
+    return grids.cpu().numpy()
+
+
+def _embed(audio: Tensor, frames: int, plugin: Plugin, model: nn.Module) -> Tensor:
+    """Audio (B, S) -> float32 (B, T, D), of as many frames as there must be."""
+    given = plugin.embed(model, audio)[:, :frames].float()
+    if given.shape[1] < frames:
+        raise ValueError(
+            f"{plugin.name} gives {given.shape[1]} frames where {frames} of {plugin.hop_ms} ms "
+            "are; only `--protocol hear` evaluates such modules"
+        )
+    return given
 
 
 def _open_cached(folder: Path, identity: dict[str, Any], part: Part) -> Features:

@@ -28,7 +28,7 @@ from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.frontends.mel import ATSTMel
 from hear_ptsed.grid import WINDOW_FRAMES, n_frames
 from hear_ptsed.model import SEDModel
-from hear_ptsed.windows import over_windows
+from hear_ptsed.windows import mean_of_windows, over_windows
 from training import optim
 from training.augment import augment, per_db, wavmix
 from training.labels import ClipLabels, FrameLabels
@@ -206,22 +206,35 @@ def frame_loss(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
 
 
 def probabilities(model: SEDModel, part: Part, batch: int = 8) -> dict[str, np.ndarray]:
-    """file -> (T, C) float32 of every clip: consecutive windows of 10 s, the last one padded.
+    """file -> (T, C) float32 of every clip: consecutive windows of 10 s, the last one padded, or as
+    the task stitches windows.
 
     Args:
         batch: windows that the network, which is in evaluation mode, hears at a time.
     """
-    device = next(model.parameters()).device
+    device, stitch = next(model.parameters()).device, part.stitch
 
     def frame_logits(windows: Tensor) -> Tensor:
         """(B, S) -> (B, T, C)."""
         return model(windows).strong.transpose(1, 2).float()
+
+    def over_clips(audio: Tensor) -> Tensor:
+        """(B, S) -> probabilities (B, T, C)."""
+        if stitch is None:
+            return over_windows(audio, frame_logits, batch=batch).sigmoid()
+        starts = stitch.starts(n_frames(audio.shape[1]))
+        weight = torch.from_numpy(stitch.weight()).to(device)
+        if stitch.average == "logits":
+            return mean_of_windows(audio, frame_logits, starts, weight, batch).sigmoid()
+        return mean_of_windows(
+            audio, lambda windows: frame_logits(windows).sigmoid(), starts, weight, batch
+        )
 
     predicted = {}
     for length, files in groupby(part.files, part.samples.get):
         together = max(1, batch * WINDOW_FRAMES // n_frames(length))
         while names := list(islice(files, together)):
             audio = torch.from_numpy(np.stack([part.read(name) for name in names])).to(device)
-            values = over_windows(audio, frame_logits, batch=batch).sigmoid().cpu().numpy()
+            values = over_clips(audio).cpu().numpy()
             predicted |= dict(zip(names, values, strict=True))
     return predicted

@@ -163,13 +163,14 @@ class Frozen:
         return validation(self.task, self.valid.part, self.probabilities(self.valid))
 
     def probabilities(self, embedded: Features) -> dict[str, np.ndarray]:
-        """file -> (T, C) float32 of every clip, by the first grid of windows."""
-        device = self.device
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        """file -> (T, C) float32 of every clip."""
+
+        def frame_logits(rows: Tensor) -> Tensor:
+            """(T, D) -> (T, C)."""
+            return self.frame_layer(rows.to(self.device).float())
+
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             return {
-                file: self.frame_layer(embedded.get(file).to(device).float())
-                .sigmoid()
-                .cpu()
-                .numpy()
+                file: embedded.stitched(file, frame_logits).cpu().numpy()
                 for file in embedded.part.files
             }

@@ -17,7 +17,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import soundfile
 
-from hear_ptsed.grid import FRAME_MS, SAMPLE_RATE, hop_samples, n_frames, window_frames
+from hear_ptsed.grid import (
+    FRAME_MS,
+    SAMPLE_RATE,
+    WINDOW_FRAMES,
+    WINDOW_S,
+    hop_samples,
+    n_frames,
+    window_frames,
+)
 from hear_ptsed.metrics.catalogue import METRICS
 from hear_ptsed.metrics.decoding import Decoding
 from hear_ptsed.metrics.task_folder import MORE_PARTS, fingerprint
@@ -42,6 +50,43 @@ class NoOptions:
 
 
 @dataclass(frozen=True)
+class Stitch:
+    """How the scores of a clip's frames are made from windows of 10 s that overlap.
+
+    A window begins every `hop_s` as long as there are frames left, zero-padded at the clip's end. A
+    frame has the weighted mean of the windows that hold it.
+    """
+
+    hop_s: float
+    floor: float = 1.0  # weight of a window's first and last frame; its middle has 1
+    average: Literal["logits", "probabilities"] = "logits"
+
+    def __post_init__(self) -> None:
+        parts = [WINDOW_S / n for n in range(1, WINDOW_FRAMES + 1) if WINDOW_FRAMES % n == 0]
+        if self.hop_s not in parts:
+            raise ValueError(
+                f"windows every {self.hop_s} s; allowed are whole parts of 10 s on the grid of "
+                "40 ms, as 5, 2, 1"
+            )
+        if not 0 < self.floor <= 1:
+            raise ValueError(f"the weight at a window's border is {self.floor}; give 0 < it <= 1")
+
+    @property
+    def grids(self) -> int:
+        """Windows that hold a frame in the midst of a clip."""
+        return round(WINDOW_S / self.hop_s)
+
+    def starts(self, frames: int, hop_ms: int = FRAME_MS) -> range:
+        """First frames of the windows of a clip."""
+        return range(0, frames, window_frames(hop_ms) // self.grids)
+
+    def weight(self, hop_ms: int = FRAME_MS) -> np.ndarray:
+        """(T,) float32 of the frames of a window: from `floor` up to 1 and down again."""
+        place = np.linspace(-1, 1, window_frames(hop_ms), dtype=np.float32)
+        return self.floor + (1 - self.floor) * (1 - np.abs(place))
+
+
+@dataclass(frozen=True)
 class Task:
     """All that is known of a task. The numbers of a training on it are in `recipes`."""
 
@@ -56,6 +101,7 @@ class Task:
     select: Literal["score", "loss"] = "score"  # what the best epoch is chosen by, on validation
     labels: tuple[str, ...] = ("strong",)  # that its clips have: of LABELS
     clip_s: float | None = 10.0  # None: clips of any length
+    stitch: Stitch | None = None  # None: windows that follow each other
     published: bool = False  # a published data set; else one of this suite's small tasks
     recipes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     # (task, tasks folder, options, force) -> the folder; None: it is made elsewhere
@@ -77,9 +123,13 @@ class Task:
 
     @property
     def protocols(self) -> tuple[str, ...]:
-        """That its metrics, labels and clips allow; heareval needs clips of one length."""
+        """That its metrics, labels and clips allow.
+
+        heareval needs clips of one length, and stitches no windows.
+        """
         allowed = (name for name, needs in NEEDS.items() if needs <= {*self.labels})
-        possible = (name for name in allowed if self.clip_s is not None or name != "hear")
+        taken_by_heareval = self.clip_s is not None and self.stitch is None
+        possible = (name for name in allowed if taken_by_heareval or name != "hear")
         return tuple(possible) if self.metrics else ()
 
     def require_protocols(self) -> None:
@@ -118,6 +168,7 @@ class Part:
     durations_s: dict[str, float]  # file -> seconds without padding
     soft: bool = False  # events have a value
     hop_ms: int = FRAME_MS  # from frame to frame
+    stitch: Stitch | None = None  # of its task
 
     @property
     def files(self) -> list[str]:
@@ -234,9 +285,8 @@ def open_task(task: Task, folder: Path) -> TaskData:
     classes = _read_classes(folder / "labelvocabulary.csv")
     durations = read_json(folder / "durations.json") if (folder / "durations.json").exists() else {}
     names = [*metadata["splits"], *(p for p in MORE_PARTS if (folder / f"{p}.json").exists())]
-    soft = "soft" in task.labels
     parts = {
-        name: _open_part(folder, name, classes, durations.get(name, {}), soft) for name in names
+        name: _open_part(task, folder, name, classes, durations.get(name, {})) for name in names
     }
     return TaskData(task, folder, metadata, classes, parts, read_coverage(folder))
 
@@ -248,8 +298,9 @@ def read_coverage(folder: Path) -> str | None:
 
 
 def _open_part(
-    folder: Path, name: str, classes: tuple[str, ...], durations: dict, soft: bool
+    task: Task, folder: Path, name: str, classes: tuple[str, ...], durations: dict
 ) -> Part:
+    soft = "soft" in task.labels
     path = folder / f"{name}.json"
     content = read_json(path)
     if not isinstance(content, dict) or not all(isinstance(v, list) for v in content.values()):
@@ -277,6 +328,7 @@ def _open_part(
         samples,
         {file: durations.get(file, samples[file] / SAMPLE_RATE) for file in labels},
         soft,
+        stitch=task.stitch,
     )
 
 
