@@ -10,6 +10,7 @@ FOLDER = Path(__file__).parent
 CONVENTIONS = {
     "downstream": "as published: mean of three runs, printed in percent with one decimal",
     "DESED baseline": "as published, DCASE 2023 task 4 baseline set-up",
+    "URBAN-SED": "as published: sed_eval, segments of 1 s, events within 200 ms and 20 %",
     "HEAR leaderboard": "as published on the HEAR leaderboard",
 }
 AUDIOSET = "as published: PSDS1, mean over classes (alpha_st 0), AudioSet Strong evaluation"
