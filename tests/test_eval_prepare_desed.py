@@ -233,6 +233,8 @@ def test_every_task_is_known_with_its_folder_and_metrics():
         "dcase2016_task2": ("dcase2016_task2-hear2021-full", True),
         "maestro": ("maestro-v3.0.0-5h", True),
         "desed": ("desed-dcase2023-full", True),
+        "urbansed": ("urbansed-v2.0.0-full", True),
+        "maestro_real": ("maestro_real-dcase2023-full", True),
         "office": ("office-v1-demo", False),
         "piano": ("piano-v1-demo", False),
         "home": ("home-v1-demo", False),

@@ -8,7 +8,7 @@ import signal
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -101,12 +101,14 @@ def link_file(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def to_16k(source: Path, target: Path, seconds: float, rate: int | None = None) -> float:
+def to_16k(source: Path, target: Path, seconds: float | None, rate: int | None = None) -> float:
     """Write a clip as 16 kHz mono PCM16 of exactly `seconds`, cut or padded with silence.
 
-    Channels are averaged. A clip that has this form already is linked.
+    Channels are averaged. A clip that has this form already is linked. A long one is read by
+    blocks: what is held of it is its 16 kHz audio.
 
     Args:
+        seconds: None for the clip's own length.
         rate: the rate in Hz that the source must have, if it must.
     Returns:
         Seconds of the clip before padding.
@@ -114,25 +116,34 @@ def to_16k(source: Path, target: Path, seconds: float, rate: int | None = None) 
     with AudioFile(source) as file:
         if rate not in (None, file.rate):
             raise ValueError(f"has {file.rate} Hz, expected {rate}")
-        samples, frames = round(seconds * RATE), round(seconds * file.rate)
-        if file.form == ("WAV", "PCM_16", 1, RATE, samples):
+        *form, length = file.form
+        samples = None if seconds is None else round(seconds * RATE)
+        if form == ["WAV", "PCM_16", 1, RATE] and samples in (None, length):
             link_file(source, target)
-            return seconds
-        blocks = list(file.blocks(limit=frames))
+            return length / RATE
+        frames = None if seconds is None else round(seconds * file.rate)
+        audio = resampled(_padded_blocks(file, frames), file.rate)[:samples]
         if shortfall := file.shortfall():
             raise ValueError(shortfall)
-        read, rate = file.samples, file.rate
-    # padded first, as hear-preprocess does: the filter then rings out in the silence
-    audio = resampled([*blocks, np.zeros(frames - read, np.float32)], rate)[:samples]
-    audio = np.pad(audio, (0, samples - len(audio)))
+        read_s = file.samples / file.rate
+    if samples is not None:
+        audio = np.pad(audio, (0, samples - len(audio)))
     pcm = np.clip(np.round(audio * 32768), -32768, 32767).astype(np.int16)
     soundfile.write(target, pcm, RATE, subtype="PCM_16", format="WAV")
-    return read / rate
+    return read_s
+
+
+def _padded_blocks(file: AudioFile, frames: int | None) -> Iterator[np.ndarray]:
+    """A file's mono blocks, then silence up to so many samples; None: no silence."""
+    yield from file.blocks(limit=frames)
+    if frames is not None:
+        # padded first, as hear-preprocess does: the filter then rings out in the silence
+        yield np.zeros(frames - file.samples, np.float32)
 
 
 def convert(
     clips: Sequence[tuple[Path, Path]],
-    seconds: float,
+    seconds: float | None,
     jobs: int,
     about: str,
     rate: int | None = None,
@@ -154,7 +165,7 @@ def convert(
             raise
 
 
-def _converted(clip: tuple[Path, Path], seconds: float, rate: int | None) -> float | str:
+def _converted(clip: tuple[Path, Path], seconds: float | None, rate: int | None) -> float | str:
     try:
         return to_16k(*clip, seconds, rate)
     except OSError as error:
@@ -165,7 +176,7 @@ def _converted(clip: tuple[Path, Path], seconds: float, rate: int | None) -> flo
 
 def convert_all(
     clips: Sequence[tuple[Path, Path]],
-    seconds: float,
+    seconds: float | None,
     jobs: int,
     about: str,
     rate: int | None = None,

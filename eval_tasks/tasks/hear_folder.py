@@ -26,7 +26,7 @@ from eval_tasks.tasks.downloads import (
 )
 from hear_ptsed.files import write_json
 from hear_ptsed.parts import make_folder
-from hear_ptsed.schema import setting, settings
+from hear_ptsed.schema import is_name, setting, settings
 
 LIBRARIES = ("numpy", "scipy", "soxr", "soundfile", "tinysoundfont", "espeakng-loader", "music21")
 RELEASED_RATE = 48000  # Hz, of HEAR's archives; they exist at 16 kHz too
@@ -38,6 +38,16 @@ class Download:
 
     source: tuple[Path, ...] = setting((), "The folders or archives of the download.")
     jobs: int = setting(1, "The number of processes that resample.", ge=1, le=512)
+
+    @property
+    def kept_rates(self) -> tuple[int, ...]:
+        """Rates in Hz of HEAR's archives whose audio is kept beside that at 16 kHz."""
+        return ()
+
+    @property
+    def rate_settings(self) -> dict[str, Any]:
+        """What a folder's manifest says of them."""
+        return {"sample_rate": [*self.kept_rates]} if self.kept_rates else {}
 
     def require_source(self, task: Task) -> None:
         if not self.source:
@@ -62,7 +72,7 @@ def prepare_released(
 ) -> Path:
     """Make the task folder from HEAR's release or from the data set."""
     options.require_source(task)
-    settings = {"task": task.name, "format": 2}
+    settings = {"task": task.name, "format": 2} | options.rate_settings
     fill = partial(_fill_released, task, release, options, settings)
     return build_folder(tasks_dir / task.folder, settings, fill, force=force)
 
@@ -71,11 +81,11 @@ def _fill_released(
     task: Task, release: Release, options: Download, settings: dict, folder: Path
 ) -> None:
     def is_wanted(name: str) -> bool:
-        return release.is_original(name) or is_released(name, task.folder)
+        return release.is_original(name) or is_released(name, task.folder, options.kept_rates)
 
     roots = open_sources(options.source, folder.with_name("unpacked"), is_wanted)
     if source := find_released(roots, task.folder):
-        copy_release(task, source, folder, settings, options.jobs)
+        copy_release(task, source, folder, settings, options)
     else:
         source = release.fill_from_original(roots, options, settings, folder)
     data = check_folder(task, folder, source)
@@ -168,12 +178,13 @@ def audio_folder(folder: Path, part: str) -> Path:
 
 
 def convert_listed(
-    folder: Path, part: str, listed: Mapping[str, Path | None], seconds: float, jobs: int
+    folder: Path, part: str, listed: Mapping[str, Path | None], seconds: float | None, jobs: int
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Write the audio that is there: seconds of each clip, and what to say of the rest.
 
     Args:
         listed: file -> its audio; None: there is none.
+        seconds: of each clip, cut or padded; None for its own length.
     """
     target = audio_folder(folder, part)
     paths = {name: path for name, path in listed.items() if path}
@@ -229,11 +240,13 @@ def subsample(names: Iterable[str], split: str, count: int) -> list[str]:
     return [ordered[i] for i in order[:count]]
 
 
-def is_released(name: str, folder: str) -> bool:
-    """Whether an archive's member is wanted of a HEAR release: labels, 16 or 48 kHz audio."""
+def is_released(name: str, folder: str, kept_rates: Sequence[int] = ()) -> bool:
+    """Whether an archive's member is wanted of a HEAR release: labels; 16, 48 kHz or kept audio."""
     _, released, inside = f"/{name}".partition(f"/{folder}/")
     first = inside.split("/")[0]
-    return bool(released) and (not first.isdigit() or first in (str(RATE), str(RELEASED_RATE)))
+    return bool(released) and (
+        not first.isdigit() or int(first) in (RATE, RELEASED_RATE, *kept_rates)
+    )
 
 
 def find_released(roots: Sequence[Path], folder: str) -> Path | None:
@@ -245,36 +258,65 @@ def find_released(roots: Sequence[Path], folder: str) -> Path | None:
     return metadata_file.parent if metadata_file else None
 
 
-def copy_release(task: Task, source: Path, folder: Path, settings: dict, jobs: int) -> None:
+def copy_release(
+    task: Task, source: Path, folder: Path, settings: dict, options: Download
+) -> None:
     """Fill a folder from HEAR's release: audio at 16 kHz is linked, else made from 48 kHz."""
     if source.resolve() == (folder.parents[1] / folder.name).resolve():
         raise ValueError(f"{source} would be replaced by itself; name another --tasks-dir")
     described = read_json(source / "task_metadata.json")
-    seconds, names = described.get("sample_duration"), described.get("splits", [])
-    expected = task.folder.split("-")
-    stored = [described.get(key) for key in ("task_name", "version", "mode")]
-    if stored != expected or not seconds:
-        raise ValueError(
-            f"{source} is {'-'.join(map(str, stored))} with clips of {seconds} s; expected "
-            f"{task.folder}"
-        )
+    stored = "-".join(str(described.get(key)) for key in ("task_name", "version", "mode"))
+    seconds, names = described.get("sample_duration", 0), described.get("splits", [])
+    if stored != task.folder or seconds == 0:
+        raise ValueError(f"{source} is {stored} with clips of {seconds} s; expected {task.folder}")
     for name in ("task_metadata.json", "labelvocabulary.csv", *(f"{n}.json" for n in names)):
         if not (source / name).is_file():
             raise FileNotFoundError(f"{source / name} is missing; download the task again")
         shutil.copyfile(source / name, folder / name)
     for name in names:
+        files = _clip_names(source / f"{name}.json")
         target = audio_folder(folder, name)
         have, released = (source / str(rate) / name for rate in (RATE, RELEASED_RATE))
         slower = []
-        for file in read_json(source / f"{name}.json"):
+        for file in files:
             if (have / file).is_file():
                 link_file(have / file, target / file)
             else:
                 slower.append((released / file, target / file))
         if slower:
-            convert_all(slower, seconds, jobs, f"{name} from 48 kHz", RELEASED_RATE)
+            convert_all(slower, seconds, options.jobs, f"{name} from 48 kHz", RELEASED_RATE)
+        for rate in options.kept_rates:
+            _keep_rate(source, folder, rate, name, files)
     manifest = {"settings": settings, "versions": versions(), "source": "HEAR release"}
     write_json(folder / "manifest.json", manifest)
+
+
+def _clip_names(path: Path) -> list[str]:
+    """Of a split's JSON; none may lead out of its folder."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not {{file: [labels]}}; download the task again")
+    if strange := [file for file in content if not is_name(file)]:
+        raise ValueError(
+            f"{path}: {some([ascii(f) for f in strange], 'names')} cannot be those of clips; "
+            "download the task again"
+        )
+    return [*content]
+
+
+def _keep_rate(source: Path, folder: Path, rate: int, part: str, files: Sequence[str]) -> None:
+    """Link a part's audio at a rate of the archive."""
+    released, target = source / str(rate) / part, folder / str(rate) / part
+    target.mkdir(parents=True, exist_ok=True)
+    if missing := [file for file in files if not (released / file).is_file()]:
+        rates = sorted(int(path.name) for path in source.iterdir() if path.name.isdecimal())
+        raise FileNotFoundError(
+            f"{source} lacks {some(missing, f'clips of {part}')} at {rate} Hz; it has audio at "
+            f"{', '.join(map(str, rates)) or 'no rate'}: correct --sample-rate"
+        )
+    for file in files:
+        if not (target / file).exists():  # 16 kHz is there already
+            link_file(released / file, target / file)
 
 
 def check_folder(task: Task, folder: Path, source: Path) -> TaskData:
