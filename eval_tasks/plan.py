@@ -55,7 +55,8 @@ class Run:
     @property
     def embedded_parts(self) -> list[str]:
         """Parts whose embeddings a frozen protocol needs."""
-        names = {name for split in self.splits for name in (*split.train, split.valid, split.test)}
+        used = {name for split in self.splits for name in (*split.train, split.valid, split.test)}
+        names = {home for name in used for home in self.data.stored(name)}
         return sorted(names | (NEEDS[self.request.protocol] & {*MORE_PARTS}))
 
     @cached_property

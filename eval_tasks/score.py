@@ -11,6 +11,7 @@ from hear_ptsed.metrics.checks import Events
 from hear_ptsed.metrics.decoding import Decoding
 from hear_ptsed.metrics.predictions import Predictions
 from hear_ptsed.metrics.score import score
+from hear_ptsed.metrics.task_folder import scored_events
 
 
 def rate(
@@ -36,9 +37,14 @@ def rate(
     if missing := [file for file in part.files if file not in probabilities]:
         raise ValueError(f"no predictions for {len(missing)} clips of {part.name}: {missing[0]}, …")
     metrics = task.metrics if metrics is None else metrics
+    classes = part.scored or part.classes
+    if part.scored:
+        columns = [part.classes.index(name) for name in classes]
+        probabilities = {file: values[:, columns] for file, values in probabilities.items()}
+        events = events and scored_events(events, classes)
     predictions = Predictions(
-        part.classes,
-        part.events,
+        classes,
+        part.reference,
         part.durations_s,
         probabilities,
         events,

@@ -4,7 +4,8 @@ A folder is a HEAR task folder. It may hold two parts that HEAR does not know, `
 [label, ...]}, labels of whole clips) and `unlabelled.json` ({file: []}), with their audio beside
 that of the splits; `durations.json` ({split: {file: seconds}}), where clips were padded; and
 `coverage.json`, what of the data set is not there. An event of a task with soft labels has a
-"value" from 0 to 1.
+"value" from 0 to 1; above 0.5 it is scored. The metadata may name the classes that are "scored",
+the clips that validate each fold ("validation"), and that test folds are scored "pooled".
 """
 
 import json
@@ -17,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import soundfile
 
+from eval_tasks.tasks.folds import split_folds, training_part, validation_part
 from hear_ptsed.grid import (
     FRAME_MS,
     SAMPLE_RATE,
@@ -28,7 +30,7 @@ from hear_ptsed.grid import (
 )
 from hear_ptsed.metrics.catalogue import METRICS
 from hear_ptsed.metrics.decoding import Decoding
-from hear_ptsed.metrics.task_folder import MORE_PARTS, fingerprint
+from hear_ptsed.metrics.task_folder import MORE_PARTS, fingerprint, scored_events
 from hear_ptsed.schema import is_name, settings
 from training.data.tables import read_records
 
@@ -169,6 +171,8 @@ class Part:
     soft: bool = False  # events have a value
     hop_ms: int = FRAME_MS  # from frame to frame
     stitch: Stitch | None = None  # of its task
+    scored: tuple[str, ...] = ()  # classes that are scored; empty: all
+    homes: dict[str, str] = field(default_factory=dict)  # file -> its part, see tasks.folds
 
     @property
     def files(self) -> list[str]:
@@ -197,12 +201,16 @@ class Part:
 
     def read(self, file: str, first: int = 0, frames: int | None = None) -> np.ndarray:
         """Audio (S,) float32 from a frame on; what lies beyond the clip's end is 0."""
+        path = self.audio / self.homes.get(file, "") / file
         if frames is None:
-            return soundfile.read(self.audio / file, dtype="float32")[0]
+            return soundfile.read(path, dtype="float32")[0]
         hop = hop_samples(self.hop_ms)
-        return soundfile.read(
-            self.audio / file, frames * hop, first * hop, dtype="float32", fill_value=0.0
-        )[0]
+        return soundfile.read(path, frames * hop, first * hop, dtype="float32", fill_value=0.0)[0]
+
+    @cached_property
+    def reference(self) -> dict[str, list[dict]]:
+        """The events that are scored: of the scored classes, those that are sure."""
+        return scored_events(self.events, self.scored)
 
     def targets(self, file: str) -> np.ndarray:
         """(T, C): what is active at the centre of each frame, by HEAR's rule.
@@ -241,15 +249,23 @@ class TaskData:
 
     @property
     def splits(self) -> list[Split]:
-        """One, or one for each fold as heareval has it: the next fold validates."""
+        """One, or one for each fold as heareval has it: the next fold validates, if no clips are
+        named for it.
+        """
         names = sorted(self.metadata["splits"])
         if self.metadata["split_mode"] == "trainvaltest":
             return [Split(("train",), "valid", "test")]
+        if "validation" in self.metadata:
+            return [Split((training_part(n),), validation_part(n), n) for n in names]
         n = len(names)
         return [
             Split(tuple(names[(i + j) % n] for j in range(2, n)), names[(i + 1) % n], names[i])
             for i in range(n)
         ]
+
+    def stored(self, name: str) -> tuple[str, ...]:
+        """The parts on disk that hold the clips of a part."""
+        return tuple(sorted({*self.parts[name].homes.values()})) or (name,)
 
     def with_hop(self, hop_ms: int) -> "TaskData":
         """The same clips with a label every `hop_ms`."""
@@ -262,6 +278,7 @@ class TaskData:
         parts = (
             (part.name, part.events, part.tags, part.samples, part.durations_s)
             for part in self.parts.values()
+            if not part.homes
         )
         return fingerprint(parts, self.metadata, self.classes)
 
@@ -285,9 +302,18 @@ def open_task(task: Task, folder: Path) -> TaskData:
     classes = _read_classes(folder / "labelvocabulary.csv")
     durations = read_json(folder / "durations.json") if (folder / "durations.json").exists() else {}
     names = [*metadata["splits"], *(p for p in MORE_PARTS if (folder / f"{p}.json").exists())]
+    scored = tuple(metadata.get("scored", ()))
+    if unknown := {*scored} - {*classes}:
+        raise ValueError(f"{folder}: scored class {min(unknown)!r} is none of the classes")
     parts = {
-        name: _open_part(task, folder, name, classes, durations.get(name, {})) for name in names
+        name: replace(
+            _open_part(task, folder, name, classes, durations.get(name, {})), scored=scored
+        )
+        for name in names
     }
+    if "validation" in metadata:
+        folds = [parts[name] for name in metadata["splits"]]
+        parts |= split_folds(folder / "task_metadata.json", folds, metadata["validation"])
     return TaskData(task, folder, metadata, classes, parts, read_coverage(folder))
 
 
