@@ -64,7 +64,8 @@ class Run:
         """SHA-256 over all that decides the result; paths, devices and loaders do not."""
         task = self.data.task
         return records.identity(
-            {
+            ({"psds_edges": task.psds_edges} if task.psds_edges != "reflected" else {})
+            | {
                 "task": self.data.fingerprint,
                 "metrics": task.metrics,
                 "decoding": asdict(task.decoding),

@@ -14,7 +14,7 @@ from eval_tasks.fit.trainer import Context, Predictions, find_trainer
 from eval_tasks.plan import Run
 from eval_tasks.plugin import device_of
 from eval_tasks.run_folder import HEAR, clear, held_alone
-from eval_tasks.score import rate
+from eval_tasks.score import rate, rate_groups
 from eval_tasks.tasks.folds import gather
 from hear_ptsed.metrics import records
 from hear_ptsed.metrics.bootstrap import Bootstrap, Scored, mean_of_folds
@@ -143,6 +143,10 @@ def record_of(
     """Of all folds, or of the one test part."""
     folds, pooled = len(run.data.splits), is_pooled(run)
     single = folds == 1 or pooled
+    if pooled:
+        groups = {p.part: s.scores for p, s in zip(predictions, scored, strict=False)}
+    else:
+        groups = score_groups(run, predictions[0]) if single else {}
     speeds = [fold.seconds_per_minute for fold in predictions]
     return make_record(
         run.asked,
@@ -156,13 +160,19 @@ def record_of(
         },
         clips=sum(len(run.data.parts[fold.part]) for fold in predictions),
         folds=[] if single else [fold.scores for fold in scored],
+        groups=groups,
         folds_of=0 if single else folds,
-        training=[
-            fold.training | ({"scores": of_fold.scores} if pooled else {})
-            for fold, of_fold in zip(predictions, scored, strict=False)
-        ],
+        training=[fold.training for fold in predictions],
         predicted=packed_events(run, predictions),
     )
+
+
+def score_groups(run: Run, test: Predictions) -> dict[str, dict[str, float]]:
+    """Of the groups of clips that the task's folder names."""
+    task, part = run.data.task, run.data.parts[test.part]
+    if test.frame_ms != part.hop_ms:
+        return {}
+    return rate_groups(task, part, test.probabilities, decoding=test.decoding)
 
 
 def packed_events(run: Run, predictions: list[Predictions]) -> str:

@@ -1,6 +1,7 @@
 """Scores of a task from what a module says of its clips."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -51,8 +52,27 @@ def rate(
         decoding or task.decoding,
         round(task.psds_median * FRAME_MS / part.hop_ms) if task.psds_median > 1 else 1,
         part.hop_ms,
+        task.psds_edges,
     )
     return score(predictions, metrics, bootstrap, metrics[:1] if curves else ())
+
+
+def rate_groups(
+    task: Task, part: Part, probabilities: dict[str, np.ndarray], **how: Any
+) -> dict[str, dict[str, float]]:
+    """The task's metrics of each group of clips in which every class occurs.
+
+    Args:
+        how: metrics, decoding, see `rate`.
+    """
+    scores = {}
+    for group in sorted({group for of_file in part.groups.values() for group in of_file}):
+        clips = part.of_group(group)
+        heard = {str(event["label"]) for of_file in clips.events.values() for event in of_file}
+        if heard == {*part.classes}:
+            said = {file: probabilities[file] for file in clips.files}
+            scores[group] = rate(task, clips, said, **how).scores
+    return scores
 
 
 def validation(task: Task, part: Part, probabilities: dict[str, np.ndarray]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -22,12 +22,19 @@ class Event(NamedTuple):
     score: float = 1.0
 
 
-def median_filter(scores: np.ndarray, sizes: int | Sequence[int]) -> np.ndarray:
-    """Running median over time as SciPy's: edges reflected, an even size reaches further back.
+Edges = Literal["reflected", "copied"]  # what the frames of a clip's ends are smoothed with
+
+
+def median_filter(
+    scores: np.ndarray, sizes: int | Sequence[int], edges: Edges = "reflected"
+) -> np.ndarray:
+    """Running median over time as SciPy's: an even size reaches further back.
 
     Args:
         scores: (T, C).
         sizes: frames, one for all classes or one for each.
+        edges: reflected; or copied: a frame without a whole window has the median of the nearest
+            one, and a clip shorter than the window the median of it all.
     Returns:
         (T, C)
     """
@@ -35,9 +42,13 @@ def median_filter(scores: np.ndarray, sizes: int | Sequence[int]) -> np.ndarray:
     for c, size in enumerate(np.broadcast_to(sizes, scores.shape[1]).tolist()):
         if size < 1:
             raise ValueError(f"median of {size} frames; allowed is 1 (no filter) or more")
-        padded = np.pad(scores[:, c], (size // 2, (size - 1) // 2), mode="symmetric")
-        windows = sliding_window_view(padded, size)  # (T, size)
-        filtered[:, c] = np.partition(windows, size // 2, axis=1)[:, size // 2]
+        size = size if edges == "reflected" else min(size, len(scores))
+        beyond = size // 2, (size - 1) // 2
+        column = scores[:, c]
+        padded = np.pad(column, beyond, mode="symmetric") if edges == "reflected" else column
+        windows = sliding_window_view(padded, size)  # (T, size), of copied edges fewer
+        medians = np.partition(windows, size // 2, axis=1)[:, size // 2]
+        filtered[:, c] = medians if edges == "reflected" else np.pad(medians, beyond, mode="edge")
     return filtered
 
 

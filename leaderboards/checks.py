@@ -58,6 +58,8 @@ def problems_for_board(record: Record) -> Iterator[str]:
     yield from _problems_of_classes(record.per_class)
     for fold in record.folds:
         yield from problems_of_scores(fold, "a fold")
+    for name, scores in record.groups.items():
+        yield from problems_of_scores(scores, f"group {shown(name)}")
     yield from _problems_of_intervals(record)
     for metric in record.replicates.keys() & record.scores.keys() & METRICS.keys():
         limits = METRICS[metric].low, METRICS[metric].high

@@ -57,6 +57,7 @@ class Entry:
     primary: str  # the metric to report: that of the task, or what a result has instead
     scores: dict[str, float]  # NaN where undefined
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)  # see Record
+    groups: dict[str, dict[str, float]] = field(default_factory=dict)  # see Record
     ci95: dict[str, tuple[float, float]] = field(default_factory=dict)  # over clips
     # (R,) scores on resampled clips; NaN where undefined
     replicates: dict[str, np.ndarray] = field(default_factory=dict)
@@ -102,7 +103,8 @@ def _of_record(record: Record, values: dict[str, Any], file: Path, source: str) 
     partial = len(record.folds) < record.folds_of
     model, stage = _model_and_stage(record, file)
     same = ("task", "task_version", "published_task", "protocol", "module", "name", "seed")
-    same += ("untrained", "scores", "per_class", "ci95", "conventions", "cost", "identity", "clips")
+    same += ("untrained", "scores", "per_class", "groups", "ci95", "conventions", "cost")
+    same += ("identity", "clips")
     training = {k: v for k, v in record.hyperparameters.items() if k != "model_options"}
     return Entry(
         kind="measured",

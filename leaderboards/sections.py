@@ -1,7 +1,7 @@
 """What the pages of tasks, models and runs are made of; their templates print it."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hear_ptsed.metrics.catalogue import METRICS
@@ -166,9 +166,11 @@ def run_scores(entry: Entry) -> list[tuple[str, str, str, str, str]]:
     return rows
 
 
-def run_classes(entry: Entry) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Titles of the columns, and the rows."""
-    keys = list(dict.fromkeys(key for scores in entry.per_class.values() for key in scores))
+def run_rows(
+    scores_of: Mapping[str, Mapping[str, float]],
+) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Titles of the columns, and the rows, of classes or of groups of clips."""
+    keys = list(dict.fromkeys(key for scores in scores_of.values() for key in scores))
     titles = [METRICS[key].title if key in METRICS else key for key in keys]
 
     def text(key: str, value: Any) -> str:
@@ -178,6 +180,6 @@ def run_classes(entry: Entry) -> tuple[list[str], list[tuple[str, list[str]]]]:
 
     rows = [
         (name, [text(key, scores[key]) if key in scores else "" for key in keys])
-        for name, scores in sorted(entry.per_class.items())
+        for name, scores in sorted(scores_of.items())
     ]
     return titles, rows

@@ -197,7 +197,8 @@ class Site:
                 label=self.names.row[cell.row],
                 task=self.tasks[entry.task],
                 scores=sections.run_scores(entry),
-                classes=sections.run_classes(entry),
+                classes=sections.run_rows(entry.per_class),
+                groups=sections.run_rows(entry.groups),
                 others=[(e.seed, e.identity) for e in cell.entries if e is not entry],
             )
             path = self.folder / pages.run_href(entry)

@@ -2,8 +2,9 @@
 
 A folder is a HEAR task folder. It may hold two parts that HEAR does not know, `weak.json` ({file:
 [label, ...]}, labels of whole clips) and `unlabelled.json` ({file: []}), with their audio beside
-that of the splits; `durations.json` ({split: {file: seconds}}), where clips were padded; and
-`coverage.json`, what of the data set is not there. An event of a task with soft labels has a
+that of the splits; `durations.json` ({split: {file: seconds}}), where clips were padded;
+`groups.json` ({split: {file: [group, ...]}}), in which they are scored, too; and `coverage.json`,
+what of the data set is not there. An event of a task with soft labels has a
 "value" from 0 to 1; above 0.5 it is scored. The metadata may name the classes that are "scored",
 the clips that validate each fold ("validation"), and that test folds are scored "pooled".
 """
@@ -19,11 +20,11 @@ import numpy as np
 import soundfile
 
 from eval_tasks.tasks.folds import split_folds, training_part, validation_part
+from eval_tasks.tasks.stitch import Stitch
+from hear_ptsed.events import Edges
 from hear_ptsed.grid import (
     FRAME_MS,
     SAMPLE_RATE,
-    WINDOW_FRAMES,
-    WINDOW_S,
     hop_samples,
     n_frames,
     window_frames,
@@ -52,43 +53,6 @@ class NoOptions:
 
 
 @dataclass(frozen=True)
-class Stitch:
-    """How the scores of a clip's frames are made from windows of 10 s that overlap.
-
-    A window begins every `hop_s` as long as there are frames left, zero-padded at the clip's end. A
-    frame has the weighted mean of the windows that hold it.
-    """
-
-    hop_s: float
-    floor: float = 1.0  # weight of a window's first and last frame; its middle has 1
-    average: Literal["logits", "probabilities"] = "logits"
-
-    def __post_init__(self) -> None:
-        parts = [WINDOW_S / n for n in range(1, WINDOW_FRAMES + 1) if WINDOW_FRAMES % n == 0]
-        if self.hop_s not in parts:
-            raise ValueError(
-                f"windows every {self.hop_s} s; allowed are whole parts of 10 s on the grid of "
-                "40 ms, as 5, 2, 1"
-            )
-        if not 0 < self.floor <= 1:
-            raise ValueError(f"the weight at a window's border is {self.floor}; give 0 < it <= 1")
-
-    @property
-    def grids(self) -> int:
-        """Windows that hold a frame in the midst of a clip."""
-        return round(WINDOW_S / self.hop_s)
-
-    def starts(self, frames: int, hop_ms: int = FRAME_MS) -> range:
-        """First frames of the windows of a clip."""
-        return range(0, frames, window_frames(hop_ms) // self.grids)
-
-    def weight(self, hop_ms: int = FRAME_MS) -> np.ndarray:
-        """(T,) float32 of the frames of a window: from `floor` up to 1 and down again."""
-        place = np.linspace(-1, 1, window_frames(hop_ms), dtype=np.float32)
-        return self.floor + (1 - self.floor) * (1 - np.abs(place))
-
-
-@dataclass(frozen=True)
 class Task:
     """All that is known of a task. The numbers of a training on it are in `recipes`."""
 
@@ -100,6 +64,7 @@ class Task:
     metrics: tuple[str, ...] = ()
     decoding: Decoding = Decoding(0, 0)  # how frames become events
     psds_median: int = 1  # frames, before PSDS
+    psds_edges: Edges = "reflected"  # of that median
     select: Literal["score", "loss"] = "score"  # what the best epoch is chosen by, on validation
     labels: tuple[str, ...] = ("strong",)  # that its clips have: of LABELS
     clip_s: float | None = 10.0  # None: clips of any length
@@ -173,6 +138,7 @@ class Part:
     stitch: Stitch | None = None  # of its task
     scored: tuple[str, ...] = ()  # classes that are scored; empty: all
     homes: dict[str, str] = field(default_factory=dict)  # file -> its part, see tasks.folds
+    groups: dict[str, list[str]] = field(default_factory=dict)  # file -> groups that it is in
 
     @property
     def files(self) -> list[str]:
@@ -225,6 +191,12 @@ class Part:
             column = values[:, self.classes.index(str(event["label"]))]
             column[active] = np.maximum(column[active], dtype(event.get("value", 1)))
         return values
+
+    def of_group(self, group: str) -> "Part":
+        """The clips of a group."""
+        kept = [file for file in self.files if group in self.groups.get(file, ())]
+        events, samples = ({f: of[f] for f in kept} for of in (self.events, self.samples))
+        return replace(self, events=events, samples=samples)
 
     def clip_targets(self, file: str) -> np.ndarray:
         """(C,) uint8 of a weakly labelled clip."""
@@ -300,14 +272,18 @@ def open_task(task: Task, folder: Path) -> TaskData:
     if metadata["split_mode"] != "trainvaltest" and len(metadata["splits"]) < 3:
         raise ValueError(f"{folder} has {len(metadata['splits'])} folds; at least 3 are needed")
     classes = _read_classes(folder / "labelvocabulary.csv")
-    durations = read_json(folder / "durations.json") if (folder / "durations.json").exists() else {}
+    durations, groups = (
+        read_json(folder / name) if (folder / name).exists() else {}
+        for name in ("durations.json", "groups.json")
+    )
     names = [*metadata["splits"], *(p for p in MORE_PARTS if (folder / f"{p}.json").exists())]
     scored = tuple(metadata.get("scored", ()))
     if unknown := {*scored} - {*classes}:
         raise ValueError(f"{folder}: scored class {min(unknown)!r} is none of the classes")
     parts = {
         name: replace(
-            _open_part(task, folder, name, classes, durations.get(name, {})), scored=scored
+            _open_part(task, folder, name, classes, durations.get(name, {}), groups.get(name, {})),
+            scored=scored,
         )
         for name in names
     }
@@ -324,7 +300,7 @@ def read_coverage(folder: Path) -> str | None:
 
 
 def _open_part(
-    task: Task, folder: Path, name: str, classes: tuple[str, ...], durations: dict
+    task: Task, folder: Path, name: str, classes: tuple[str, ...], durations: dict, groups: dict
 ) -> Part:
     soft = "soft" in task.labels
     path = folder / f"{name}.json"
@@ -355,6 +331,7 @@ def _open_part(
         {file: durations.get(file, samples[file] / SAMPLE_RATE) for file in labels},
         soft,
         stitch=task.stitch,
+        groups=groups,
     )
 
 

@@ -55,6 +55,8 @@ def unpack(archive: Path, into: Path, wanted: Callable[[str], bool]) -> None:
         if kind == ".zip":
             with zipfile.ZipFile(archive) as members:
                 names = [n for n in members.namelist() if not n.endswith("/") and wanted(n)]
+                if outside := [n for n in names if n.startswith("/") or ".." in n.split("/")]:
+                    raise zipfile.BadZipFile(f"its member {outside[0]!r} points outside")
                 for name in bar(names):
                     members.extract(name, into)
         else:

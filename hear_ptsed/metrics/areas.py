@@ -58,11 +58,13 @@ def area_scores(
             values[metric], of_class[metric] = areas[alpha], of_each
             curves |= {metric: rocs[alpha]} if alpha in rocs else {}
     values = {metric: values[metric] for metric in metrics}
+    settings = {"median_frames": predictions.median_frames}
+    settings |= {"median_edges": "copied"} if predictions.median_edges == "copied" else {}
     return Scored(
         {metric: float(of[0]) for metric, of in values.items()},
         _rows_of_classes(predictions, {metric: of_class[metric] for metric in metrics}),
         {metric: _convention(predictions, metric) for metric in metrics},
-        {metric: {"median_frames": predictions.median_frames} for metric in metrics},
+        {metric: settings for metric in metrics},
         *_resampled(bootstrap, clips.files, values),
         curves=curves,
     )
@@ -148,10 +150,12 @@ def _convention(predictions: Predictions, metric: str) -> str:
         text += "by it; " + _durations(clips.durations_s.max(), clips.frames.max() * clips.hop_ms)
         text += "; mean of the classes with both positive and negative segments"
     median, cut = predictions.median_frames, not isinstance(predictions.scores, ScoreArray)
+    edges = ", its first and last whole windows copied to the edges"
+    edges = edges if predictions.median_edges == "copied" else ""
     return (
         f"{text}; frames of {predictions.hop_ms} ms{' cut at the end of the audio, then' * cut} "
-        f"{f'median filter of {median} frames' if median > 1 else 'not smoothed'}; events of a "
-        f"class that touch joined; {n - len(clips.files)} of {n} clips and "
+        f"{f'median filter of {median} frames{edges}' if median > 1 else 'not smoothed'}; events "
+        f"of a class that touch joined; {n - len(clips.files)} of {n} clips and "
         f"{n_classes - len(clips.classes)} of {n_classes} classes without events left out"
     )
 

@@ -154,6 +154,21 @@ METRICS = {
         of_frames=True,
         options={"dtc": 0.1, "gtc": 0.1, "cttc": 0.3, "alpha_ct": 0.5, "alpha_st": 1.0},
     ),
+    # RealDESED's PSDS2, unlike DCASE's: no cross triggers.
+    "psds2_nocross": Metric(
+        "PSDS2 without cross triggers",
+        curve=PSD_ROC,
+        function=BY_AREAS,
+        of_frames=True,
+        options={"dtc": 0.1, "gtc": 0.1, "alpha_st": 1.0},
+    ),
+    "psds2_nocross_macro": Metric(
+        "PSDS2 without cross triggers, mean over classes",
+        of_classes="psds2_nocross",
+        function=BY_AREAS,
+        of_frames=True,
+        options={"dtc": 0.1, "gtc": 0.1, "alpha_st": 0.0},
+    ),
     "psds1_macro": Metric(
         "PSDS1, mean over classes",
         of_classes="psds1",

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from hear_ptsed.events import median_filter
+from hear_ptsed.events import Edges, median_filter
 from hear_ptsed.grid import FRAME_MS
 from hear_ptsed.metrics.checks import Events, check_events, check_files, check_probabilities
 from hear_ptsed.metrics.decoding import Decoding, decode_as_heareval
@@ -101,6 +101,7 @@ class Predictions:
     decoding: Decoding | None = None  # how events are made of the scores otherwise
     median_frames: int = 1  # of a filter before areas under curves; of a ScoreArray: it has been
     hop_ms: int = FRAME_MS  # from frame to frame; of a ScoreArray 40
+    median_edges: Edges = "reflected"  # of that filter
 
     @cached_property
     def events(self) -> Events:
@@ -200,7 +201,9 @@ class Predictions:
             check_probabilities(scores, self.classes, f"probabilities of {file}")
             borders_s = frame_borders_s(len(scores), self.hop_ms)
             n = min(int(np.searchsorted(borders_s, self.durations_s[file])), len(scores))
-            filtered.append(median_filter(scores[:n, numbers], self.median_frames))
+            filtered.append(
+                median_filter(scores[:n, numbers], self.median_frames, self.median_edges)
+            )
             ends_s.append(min(borders_s[n], self.durations_s[file]))
         frames = np.array([len(table) for table in filtered])
 

@@ -219,6 +219,8 @@ class Record(Asked):
     started: Annotated[Line, AfterValidator(_when)]
     training: Training = field(default_factory=list)
     unreadable: Reasons = field(default_factory=dict)  # clip -> why it was left out
+    # Group of tested clips, such as a device, -> scores on them.
+    groups: Annotated[dict[Label, Scores], Field(max_length=1000)] = field(default_factory=dict)
     # metric -> {"threshold", "f_measure", …} or {"efpr_per_hour", "etpr"} -> values
     curves: Annotated[dict[Label, dict[str, Points]], Field(max_length=50)] = field(
         default_factory=dict

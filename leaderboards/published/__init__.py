@@ -11,6 +11,8 @@ CONVENTIONS = {
     "downstream": "as published: mean of three runs, printed in percent with one decimal",
     "DESED baseline": "as published, DCASE 2023 task 4 baseline set-up",
     "URBAN-SED": "as published: sed_eval, segments of 1 s, events within 200 ms and 20 %",
+    "RealDESED": "as published: psds1_macro is the mean over classes, psds1 has the variance "
+    "penalty; the decoder is named, and the default of this suite is the median of 9 frames",
     "HEAR leaderboard": "as published on the HEAR leaderboard",
 }
 AUDIOSET = "as published: PSDS1, mean over classes (alpha_st 0), AudioSet Strong evaluation"

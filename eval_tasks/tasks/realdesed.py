@@ -1,0 +1,225 @@
+"""RealDESED: fifteen domestic sounds in recordings of 12 to 41 s that people made at home.
+
+Source: https://zenodo.org/records/20056072, as train.zip, validation.zip and test.zip, or their
+folders. Several people annotated a training clip; a rule makes one label of theirs, see
+realdesed_labels. Validation and test were reviewed. Clips without annotations are no part of it.
+
+Schmid et al., A Real-World Domestic Sound Event Detection Benchmark, arXiv 2607.16736.
+"""
+
+import logging
+import re
+import shutil
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from eval_tasks.tasks import hear_folder
+from eval_tasks.tasks.base import Stitch, Task
+from eval_tasks.tasks.downloads import convert, find_path, open_sources, some
+from eval_tasks.tasks.hear_folder import Download, versions
+from eval_tasks.tasks.realdesed_labels import (
+    CLASSES,
+    Labeller,
+    Span,
+    annotator_quality,
+    read_annotations,
+    read_raw,
+)
+from hear_ptsed.files import sha256, write_json
+from hear_ptsed.grid import SAMPLE_RATE
+from hear_ptsed.schema import is_name, setting, settings
+from training.data.tables import read_records
+
+PARTS = {"train": "train", "valid": "validation", "test": "test"}  # HEAR's name -> of the data set
+TABLES = ("metadata.csv", "annotations.csv", "annotations_raw.csv")
+GROUPED = ("recording_device", "device_placement", "recording_environment")  # columns
+IOS = re.compile(r"\b(iphone\d*|iphon|ipad|i pad)\b")
+ANDROID = re.compile(
+    "android|samsung|galaxy|pixel|xiaomi|xioami|redmi|poco|motorola|moto|honor|huawei|onepluss?|"
+    r"oppo|vivo|realme|nothing phone|cmf phone|fairphone|zenfone|hmd skyline|cat s\d"
+)
+log = logging.getLogger(__name__)
+
+
+@settings
+class RealDesedOptions(Download):
+    """What RealDESED is made from, and how its training clips are labelled."""
+
+    labels: Literal[
+        *("one", "majority", "intersection", "union", "recorder", "soft", "weighted"),
+        *("majority_reviewed", "weighted_reviewed"),
+    ] = setting(
+        "weighted_reviewed",
+        "The rule that makes one label of several annotators'; with _reviewed: what a reviewer "
+        "accepted, where there is such.",
+    )
+
+
+def prepare_realdesed(task: Task, tasks_dir: Path, options: RealDesedOptions, force: bool) -> Path:
+    """Make the task folder from the three archives or their folders."""
+    options.require_source(task)
+    settings = {"task": task.name, "labels": options.labels, "format": 1}
+    fill = partial(_fill, options, settings)
+    folder = tasks_dir / f"realdesed-2026-{options.labels}"
+    return hear_folder.build_folder(folder, settings, fill, force=force)
+
+
+def _fill(options: RealDesedOptions, settings: dict, folder: Path) -> None:
+    sources = _open(options, folder.with_name("unpacked"))
+    raw = read_raw(sources["train"] / "annotations_raw.csv")
+    quality = annotator_quality(raw.values())
+    labeller = Labeller(options.labels, quality)
+    parts, groups, counts, unreadable = {}, {}, {}, {}
+    for part, source in sources.items():
+        clips = _read_metadata(source / "metadata.csv")
+        shutil.copyfile(source / "metadata.csv", folder / f"{part}_metadata.csv")
+        if part == "train":
+            marked = {file: clip for file, clip in raw.items() if labeller.annotators(clip)}
+            label = labeller.label
+        else:
+            marked, label = read_annotations(source / "annotations.csv"), label_reviewed
+            groups[part] = {f: groups_of(row) for f, row in clips.items() if f in marked}
+        files = sorted(clips.keys() & marked.keys())
+        samples, unreadable[part] = _convert(source, part, files, folder, options.jobs)
+        parts[part] = {f: label(f, marked[f], n) for f, n in samples.items()}
+        counts[part] = {"listed": len(clips), "annotated": len(files), "there": len(samples)}
+    _write(options, settings, folder, parts, counts, unreadable)
+    write_json(folder / "groups.json", groups)
+    scores = [{"annotator_id": a, "score": s, "clips": n} for a, (s, n) in quality.items()]
+    write_json(folder / "annotator_quality.json", scores)
+    hear_folder.check_folder(TASK, folder, options.source[0])
+
+
+def _open(options: RealDesedOptions, scratch: Path) -> dict[str, Path]:
+    """Part -> the folder with its tables; each archive is unpacked into a folder of its own."""
+
+    def is_wanted(name: str) -> bool:
+        return name.endswith((*TABLES, ".wav"))
+
+    roots = []
+    for source in options.source:
+        roots += open_sources([source], scratch / source.name.split(".")[0], is_wanted)
+    sources = {}
+    for part, name in PARTS.items():
+        at_top = [root for root in roots if root.name == name and (root / TABLES[0]).is_file()]
+        inside = find_path(roots, f"{name}/{TABLES[0]}")
+        if not at_top and inside is None:
+            raise FileNotFoundError(
+                f"{', '.join(map(str, options.source))}: no {name}.zip and no folder {name} with "
+                f"{TABLES[0]}; give train, validation and test with --source"
+            )
+        sources[part] = at_top[0] if at_top else inside.parent
+    return sources
+
+
+def _read_metadata(path: Path) -> dict[str, dict[str, str]]:
+    """File -> its row."""
+    clips = {}
+    for number, row in read_records(path, ("filename", *GROUPED)):
+        file = row["filename"]
+        if file in clips or not is_name(file):
+            what = "comes twice" if file in clips else "is no name of a file"
+            raise ValueError(f"{path}, line {number}: filename {file!r} {what}; correct the table")
+        clips[file] = row
+    return clips
+
+
+def _convert(
+    source: Path, part: str, files: list[str], folder: Path, jobs: int
+) -> tuple[dict[str, int], list[str]]:
+    """Write the audio at 16 kHz: samples of each clip, and why others cannot be read."""
+    if missing := [file for file in files if not (source / "audio" / file).is_file()]:
+        raise FileNotFoundError(
+            f"{source / 'audio'}: {some(missing, 'clips')} missing; complete the download"
+        )
+    target = hear_folder.audio_folder(folder, part)
+    pairs = [(source / "audio" / file, target / file) for file in files]
+    seconds = dict(zip(files, convert(pairs, None, jobs, part), strict=True))
+    faults = [fault for fault in seconds.values() if isinstance(fault, str)]
+    if len(faults) == len(files):
+        raise ValueError(f"{source}: no clip of {part} can be used: {some(faults, 'faults')}")
+    return {
+        file: round(of * SAMPLE_RATE) for file, of in seconds.items() if isinstance(of, float)
+    }, faults
+
+
+def label_reviewed(file: str, spans: Iterable[Span], samples: int) -> list[dict[str, Any]]:
+    """Events in ms of an annotation that was reviewed, as far as they lie in the clip."""
+    lasting = [span for span in spans if span[0] < span[1]]
+    return [
+        event | {"value": 1.0} for event in hear_folder.cut_events(lasting, samples / SAMPLE_RATE)
+    ]
+
+
+def groups_of(row: dict[str, str]) -> list[str]:
+    """The groups that a clip is scored in, from its row of metadata."""
+    device = " ".join(re.sub("[_-]", " ", row["recording_device"].lower()).split())
+    kind = "ios" if IOS.search(device) else "android" if ANDROID.search(device) else "other"
+    rooms = {"_".join(re.split(r"[\s_-]+", r.strip().lower())) for r in row[GROUPED[2]].split(";")}
+    placement = row["device_placement"].strip().lower()
+    return [
+        *([f"placement {placement}"] if placement else []),
+        f"device {kind}",
+        *(f"environment {room}" for room in sorted(rooms - {""})),
+    ]
+
+
+def _write(
+    options: RealDesedOptions,
+    settings: dict,
+    folder: Path,
+    parts: dict[str, dict],
+    counts: dict[str, dict[str, int]],
+    unreadable: dict[str, list[str]],
+) -> None:
+    """Labels and what is known of the data: sizes, sums, counts."""
+    archives = {
+        source.name: {"bytes": source.stat().st_size, "sha256": sha256(source)}
+        for source in options.source
+        if source.is_file()
+    }
+    manifest = {"settings": settings, "versions": versions(), "source": "RealDESED"}
+    manifest |= {"archives": archives, "clips": counts}
+    metadata = hear_folder.describe_folder(folder.name, [*PARTS], None, TASK.metrics)
+    hear_folder.write_labels(folder, metadata, CLASSES, parts, manifest)
+    summary = "; ".join(
+        f"{part}: {of['there']} of {of['annotated']} clips can be read"
+        for part, of in counts.items()
+        if unreadable[part]
+    )
+    write_json(folder / "coverage.json", {"summary": summary or None, "unreadable": unreadable})
+    for part, of in counts.items():
+        log.info("%s: %d clips listed, %d with annotations", part, of["listed"], of["annotated"])
+
+
+# As published (weights drawn from ATST-F_strong_1): 100 epochs of one crop a clip are some 50 of
+# ours, in which a clip counts once per full 10 s.
+FINETUNED = {
+    "optim": {
+        **{"lr": 4e-5, "weight_decay": 0.001, "vector_decay": 0.001, "layer_decay": 1.0},
+        **{"warmup_steps": 1000, "batch": 48, "epochs": 50.0},
+    },
+    "augment": {"wavmix_p": 0.0, "mixup_p": 0.5, "warp_p": 0.5},
+    "fit": {"check_every_epochs": 2.5, "head_prior": None},
+}
+TASK = Task(
+    name="realdesed",
+    title="RealDESED",
+    folder="realdesed-2026-weighted_reviewed",
+    about="15 domestic sounds in recordings of 12 to 41 s made at home, reviewed test clips",
+    metrics=("psds1_macro", "psds1", "psds2_nocross_macro", "psds2_nocross", "pauroc"),
+    psds_median=9,
+    psds_edges="copied",
+    labels=("strong", "soft"),
+    clip_s=None,
+    stitch=Stitch(5.0, 0.3, "logits"),
+    published=True,
+    recipes={
+        "linear": {"optim": {"epochs": 50.0}, "fit": {"check_every_epochs": 2.5}},
+        "finetuned": FINETUNED,
+    },
+    prepare=prepare_realdesed,
+    options=RealDesedOptions,
+)
