@@ -177,6 +177,8 @@ METRICS = {
         options={"dtc": 0.7, "gtc": 0.7, "alpha_st": 0.0},
     ),
     "pauroc": Metric("segment pAUROC", function=BY_AREAS, of_frames=True),
+    "mpauc": Metric("mpAUC of seconds", function=BY_AREAS, of_frames=True),
+    "f1_mo": Metric("segment F1, 1 s, at the best thresholds", function=BY_AREAS, of_frames=True),
     "map": Metric("mAP of clips", function=BY_AREAS, of_frames=True),
     # Of heareval's folders only.
     "top1_acc": Metric("accuracy"),
