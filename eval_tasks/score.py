@@ -1,6 +1,7 @@
 """Scores of a task from what a module says of its clips."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,10 @@ def rate(
         part.hop_ms,
         task.psds_edges,
     )
-    return score(predictions, metrics, bootstrap, metrics[:1] if curves else ())
+    scored = score(predictions, metrics, bootstrap, metrics[:1] if curves else ())
+    more = f"; {task.convention}" if task.convention else ""
+    texts = {metric: text + more for metric, text in scored.conventions.items()}
+    return replace(scored, conventions=texts)
 
 
 def rate_groups(

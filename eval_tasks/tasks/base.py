@@ -69,6 +69,7 @@ class Task:
     labels: tuple[str, ...] = ("strong",)  # that its clips have: of LABELS
     clip_s: float | None = 10.0  # None: clips of any length
     stitch: Stitch | None = None  # None: windows that follow each other
+    convention: str = ""  # what a record says of the labels beside each metric's convention
     published: bool = False  # a published data set; else one of this suite's small tasks
     recipes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     # (task, tasks folder, options, force) -> the folder; None: it is made elsewhere

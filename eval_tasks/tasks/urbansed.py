@@ -162,6 +162,7 @@ TASK = Task(
     decoding=Decoding(280, 120),
     psds_median=7,
     clip_s=SECONDS,
+    convention="events of a class that overlap or touch in a scene are one",
     published=True,
     recipes=RECIPES,
     prepare=prepare_urbansed,

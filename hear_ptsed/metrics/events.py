@@ -229,8 +229,8 @@ def _counts(
 
 def _arguments(metric: str) -> dict[str, Any]:
     """Of the class of sed_eval."""
-    own = ("scorer", "value", "average", EMPTY)
-    return {key: value for key, value in METRICS[metric].options.items() if key not in own}
+    others = ("scorer", "value", "average", EMPTY)
+    return {key: value for key, value in METRICS[metric].options.items() if key not in others}
 
 
 def _by_label(reference: Sequence, estimated: Sequence) -> dict[str, tuple[list, list]]:
