@@ -196,8 +196,8 @@ class Part:
     def of_group(self, group: str) -> "Part":
         """The clips of a group."""
         kept = [file for file in self.files if group in self.groups.get(file, ())]
-        events, samples = ({f: of[f] for f in kept} for of in (self.events, self.samples))
-        return replace(self, events=events, samples=samples)
+        of_files = {name: getattr(self, name) for name in ("events", "samples", "durations_s")}
+        return replace(self, **{name: {f: of[f] for f in kept} for name, of in of_files.items()})
 
     def clip_targets(self, file: str) -> np.ndarray:
         """(C,) uint8 of a weakly labelled clip."""

@@ -61,13 +61,29 @@ def prepare_realdesed(task: Task, tasks_dir: Path, options: RealDesedOptions, fo
     """Make the task folder from the three archives or their folders."""
     options.require_source(task)
     settings = {"task": task.name, "labels": options.labels, "format": 1}
-    fill = partial(_fill, options, settings)
+    fill = partial(_fill_or_blame, options, settings)
     folder = tasks_dir / f"realdesed-2026-{options.labels}"
     return hear_folder.build_folder(folder, settings, fill, force=force)
 
 
+def _fill_or_blame(options: RealDesedOptions, settings: dict, folder: Path) -> None:
+    """`_fill`; what is wrong with an unpacked file is said of the archive."""
+    try:
+        _fill(options, settings, folder)
+    except (ValueError, FileNotFoundError) as error:
+        text = str(error)
+        for source in options.source:
+            text = text.replace(str(_unpacked(folder, source)), str(source))
+        raise type(error)(text) from None
+
+
+def _unpacked(folder: Path, source: Path) -> Path:
+    """Where an archive is unpacked: each in a folder of its own."""
+    return folder.with_name("unpacked") / source.name.split(".")[0]
+
+
 def _fill(options: RealDesedOptions, settings: dict, folder: Path) -> None:
-    sources = _open(options, folder.with_name("unpacked"))
+    sources = _open(options, folder)
     raw = read_raw(sources["train"] / "annotations_raw.csv")
     quality = annotator_quality(raw.values())
     labeller = Labeller(options.labels, quality)
@@ -92,15 +108,15 @@ def _fill(options: RealDesedOptions, settings: dict, folder: Path) -> None:
     hear_folder.check_folder(TASK, folder, options.source[0])
 
 
-def _open(options: RealDesedOptions, scratch: Path) -> dict[str, Path]:
-    """Part -> the folder with its tables; each archive is unpacked into a folder of its own."""
+def _open(options: RealDesedOptions, folder: Path) -> dict[str, Path]:
+    """Part -> the folder with its tables."""
 
     def is_wanted(name: str) -> bool:
         return name.endswith((*TABLES, ".wav"))
 
     roots = []
     for source in options.source:
-        roots += open_sources([source], scratch / source.name.split(".")[0], is_wanted)
+        roots += open_sources([source], _unpacked(folder, source), is_wanted)
     sources = {}
     for part, name in PARTS.items():
         at_top = [root for root in roots if root.name == name and (root / TABLES[0]).is_file()]
