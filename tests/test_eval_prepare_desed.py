@@ -235,6 +235,7 @@ def test_every_task_is_known_with_its_folder_and_metrics():
         "desed": ("desed-dcase2023-full", True),
         "urbansed": ("urbansed-v2.0.0-full", True),
         "maestro_real": ("maestro_real-dcase2023-full", True),
+        "realdesed": ("realdesed-2026-weighted_reviewed", True),
         "office": ("office-v1-demo", False),
         "piano": ("piano-v1-demo", False),
         "home": ("home-v1-demo", False),
