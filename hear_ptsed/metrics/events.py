@@ -73,13 +73,7 @@ def event_scores(
     check_files(reference, estimated, "an estimate")
     files = sorted(reference)
     classes = [str(name) for name in classes]
-    unknown = _unknown_labels(reference, estimated, classes)
-    of_segments = [m for m in metrics if METRICS[m].options["scorer"] == SEGMENTS]
-    if unknown and of_segments:
-        raise ValueError(
-            f"label {unknown[0]!r} is none of the {len(classes)} classes; {of_segments[0]} is not "
-            "defined for it: correct the label or leave the metric out"
-        )
+    unknown = _unknown_labels(reference, estimated, classes, metrics)
     weights = bootstrap.weights(files)
     clips = [(reference[file], estimated[file]) for file in files]
     counted = Counter(str(event["label"]) for file in files for event in reference[file])
@@ -269,9 +263,19 @@ def _of_class(scorer: Any, metric: str, name: str) -> float:
     return float(scorer.class_wise_error_rate(name)["error_rate"])
 
 
-def _unknown_labels(reference: Events, estimated: Events, classes: list[str]) -> list[str]:
+def _unknown_labels(
+    reference: Events, estimated: Events, classes: list[str], metrics: Sequence[str]
+) -> list[str]:
+    """Labels that are no classes; a ValueError if one of the metrics is not defined for them."""
     lists = [*reference.values(), *estimated.values()]
-    return sorted({str(event["label"]) for events in lists for event in events} - set(classes))
+    unknown = sorted({str(event["label"]) for events in lists for event in events} - set(classes))
+    of_segments = [m for m in metrics if METRICS[m].options["scorer"] == SEGMENTS]
+    if unknown and of_segments:
+        raise ValueError(
+            f"label {unknown[0]!r} is none of the {len(classes)} classes; {of_segments[0]} is not "
+            "defined for it: correct the label or leave the metric out"
+        )
+    return unknown
 
 
 def _convention(metric: str, classes: list[str], unknown: list[str]) -> str:
