@@ -57,7 +57,8 @@ class Run:
     @property
     def embedded_parts(self) -> list[str]:
         """Parts whose embeddings a frozen protocol needs."""
-        names = {name for split in self.splits for name in (*split.train, split.valid, split.test)}
+        used = {name for split in self.splits for name in (*split.train, split.valid, split.test)}
+        names = {home for name in used for home in self.data.stored(name)}
         return sorted(names | (NEEDS[self.request.protocol] & {*MORE_PARTS}))
 
     @cached_property
@@ -142,6 +143,10 @@ def plan_run(request: Request, data: TaskData | None = None, *, download: bool =
     if request.folds is not None and not 1 <= request.folds <= len(data.splits):
         raise ArgumentError(
             None, f"--folds {request.folds}: {data.folder} has {len(data.splits)} to test on"
+        )
+    if request.decoder == "sebb" and {"pooled", "scored"} & data.metadata.keys():
+        raise ArgumentError(
+            None, f"--decoder sebb: {data.folder} pools its folds or scores some classes alone"
         )
     if request.export and len(data.splits[: request.folds]) > 1:
         raise ArgumentError(None, "--export writes one file; give --folds 1 with it")

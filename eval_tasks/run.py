@@ -6,6 +6,7 @@ left, and nothing else does.
 
 import logging
 import time
+from collections import ChainMap
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -14,6 +15,7 @@ from eval_tasks.plan import Run
 from eval_tasks.plugin import device_of
 from eval_tasks.run_folder import HEAR, clear, held_alone
 from eval_tasks.score import rate, rate_groups, tuned_boxes
+from eval_tasks.tasks.folds import gather
 from hear_ptsed.metrics import records
 from hear_ptsed.metrics.bootstrap import Bootstrap, Scored, mean_of_folds
 from hear_ptsed.metrics.box_record import write_boxes
@@ -108,17 +110,22 @@ def decoded(run: Run, fold: Predictions) -> Predictions:
 
 
 def score_folds(run: Run, predictions: list[Predictions]) -> list[Scored]:
-    """Of each part, with the same metrics."""
+    """Of each part, with the same metrics; behind them, where the folder says so, of all as one."""
     task = run.data.task
     off_grid = [name for name in task.metrics if not METRICS[name].of_frames]
     hop_ms = run.plugin.hop_ms
     on_grid = all(fold.frame_ms == hop_ms for fold in predictions)
     if not on_grid:
         log.warning("no PSDS: %s has no frame every %d ms", run.plugin.name, hop_ms)
+    parts = [run.data.parts[fold.part] for fold in predictions]
+    if is_pooled(run):
+        clips = [(part, file) for part in parts for file in part.files]
+        parts.append(gather("all", run.data.folder, clips))
+        predictions = [*predictions, pool(predictions)]
     return [
         rate(
             task,
-            run.data.parts[fold.part],
+            part,
             fold.probabilities,
             metrics=None if on_grid else off_grid,
             events=fold.events,
@@ -127,8 +134,24 @@ def score_folds(run: Run, predictions: list[Predictions]) -> list[Scored]:
             bootstrap=Bootstrap(),
             curves=on_grid,
         )
-        for fold in predictions
+        for part, fold in zip(parts, predictions, strict=True)
     ]
+
+
+def is_pooled(run: Run) -> bool:
+    """Whether all folds are tested and scored as one."""
+    return bool(run.data.metadata.get("pooled")) and len(run.splits) == len(run.data.splits)
+
+
+def pool(predictions: list[Predictions]) -> Predictions:
+    """Those of all folds as one."""
+    events = [fold.events or {} for fold in predictions]
+    return replace(
+        predictions[0],
+        part="all",
+        probabilities=dict(ChainMap(*(fold.probabilities for fold in predictions))),
+        events=dict(ChainMap(*events)) if any(events) else None,
+    )
 
 
 def record_of(
@@ -139,11 +162,16 @@ def record_of(
     seconds: float,
 ) -> Record:
     """Of all folds, or of the one test part."""
-    folds = len(run.data.splits)
+    folds, pooled = len(run.data.splits), is_pooled(run)
+    single = folds == 1 or pooled
+    if pooled:
+        groups = {p.part: s.scores for p, s in zip(predictions, scored, strict=False)}
+    else:
+        groups = score_groups(run, predictions[0]) if single else {}
     speeds = [fold.seconds_per_minute for fold in predictions]
     return make_record(
         run.asked,
-        scored[0] if folds == 1 else mean_of_folds(scored),
+        scored[-1] if single else mean_of_folds(scored),
         started,
         seconds,
         device_of(run.request.device),
@@ -152,9 +180,9 @@ def record_of(
             "seconds_per_minute": sum(speeds) / len(speeds),
         },
         clips=sum(len(run.data.parts[fold.part]) for fold in predictions),
-        folds=[] if folds == 1 else [fold.scores for fold in scored],
-        groups=score_groups(run, predictions[0]) if folds == 1 else {},
-        folds_of=0 if folds == 1 else folds,
+        folds=[] if single else [fold.scores for fold in scored],
+        groups=groups,
+        folds_of=0 if single else folds,
         training=[fold.training for fold in predictions],
         predicted=packed_events(run, predictions),
     )

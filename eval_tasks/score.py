@@ -1,6 +1,7 @@
 """Scores of a task from what a module says of its clips."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hear_ptsed.metrics.checks import Events
 from hear_ptsed.metrics.decoding import BoxDecoding, Decoding
 from hear_ptsed.metrics.predictions import Predictions
 from hear_ptsed.metrics.score import score
+from hear_ptsed.metrics.task_folder import scored_events
 from hear_ptsed.metrics.tuning import tune_boxes
 
 
@@ -40,9 +42,14 @@ def rate(
     if missing := [file for file in part.files if file not in probabilities]:
         raise ValueError(f"no predictions for {len(missing)} clips of {part.name}: {missing[0]}, …")
     metrics = task.metrics if metrics is None else metrics
+    classes = part.scored or part.classes
+    if part.scored:
+        columns = [part.classes.index(name) for name in classes]
+        probabilities = {file: values[:, columns] for file, values in probabilities.items()}
+        events = events and scored_events(events, classes)
     predictions = Predictions(
-        part.classes,
-        part.events,
+        classes,
+        part.reference,
         part.durations_s,
         probabilities,
         events,
@@ -52,7 +59,10 @@ def rate(
         task.psds_edges,
         boxes,
     )
-    return score(predictions, metrics, bootstrap, metrics[:1] if curves else ())
+    scored = score(predictions, metrics, bootstrap, metrics[:1] if curves else ())
+    more = f"; {task.convention}" if task.convention else ""
+    texts = {metric: text + more for metric, text in scored.conventions.items()}
+    return replace(scored, conventions=texts)
 
 
 def rate_groups(
@@ -76,7 +86,7 @@ def rate_groups(
 def tuned_boxes(task: Task, valid: Part, probabilities: dict[str, np.ndarray]) -> BoxDecoding:
     """Bounding boxes whose settings of each class are the best on a validation part."""
     predictions = Predictions(
-        valid.classes, valid.events, valid.durations_s, probabilities, hop_ms=valid.hop_ms
+        valid.classes, valid.reference, valid.durations_s, probabilities, hop_ms=valid.hop_ms
     )
     return tune_boxes(predictions, task.metrics)
 

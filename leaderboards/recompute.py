@@ -11,7 +11,12 @@ from hear_ptsed.metrics.catalogue import BY_EVENTS, METRICS
 from hear_ptsed.metrics.events import event_scores
 from hear_ptsed.metrics.predicted import unpack_events
 from hear_ptsed.metrics.records import Record
-from hear_ptsed.metrics.task_folder import TaskFolder, read_task_folder, version_of
+from hear_ptsed.metrics.task_folder import (
+    TaskFolder,
+    read_task_folder,
+    scored_events,
+    version_of,
+)
 
 EXACT = 1e-9
 
@@ -34,8 +39,10 @@ def _score_again(record: Record, tasks_dir: Path) -> Scored:
         what = "predicted events" if metrics else "scores of events"
         raise ValueError(f"has no {what} to compute again; without --tasks-dir its form is checked")
     task = _find_task(record, tasks_dir)
-    events = unpack_events(record.predicted, task.classes)
+    events = scored_events(unpack_events(record.predicted, task.classes), task.scored)
     tested = [clips for clips in task.tested.values() if clips.keys() & events.keys()]
+    if task.pooled and not record.folds:
+        tested = [{file: of_file for clips in tested for file, of_file in clips.items()}]
     if len(tested) != max(1, len(record.folds)):
         raise ValueError(f"predicted is of {len(tested)} test parts, scores of others")
     if strange := events.keys() - {file for clips in tested for file in clips}:
@@ -47,7 +54,7 @@ def _score_again(record: Record, tasks_dir: Path) -> Scored:
         event_scores(
             clips,
             {file: events[file] for file in clips if file in events},
-            task.classes,
+            task.scored,
             metrics,
             bootstrap,
         )
@@ -78,9 +85,10 @@ def _differences(record: Record, scored: Scored, metric: str) -> Iterator[str]:
     if not _same([record.scores[metric]], [scored.scores[metric]]):
         yield f"{metric} is {record.scores[metric]:g}; of its events {scored.scores[metric]:g}"
     for name, row in scored.per_class.items():
-        value = record.per_class.get(name, {}).get(metric, math.nan)
-        if not _same([value], [row[metric]]):
-            yield f"{metric} of class {name} is {value:g}; of its events {row[metric]:g}"
+        key = METRICS[metric].of_classes or metric
+        value = record.per_class.get(name, {}).get(key, math.nan)
+        if not _same([value], [row[key]]):
+            yield f"{metric} of class {name} is {value:g}; of its events {row[key]:g}"
     if not _same(record.replicates.get(metric, []), scored.replicates.get(metric, [])):
         yield f"replicates of {metric} are not those of its events"
 

@@ -45,11 +45,16 @@ def tiny_tasks(folder: Path) -> Path:
     """A tasks folder with `office` and `piano` of computed sounds, and a checkpoint beside it."""
     for name in ("office", "piano"):
         tasks.prepare(name, folder / "tasks", synthetic=True)
+    tiny_network(folder)
+    return folder
+
+
+def tiny_network(folder: Path) -> None:
+    """A checkpoint, mn02.pt."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build("frame_mn02", n_classes=None)
     save_checkpoint(model.eval(), folder / "mn02.pt")
-    return folder
 
 
 def tuned(folder: Path) -> list[str]:

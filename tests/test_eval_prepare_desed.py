@@ -12,7 +12,7 @@ from eval_tasks import tasks
 from eval_tasks.__main__ import main
 from eval_tasks.tasks import desed
 from eval_tasks.tasks.base import open_task
-from eval_tasks.tasks.hear_folder import subsample
+from eval_tasks.tasks.hear_folder import subsample, summarise
 
 TASK = tasks.find_task("desed")
 SYNTHETIC = "synthetic21_{}/soundscapes"
@@ -118,7 +118,7 @@ def test_what_is_missing_is_counted_and_named(source, tmp_path, capsys):
     assert parts["test"]["missing"] == ["Ygone_0_10.wav"] and parts["test"]["listed"] == 4
     assert "Yv_0_10.wav" in parts["weak"]["unreadable"][0] and parts["weak"]["missing"] == []
     assert parts["train"]["events_left_out"] == 2
-    assert desed.summarise({p: {"listed": 2, "there": 2} for p in parts}) is None
+    assert summarise({p: {"listed": 2, "there": 2} for p in parts}, desed.PARTS) is None
 
 
 def test_optional_parts_may_be_absent_and_splits_may_not(source, tmp_path):
@@ -233,6 +233,9 @@ def test_every_task_is_known_with_its_folder_and_metrics():
         "dcase2016_task2": ("dcase2016_task2-hear2021-full", True),
         "maestro": ("maestro-v3.0.0-5h", True),
         "desed": ("desed-dcase2023-full", True),
+        "urbansed": ("urbansed-v2.0.0-full", True),
+        "maestro_real": ("maestro_real-dcase2023-full", True),
+        "realdesed": ("realdesed-2026-weighted_reviewed", True),
         "office": ("office-v1-demo", False),
         "piano": ("piano-v1-demo", False),
         "home": ("home-v1-demo", False),

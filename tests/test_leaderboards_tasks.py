@@ -12,19 +12,19 @@ from leaderboards.__main__ import main
 from leaderboards.collect import collect
 
 F = "event_onset_200ms_fms"
-NEW = {"task": "urbansed", "title": "URBAN-SED", "published_task": True}
+NEW = {"task": "streets", "title": "STREETS", "published_task": True}
 
 
 def test_a_record_of_an_unknown_task_has_its_page_its_column_and_its_title(tmp_path):
     for model, f in (("beats", 0.5), ("m2d", 0.3)):
         parts.write(tmp_path / "r", parts.record(model, f=f, **NEW))
     assert main(["build", str(tmp_path / "r"), "--out", str(tmp_path / "site")]) == 0
-    for name in ("index.html", "task-urbansed.html", "leaderboard.md", "gain.html", "about.html"):
-        assert "URBAN-SED" in (tmp_path / "site" / name).read_text(encoding="utf-8"), name
-    page = (tmp_path / "site" / "task-urbansed.html").read_text(encoding="utf-8")
+    for name in ("index.html", "task-streets.html", "leaderboard.md", "gain.html", "about.html"):
+        assert "STREETS" in (tmp_path / "site" / name).read_text(encoding="utf-8"), name
+    page = (tmp_path / "site" / "task-streets.html").read_text(encoding="utf-8")
     assert ">0.500<" in page and "small data" not in page.split("<main")[1].split("</main>")[0]
     with (tmp_path / "site" / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["task"] == "urbansed"]
+        rows = [row for row in csv.DictReader(file) if row["task"] == "streets"]
     assert {row["model"]: row["rank"] for row in rows if row["metric"] == F} == {
         "beats": "1",
         "m2d": "2",
@@ -79,5 +79,5 @@ def test_the_title_of_a_record_is_escaped_and_markup_in_it_refused(tmp_path):
     ]
     assert len(collected.rejected) == 1 and "title is" in collected.rejected[0].reason
     assert main(["build", str(tmp_path / "r"), "--out", str(tmp_path / "site")]) == 0
-    page = (tmp_path / "site" / "task-urbansed.html").read_text(encoding="utf-8")
+    page = (tmp_path / "site" / "task-streets.html").read_text(encoding="utf-8")
     assert "a &amp; &#34;b&#34;" in page and 'a & "b"' not in page

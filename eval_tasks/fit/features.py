@@ -10,8 +10,8 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -47,6 +47,7 @@ class Features:
     rows: Tensor  # (N, D) clip after clip, and the grids of a clip one after another
     parameters: int  # of the module
     seconds_per_minute: float  # of audio, when it was computed
+    homes: Mapping[str, "Features"] = field(default_factory=dict)  # of a part gathered from others
 
     @cached_property
     def _first(self) -> dict[str, int]:
@@ -78,6 +79,8 @@ class Features:
 
     def get(self, file: str, first: int = 0, frames: int | None = None, grid: int = 0) -> Tensor:
         """(T, D) from a frame of a clip on, in the type they are stored in."""
+        if self.homes:
+            return self.homes[self.part.homes[file]].get(file, first, frames, grid)
         total = self.part.frames(file)
         start = self._first[file] + grid * total + first
         return self.rows[start : start + (total - first if frames is None else frames)]
@@ -99,6 +102,10 @@ def features(
         shifts: grids of the parts that some split trains on; the others have one.
     """
     part = data.parts[name]
+    if part.homes:
+        options = {"shifts": shifts, "device": device, "progress": progress}
+        homes = {h: features(data, h, plugin, cache, **options) for h in data.stored(name)}
+        return replace(next(iter(homes.values())), part=part, homes=homes)
     identity, folder = _identity_and_folder(data, part, plugin, cache, shifts)
 
     def fill(new: Path) -> None:
@@ -141,7 +148,8 @@ def _identity_and_folder(
             f"fit.shifts is {shifts}; {data.task.name} hears windows of 10 s every "
             f"{stitch.hop_s:g} s: set {stitch.grids}"
         )
-    trains = not part.events or any(part.name in split.train for split in data.splits)
+    trained = {home for split in data.splits for name in split.train for home in data.stored(name)}
+    trains = not part.events or part.name in trained
     longest = max(part.files, key=part.samples.get)
     identity = {
         "format": FORMAT,

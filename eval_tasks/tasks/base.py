@@ -5,7 +5,8 @@ A folder is a HEAR task folder. It may hold two parts that HEAR does not know, `
 that of the splits; `durations.json` ({split: {file: seconds}}), where clips were padded;
 `groups.json` ({split: {file: [group, ...]}}), in which they are scored, too; and `coverage.json`,
 what of the data set is not there. An event of a task with soft labels has a
-"value" from 0 to 1.
+"value" from 0 to 1; above 0.5 it is scored. The metadata may name the classes that are "scored",
+the clips that validate each fold ("validation"), and that test folds are scored "pooled".
 """
 
 import json
@@ -18,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import soundfile
 
+from eval_tasks.tasks.folds import split_folds, training_part, validation_part
 from eval_tasks.tasks.stitch import Stitch
 from hear_ptsed.events import Edges
 from hear_ptsed.grid import (
@@ -29,7 +31,7 @@ from hear_ptsed.grid import (
 )
 from hear_ptsed.metrics.catalogue import METRICS
 from hear_ptsed.metrics.decoding import Decoding
-from hear_ptsed.metrics.task_folder import MORE_PARTS, fingerprint
+from hear_ptsed.metrics.task_folder import MORE_PARTS, fingerprint, scored_events
 from hear_ptsed.schema import is_name, settings
 from training.data.tables import read_records
 
@@ -67,6 +69,7 @@ class Task:
     labels: tuple[str, ...] = ("strong",)  # that its clips have: of LABELS
     clip_s: float | None = 10.0  # None: clips of any length
     stitch: Stitch | None = None  # None: windows that follow each other
+    convention: str = ""  # what a record says of the labels beside each metric's convention
     published: bool = False  # a published data set; else one of this suite's small tasks
     recipes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     # (task, tasks folder, options, force) -> the folder; None: it is made elsewhere
@@ -134,6 +137,8 @@ class Part:
     soft: bool = False  # events have a value
     hop_ms: int = FRAME_MS  # from frame to frame
     stitch: Stitch | None = None  # of its task
+    scored: tuple[str, ...] = ()  # classes that are scored; empty: all
+    homes: dict[str, str] = field(default_factory=dict)  # file -> its part, see tasks.folds
     groups: dict[str, list[str]] = field(default_factory=dict)  # file -> groups that it is in
 
     @property
@@ -163,12 +168,16 @@ class Part:
 
     def read(self, file: str, first: int = 0, frames: int | None = None) -> np.ndarray:
         """Audio (S,) float32 from a frame on; what lies beyond the clip's end is 0."""
+        path = self.audio / self.homes.get(file, "") / file
         if frames is None:
-            return soundfile.read(self.audio / file, dtype="float32")[0]
+            return soundfile.read(path, dtype="float32")[0]
         hop = hop_samples(self.hop_ms)
-        return soundfile.read(
-            self.audio / file, frames * hop, first * hop, dtype="float32", fill_value=0.0
-        )[0]
+        return soundfile.read(path, frames * hop, first * hop, dtype="float32", fill_value=0.0)[0]
+
+    @cached_property
+    def reference(self) -> dict[str, list[dict]]:
+        """The events that are scored: of the scored classes, those that are sure."""
+        return scored_events(self.events, self.scored)
 
     def targets(self, file: str) -> np.ndarray:
         """(T, C): what is active at the centre of each frame, by HEAR's rule.
@@ -213,15 +222,23 @@ class TaskData:
 
     @property
     def splits(self) -> list[Split]:
-        """One, or one for each fold as heareval has it: the next fold validates."""
+        """One, or one for each fold as heareval has it: the next fold validates, if no clips are
+        named for it.
+        """
         names = sorted(self.metadata["splits"])
         if self.metadata["split_mode"] == "trainvaltest":
             return [Split(("train",), "valid", "test")]
+        if "validation" in self.metadata:
+            return [Split((training_part(n),), validation_part(n), n) for n in names]
         n = len(names)
         return [
             Split(tuple(names[(i + j) % n] for j in range(2, n)), names[(i + 1) % n], names[i])
             for i in range(n)
         ]
+
+    def stored(self, name: str) -> tuple[str, ...]:
+        """The parts on disk that hold the clips of a part."""
+        return tuple(sorted({*self.parts[name].homes.values()})) or (name,)
 
     def with_hop(self, hop_ms: int) -> "TaskData":
         """The same clips with a label every `hop_ms`."""
@@ -234,6 +251,7 @@ class TaskData:
         parts = (
             (part.name, part.events, part.tags, part.samples, part.durations_s)
             for part in self.parts.values()
+            if not part.homes
         )
         return fingerprint(parts, self.metadata, self.classes)
 
@@ -260,10 +278,19 @@ def open_task(task: Task, folder: Path) -> TaskData:
         for name in ("durations.json", "groups.json")
     )
     names = [*metadata["splits"], *(p for p in MORE_PARTS if (folder / f"{p}.json").exists())]
+    scored = tuple(metadata.get("scored", ()))
+    if unknown := {*scored} - {*classes}:
+        raise ValueError(f"{folder}: scored class {min(unknown)!r} is none of the classes")
     parts = {
-        name: _open_part(task, folder, name, classes, durations.get(name, {}), groups.get(name, {}))
+        name: replace(
+            _open_part(task, folder, name, classes, durations.get(name, {}), groups.get(name, {})),
+            scored=scored,
+        )
         for name in names
     }
+    if "validation" in metadata:
+        folds = [parts[name] for name in metadata["splits"]]
+        parts |= split_folds(folder / "task_metadata.json", folds, metadata["validation"])
     return TaskData(task, folder, metadata, classes, parts, read_coverage(folder))
 
 

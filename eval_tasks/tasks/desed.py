@@ -16,7 +16,6 @@ from typing import Literal, NamedTuple
 
 from eval_tasks.tasks import hear_folder
 from eval_tasks.tasks.base import Task
-from eval_tasks.tasks.downloads import convert
 from eval_tasks.tasks.hear_folder import Download, versions
 from hear_ptsed.files import write_json
 from hear_ptsed.metrics.decoding import Decoding
@@ -31,6 +30,7 @@ CLASSES = (
 FOLDED = ("Frying", "Vacuum_cleaner")  # synthetic labels carry suffixes
 UNLABELLED = 14412  # clips released; no table lists them
 SPLITS = ("train", "valid", "test")
+PARTS = (*SPLITS, "weak", "unlabelled")
 # Clips of the smaller size: 3 h, 1 h, 3 h. Test and weak stay whole.
 SIZES = {"full": {}, "5h": {"train": 1080, "valid": 360, "unlabelled": 1080}}
 EVALUATION = {
@@ -79,7 +79,11 @@ def _fill_desed(options: DesedOptions, settings: dict, folder: Path) -> None:
     for part, clips in _list_clips(roots, options.strong_real).items():
         names = hear_folder.subsample(clips, part, limits.get(part, len(clips)))
         clips = {name: clips[name] for name in sorted(names)}
-        seconds, coverage[part] = _convert(roots, part, clips, folder, options.jobs)
+        paths = {name: _find_audio(roots, clip) for name, clip in clips.items()}
+        seconds, coverage[part] = hear_folder.convert_listed(
+            folder, part, paths, SECONDS, options.jobs
+        )
+        coverage[part]["events_left_out"] = sum(clips[name].left_out for name in seconds)
         if part == "unlabelled":
             coverage[part]["listed"] = max(len(clips), limits.get(part, UNLABELLED))
         if seconds:
@@ -106,42 +110,9 @@ def _fill_desed(options: DesedOptions, settings: dict, folder: Path) -> None:
         {"settings": settings, "versions": versions(), "source": "DESED"},
     )
     write_json(folder / "durations.json", durations)
-    write_json(folder / "coverage.json", {"summary": summarise(coverage), "parts": coverage})
+    summary = hear_folder.summarise(coverage, PARTS)
+    write_json(folder / "coverage.json", {"summary": summary, "parts": coverage})
     hear_folder.check_folder(TASK, folder, roots[0])
-
-
-def _convert(
-    roots: list[Path], part: str, clips: dict[str, ListedClip], folder: Path, jobs: int
-) -> tuple[dict[str, float], dict]:
-    """Write the audio that is there: seconds of each clip, and what to say of the rest."""
-    paths = {name: path for name, clip in clips.items() if (path := _find_audio(roots, clip))}
-    target = hear_folder.audio_folder(folder, part)
-    pairs = [(path, target / name) for name, path in paths.items()]
-    results = dict(zip(paths, convert(pairs, SECONDS, jobs, part), strict=True))
-    seconds = {name: value for name, value in results.items() if isinstance(value, float)}
-    if not seconds:
-        target.rmdir()
-    return seconds, {
-        "listed": len(clips),
-        "there": len(seconds),
-        "missing": sorted(clips.keys() - paths.keys()),
-        "unreadable": sorted(value for value in results.values() if isinstance(value, str)),
-        "events_left_out": sum(clips[name].left_out for name in seconds),
-    }
-
-
-def summarise(coverage: dict[str, dict]) -> str | None:
-    """What is missing, in a line; None if nothing is."""
-    short = []
-    for part in (*SPLITS, "weak", "unlabelled"):
-        if part not in coverage:
-            short.append(f"{part}: none")
-            continue
-        listed, usable = coverage[part]["listed"], coverage[part]["there"]
-        if missing := listed - usable:
-            share = 100 * missing / listed
-            short.append(f"{part}: {usable} of {listed} clips (missing {missing}, {share:.1f} %)")
-    return "; ".join(short) or None
 
 
 def _list_clips(roots: list[Path], strong_real: bool) -> dict[str, dict[str, ListedClip]]:

@@ -1,13 +1,14 @@
 """Downloaded data sets: archives unpacked as far as needed, audio brought to 16 kHz mono."""
 
 import gzip
+import hashlib
 import os
 import shutil
 import signal
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -65,6 +66,23 @@ def unpack(archive: Path, into: Path, wanted: Callable[[str], bool]) -> None:
                         stream.extract(member, into, filter="data")
     except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{archive} is damaged ({error}); download it again") from error
+
+
+def check_md5(sources: Sequence[Path], sums: Mapping[str, str]) -> None:
+    """Refuse an archive that has the name of a released one and other bytes.
+
+    Args:
+        sums: name -> MD5 as it was released.
+    """
+    for source in sources:
+        if source.name in sums and source.is_file():
+            with source.open("rb") as file:
+                got = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False))
+            if got.hexdigest() != sums[source.name]:
+                raise ValueError(
+                    f"{source}: MD5 starts {got.hexdigest()[:8]}, expected "
+                    f"{sums[source.name][:8]}; download it again"
+                )
 
 
 def find_path(roots: Sequence[Path], name: str, deepest: int = 3) -> Path | None:

@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 
 from eval_tasks.tasks.base import MORE_PARTS, Part, Task, TaskData, open_task, read_json
-from eval_tasks.tasks.downloads import RATE, convert_all, find_path, link_file, open_sources, some
+from eval_tasks.tasks.downloads import (
+    RATE,
+    convert,
+    convert_all,
+    find_path,
+    link_file,
+    open_sources,
+    some,
+)
 from hear_ptsed.files import write_json
 from hear_ptsed.parts import make_folder
 from hear_ptsed.schema import is_name, setting, settings
@@ -169,6 +177,44 @@ def audio_folder(folder: Path, part: str) -> Path:
     return path
 
 
+def convert_listed(
+    folder: Path, part: str, listed: Mapping[str, Path | None], seconds: float | None, jobs: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Write the audio that is there: seconds of each clip, and what to say of the rest.
+
+    Args:
+        listed: file -> its audio; None: there is none.
+        seconds: of each clip, cut or padded; None for its own length.
+    """
+    target = audio_folder(folder, part)
+    paths = {name: path for name, path in listed.items() if path}
+    pairs = [(path, target / name) for name, path in paths.items()]
+    results = dict(zip(paths, convert(pairs, seconds, jobs, part), strict=True))
+    seconds_of = {name: value for name, value in results.items() if isinstance(value, float)}
+    if not seconds_of:
+        target.rmdir()
+    return seconds_of, {
+        "listed": len(listed),
+        "there": len(seconds_of),
+        "missing": sorted(listed.keys() - paths.keys()),
+        "unreadable": sorted(value for value in results.values() if isinstance(value, str)),
+    }
+
+
+def summarise(coverage: Mapping[str, Mapping[str, Any]], parts: Sequence[str]) -> str | None:
+    """What is missing of the parts, in a line; None if nothing is."""
+    short = []
+    for part in parts:
+        if part not in coverage:
+            short.append(f"{part}: none")
+            continue
+        listed, usable = coverage[part]["listed"], coverage[part]["there"]
+        if missing := listed - usable:
+            share = 100 * missing / listed
+            short.append(f"{part}: {usable} of {listed} clips (missing {missing}, {share:.1f} %)")
+    return "; ".join(short) or None
+
+
 def cut_events(rows: Iterable[tuple[float, float, str]], seconds: float) -> list[dict[str, Any]]:
     """HEAR's events, in ms, of (start s, end s, label): those that begin in the clip, cut to it."""
     return [
@@ -212,9 +258,7 @@ def find_released(roots: Sequence[Path], folder: str) -> Path | None:
     return metadata_file.parent if metadata_file else None
 
 
-def copy_release(
-    task: Task, source: Path, folder: Path, settings: dict, options: Download
-) -> None:
+def copy_release(task: Task, source: Path, folder: Path, settings: dict, options: Download) -> None:
     """Fill a folder from HEAR's release: audio at 16 kHz is linked, else made from 48 kHz."""
     if source.resolve() == (folder.parents[1] / folder.name).resolve():
         raise ValueError(f"{source} would be replaced by itself; name another --tasks-dir")

@@ -153,8 +153,14 @@ def _convention(predictions: Predictions, metric: str) -> str:
     elif metric == "map":
         text = "mean over classes of the average precision of clips: the score of a clip is its "
         text += "highest frame, its label whether it has an event"
+    elif metric == "f1_mo":
+        text = "segments of 1 s, the score of one is its highest frame; F1 of each class at the "
+        text += "threshold that is best on these data, mean of the classes that occur"
     else:
-        text = f"segments of 1 s, staircase area up to a false positive rate of {MAX_FPR}, divided "
+        text = "segments of 1 s, "
+        if metric == "mpauc":
+            text += "each with the mean of its frames by their overlap, "
+        text += f"staircase area up to a false positive rate of {MAX_FPR}, divided "
         text += "by it; " + _durations(clips.durations_s.max(), clips.frames.max() * clips.hop_ms)
         text += "; mean of the classes with both positive and negative segments"
     median, cut = predictions.median_frames, not isinstance(predictions.scores, ScoreArray)

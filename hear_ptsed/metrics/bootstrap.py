@@ -97,12 +97,14 @@ def mean_of_folds(folds: Sequence[Scored]) -> Scored:
         raise ValueError("no fold to average; score at least one")
     first = folds[0]
     per_class = {
-        name: {key: _mean([fold.per_class[name][key] for fold in folds]) for key in row}
+        name: {key: mean_of_defined([fold.per_class[name][key] for fold in folds]) for key in row}
         | {"events": sum(fold.per_class[name]["events"] for fold in folds)}
         for name, row in first.per_class.items()
     }
     replicates = {
-        metric: [_mean(row) for row in zip(*(f.replicates[metric] for f in folds), strict=True)]
+        metric: [
+            mean_of_defined(row) for row in zip(*(f.replicates[metric] for f in folds), strict=True)
+        ]
         for metric in first.replicates
     }
     conventions = {}
@@ -110,13 +112,13 @@ def mean_of_folds(folds: Sequence[Scored]) -> Scored:
         texts = " | ".join(dict.fromkeys(fold.conventions[metric] for fold in folds))
         conventions[metric] = f"mean of folds, those without a value left out: {texts}"
     return Scored(
-        {metric: _mean([fold.scores[metric] for fold in folds]) for metric in first.scores},
+        {name: mean_of_defined([fold.scores[name] for fold in folds]) for name in first.scores},
         per_class,
         conventions,
         first.settings,
         replicates,
         {metric: [d for fold in folds for d in fold.draws[metric]] for metric in first.draws},
-        {key: _mean([fold.details[key] for fold in folds]) for key in first.details},
+        {key: mean_of_defined([fold.details[key] for fold in folds]) for key in first.details},
         {metric: _mean_curve([fold.curves[metric] for fold in folds]) for metric in first.curves},
     )
 
@@ -126,7 +128,7 @@ def _mean_curve(curves: Sequence[dict[str, list[float]]]) -> dict[str, list[floa
     mean = {x: curves[0][x]}
     for column in others:
         rows = zip(*(curve[column] for curve in curves), strict=True)
-        mean[column] = [_mean(row) for row in rows]
+        mean[column] = [mean_of_defined(row) for row in rows]
     return mean
 
 
@@ -169,6 +171,7 @@ def _names(files: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()[:12]
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean_of_defined(values: Sequence[float]) -> float:
+    """NaN of none."""
     defined = [value for value in values if not math.isnan(value)]
     return sum(defined) / len(defined) if defined else math.nan

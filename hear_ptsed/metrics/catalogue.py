@@ -72,32 +72,73 @@ PSD_ROC = Curve(
     tuple(range(0, 101, 10)),
     stairs=True,
 )
-EVENTS = "EventBasedMetrics"  # of sed_eval, and its arguments, as heareval 2021.1.3 has them
+# Of sed_eval: class, value and average over classes, then its arguments. Those of heareval are as
+# heareval 2021.1.3 has them; in others a class that is never predicted has F 0.
+EVENTS, SEGMENTS = "EventBasedMetrics", "SegmentBasedMetrics"
+ONSET_F1 = {"scorer": EVENTS, "value": "f_measure", "evaluate_offset": False}
+SEGMENT_F1 = {
+    "scorer": SEGMENTS,
+    "value": "f_measure",
+    "time_resolution": 1.0,
+    "empty_system_output_handling": "zero_score",
+}
+COLLAR_F1 = {
+    "scorer": EVENTS,
+    "value": "f_measure",
+    "t_collar": 0.2,
+    "percentage_of_length": 0.2,
+    "empty_system_output_handling": "zero_score",
+}
 METRICS = {
     "event_onset_200ms_fms": Metric(
         "onset F1, 200 ms",
         curve=F_CURVE,
         function=BY_EVENTS,
-        options={"scorer": EVENTS, "evaluate_offset": False, "t_collar": 0.2},
+        options=ONSET_F1 | {"t_collar": 0.2},
     ),
     "event_onset_50ms_fms": Metric(
         "onset F1, 50 ms",
         curve=F_CURVE,
         function=BY_EVENTS,
-        options={"scorer": EVENTS, "evaluate_offset": False, "t_collar": 0.05},
+        options=ONSET_F1 | {"t_collar": 0.05},
     ),
     "event_onset_offset_50ms_20perc_fms": Metric(
         "onset and offset F1, 50 ms, 20 %",
         curve=F_CURVE,
         function=BY_EVENTS,
-        options={"scorer": EVENTS, "t_collar": 0.05, "percentage_of_length": 0.2},
+        options={
+            "scorer": EVENTS,
+            "value": "f_measure",
+            "t_collar": 0.05,
+            "percentage_of_length": 0.2,
+        },
     ),
     "segment_1s_er": Metric(
         "error rate, 1 s",
         high=math.inf,
         lower_is_better=True,
         function=BY_EVENTS,
-        options={"scorer": "SegmentBasedMetrics", "time_resolution": 1.0},
+        options={"scorer": SEGMENTS, "value": "error_rate", "time_resolution": 1.0},
+    ),
+    "event_onset_offset_200ms_20perc_fms": Metric(
+        "onset and offset F1, 200 ms, 20 %", curve=F_CURVE, function=BY_EVENTS, options=COLLAR_F1
+    ),
+    "event_onset_offset_200ms_20perc_fms_macro": Metric(
+        "onset and offset F1, 200 ms, 20 %, mean over classes",
+        curve=F_CURVE,
+        of_classes="event_onset_offset_200ms_20perc_fms",
+        function=BY_EVENTS,
+        options=COLLAR_F1 | {"average": "macro"},
+    ),
+    "segment_1s_f1_micro": Metric(
+        "segment F1, 1 s", curve=F_CURVE, function=BY_EVENTS, options=SEGMENT_F1
+    ),
+    "segment_1s_f1_macro": Metric(
+        "segment F1, 1 s, mean over classes",
+        curve=F_CURVE,
+        of_classes="segment_1s_f1_micro",
+        function=BY_EVENTS,
+        options=SEGMENT_F1 | {"average": "macro"},
     ),
     "psds1": Metric(
         "PSDS1",
@@ -136,6 +177,8 @@ METRICS = {
         options={"dtc": 0.7, "gtc": 0.7, "alpha_st": 0.0},
     ),
     "pauroc": Metric("segment pAUROC", function=BY_AREAS, of_frames=True),
+    "mpauc": Metric("mpAUC of seconds", function=BY_AREAS, of_frames=True),
+    "f1_mo": Metric("segment F1, 1 s, at the best thresholds", function=BY_AREAS, of_frames=True),
     "map": Metric("mAP of clips", function=BY_AREAS, of_frames=True),
     # Of heareval's folders only.
     "top1_acc": Metric("accuracy"),

@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 
 from hear_ptsed.grid import FRAME_MS
-from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap, Scored
-from hear_ptsed.metrics.catalogue import BY_EVENTS, EVENTS, METRICS
+from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP, Bootstrap, Scored, mean_of_defined
+from hear_ptsed.metrics.catalogue import BY_EVENTS, METRICS, SEGMENTS
 from hear_ptsed.metrics.checks import Events, check_events, check_files, check_metrics
 from hear_ptsed.metrics.decoding import BY_BOXES, Decoding, decode_as_heareval
 from hear_ptsed.metrics.predictions import Predictions
 
 THRESHOLDS = tuple(k / 20 for k in range(1, 20))  # of a curve: 0.05 to 0.95
 F_PARTS = ("f_measure", "precision", "recall")
+EMPTY = "empty_system_output_handling"
 
 
 def event_metrics(
@@ -61,10 +62,10 @@ def event_scores(
     metrics: Sequence[str],
     bootstrap: Bootstrap = NO_BOOTSTRAP,
 ) -> Scored:
-    """F-scores and error rates over all events of all clips, by sed_eval.
+    """F-scores and error rates of all clips, by sed_eval.
 
-    A label that is not one of `classes` counts in the F-scores of all events, as in heareval; the
-    segment-based error rate has no row for it and is refused.
+    A label that is not one of `classes` counts in the F-scores of all events, as in heareval; one
+    of segments has no row for it and is refused.
 
     Args:
         reference, estimated: of the same files, times in ms.
@@ -76,12 +77,7 @@ def event_scores(
     check_files(reference, estimated, "an estimate")
     files = sorted(reference)
     classes = [str(name) for name in classes]
-    unknown = _unknown_labels(reference, estimated, classes)
-    if unknown and "segment_1s_er" in metrics:
-        raise ValueError(
-            f"label {unknown[0]!r} is none of the {len(classes)} classes; segment_1s_er is not "
-            "defined for it: correct the label or leave the metric out"
-        )
+    unknown = _unknown_labels(reference, estimated, classes, metrics)
     weights = bootstrap.weights(files)
     clips = [(reference[file], estimated[file]) for file in files]
     counted = Counter(str(event["label"]) for file in files for event in reference[file])
@@ -89,12 +85,15 @@ def event_scores(
     scores, details, replicates = {}, {}, {}
     for metric in metrics:
         scorer, counts, of_class = _counts(metric, clips, classes, unknown)
-        values = _overall(scorer, metric, counts.sum(0))
+        values = _averaged(scorer, metric, counts.sum(0))
         scores[metric], *_ = values.values()
         details |= {f"{metric}_{part}": value for part, value in values.items()}
-        replicates[metric] = [_overall_value(scorer, metric, sums) for sums in weights @ counts]
+        sums_of_resamples = np.tensordot(weights, counts, 1)  # (R, groups, keys)
+        replicates[metric] = [
+            next(iter(_averaged(scorer, metric, sums).values())) for sums in sums_of_resamples
+        ]
         for name in classes:
-            per_class[name][metric] = of_class[name]
+            per_class[name][METRICS[metric].of_classes or metric] = of_class[name]
     return Scored(
         scores,
         per_class,
@@ -194,36 +193,42 @@ def _container(events: Sequence[Mapping[str, Any]]) -> Any:
 def _counts(
     metric: str, clips: Sequence[tuple[Sequence, Sequence]], classes: list[str], unknown: list[str]
 ) -> tuple[Any, np.ndarray, dict[str, float]]:
-    """A scorer of sed_eval, its overall counts of each clip (N, keys), the score of each class.
+    """A scorer of sed_eval, its overall counts of each clip, the score of each class.
 
     An event matches only events of its label, so each label is counted by itself: sed_eval looks
-    at all pairs of events.
+    at all pairs of events. Errors of segments are counted over all classes.
+
+    Returns:
+        counts (N, groups, keys): a macro average has a group of each class, others have one.
     """
-    name, options = _scorer(metric)
-    make = getattr(_sed_eval().sound_event, name)
-    if name == "SegmentBasedMetrics":
+    options, arguments = METRICS[metric].options, _arguments(metric)
+    make = getattr(_sed_eval().sound_event, options["scorer"])
+    macro = "average" in options
+    if options["scorer"] == SEGMENTS and not macro:
         groups = {None: classes}
         parted = [{None: clip} for clip in clips]
     else:
-        groups = {label: [label] for label in (*classes, *unknown)}
+        groups = {label: [label] for label in (*classes, *([] if macro else unknown))}
         parted = [_by_label(*clip) for clip in clips]
-    counts, of_class = 0, {}
+    counts, of_class = [], {}
     for group, labels in groups.items():
-        scorer = make(labels, **options)
+        scorer = make(labels, **arguments)
+        scorer.empty_system_output_handling = options.get(EMPTY)  # not all take it as an argument
         sums = []
         for clip in parted:
             if group in clip:
                 scorer.evaluate(*map(_container, clip[group]))
             sums.append([float(value) for value in scorer.overall.values()])
-        counts = counts + np.diff(sums, axis=0, prepend=0)
+        counts.append(np.diff(sums, axis=0, prepend=0))
         of_class |= {label: _of_class(scorer, metric, label) for label in labels}
-    return scorer, counts, of_class
+    stacked = np.stack(counts, 1)
+    return scorer, stacked if macro else stacked.sum(1, keepdims=True), of_class
 
 
-def _scorer(metric: str) -> tuple[str, dict[str, Any]]:
-    """Class of sed_eval, and its arguments."""
-    options = dict(METRICS[metric].options)
-    return options.pop("scorer"), options
+def _arguments(metric: str) -> dict[str, Any]:
+    """Of the class of sed_eval."""
+    others = ("scorer", "value", "average", EMPTY)
+    return {key: value for key, value in METRICS[metric].options.items() if key not in others}
 
 
 def _by_label(reference: Sequence, estimated: Sequence) -> dict[str, tuple[list, list]]:
@@ -235,7 +240,13 @@ def _by_label(reference: Sequence, estimated: Sequence) -> dict[str, tuple[list,
 
 
 def _is_f(metric: str) -> bool:
-    return METRICS[metric].options["scorer"] == EVENTS
+    return METRICS[metric].options["value"] == "f_measure"
+
+
+def _averaged(scorer: Any, metric: str, counts: np.ndarray) -> dict[str, float]:
+    """Values of counts (groups, keys): means over the groups in which they are defined."""
+    groups = [_overall(scorer, metric, of_group) for of_group in counts]
+    return {part: mean_of_defined([g[part] for g in groups]) for part in groups[0]}
 
 
 def _overall(scorer: Any, metric: str, counts: np.ndarray) -> dict[str, float]:
@@ -248,10 +259,6 @@ def _overall(scorer: Any, metric: str, counts: np.ndarray) -> dict[str, float]:
     return {"error_rate": float(scorer.overall_error_rate()["error_rate"])}
 
 
-def _overall_value(scorer: Any, metric: str, counts: np.ndarray) -> float:
-    return next(iter(_overall(scorer, metric, counts).values()))
-
-
 def _of_class(scorer: Any, metric: str, name: str) -> float:
     if _is_f(metric):
         return float(scorer.class_wise_f_measure(name)["f_measure"])
@@ -260,21 +267,36 @@ def _of_class(scorer: Any, metric: str, name: str) -> float:
     return float(scorer.class_wise_error_rate(name)["error_rate"])
 
 
-def _unknown_labels(reference: Events, estimated: Events, classes: list[str]) -> list[str]:
+def _unknown_labels(
+    reference: Events, estimated: Events, classes: list[str], metrics: Sequence[str]
+) -> list[str]:
+    """Labels that are no classes; a ValueError if one of the metrics is not defined for them."""
     lists = [*reference.values(), *estimated.values()]
-    return sorted({str(event["label"]) for events in lists for event in events} - set(classes))
+    unknown = sorted({str(event["label"]) for events in lists for event in events} - set(classes))
+    of_segments = [m for m in metrics if METRICS[m].options["scorer"] == SEGMENTS]
+    if unknown and of_segments:
+        raise ValueError(
+            f"label {unknown[0]!r} is none of the {len(classes)} classes; {of_segments[0]} is not "
+            "defined for it: correct the label or leave the metric out"
+        )
+    return unknown
 
 
 def _convention(metric: str, classes: list[str], unknown: list[str]) -> str:
-    name, options = _scorer(metric)
-    options = ", ".join(f"{key}={value}" for key, value in options.items())
+    options = METRICS[metric].options
+    scorer, macro = options["scorer"], "average" in options
+    given = _arguments(metric) | ({EMPTY: options[EMPTY]} if EMPTY in options else {})
+    arguments = ", ".join(f"{key}={value}" for key, value in given.items())
+    of_heareval = "" if EMPTY in options else " as in heareval 2021.1.3"
     what = "error rate, lower is better; over all segments and classes (micro average)"
     if _is_f(metric):
-        what = "F-score over all events (micro average), optimal matching"
+        over = "all segments and classes" if scorer == SEGMENTS else "all events"
+        over = "mean of the classes that occur" if macro else f"over {over} (micro average)"
+        what = f"F-score {over}" + ", optimal matching" * (scorer != SEGMENTS)
     text = (
-        f"sed_eval {name}({options}) as in heareval 2021.1.3: {what}, "
-        f"{len(classes)} classes; NaN where undefined"
+        f"sed_eval {scorer}({arguments}){of_heareval}: {what}, {len(classes)} classes; NaN where "
+        "undefined"
     )
-    if unknown:
+    if unknown and not macro:
         text += f"; labels outside the classes count as events: {', '.join(unknown)}"
     return text

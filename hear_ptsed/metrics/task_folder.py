@@ -12,6 +12,7 @@ from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.metrics.checks import Events
 
 MORE_PARTS = ("weak", "unlabelled")
+SURE = 0.5  # soft labels above it are events
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,9 @@ class TaskFolder:
     """What there is to be heard in the test clips."""
 
     classes: list[str]
+    scored: list[str]  # of the classes
     tested: dict[str, Events]  # the test part, or each fold in order
+    pooled: bool  # test folds are scored as one
     fingerprint: str
 
 
@@ -36,6 +39,33 @@ def fingerprint(
         digest.update(json.dumps([*part], sort_keys=True).encode())
     digest.update(json.dumps([metadata, [*classes]], sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def join_events(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of a label that overlap or touch made one, by start; without values."""
+    joined: dict[str, list[dict[str, Any]]] = {}
+    for event in sorted(events, key=lambda event: event["start"]):
+        of_label = joined.setdefault(event["label"], [])
+        if of_label and event["start"] <= of_label[-1]["end"]:
+            of_label[-1]["end"] = max(of_label[-1]["end"], event["end"])
+        else:
+            of_label.append({key: event[key] for key in ("label", "start", "end")})
+    flat = [event for of_label in joined.values() for event in of_label]
+    return sorted(flat, key=lambda event: (event["start"], event["label"]))
+
+
+def scored_events(events: Events, scored: Sequence[str] = ()) -> Events:
+    """Those of the scored classes, or of all; soft ones only above 0.5, as what joins of them."""
+    kept = {
+        file: [e for e in of_file if not scored or str(e["label"]) in scored]
+        for file, of_file in events.items()
+    }
+    return {
+        file: join_events(e for e in of_file if e["value"] > SURE)
+        if any("value" in e for e in of_file)
+        else of_file
+        for file, of_file in kept.items()
+    }
 
 
 def version_of(folder: Path) -> str:
@@ -76,8 +106,13 @@ def _read_folder(folder: Path) -> TaskFolder:
         rows.append((name, events[name], labels if weak else {}, samples, durations_s))
     folds = sorted(metadata["splits"])
     tested = ["test"] if metadata["split_mode"] == "trainvaltest" else folds
+    scored = metadata.get("scored", [])
     return TaskFolder(
-        classes, {name: events[name] for name in tested}, fingerprint(rows, metadata, classes)
+        classes,
+        scored or classes,
+        {name: scored_events(events[name], scored) for name in tested},
+        bool(metadata.get("pooled")),
+        fingerprint(rows, metadata, classes),
     )
 
 
