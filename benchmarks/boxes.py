@@ -25,7 +25,7 @@ from hear_ptsed.events import MEDIAN, median_filter
 from hear_ptsed.metrics.areas import area_scores
 from hear_ptsed.metrics.bootstrap import Bootstrap, interval
 from hear_ptsed.metrics.predictions import Predictions
-from hear_ptsed.metrics.tuning import best_of_classes, psds_by_boxes, psds_of_classes
+from hear_ptsed.metrics.tuning import best_of_classes, psds_by_boxes
 from training.data.sources import Data, Source, open_sources
 from training.evaluate import Scoring, fill_scores
 from training.labels import FrameLabels
@@ -34,6 +34,7 @@ from training.scores import Scores, as_predictions
 CLASSES, CLIPS = 447, 17_000  # of AudioSet Strong
 MEDIANS = [max(1, 5 * step) for step in range(11)]  # frames: 0 to 2 s
 FOLDS = 5
+METRICS = ["psds1", "psds1_macro"]  # of 54 classes the former is 0: its penalty outweighs it
 Pair = tuple[Predictions, Predictions]  # to choose on, and to score
 
 
@@ -49,13 +50,14 @@ def by_median(size: int) -> Callable[[Predictions, Predictions], Predictions]:
 
 def by_tuned_median(valid: Predictions, test: Predictions) -> Predictions:
     def psds(size: int) -> dict[str, float]:
-        return psds_of_classes(replace(valid, median_frames=size))
+        per_class = area_scores(replace(valid, median_frames=size), ["psds1"]).per_class
+        return {name: row["psds1"] for name, row in per_class.items()}
 
     return smoothed(test, best_of_classes(MEDIANS, test.classes, psds))
 
 
 def by_boxes(valid: Predictions, test: Predictions) -> Predictions:
-    settings = best_of_classes(GRID, test.classes, lambda each: psds_by_boxes(valid, each))
+    settings = best_of_classes(GRID, test.classes, psds_by_boxes(valid).get)
     scores = {}
     for file, x in test.scores.items():
         painted = np.empty(x.shape)
@@ -67,7 +69,7 @@ def by_boxes(valid: Predictions, test: Predictions) -> Predictions:
 
 
 def measured(pairs: list[Pair], decode: Callable) -> np.ndarray:
-    """(1 + R,) PSDS1 of all test clips and of resamples."""
+    """(2, 1 + R) METRICS of all test clips and of resamples."""
     parts = [decode(*pair) for pair in pairs]
     whole = replace(
         parts[0],
@@ -75,8 +77,8 @@ def measured(pairs: list[Pair], decode: Callable) -> np.ndarray:
         reference={file: x for part in parts for file, x in part.reference.items()},
         durations_s={file: x for part in parts for file, x in part.durations_s.items()},
     )
-    scored = area_scores(whole, ["psds1"], Bootstrap())
-    return np.array([scored.scores["psds1"], *scored.replicates["psds1"]])
+    scored = area_scores(whole, METRICS, Bootstrap())
+    return np.array([[scored.scores[m], *scored.replicates[m]] for m in METRICS])
 
 
 def home(module: str, seed: int, args: argparse.Namespace) -> list[Pair]:
@@ -148,15 +150,17 @@ def compare(title: str, of_seed: Callable[[int], list[Pair]], own: int, seeds: l
         pairs = of_seed(seed)
         for name, decode in decoders.items():
             values[name].append(measured(pairs, decode))
-    means = {name: np.mean(of_seeds, 0) for name, of_seeds in values.items()}
-    *others, boxes = means
-    print(f"{title}, seeds {seeds}: PSDS1", flush=True)
-    for name in means:
-        print(f"  {name:22} {means[name][0]:.3f}  seeds {[f'{v[0]:.3f}' for v in values[name]]}")
-    for name in others:
-        gain = means[boxes] - means[name]
-        low, high = interval(gain[1:])
-        print(f"  {boxes} - {name}: {gain[0]:+.3f} ({low:+.3f} to {high:+.3f})", flush=True)
+    *others, boxes = values
+    for m, metric in enumerate(METRICS):
+        print(f"{title}, seeds {seeds}: {metric}", flush=True)
+        means = {name: np.array(of_seeds)[:, m].mean(0) for name, of_seeds in values.items()}
+        for name, of_seeds in values.items():
+            each = ", ".join(f"{value[m][0]:.3f}" for value in of_seeds)
+            print(f"  {name:22} {means[name][0]:.3f} ({each})")
+        for name in others:
+            gain = means[boxes] - means[name]
+            low, high = interval(gain[1:])
+            print(f"  {boxes} - {name}: {gain[0]:+.3f} ({low:+.3f} to {high:+.3f})", flush=True)
 
 
 def rate(rows: int) -> None:

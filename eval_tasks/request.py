@@ -139,6 +139,7 @@ class Request(Place, ProtocolChoice, ModuleChoice, TaskChoice):
     def check(self, task: "Task") -> None:
         """Refuse options that do not go together, and a task that cannot be run."""
         task.require_protocols()
+        self._check_decoder(task)
 
         def refuse(wrong: Any, message: str) -> None:
             if wrong:
@@ -157,15 +158,6 @@ class Request(Place, ProtocolChoice, ModuleChoice, TaskChoice):
             "it makes one record",
         )
         refuse(hear and self.set, "--set is of our own training; heareval takes --grid")
-        refuse(
-            hear and self.decoder != "median",
-            "--decoder sebb: heareval decodes by itself; give another --protocol",
-        )
-        if self.decoder == "sebb":
-            try:
-                check_tunable(task.metrics)
-            except ValueError as error:
-                refuse(True, f"--decoder sebb: {task.name}: {error}")
         refuse(hear and self.folds, "--folds: heareval always tests all folds")
         refuse(hear and self.device, "--device: heareval takes a GPU if there is one")
         refuse(
@@ -189,3 +181,13 @@ class Request(Place, ProtocolChoice, ModuleChoice, TaskChoice):
             sum(getattr(self, key) is not None for key in BLOCKS) > 1,
             "--layer, --layers and --drop-layers exclude each other",
         )
+
+    def _check_decoder(self, task: "Task") -> None:
+        if self.decoder == "median":
+            return
+        if self.protocol == "hear":
+            raise ArgumentError(None, "--decoder sebb: heareval decodes by itself")
+        try:
+            check_tunable(task.metrics)
+        except ValueError as error:
+            raise ArgumentError(None, f"--decoder sebb: {task.name}: {error}") from None

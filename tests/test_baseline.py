@@ -341,8 +341,15 @@ def test_a_run_tests_the_teacher_and_reports_the_student(data, tmp_path):
     assert outcome.training["step"] == 1
     assert outcome.seconds_per_minute > 0
     again = mean_teacher.train_mean_teacher(asked)
+    # Boxes are made of scores that are not smoothed, and tuned on the validation part.
+    rough = mean_teacher.train_mean_teacher(replace(asked, boxes=True))
+    assert outcome.valid is None and rough.valid.keys() == set(data.parts["valid"].files)
     for file, probabilities in outcome.probabilities.items():
         assert np.array_equal(again.probabilities[file], probabilities)
+        steps = [
+            np.abs(np.diff(x, axis=0)).sum() for x in (probabilities, rough.probabilities[file])
+        ]
+        assert steps[0] < steps[1]
 
 
 def test_new_heads_begin_at_the_prior_and_the_seed_draws_the_rest():

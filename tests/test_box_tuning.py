@@ -2,6 +2,7 @@
 
 import csv
 import json
+from argparse import ArgumentError
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from scoring_parts import CLASSES, CLOSE, EVENT_METRICS, detections, plain_psds 
 from slow_boxes import slow_boxes  # noqa: E402
 
 from eval_tasks import tasks  # noqa: E402
+from eval_tasks.request import Request  # noqa: E402
 from hear_ptsed import cli, detect  # noqa: E402
 from hear_ptsed.boxes import GRID, BoxSettings  # noqa: E402
 from hear_ptsed.detect import Detector  # noqa: E402
@@ -94,7 +96,10 @@ def test_the_best_threshold_gives_the_best_f_score_of_sed_eval(metric):
 def test_each_class_gets_the_settings_that_are_best_for_it_alone():
     valid = predictions_of(2, clips=16)
     tuned = tune_boxes(valid, ["psds1", "event_onset_200ms_fms"])
-    table = {each: psds_by_boxes(valid, each) for each in GRID}
+    table = psds_by_boxes(valid)
+    for each in (GRID[0], GRID[-1]):
+        rows = score(replace(valid, boxes=alike(each)), ["psds1"]).per_class
+        assert table[each] == {name: row["psds1"] for name, row in rows.items()}
     for name, settings in zip(CLASSES, tuned.areas, strict=True):
         assert table[settings][name] == max(of[name] for of in table.values())
     assert len({of["cat"] for of in table.values()}) > 3
@@ -186,6 +191,14 @@ def test_what_cannot_be_decoded_by_boxes_is_refused_in_a_line(parts, tmp_path, o
     given = ["--tasks-dir", str(parts / "tasks"), "--decoder", "sebb"]
     code, said = run(tmp_path / "run", "run", *given, *options)
     assert code == 2 and message in said and said.count("\n") == 1
+
+
+def test_a_task_of_segments_alone_is_refused_before_it_is_opened():
+    task = replace(tasks.find_task("office"), metrics=("segment_1s_er",))
+    asked = {"task": "office", "module": "yamnet", "protocol": "linear"}
+    Request(**asked).check(task)
+    with pytest.raises(ArgumentError, match="--decoder sebb: office: boxes .* segment_1s_er"):
+        Request(**asked, decoder="sebb").check(task)
 
 
 def test_folds_are_tuned_one_by_one(parts, tmp_path):

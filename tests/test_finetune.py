@@ -29,7 +29,7 @@ from eval_tasks.fit.finetune import (
 )
 from eval_tasks.fit.trainer import Context
 from eval_tasks.plugin import GENERIC, Plugin
-from eval_tasks.score import rate
+from eval_tasks.score import rate, tuned_boxes
 from eval_tasks.tasks.base import Split
 from hear_ptsed import cli
 from hear_ptsed.checkpoints import save_checkpoint
@@ -237,9 +237,11 @@ def test_it_learns(tmp_path):
     clips = {"train": [20.0] * 8, "valid": [10.0] * 2, "test": [10.0] * 4}
     data = tones_folder(tmp_path / "task", clips)
     settings = ["optim.lr=3e-3", "optim.epochs=15", "fit.check_every_epochs=5", *OFF]
-    outcome = fine_tune(data, tmp_path / "run", *settings)
-    score = rate(data.task, data.parts["test"], outcome.probabilities)
-    assert score.scores["event_onset_200ms_fms"] > 0.6
+    outcome = fine_tune(data, tmp_path / "run", *settings, boxes=True)
+    boxes = tuned_boxes(data.task, data.parts["valid"], outcome.valid)
+    for decoder in (None, boxes):
+        score = rate(data.task, data.parts["test"], outcome.probabilities, boxes=decoder)
+        assert score.scores["event_onset_200ms_fms"] > 0.6
     assert outcome.part == "test"
     assert outcome.training["step"] == 60 and outcome.seconds_per_minute > 0
 

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from hear_ptsed.boxes import boxes_of
+from hear_ptsed.boxes import BoxSettings, boxes_of
 from hear_ptsed.events import Edges, median_filter
 from hear_ptsed.grid import FRAME_MS
 from hear_ptsed.metrics.checks import Events, check_events, check_files, check_probabilities
@@ -60,6 +60,20 @@ def check_distinct(what: str, names: Sequence[str]) -> None:
 def frame_borders_s(n: int, hop_ms: int) -> np.ndarray:
     """Borders (n + 1,) of `n` frames: halfway between centres, the first one 0."""
     return frame_borders_ms(n, hop_ms) / 1000.0
+
+
+def paint_boxes(
+    x: np.ndarray, frames: np.ndarray, settings: Sequence[BoxSettings], hop_ms: int
+) -> Iterator[tuple[BoxSettings, np.ndarray]]:
+    """Each of the settings with the scores (n, T) of a class by boxes.
+
+    Args:
+        x: (n, T), -inf beyond the frames (n,) of a clip.
+    """
+    boxes = boxes_of(np.maximum(x, 0), settings, hop_ms, frames)
+    behind = np.isneginf(x)
+    for each, of_rows in boxes.items():
+        yield each, np.where(behind, x, of_rows.paint(*x.shape))
 
 
 @dataclass(frozen=True)
@@ -228,7 +242,6 @@ class Predictions:
             if self.boxes is None:
                 return x
             settings = self.boxes.areas[numbers[k]]
-            boxes = boxes_of(np.maximum(x, 0), [settings], self.hop_ms, frames)[settings]
-            return np.where(np.isneginf(x), x, boxes.paint(*x.shape))
+            return dict(paint_boxes(x, frames, [settings], self.hop_ms))[settings]
 
         return frames, np.array(ends_s), column

@@ -2,17 +2,23 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 
 from hear_ptsed.boxes import GRID, Boxes, BoxSettings, boxes_of
 from hear_ptsed.events import THRESHOLD
-from hear_ptsed.metrics.areas import area_scores
+from hear_ptsed.metrics.bootstrap import NO_BOOTSTRAP
 from hear_ptsed.metrics.catalogue import BY_AREAS, EVENTS, METRICS
 from hear_ptsed.metrics.decoding import BoxDecoding, frame_borders_ms, real_frames
-from hear_ptsed.metrics.predictions import Predictions
+from hear_ptsed.metrics.predictions import Predictions, paint_boxes
+from hear_ptsed.metrics.psds import (
+    ChangePoints,
+    Resamples,
+    change_points,
+    criteria_of,
+    psds_of_points,
+)
 
 T = TypeVar("T")
 TUNED_BY = "psds1"  # of a single class: detections and ground truth of 0.7, no cross triggers
@@ -39,7 +45,7 @@ def tune_boxes(valid: Predictions, metrics: Sequence[str]) -> BoxDecoding:
     areas, thresholds = [], [THRESHOLD] * n_classes
     metric = collar_metric(metrics)
     if _of_psds(metrics):
-        areas = best_of_classes(GRID, valid.classes, lambda each: psds_by_boxes(valid, each))
+        areas = best_of_classes(GRID, valid.classes, psds_by_boxes(valid).get)
     if metric is None:
         return BoxDecoding(areas, areas, thresholds)
     best = best_thresholds(valid, metric)
@@ -72,17 +78,19 @@ def best_of_classes(
     return [candidates[i] for i in best]
 
 
-def psds_by_boxes(valid: Predictions, settings: BoxSettings) -> dict[str, float]:
-    """PSDS1 of each class alone, all by the same settings."""
-    same = [settings] * len(valid.classes)
-    boxes = BoxDecoding(same, same, [THRESHOLD] * len(same))
-    return psds_of_classes(replace(valid, boxes=boxes))
-
-
-def psds_of_classes(predictions: Predictions) -> dict[str, float]:
-    """PSDS1 of each class alone; NaN of one without events."""
-    per_class = area_scores(predictions, [TUNED_BY]).per_class
-    return {name: row[TUNED_BY] for name, row in per_class.items()}
+def psds_by_boxes(valid: Predictions) -> dict[BoxSettings, dict[str, float]]:
+    """By each of the settings, PSDS1 of each class alone that has events."""
+    clips, criteria = valid.event_clips, criteria_of(TUNED_BY)
+    resamples = Resamples.of(clips, NO_BOOTSTRAP)
+    points: dict[BoxSettings, list[ChangePoints]] = {each: [] for each in GRID}
+    for k in range(len(clips.classes)):
+        for each, x in paint_boxes(clips.column(k), clips.frames, GRID, clips.hop_ms):
+            points[each].append(change_points(x, clips, k, criteria, resamples))
+    table = {}
+    for each, of_classes in points.items():
+        _, areas, _ = psds_of_points(of_classes, criteria, resamples, [0.0])
+        table[each] = dict(zip(clips.classes, areas.tolist(), strict=True))
+    return table
 
 
 def collar_metric(metrics: Sequence[str]) -> str | None:
