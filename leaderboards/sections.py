@@ -5,11 +5,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from hear_ptsed.metrics.catalogue import METRICS
-from leaderboards import board, charts, models, names, pages
+from leaderboards import board, charts, hear, models, names, pages
 from leaderboards.beside import Beside
 from leaderboards.cell import (
     FEW,
     Cell,
+    Row,
     best_first,
     by_difference,
     class_events,
@@ -152,6 +153,48 @@ def _class_text(cell: Cell, metric: str, name: str, of_class: dict[str, float]) 
     defined = sum(not math.isnan(score) for score in scores)
     of = "" if defined == len(scores) else f" ({defined} of {len(scores)})"
     return number(of_class[name], metric) + of
+
+
+class HearLine(NamedTuple):
+    """A row of HEAR's page; a text of each task, "" where there is no score."""
+
+    row: Row
+    rank: str
+    normalised: str
+    scores: list[tuple[str, float | None]]  # as printed, and to sort by
+
+
+def hear_page(cells: Sequence[Cell], named: Names) -> dict[str, Any]:
+    """Rows with a normalised score, best first, their heat map, and rows without one."""
+    rows = hear.hear_rows(cells)
+    ranked, scaled = hear.ranking(rows)
+    others = sorted((row for row in rows if not row.counts), key=lambda row: -len(row.scores))
+    lines = [
+        _hear_line(row, str(place), hear.printed_score(value))
+        for place, (row, value) in enumerate(ranked, start=1)
+    ]
+    texts = [
+        [
+            f"{named.row[row.row]}, {title}: "
+            + (f"{row.scores[task].value:.3f}" if task in row.scores else "imputed")
+            for task, title in names.HEAR_TASKS.items()
+        ]
+        for row, _ in ranked
+    ]
+    labels = [named.row[row.row] for row, _ in ranked]
+    titles = [*names.HEAR_TASKS.values()]
+    return {
+        "hear_tasks": names.HEAR_TASKS,
+        "lines": lines,
+        "fewer": [_hear_line(row, "", "") for row in others],
+        "chart": charts.heat_chart(labels, titles, scaled.tolist(), texts) if lines else None,
+    }
+
+
+def _hear_line(row: hear.HearRow, rank: str, normalised: str) -> HearLine:
+    scores = [row.scores.get(task) for task in names.HEAR_TASKS]
+    texts = [(f"{100 * s.value:.1f}", round(s.value, 6)) if s else ("", None) for s in scores]
+    return HearLine(row.row, rank, normalised, texts)
 
 
 def run_scores(entry: Entry) -> list[tuple[str, str, str, str, str]]:

@@ -212,9 +212,7 @@ def find_released(roots: Sequence[Path], folder: str) -> Path | None:
     return metadata_file.parent if metadata_file else None
 
 
-def copy_release(
-    task: Task, source: Path, folder: Path, settings: dict, options: Download
-) -> None:
+def copy_release(task: Task, source: Path, folder: Path, settings: dict, options: Download) -> None:
     """Fill a folder from HEAR's release: audio at 16 kHz is linked, else made from 48 kHz."""
     if source.resolve() == (folder.parents[1] / folder.name).resolve():
         raise ValueError(f"{source} would be replaced by itself; name another --tasks-dir")
