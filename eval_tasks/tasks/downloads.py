@@ -126,10 +126,12 @@ def to_16k(source: Path, target: Path, seconds: float | None, rate: int | None =
         if shortfall := file.shortfall():
             raise ValueError(shortfall)
         read_s = file.samples / file.rate
-    if samples is not None:
+    if samples is not None and samples > len(audio):
         audio = np.pad(audio, (0, samples - len(audio)))
-    pcm = np.clip(np.round(audio * 32768), -32768, 32767).astype(np.int16)
-    soundfile.write(target, pcm, RATE, subtype="PCM_16", format="WAV")
+    audio *= 32768  # all in place: a clip may be of ten minutes
+    np.round(audio, out=audio)
+    np.clip(audio, -32768, 32767, out=audio)
+    soundfile.write(target, audio.astype(np.int16), RATE, subtype="PCM_16", format="WAV")
     return read_s
 
 

@@ -83,15 +83,16 @@ def prepare(task: Task, tasks_dir: Path, options: HearDownload, force: bool) -> 
 def find_releases(sources: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """Where each task lies and how its folder is called: in folders, archives, folders of these."""
     for source in map(Path, sources):
-        if not source.is_dir():
+        if source.is_dir():
+            for depth in range(4):
+                for path in sorted(source.glob("*/" * depth + METADATA)):
+                    yield path.parent, path.parent.resolve().name
+            yield from find_releases(sorted(path for path in source.iterdir() if is_archive(path)))
+        elif source.is_file():
             called = re.fullmatch(r"hear2021-(.+)-\d+\.tar\.gz", source.name)
-            names = [called[1]] if called and source.is_file() else _folders_in(source)
-            yield from ((source, name) for name in names)
-            continue
-        for depth in range(4):
-            for path in sorted(source.glob("*/" * depth + METADATA)):
-                yield path.parent, path.parent.name
-        yield from find_releases(sorted(path for path in source.iterdir() if is_archive(path)))
+            yield from ((source, name) for name in ([called[1]] if called else _folders_in(source)))
+        else:
+            raise FileNotFoundError(f"no folder or archive {source}; correct --source")
 
 
 def _folders_in(archive: Path) -> list[str]:
