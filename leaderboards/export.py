@@ -123,7 +123,8 @@ def hear_csv(cells: Sequence[Cell]) -> str:
         row = rows[name, number]
         row["Submission Date"] = max(row.get("Submission Date", ""), *days)
         row[column] = "" if math.isnan(score.value) else f"{score.value:.9f}"
-    for one, value in ranking(hear_rows(cells))[0]:
+    of_all = ranking(hear_rows(cells))
+    for one, value in zip(of_all.rows, of_all.values, strict=True):
         if one.row.kind == "measured":
             rows[label[one.row], 0][NORMALISED] = f"{value:.9f}"
     order = [*names.HEAR_TASKS.values(), NORMALISED]

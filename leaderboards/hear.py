@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -111,14 +112,24 @@ def _imputed(shape: tuple[int, int], values: bytes) -> np.ndarray:
         return imputer.fit_transform(np.frombuffer(values).reshape(shape))
 
 
-def ranking(rows: Sequence[HearRow]) -> tuple[list[tuple[HearRow, float]], np.ndarray]:
-    """Rows that count with their normalised scores, best first, and the scores by task (R, C)."""
+class Ranking(NamedTuple):
+    """Rows that count, best first, with their normalised scores and those of each task (R, C)."""
+
+    tasks: list[str]
+    rows: list[HearRow]
+    values: list[float]
+    scaled: np.ndarray
+
+
+def ranking(rows: Sequence[HearRow]) -> Ranking:
+    """Over the tasks of which one of them has a score: all of HEAR's with the published models."""
     counted = [row for row in rows if row.counts]
+    tasks = [task for task in names.HEAR_TASKS if any(task in row.scores for row in counted)]
     if not counted:
-        return [], np.zeros((0, len(names.HEAR_TASKS)))
-    values, scaled = normalised(counted, [*names.HEAR_TASKS])
+        return Ranking([], [], [], np.zeros((0, 0)))
+    values, scaled = normalised(counted, tasks)
     order = sorted(range(len(counted)), key=lambda k: (-round(values[k], 9), counted[k].row))
-    return [(counted[k], float(values[k])) for k in order], scaled[order]
+    return Ranking(tasks, [counted[k] for k in order], values[order].tolist(), scaled[order])
 
 
 def beside_published(row: HearRow, published: Iterable[HearRow], named: Names) -> str:

@@ -167,34 +167,41 @@ class HearLine(NamedTuple):
 def hear_page(cells: Sequence[Cell], named: Names) -> dict[str, Any]:
     """Rows with a normalised score, best first, their heat map, and rows without one."""
     rows = hear.hear_rows(cells)
-    ranked, scaled = hear.ranking(rows)
+    tasks = [task for task in names.HEAR_TASKS if any(task in row.scores for row in rows)]
+    ranked = hear.ranking(rows)
     others = sorted((row for row in rows if not row.counts), key=lambda row: -len(row.scores))
+    values = map(hear.printed_score, ranked.values)
     lines = [
-        _hear_line(row, str(place), hear.printed_score(value))
-        for place, (row, value) in enumerate(ranked, start=1)
+        _hear_line(row, tasks, str(place), value)
+        for place, (row, value) in enumerate(zip(ranked.rows, values, strict=True), start=1)
     ]
-    texts = [
-        [
-            f"{named.row[row.row]}, {title}: "
-            + (f"{row.scores[task].value:.3f}" if task in row.scores else "imputed")
-            for task, title in names.HEAR_TASKS.items()
-        ]
-        for row, _ in ranked
-    ]
-    labels = [named.row[row.row] for row, _ in ranked]
-    titles = [*names.HEAR_TASKS.values()]
     return {
-        "hear_tasks": names.HEAR_TASKS,
+        "hear_tasks": {task: names.HEAR_TASKS[task] for task in tasks},
         "lines": lines,
-        "fewer": [_hear_line(row, "", "") for row in others],
-        "chart": charts.heat_chart(labels, titles, scaled.tolist(), texts) if lines else None,
+        "fewer": [_hear_line(row, tasks, "", "") for row in others],
+        "chart": _hear_chart(ranked, named) if lines else None,
     }
 
 
-def _hear_line(row: hear.HearRow, rank: str, normalised: str) -> HearLine:
-    scores = [row.scores.get(task) for task in names.HEAR_TASKS]
+def _hear_line(row: hear.HearRow, tasks: Sequence[str], rank: str, normalised: str) -> HearLine:
+    scores = [row.scores.get(task) for task in tasks]
     texts = [(f"{100 * s.value:.1f}", round(s.value, 6)) if s else ("", None) for s in scores]
     return HearLine(row.row, rank, normalised, texts)
+
+
+def _hear_chart(ranked: hear.Ranking, named: Names) -> charts.Chart:
+    """What is imputed is said where it is pointed at."""
+    texts = [
+        [
+            f"{named.row[row.row]}, {names.HEAR_TASKS[task]}: "
+            + (f"{row.scores[task].value:.3f}" if task in row.scores else "imputed")
+            for task in ranked.tasks
+        ]
+        for row in ranked.rows
+    ]
+    labels = [named.row[row.row] for row in ranked.rows]
+    titles = [names.HEAR_TASKS[task] for task in ranked.tasks]
+    return charts.heat_chart(labels, titles, ranked.scaled.tolist(), texts)
 
 
 def run_scores(entry: Entry) -> list[tuple[str, str, str, str, str]]:

@@ -49,7 +49,6 @@ class Task:
     title: str  # on pages
     folder: str  # its usual folder in a tasks folder: NAME-VERSION-MODE
     about: str
-    folders: tuple[str, ...] = ()  # where it is prepared as several; none: as `folder` alone
     # ids of hear_ptsed.metrics.catalogue, the primary one first; none: it can only be prepared
     metrics: tuple[str, ...] = ()
     decoding: Decoding = Decoding(0, 0)  # how frames become events
@@ -62,6 +61,7 @@ class Task:
     # (task, tasks folder, options, force) -> the folder, or several; None: it is made elsewhere
     prepare: "Callable[[Task, Path, Any, bool], Path | list[Path]] | None" = None
     options: type = NoOptions  # of `prepare`, a class under hear_ptsed.schema.settings
+    folders: tuple[str, ...] = ()  # where it is prepared as several; none: as `folder` alone
 
     def __post_init__(self) -> None:
         if not is_name(self.name):
