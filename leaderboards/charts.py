@@ -121,31 +121,6 @@ def curve_charts(cells: Sequence[Cell], labels: Labels) -> list[Chart]:
     return charts
 
 
-def heat_chart(
-    rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]], texts: Any
-) -> Chart:
-    """A heat map of standardised scores, -1 to 1: rows from the top, what a field says in words."""
-    labels = [_short_label(row) for row in rows]
-    trace = {
-        "type": "heatmap",
-        "x": [escape(column) for column in columns],
-        "y": [*range(len(rows))],
-        "z": [[_rounded(value) for value in of_row] for of_row in values],
-        "hovertext": [[escape(text) for text in of_row] for of_row in texts],
-        "hovertemplate": "%{hovertext}<extra></extra>",
-        "colorscale": [[0, PALETTE[1]], [0.5, "#f4f4f4"], [1, PALETTE[0]]],
-        "zmin": -1,
-        "zmax": 1,
-        "xgap": 1,
-        "ygap": 1,
-        "colorbar": {"title": {"text": "standardised"}, "thickness": 12},
-    }
-    y = {"range": [len(rows) - 0.5, -0.5], "tickvals": trace["y"], "ticktext": labels}
-    x = {"tickangle": -60, "side": "top"}
-    height = 190 + 20 * len(rows)
-    return _chart([trace], height, "", "", xaxis=x, yaxis=y, showlegend=False)
-
-
 def height_at(trace: Chart, place: float) -> float | None:
     """Of a curve; None where it is not defined."""
     points = zip(trace["x"], trace["y"], strict=True)

@@ -155,53 +155,61 @@ def _class_text(cell: Cell, metric: str, name: str, of_class: dict[str, float]) 
     return number(of_class[name], metric) + of
 
 
+class HearCell(NamedTuple):
+    """A score as printed, to sort by, and its field of the heat map: -4 to 4, None for none."""
+
+    text: str = ""
+    value: float | None = None
+    heat: int | None = None
+
+
 class HearLine(NamedTuple):
-    """A row of HEAR's page; a text of each task, "" where there is no score."""
+    """A row of HEAR's page; a cell of each task."""
 
     row: Row
-    rank: str
-    normalised: str
-    scores: list[tuple[str, float | None]]  # as printed, and to sort by
+    cells: list[HearCell]
+    rank: str = ""
+    normalised: str = ""
 
 
 def hear_page(cells: Sequence[Cell], named: Names) -> dict[str, Any]:
-    """Rows with a normalised score, best first, their heat map, and rows without one."""
+    """Rows with a normalised score, best first, as a heat map; then rows without one."""
     rows = hear.hear_rows(cells)
     tasks = [task for task in names.HEAR_TASKS if any(task in row.scores for row in rows)]
     ranked = hear.ranking(rows)
-    others = sorted((row for row in rows if not row.counts), key=lambda row: -len(row.scores))
-    values = map(hear.printed_score, ranked.values)
     lines = [
-        _hear_line(row, tasks, str(place), value)
-        for place, (row, value) in enumerate(zip(ranked.rows, values, strict=True), start=1)
+        HearLine(
+            row.row, _hear_cells(row, tasks, dict(zip(ranked.tasks, scaled, strict=True))), *texts
+        )
+        for row, scaled, texts in zip(
+            ranked.rows,
+            ranked.scaled.tolist(),
+            [(str(k), hear.printed_score(v)) for k, v in enumerate(ranked.values, start=1)],
+            strict=True,
+        )
     ]
+    others = sorted((row for row in rows if not row.counts), key=lambda row: -len(row.scores))
+    fewer = [HearLine(row.row, _hear_cells(row, tasks, {})) for row in others]
     return {
         "hear_tasks": {task: names.HEAR_TASKS[task] for task in tasks},
         "lines": lines,
-        "fewer": [_hear_line(row, tasks, "", "") for row in others],
-        "chart": _hear_chart(ranked, named) if lines else None,
+        "fewer": fewer,
     }
 
 
-def _hear_line(row: hear.HearRow, tasks: Sequence[str], rank: str, normalised: str) -> HearLine:
-    scores = [row.scores.get(task) for task in tasks]
-    texts = [(f"{100 * s.value:.1f}", round(s.value, 6)) if s else ("", None) for s in scores]
-    return HearLine(row.row, rank, normalised, texts)
-
-
-def _hear_chart(ranked: hear.Ranking, named: Names) -> charts.Chart:
-    """What is imputed is said where it is pointed at."""
-    texts = [
-        [
-            f"{named.row[row.row]}, {names.HEAR_TASKS[task]}: "
-            + (f"{row.scores[task].value:.3f}" if task in row.scores else "imputed")
-            for task in ranked.tasks
-        ]
-        for row in ranked.rows
-    ]
-    labels = [named.row[row.row] for row in ranked.rows]
-    titles = [names.HEAR_TASKS[task] for task in ranked.tasks]
-    return charts.heat_chart(labels, titles, ranked.scaled.tolist(), texts)
+def _hear_cells(
+    row: hear.HearRow, tasks: Sequence[str], scaled: dict[str, float]
+) -> list[HearCell]:
+    """What is imputed stays empty."""
+    made = []
+    for task in tasks:
+        score = row.scores.get(task)
+        if score is None:
+            made.append(HearCell())
+            continue
+        heat = round(4 * scaled[task]) if task in scaled else None
+        made.append(HearCell(f"{100 * score.value:.1f}", round(score.value, 6), heat))
+    return made
 
 
 def run_scores(entry: Entry) -> list[tuple[str, str, str, str, str]]:
