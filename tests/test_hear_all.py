@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 from frozen_parts import tones
 from hear_archives import BEEHIVE, ESC, FSD, write_release
+from leaderboard_parts import write_heareval
 
 from eval_tasks.__main__ import main
+from eval_tasks.heareval.hear_all import open_plugin, title_of
+from eval_tasks.request import HearAll
+from hear_ptsed.files import sha256
 from leaderboards import export, stats
 from leaderboards.collect import collect
 
@@ -91,6 +95,25 @@ def test_all_that_is_prepared_runs_cheapest_first_to_the_printed_row(tmp_path, c
     for text in (json.dumps(scores), *(p.read_text() for p in results.rglob("*.json"))):
         assert str(tmp_path) not in text
     assert not [*(tmp_path / "work").rglob("*.npy")]
+
+
+def test_what_decides_the_scores_is_in_the_name_of_their_folder_which_the_board_reads(tmp_path):
+    (tmp_path / "my.pt").write_bytes(b"weights")
+    more = {"checkpoint": tmp_path / "my.pt", "model_options": {"layers": "mean", "x": "a b"}}
+    names = []
+    for options in (HearAll(), HearAll(**more), HearAll(**more, grid_points=1)):
+        names.append(title_of(open_plugin("eval_tasks.logmel", options), options))
+    sha = sha256(tmp_path / "my.pt")[:8]
+    assert names[:2] == [
+        "eval_tasks.logmel",
+        f"eval_tasks.logmel-layers=mean-x=a-b-checkpoint={sha}",
+    ]
+    assert names[2] == f"{names[1]}-grid=default-grid_points=1"
+    for name in names:
+        write_heareval(tmp_path / "results", name)
+    collected = collect([tmp_path / "results"], figures=False)
+    assert not collected.rejected
+    assert len({cell.row for cell in stats.cells(collected.entries)}) == 3
 
 
 def test_without_a_prepared_task_or_a_module_it_says_so(tmp_path, capfd):

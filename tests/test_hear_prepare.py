@@ -36,6 +36,8 @@ def test_archives_of_each_kind_become_folders_at_16_khz(tmp_path, capsys):
             assert (info.samplerate, info.channels) == (16000, 1)
             assert abs(info.frames - soundfile.info(clip).frames / 3) < 1
     assert said[said.index(str(tmp_path / "tasks" / ESC.name)) + 1] == "9 of 2000 clips"
+    assert main(["list", "--tasks-dir", str(tmp_path / "tasks")]) == 0
+    assert str(tmp_path / "tasks" / FSD.name) in capsys.readouterr().out
     assert base.read_coverage(tmp_path / "tasks" / FSD.name) == "9 of 51185 clips"
 
 
