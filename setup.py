@@ -43,7 +43,7 @@ EXTRAS = {
         "tensorboard",
     ],
     "ray": ["ray"],  # sweeps over many machines
-    "leaderboards": ["jinja2", "plotly", "rich"],
+    "leaderboards": ["jinja2", "plotly", "rich", "scikit-learn"],
     "figures": ["kaleido>=1"],  # charts of leaderboards as SVG and PDF; needs Chrome or Chromium
     "plot": ["matplotlib"],
     "dev": [

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
-from eval_tasks.request import NEW_WORDS, Place, Protocol, Request, Seeds
+from eval_tasks.request import NEW_WORDS, HearAll, Place, Protocol, Request, Seeds
 from hear_ptsed.errors import run_command
 from hear_ptsed.metrics.protocols import PROTOCOLS
 from hear_ptsed.options import Parser, add_options, read_options
@@ -32,6 +32,13 @@ checkpoints of the training go to ./logs, or into the folder of embeddings if it
 
 The module may be of others, and take audio at another rate. If the task has no audio at that rate,
 it is made in the task's folder."""
+
+HEAR_ALL_NOTES = """\
+Puts the module through the unmodified heareval on each of HEAR's tasks that `prepare hear` made,
+those with the least audio first; if one fails, the others go on and the exit code is 1. Scores are
+in RESULTS/hear, embeddings are deleted after each task. A task with scores is not run again: delete
+its folder there to do so. At the end comes the row in the form of the public leaderboard, and
+HEAR's normalised score beside the published models."""
 
 RUN_NOTES = """\
 A finished record is kept: the same command does nothing more; another option, checkpoint or task
@@ -115,6 +122,17 @@ def heareval(args: argparse.Namespace, rest: list[str]) -> int:
     from eval_tasks.heareval import launch
 
     return launch.heareval(args.runner, rest)
+
+
+def hear_all(args: argparse.Namespace, _rest: list[str]) -> int:
+    from eval_tasks.heareval.hear_all import print_row, run_all
+
+    options, failed = read_options(HearAll, args), False
+    for line in run_all(args.module, options):
+        failed |= line.startswith("failed")
+        print(line, flush=True)
+    print_row(args.module, options)
+    return int(failed)
 
 
 def fetch_packages(args: argparse.Namespace, _rest: list[str]) -> int:
@@ -227,6 +245,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_list,
         _add_validate,
         _add_heareval,
+        _add_hear_all,
         _add_prepare,
         _add_run,
         _add_sweep,
@@ -239,11 +258,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_command(
-    commands: argparse._SubParsersAction, action: Callable[..., int], about: str, notes: str = ""
+    commands: argparse._SubParsersAction,
+    action: Callable[..., int],
+    about: str,
+    notes: str = "",
+    name: str = "",
 ) -> argparse.ArgumentParser:
-    """Add a command named as the first word of its function; its notes stand as they are."""
+    """Add a command, named as the first word of its function by default.
+
+    Its notes stand as they are.
+    """
     sub = commands.add_parser(
-        action.__name__.partition("_")[0],
+        name or action.__name__.partition("_")[0],
         help=about,
         description=notes or about,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -274,6 +300,14 @@ def _add_heareval(commands: argparse._SubParsersAction) -> None:
         ("predictions", "Train and test a small network on the embeddings."),
     ):
         runners.add_parser(name, help=text, add_help=False, allow_abbrev=False)
+
+
+def _add_hear_all(commands: argparse._SubParsersAction) -> None:
+    about = "Run all prepared tasks of HEAR and print the row of its leaderboard."
+    sub = _add_command(commands, hear_all, about, HEAR_ALL_NOTES, "hear-all")
+    text = "The HEAR plug-in: a module's name, or the short name of one here, as beats_strong."
+    sub.add_argument("module", help=text)
+    add_options(sub, HearAll)
 
 
 def _add_list(commands: argparse._SubParsersAction) -> None:

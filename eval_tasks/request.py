@@ -109,6 +109,24 @@ class Place:
 
 
 @settings(kw_only=True)
+class HearAll:
+    """All tasks of HEAR with one module."""
+
+    checkpoint: Path | None = setting(None, "The checkpoint to load instead of the plug-in's own.")
+    model_options: dict[str, Any] = setting(
+        dict, 'Options of the plug-in\'s load_model, as a JSON object such as {"overlap": 5}.'
+    )
+    grid: Literal["default", "fast", "faster"] = setting(
+        "default", "The grid of networks that heareval searches; the leaderboard has the default."
+    )
+    grid_points: int = setting(8, "The number of networks that heareval tries.", ge=1, le=10_000)
+    tasks_dir: Path = setting(Path("tasks"), "The folder of the tasks' folders.")
+    results: Path = setting(Path("results"), "The folder of the scores.")
+    work: Path = setting(Path("work"), "The folder of embeddings, unfinished trainings and logs.")
+    quiet: bool = setting(False, "Show no progress bars.")
+
+
+@settings(kw_only=True)
 class Request(Place, ProtocolChoice, ModuleChoice, TaskChoice):
     """One evaluation with one seed."""
 

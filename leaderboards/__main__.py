@@ -42,6 +42,26 @@ def run_compare(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_hear(args: argparse.Namespace) -> int:
+    from leaderboards import export, stats
+    from leaderboards.collect import collect
+    from leaderboards.hear import beside_published, hear_rows
+    from leaderboards.pages import Names
+
+    collected = collect(args.results)
+    for rejected in collected.rejected:
+        print(f"rejected {rejected.file}: {rejected.reason}", file=sys.stderr)
+    cells = stats.cells(collected.entries)
+    rows, named = hear_rows(cells), Names(cells)
+    published = [row for row in rows if row.row.kind == "published"]
+    measured = [row for row in rows if row.row.kind == "measured"]
+    if not measured:
+        raise ValueError("no score of HEAR's tasks under HEAR's protocol; give other results")
+    print(export.hear_csv(cells))
+    print("\n\n".join(beside_published(row, published, named) for row in measured))
+    return 0
+
+
 def run_submit(args: argparse.Namespace) -> int:
     from leaderboards.submit import problems_of_file
 
@@ -87,6 +107,14 @@ def build_parser() -> argparse.ArgumentParser:
     about = "also as a chart: .html, or .svg, .pdf, .png with kaleido (extra `figures`)"
     sub.add_argument("--out", type=Path, metavar="FILE", help=about)
     sub.set_defaults(run=run_compare)
+
+    sub = commands.add_parser(
+        "hear",
+        help="rows in the form of the public HEAR leaderboard, and HEAR's normalised score",
+        description="Each row among the published models, over the tasks that it has.",
+    )
+    sub.add_argument("results", type=Path, nargs="+", help="folders, or result files")
+    sub.set_defaults(run=run_hear)
 
     sub = commands.add_parser(
         "submit", help="check records of somebody else; exit code 1 if one is refused"

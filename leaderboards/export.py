@@ -14,10 +14,10 @@ from hear_ptsed.files import atomic, null_for_nan
 from hear_ptsed.metrics.catalogue import METRICS
 from leaderboards import names
 from leaderboards.cell import FEW, Cell, Column, Row
+from leaderboards.hear import hear_rows, hear_scores, ranking
 from leaderboards.models import facts
 from leaderboards.pages import column_order, row_order, task_titles
 from leaderboards.published import bibliography
-from leaderboards.stats import normalised
 from leaderboards.titles import labels, notes
 
 ABOUT = {  # file -> what it is, for pages
@@ -27,10 +27,10 @@ ABOUT = {  # file -> what it is, for pages
     "leaderboard.bib": "BibTeX of what the tables cite",
     "leaderboard.json": "all scores with their intervals, and the facts of the models",
     "hear_leaderboard.csv": "scores under HEAR's protocol in the form of the public HEAR "
-    "leaderboard, to be pasted into its leaderboard.csv; last HEAR's normalised mean over the rows "
-    "here: standardised per task, clipped to -1 and 1, averaged",
+    "leaderboard, to be pasted into its leaderboard.csv; last, of models with all 19 tasks, HEAR's "
+    "normalised score beside the published models",
 }
-NORMALISED = "Normalised mean"
+NORMALISED = "Normalised score"
 FORMULA = (*"=+-@＝＋－＠", "\t", "\r")  # what spreadsheets take for one
 MARKDOWN = {c: f"\\{c}" for c in "\\`*_{}[]|~$"} | {"<": "&lt;", ">": "&gt;"}
 LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
@@ -107,27 +107,27 @@ def _values(cell: Cell, label: str) -> dict[str, Any]:
 def hear_csv(cells: Sequence[Cell]) -> str:
     """Measured scores under HEAR's protocol: Model, URL, Submission Date, a column per task.
 
-    Raw primary scores with 9 decimals, as on the public leaderboard; last HEAR's normalised mean,
-    where there is one. A row that has several scores of one task (such as of other data) comes
-    several times.
+    Raw primary scores with 9 decimals, as on the public leaderboard; last HEAR's normalised score
+    beside the published models, of rows that have all tasks. A row that has several scores of one
+    task (such as of other data) comes several times.
     """
     label = labels(cell.row for cell in cells)
-    hear = [c for c in cells if c.row.kind == "measured" and c.column.protocol == "hear"]
-    hear = [c for c in hear if c.column.metric == c.entries[0].primary]
-    hear = [c for c in hear if _hear_column(c.column.task)]
     rows: dict[tuple[str, int], dict[str, str]] = {}
-    for cell in hear:
-        column = _hear_column(cell.column.task)
+    for score in hear_scores(cell for cell in cells if cell.row.kind == "measured"):
+        column, name = names.HEAR_TASKS[score.task], label[score.row]
         number = 0
-        while column in rows.setdefault((label[cell.row], number), {}):
+        while column in rows.setdefault((name, number), {}):
             number += 1
-        days = [str(entry.record.get("started", ""))[:10] for entry in cell.entries]
-        row = rows[label[cell.row], number]
+        entries = [entry for cell in score.cells for entry in cell.entries]
+        days = [str(entry.record.get("started", ""))[:10] for entry in entries]
+        row = rows[name, number]
         row["Submission Date"] = max(row.get("Submission Date", ""), *days)
-        row[column] = "" if math.isnan(cell.mean) else f"{cell.mean:.9f}"
-    for mean in normalised(hear):
-        rows[label[mean.row], 0][NORMALISED] = f"{mean.value:.9f}"
-    order = [*filter(None, map(_hear_column, names.KNOWN_TASKS)), NORMALISED]
+        row[column] = "" if math.isnan(score.value) else f"{score.value:.9f}"
+    of_all = ranking(hear_rows(cells))
+    for one, value in zip(of_all.rows, of_all.values, strict=True):
+        if one.row.kind == "measured":
+            rows[label[one.row], 0][NORMALISED] = f"{value:.9f}"
+    order = [*names.HEAR_TASKS.values(), NORMALISED]
     columns = ["Model", "URL", "Submission Date"]
     columns += [column for column in order if any(column in row for row in rows.values())]
     table = [{"Model": name, "URL": "", **row} for (name, _), row in rows.items()]
@@ -233,10 +233,6 @@ def _keys(cell: Cell) -> list[str]:
         return list(dict.fromkeys(entry.record["cite"] for entry in cell.entries))
     known = facts(cell.row.model, cell.row.stage)
     return [*known.cite] if known else []
-
-
-def _hear_column(task: str) -> str:
-    return names.KNOWN_TASKS[task].hear_column if task in names.KNOWN_TASKS else ""
 
 
 def _joined(texts: Iterable[str]) -> str:

@@ -12,9 +12,10 @@ class TaskName(NamedTuple):
     """What published figures and heareval's folders do not say of a task: a row of tasks.csv."""
 
     title: str
-    folders: tuple[str, ...]  # that names of its task folders begin with
+    folders: tuple[str, ...]  # its task folders: what their names begin with, or whole names
     published: bool  # false: rendered by this suite
     hear_column: str  # of the public HEAR leaderboard; "" for none
+    labels: str  # events, or clips where only whole clips have labels
 
 
 def rows_of(name: str) -> list[dict[str, str]]:
@@ -29,9 +30,13 @@ KNOWN_TASKS = {
         tuple(row["folders"].split()),
         row["published"] == "yes",
         row["hear_column"],
+        row["labels"],
     )
     for row in rows_of("tasks.csv")
 }
+HEAR_TASKS = {name: task.hear_column for name, task in KNOWN_TASKS.items() if task.hear_column}
+# Of whole clips, which only heareval takes: they are on HEAR's page, not among the tasks of events.
+HEAR_ONLY = frozenset(name for name in HEAR_TASKS if KNOWN_TASKS[name].labels == "clips")
 KNOWN_STAGES = (  # in order of training
     "scratch",
     "imagenet",
@@ -85,8 +90,9 @@ def model_title(model: str) -> str:
 
 def task_of_folder(version: str) -> str | None:
     """Name of the task whose folder is called so, None if no known one is."""
-    folder = version.split("-", 1)[0]
-    return next((name for name, task in KNOWN_TASKS.items() if folder in task.folders), None)
+    called = {version, version.split("-", 1)[0]}
+    tasks = KNOWN_TASKS.items()
+    return next((name for name, task in tasks if called & {*task.folders}), None)
 
 
 def family(model: str) -> str:

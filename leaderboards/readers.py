@@ -16,10 +16,11 @@ from hear_ptsed.files import null_for_nan
 from hear_ptsed.metrics import audioset, schema1
 from hear_ptsed.metrics.protocols import AS_TRAINED
 from hear_ptsed.metrics.records import Record, Scores, plain
-from hear_ptsed.schema import Name, check, check_json
+from hear_ptsed.schema import Line, Name, check, check_json
 from leaderboards import checks, names
 
 SCORES, METADATA = "test.predicted-scores.json", "task_metadata.json"  # of heareval
+COVERAGE = "coverage.json"
 OPTION = r"[^\W\d][\w-]*"  # a name in heareval's folders
 # What an option untrained of heareval's folders can have been: False, or a text that is true.
 UNSURE = ("", "0", "0-0", "false", "none")
@@ -187,6 +188,7 @@ def _of_heareval(file: Path, source: str) -> Entry:
     module = file.parent.parent.name
     model, stage = names.model_and_stage(checks.plugin(module))
     of_folds = "aggregated_scores" in values
+    coverage = _coverage_beside(file)
     scores = _heareval_scores(values, about.evaluation, of_folds)
     # Both hold what differs between two runs of the same: a place in memory, one on disk.
     check(dict[str, Any], values.get("hparams", {}), "hparams")
@@ -204,7 +206,8 @@ def _of_heareval(file: Path, source: str) -> Entry:
         model=model,
         stage=stage,
         untrained=_is_untrained(module),
-        small_data=not names.KNOWN_TASKS[task].published,
+        small_data=not names.KNOWN_TASKS[task].published or bool(coverage),
+        coverage=coverage,
         primary=next(iter(scores)),
         scores=scores,
         conventions=dict.fromkeys(scores, "mean of folds, " * of_folds + "as heareval wrote it"),
@@ -213,6 +216,15 @@ def _of_heareval(file: Path, source: str) -> Entry:
         path=file,
         record={"task_metadata": about.__dict__, **values},
     )
+
+
+def _coverage_beside(file: Path) -> str:
+    """What of the data set was missing, where `hear-all` says so beside heareval's scores."""
+    path = file.with_name(COVERAGE)
+    if not path.exists():
+        return ""
+    about = check(dict[str, Any], checks.load_json(path)[1], COVERAGE)
+    return check(Line, about.get("summary"), f"summary of {COVERAGE}")
 
 
 def _heareval_scores(

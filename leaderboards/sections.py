@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hear_ptsed.metrics.catalogue import METRICS
-from leaderboards import board, charts, models, names, pages
+from leaderboards import board, charts, hear, models, names, pages
 from leaderboards.beside import Beside
 from leaderboards.cell import (
     FEW,
     Cell,
+    Row,
     best_first,
     by_difference,
     class_events,
@@ -152,6 +153,63 @@ def _class_text(cell: Cell, metric: str, name: str, of_class: dict[str, float]) 
     defined = sum(not math.isnan(score) for score in scores)
     of = "" if defined == len(scores) else f" ({defined} of {len(scores)})"
     return number(of_class[name], metric) + of
+
+
+class HearCell(NamedTuple):
+    """A score as printed, to sort by, and its field of the heat map: -4 to 4, None for none."""
+
+    text: str = ""
+    value: float | None = None
+    heat: int | None = None
+
+
+class HearLine(NamedTuple):
+    """A row of HEAR's page; a cell of each task."""
+
+    row: Row
+    cells: list[HearCell]
+    rank: str = ""
+    normalised: str = ""
+
+
+def hear_page(cells: Sequence[Cell], named: Names) -> dict[str, Any]:
+    """Rows with a normalised score, best first, as a heat map; then rows without one."""
+    rows = hear.hear_rows(cells)
+    tasks = [task for task in names.HEAR_TASKS if any(task in row.scores for row in rows)]
+    ranked = hear.ranking(rows)
+    lines = [
+        HearLine(
+            row.row, _hear_cells(row, tasks, dict(zip(ranked.tasks, scaled, strict=True))), *texts
+        )
+        for row, scaled, texts in zip(
+            ranked.rows,
+            ranked.scaled.tolist(),
+            [(str(k), hear.printed_score(v)) for k, v in enumerate(ranked.values, start=1)],
+            strict=True,
+        )
+    ]
+    others = sorted((row for row in rows if not row.counts), key=lambda row: -len(row.scores))
+    fewer = [HearLine(row.row, _hear_cells(row, tasks, {})) for row in others]
+    return {
+        "hear_tasks": {task: names.HEAR_TASKS[task] for task in tasks},
+        "lines": lines,
+        "fewer": fewer,
+    }
+
+
+def _hear_cells(
+    row: hear.HearRow, tasks: Sequence[str], scaled: dict[str, float]
+) -> list[HearCell]:
+    """What is imputed stays empty."""
+    made = []
+    for task in tasks:
+        score = row.scores.get(task)
+        if score is None:
+            made.append(HearCell())
+            continue
+        heat = round(4 * scaled[task]) if task in scaled else None
+        made.append(HearCell(f"{100 * score.value:.1f}", round(score.value, 6), heat))
+    return made
 
 
 def run_scores(entry: Entry) -> list[tuple[str, str, str, str, str]]:

@@ -55,7 +55,12 @@ class Site:
         self.names = Names(self.cells)
         self.tasks = pages.task_titles(self.cells)  # task -> title
         # AudioSet Strong has a page of its own: other models, trained in other ways.
-        on_overview = [cell for cell in self.primary if cell.column.protocol != AS_TRAINED]
+        # So have HEAR's tasks of whole clips.
+        on_overview = [
+            cell
+            for cell in self.primary
+            if cell.column.protocol != AS_TRAINED and cell.column.task not in names.HEAR_ONLY
+        ]
         self.beside = printed_beside(self.primary)
         self.overviews = overviews(on_overview, self.beside)
         self.env = Environment(
@@ -75,7 +80,7 @@ class Site:
         self.env.globals |= {name: getattr(pages, name) for name in of_pages}
         self.env.globals |= {
             "named": self.names,
-            "tasks": self.tasks,
+            "tasks": {k: v for k, v in self.tasks.items() if k not in names.HEAR_ONLY},
             "metrics": METRICS,
             "protocols": PROTOCOLS,
             "protocol_titles": names.PROTOCOL_TITLES,
@@ -100,6 +105,7 @@ class Site:
             self._task(task)
         self._models()
         self._audioset()
+        self._page("hear.html", "hear.html", **sections.hear_page(self.cells, self.names))
         self._about()
         self._runs()
 

@@ -1,7 +1,7 @@
 """Entries -> cells with means, intervals and ranks; means over tasks; gains of stages."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -14,16 +14,6 @@ from leaderboards.ranks import Difference, difference, ranked
 from leaderboards.readers import Entry
 
 KINDS = ("measured", "published")
-
-
-@dataclass(frozen=True)
-class Normalised:
-    """HEAR-style mean of a row over the columns in which it has a score."""
-
-    row: Row
-    value: float  # -1 to 1
-    tasks: int  # with a score of this row
-    of: int  # that could be normalised
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,37 +62,6 @@ def _row(entry: Entry) -> Row:
         hyperparameters=entry.hyperparameters,
         untrained=entry.untrained,
     )
-
-
-def normalised(cells: Sequence[Cell]) -> list[Normalised]:
-    """HEAR's normalised means of the cells given, best first; choose the cells by column before.
-
-    Per column standardised over rows (population deviation, sign turned where lower is better),
-    clipped to -1 and 1, averaged over the columns of a task, then over tasks. Nothing is imputed:
-    see `tasks` of `of`. Untrained rows and few clips are left out, as are columns with fewer than
-    two different scores. Clipped, the best of several rows can have the same value.
-    """
-    columns: dict[Column, list[Cell]] = {}
-    for cell in cells:
-        if not (cell.untrained or cell.few or math.isnan(cell.mean)):
-            columns.setdefault(cell.column, []).append(cell)
-    values: dict[Row, dict[str, list[float]]] = {}
-    usable: dict[str, set[str]] = {"measured": set(), "published": set()}
-    for column, of_column in columns.items():
-        means = np.array([cell.mean for cell in of_column])
-        if not means.std() > 0:
-            continue
-        usable[column.kind].add(column.task)
-        scaled = np.clip((means - means.mean()) / means.std(), -1, 1)
-        scaled = -scaled if column.lower_is_better else scaled
-        for cell, value in zip(of_column, scaled, strict=True):
-            values.setdefault(cell.row, {}).setdefault(column.task, []).append(float(value))
-    rows = []
-    for row, tasks in values.items():
-        means = sorted(math.fsum(scaled) / len(scaled) for scaled in tasks.values())
-        value = math.fsum(means) / len(means)
-        rows.append(Normalised(row, value, len(means), len(usable[row.kind])))
-    return sorted(rows, key=lambda mean: (-mean.value, mean.row))
 
 
 def gains(cells: Iterable[Cell]) -> list[Gain]:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from leaderboards import checks, site
 from leaderboards.collect import Collected, collect
-from leaderboards.stats import cells, gains, normalised
+from leaderboards.hear import hear_rows, ranking
+from leaderboards.stats import cells, gains
 from leaderboards.submit import problems_of_file
 from leaderboards.titles import notes
 
@@ -326,7 +327,7 @@ def test_a_site_is_built_of_extreme_but_allowed_values(tmp_path, case):
 
 def everything(collected: Collected) -> None:
     own = cells(collected.entries)
-    gains(own), normalised(own), notes(cell.column for cell in own)
+    gains(own), ranking(hear_rows(own)), notes(cell.column for cell in own)
 
 
 VALUES = st.recursive(

@@ -41,26 +41,44 @@ def hear(
     grid, which `training` has as "frame_ms": PSDS asks for that of the parts. The speed is that of
     heareval's embedding, with its reading and writing of files.
     """
+    task = embed_and_predict(
+        data.folder, plugin, folder, grid=grid, grid_points=grid_points, progress=progress
+    )
+    return read_predictions(data, plugin, task)
+
+
+def embed_and_predict(
+    task: Path,
+    plugin: Plugin,
+    folder: Path,
+    *,
+    grid: str = "default",
+    grid_points: int = 8,
+    progress: bool = True,
+) -> Path:
+    """heareval's two steps on any HEAR folder; where its embeddings and its scores lie.
+
+    What it has finished in `folder` is not computed again, see `hear`.
+    """
     folder = Path(folder).resolve()
     embeddings = folder / EMBEDDINGS
-    with locked(folder, wait=True):
-        with tqdm(total=2, desc="heareval", disable=not progress) as bar:
-            if not _finished(embeddings, data):
-                command = _embedding_command(data, plugin, embeddings)
-                _run_step(command, folder / "logs" / "embeddings.txt")
-            bar.update()
-            task = _embedded(embeddings, data)
-            if not (task / "prediction-done.json").exists():
-                options = ["--grid", grid, "--grid-points", str(grid_points)]
-                command = ["heareval", "predictions", str(task), *options]
-                _run_step(command, folder / "logs" / "predictions.txt")
-            bar.update()
-        return read_predictions(data, plugin, task)
+    with locked(folder, wait=True), tqdm(total=2, desc="heareval", disable=not progress) as bar:
+        if not _finished(embeddings, task):
+            command = _embedding_command(task, plugin, embeddings)
+            _run_step(command, folder / "logs" / "embeddings.txt")
+        bar.update()
+        embedded = _embedded(embeddings, task)
+        if not (embedded / "prediction-done.json").exists():
+            options = ["--grid", grid, "--grid-points", str(grid_points)]
+            command = ["heareval", "predictions", str(embedded), *options]
+            _run_step(command, folder / "logs" / "predictions.txt")
+        bar.update()
+        return embedded
 
 
-def _embedding_command(data: TaskData, plugin: Plugin, embeddings: Path) -> list[str]:
+def _embedding_command(task: Path, plugin: Plugin, embeddings: Path) -> list[str]:
     command = ["heareval", "embeddings", plugin.name, "--embeddings-dir", str(embeddings)]
-    folder = data.folder.resolve()
+    folder = task.resolve()
     command += ["--tasks-dir", str(folder.parent), "--task", folder.name]
     if plugin.checkpoint is not None:
         command += ["--model", str(plugin.checkpoint)]
@@ -77,17 +95,17 @@ def _run_step(arguments: Sequence[str], log: Path) -> None:
         raise RuntimeError(f"{name} failed: {last} (exit code {code}, all output: {log})")
 
 
-def _finished(embeddings: Path, data: TaskData) -> list[Path]:
+def _finished(embeddings: Path, task: Path) -> list[Path]:
     """The task folders that heareval wrote, each below one named by a module and its options."""
-    name = data.folder.resolve().name
+    name = task.resolve().name
     return [path.parent for path in embeddings.glob(f"*/{name}/.done.embeddings")]
 
 
-def _embedded(embeddings: Path, data: TaskData) -> Path:
-    folders = _finished(embeddings, data)
+def _embedded(embeddings: Path, task: Path) -> Path:
+    folders = _finished(embeddings, task)
     if len(folders) != 1:
         raise ValueError(
-            f"{embeddings} has {len(folders)} finished embeddings of {data.folder.name}; expected "
+            f"{embeddings} has {len(folders)} finished embeddings of {task.name}; expected "
             "1: delete it to begin again"
         )
     return folders[0]

@@ -52,8 +52,10 @@ def all_tasks() -> dict[str, Task]:
     return tasks
 
 
-def prepare(name: str, tasks_dir: Path, *, force: bool = False, **options: Any) -> Path:
-    """Make the folder of a task in `tasks_dir` and return it.
+def prepare(
+    name: str, tasks_dir: Path, *, force: bool = False, **options: Any
+) -> Path | list[Path]:
+    """Make the folder of a task in `tasks_dir`, or its folders, and return it.
 
     Args:
         name: see `find_task`.

@@ -72,9 +72,10 @@ class Task:
     convention: str = ""  # what a record says of the labels beside each metric's convention
     published: bool = False  # a published data set; else one of this suite's small tasks
     recipes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    # (task, tasks folder, options, force) -> the folder; None: it is made elsewhere
-    prepare: "Callable[[Task, Path, Any, bool], Path] | None" = None
+    # (task, tasks folder, options, force) -> the folder, or several; None: it is made elsewhere
+    prepare: "Callable[[Task, Path, Any, bool], Path | list[Path]] | None" = None
     options: type = NoOptions  # of `prepare`, a class under hear_ptsed.schema.settings
+    folders: tuple[str, ...] = ()  # where it is prepared as several; none: as `folder` alone
 
     def __post_init__(self) -> None:
         if not is_name(self.name):
@@ -106,8 +107,8 @@ class Task:
             why = f"its labels are {', '.join(self.labels)}" if self.metrics else "it has no metric"
             raise ValueError(f"{self.name} can be prepared, not run: {why}")
 
-    def make(self, tasks_dir: Path, options: Any, force: bool) -> Path:
-        """Make its folder and return it, see eval_tasks.tasks.prepare."""
+    def make(self, tasks_dir: Path, options: Any, force: bool) -> Path | list[Path]:
+        """Make its folder, or its folders, and return them, see eval_tasks.tasks.prepare."""
         if self.prepare is None:
             raise ValueError(
                 f"{self.name} is not made here; put its folder, {self.folder}, into {tasks_dir}"
@@ -272,7 +273,7 @@ def open_task(task: Task, folder: Path) -> TaskData:
         raise ValueError(f"{folder} is a task of whole clips; sound events are evaluated here")
     if metadata["split_mode"] != "trainvaltest" and len(metadata["splits"]) < 3:
         raise ValueError(f"{folder} has {len(metadata['splits'])} folds; at least 3 are needed")
-    classes = _read_classes(folder / "labelvocabulary.csv")
+    classes = read_classes(folder / "labelvocabulary.csv")
     durations, groups = (
         read_json(folder / name) if (folder / name).exists() else {}
         for name in ("durations.json", "groups.json")
@@ -321,7 +322,7 @@ def _open_part(
                     "list; correct one of them"
                 )
     audio = folder / str(SAMPLE_RATE) / name
-    samples = {file: _count_samples(audio / file) for file in labels}
+    samples = {file: count_samples(audio / file) for file in labels}
     return Part(
         name,
         audio,
@@ -353,7 +354,8 @@ def _check_event(path: Path, file: str, event: Any, soft: bool) -> str:
     return label
 
 
-def _count_samples(path: Path) -> int:
+def count_samples(path: Path) -> int:
+    """Of a clip at 16 kHz, mono."""
     try:
         info = soundfile.info(path)
     except soundfile.LibsndfileError as error:
@@ -369,7 +371,8 @@ def _count_samples(path: Path) -> int:
     return info.frames
 
 
-def _read_classes(path: Path) -> tuple[str, ...]:
+def read_classes(path: Path) -> tuple[str, ...]:
+    """The labels of a vocabulary, in order."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; prepare the task again")
     rows = [row for _, row in read_records(path, ("idx", "label"))]

@@ -29,8 +29,11 @@ def _describe_task(task: Task, tasks_dir: Path) -> str:
     stem = task.folder.split("-")[0]
     prepared = sorted(
         path
-        for path in tasks_dir.glob(f"{stem}*-*")
-        if path.is_dir() and path.name.split("-")[0].removesuffix("_synthetic") == stem
+        for path in tasks_dir.glob("*-*")
+        if path.is_dir()
+        and (
+            path.name in task.folders or path.name.split("-")[0].removesuffix("_synthetic") == stem
+        )
     )
     rows = [
         ("metrics", ", ".join(task.metrics) or "none of ours: it can only be prepared"),
@@ -48,7 +51,7 @@ def _align(rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def prepare_as_asked(words: Sequence[str]) -> str:
-    """Prepare a task as words of the command line say: its folder, and what is missing there."""
+    """Prepare a task as words of the command line say: its folders, and what is missing there."""
     name, *words = words or [""]
     if name in ("-h", "--help"):
         return _describe_choice()
@@ -64,8 +67,10 @@ def prepare_as_asked(words: Sequence[str]) -> str:
     args, unknown = parser.parse_known_args(words)
     if unknown:
         _refuse(task, unknown)
-    folder = task.make(args.tasks_dir, read_options(task.options, args), args.force)
-    return "\n".join(filter(None, [str(folder), read_coverage(folder)]))
+    made = task.make(args.tasks_dir, read_options(task.options, args), args.force)
+    folders = made if isinstance(made, list) else [made]
+    lines = (line for folder in folders for line in (str(folder), read_coverage(folder)))
+    return "\n".join(filter(None, lines))
 
 
 def _describe_choice() -> str:

@@ -23,6 +23,7 @@ from hear_ptsed.audio import AudioFile, reason, resampled
 from hear_ptsed.errors import one_line
 
 RATE = 16000  # Hz
+ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
 NAMED = 3  # files that a message names
 
 
@@ -44,9 +45,26 @@ def open_sources(
     return [*roots, scratch] if scratch.exists() else roots
 
 
+def is_archive(path: Path) -> bool:
+    """Whether it is a file that `unpack` takes, by its name."""
+    return path.is_file() and path.name.endswith(ARCHIVES)
+
+
+def archive_names(archive: Path) -> list[str]:
+    """Names of an archive's files, nothing of which is unpacked."""
+    names: list[str] = []
+
+    def note(name: str) -> bool:
+        names.append(name)
+        return False
+
+    unpack(archive, archive.parent, note)
+    return names
+
+
 def unpack(archive: Path, into: Path, wanted: Callable[[str], bool]) -> None:
     """Unpack the wanted members of a .zip, .tar, .tar.gz or .tgz."""
-    kind = next((e for e in (".zip", ".tar.gz", ".tgz", ".tar") if archive.name.endswith(e)), None)
+    kind = next((e for e in ARCHIVES if archive.name.endswith(e)), None)
     if kind is None:
         raise ValueError(f"{archive} is no folder and no .zip, .tar, .tar.gz or .tgz archive")
     into.mkdir(parents=True, exist_ok=True)
@@ -128,10 +146,12 @@ def to_16k(source: Path, target: Path, seconds: float | None, rate: int | None =
         if shortfall := file.shortfall():
             raise ValueError(shortfall)
         read_s = file.samples / file.rate
-    if samples is not None:
+    if samples is not None and samples > len(audio):
         audio = np.pad(audio, (0, samples - len(audio)))
-    pcm = np.clip(np.round(audio * 32768), -32768, 32767).astype(np.int16)
-    soundfile.write(target, pcm, RATE, subtype="PCM_16", format="WAV")
+    audio *= 32768  # all in place: a clip may be of ten minutes
+    np.round(audio, out=audio)
+    np.clip(audio, -32768, 32767, out=audio)
+    soundfile.write(target, audio.astype(np.int16), RATE, subtype="PCM_16", format="WAV")
     return read_s
 
 
