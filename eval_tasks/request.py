@@ -13,7 +13,6 @@ from pydantic import Field
 
 from hear_ptsed.grid import Hop
 from hear_ptsed.metrics.protocols import PROTOCOLS
-from hear_ptsed.metrics.tuning import check_tunable
 from hear_ptsed.options import write_options
 from hear_ptsed.schema import setting, settings
 from training.recipe import Seed, Workers
@@ -203,6 +202,8 @@ class Request(Place, ProtocolChoice, ModuleChoice, TaskChoice):
     def _check_decoder(self, task: "Task") -> None:
         if self.decoder == "median":
             return
+        from hear_ptsed.metrics.tuning import check_tunable  # needs NumPy, which help does not
+
         if self.protocol == "hear":
             raise ArgumentError(None, "--decoder sebb: heareval decodes by itself")
         try:

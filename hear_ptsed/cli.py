@@ -170,7 +170,7 @@ def run_detector(
         overlap=args.overlap, precision=args.precision, untrained=args.untrained, device=args.device
     )
     detector = detect.load_detector(args.model, args.stage, args.checkpoint, options)
-    how = decoding(args, detector.classes)
+    threshold, median, boxes = decoding(args, detector.classes)
     if detector.untrained:
         print(f"{args.model} is untrained: its events mean nothing", file=sys.stderr)
     header = True
@@ -190,7 +190,7 @@ def run_detector(
 
         try:
             with bar:
-                detection = detect.detect(file, detector, progress=progress, **how)
+                detection = detect.detect(file, detector, threshold, median, progress, boxes)
                 text = FORMATS[args.format].write(detection)
                 write(args, detection, text, targets)
         except Exception as error:
@@ -202,16 +202,16 @@ def run_detector(
             header = False
 
 
-def decoding(args: argparse.Namespace, classes: Sequence[str]) -> dict[str, list]:
-    """Options of `detect`, one of each for each class."""
+def decoding(args: argparse.Namespace, classes: Sequence[str]) -> tuple[list, list, list | None]:
+    """Threshold, median and settings of boxes, of each class; None without boxes."""
     from hear_ptsed.boxes import DEFAULT
 
     threshold = by_class(args, args.threshold, args.threshold_of, classes)
     median = by_class(args, args.median, args.median_of, classes)
     if args.decoder == "median":
-        return {"threshold": threshold, "median": median}
+        return threshold, median, None
     if args.boxes is None:
-        return {"threshold": threshold, "boxes": [DEFAULT] * len(classes)}
+        return threshold, median, [DEFAULT] * len(classes)
     from hear_ptsed.metrics.box_record import read_boxes
 
     tuned = read_boxes(args.boxes, classes)
@@ -219,7 +219,7 @@ def decoding(args: argparse.Namespace, classes: Sequence[str]) -> dict[str, list
         args.threshold_of.get(name, chosen)
         for name, chosen in zip(classes, tuned.thresholds, strict=True)
     ]
-    return {"threshold": threshold, "boxes": tuned.events}
+    return threshold, median, [*tuned.events]
 
 
 def write(args: argparse.Namespace, detection: "Detection", text: str, targets: list[Path]) -> None:
