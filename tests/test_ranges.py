@@ -152,6 +152,7 @@ OPTIONS = {
     "demo": ["demo"],
     "run": ["run", "--task", "office", "--module", "m", "--protocol", "linear"],
     "sweep": ["sweep", "s.yaml"],
+    "hear-all": ["hear-all", "m"],
     "prepare": ["prepare", "office"],
 }
 

@@ -33,10 +33,6 @@ SPLITS = ("train", "valid", "test")
 PARTS = (*SPLITS, "weak", "unlabelled")
 # Clips of the smaller size: 3 h, 1 h, 3 h. Test and weak stay whole.
 SIZES = {"full": {}, "5h": {"train": 1080, "valid": 360, "unlabelled": 1080}}
-EVALUATION = {
-    "event_postprocessing_grid": {"median_filter_ms": [280], "min_duration": [120]},
-    "task_specific_param_grid": {"max_epochs": [50], "check_val_every_n_epoch": [1]},
-}
 
 HEAR_METRICS = ("event_onset_200ms_fms", "segment_1s_er")
 
@@ -103,7 +99,7 @@ def _fill_desed(options: DesedOptions, settings: dict, folder: Path) -> None:
             HEAR_METRICS,
             max_task_duration_by_split={s: limits[s] * 10 if s in limits else None for s in SPLITS},
             use_scoring_for_early_stopping=False,
-            evaluation_params=EVALUATION,
+            evaluation_params=hear_folder.ONE_SETTING,
         ),
         CLASSES,
         parts,

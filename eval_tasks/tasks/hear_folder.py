@@ -29,6 +29,10 @@ from hear_ptsed.parts import make_folder
 from hear_ptsed.schema import is_name, setting, settings
 
 LIBRARIES = ("numpy", "scipy", "soxr", "soundfile", "tinysoundfont", "espeakng-loader", "music21")
+ONE_SETTING = {  # of heareval, where nothing is searched
+    "event_postprocessing_grid": {"median_filter_ms": [280], "min_duration": [120]},
+    "task_specific_param_grid": {"max_epochs": [50], "check_val_every_n_epoch": [1]},
+}
 RELEASED_RATE = 48000  # Hz, of HEAR's archives; they exist at 16 kHz too
 
 

@@ -31,10 +31,6 @@ FOLDERS = {"train": "train", "valid": "validate", "test": "test"}
 RELEASED = {"train": 6000, "valid": 2000, "test": 2000}  # clips
 SIZES = {"full": RELEASED, "5h": {"train": 1080, "valid": 360, "test": 2000}}
 MD5 = {"URBAN-SED_v2.0.0.tar.gz": "a2d24a2148ece7c021fcc079ee87c2dc"}
-EVALUATION = {
-    "event_postprocessing_grid": {"median_filter_ms": [280], "min_duration": [120]},
-    "task_specific_param_grid": {"max_epochs": [50], "check_val_every_n_epoch": [1]},
-}
 HEAR_METRICS = ("segment_1s_er", "event_onset_200ms_fms")
 
 
@@ -131,7 +127,7 @@ def _write(folder: Path, parts: dict, coverage: dict, durations: dict, manifest:
             HEAR_METRICS,
             max_task_duration_by_split=limits,
             use_scoring_for_early_stopping=False,
-            evaluation_params=EVALUATION,
+            evaluation_params=hear_folder.ONE_SETTING,
         ),
         CLASSES,
         parts,
