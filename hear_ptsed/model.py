@@ -168,7 +168,7 @@ class SEDModel(nn.Module):
         return frames if self.sequence is None else self.sequence(frames)
 
     def _pooled(self, spec: Tensor) -> Tensor:
-        if spec.is_cpu and not self.training:
+        if spec.is_cpu and not self.training and not torch.compiler.is_exporting():
             frames = torch.cat([self.backbone(s) for s in spec.split(self.backbone.cpu_batch)])
         else:
             frames = self.backbone(spec)

@@ -52,7 +52,7 @@ class ASiT(Backbone):
         """Spec (B, 1, 128, 998) -> frames (B, 497, D)."""
         x = patches(spec.transpose(2, 3), self.patch_embed["proj"])  # (B, T', 8, D)
         x = x.flatten(1, 2)  # (B, T' * 8, D), frequency fastest
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         positions = self.positions() if self.folded_positions is None else self.folded_positions
         return self.run_blocks(x + positions)
 

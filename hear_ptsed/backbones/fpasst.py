@@ -78,7 +78,7 @@ class FPaSST(Backbone):
         positions = self.time_new_pos_embed + self.freq_new_pos_embed  # (1, D, 1, T')
         x = self._tokens(x) + positions[0, :, 0].T  # (B, T', D)
         special = torch.cat([self.cls_token, self.dist_token], dim=1) + self.new_pos_embed
-        x = torch.cat([special.expand(len(x), -1, -1), x], dim=1)
+        x = torch.cat([special.expand(x.shape[0], -1, -1), x], dim=1)
         return self.run_blocks(x)[:, 2:]
 
     def _tokens(self, x: Tensor) -> Tensor:

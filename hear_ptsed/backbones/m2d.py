@@ -65,6 +65,6 @@ class M2D(Backbone):
     def forward(self, spec: Tensor) -> Tensor:
         """Spec (B, 1, 80, 1001) -> frames (B, 62, 5 * 768)."""
         x = patches(spec, self.patch_embed["proj"]).flatten(1, 2)  # (B, 5 * T', D), time fastest
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.pos_embed
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1) + self.pos_embed
         x = self.run_blocks(x)[:, 1:].unflatten(1, (self.rows, self.window_frames))
         return x.transpose(1, 2).flatten(2)  # (B, T', 5 * D)

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hear_ptsed.grid import SPEC_HOP
 
@@ -22,6 +23,30 @@ class FrontEnd(nn.Module, ABC):
     @abstractmethod
     def spectrogram(self, audio: Tensor) -> Tensor:
         """Audio (B, S) -> (B, F, T)."""
+
+
+class Framed(FrontEnd):
+    """A front-end that is there in three steps, too: `prepare`, `spectrum`, `bands`.
+
+    The second is linear, so that an export can make it a convolution, see convolution.py. The first
+    two are here those of centred frames, as torch.stft takes them.
+    """
+
+    window: Tensor  # (W,)
+    n_fft: int  # points of the Fourier transform
+
+    def prepare(self, audio: Tensor) -> Tensor:
+        """Audio (B, S) -> (B, S'), of which a frame of W samples begins every 160."""
+        reach = len(self.window) // 2
+        return F.pad(audio, (reach, reach), mode="reflect")
+
+    def spectrum(self, frames: Tensor) -> Tensor:
+        """(..., W) -> (..., 1 + n_fft // 2), complex."""
+        return torch.fft.rfft(frames * self.window, self.n_fft)
+
+    @abstractmethod
+    def bands(self, power: Tensor) -> Tensor:
+        """Power (B, 1 + n_fft // 2, T) -> (B, F, T)."""
 
 
 def power_spectrogram(audio: Tensor, window: Tensor, n_fft: int | None = None) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hear_ptsed.frontends.base import FrontEnd, power_spectrogram
+from hear_ptsed.frontends.base import Framed, power_spectrogram
 from hear_ptsed.grid import FBANK, SAMPLE_RATE, SPEC_HOP
 
 N_FFT = 512
@@ -41,7 +41,7 @@ def mel_bank(
     return F.pad(torch.minimum(rising, falling).clamp(min=0.0), (0, 1))
 
 
-class KaldiFbank(FrontEnd):
+class KaldiFbank(Framed):
     """Log energies of 128 mel bands, 20-8000 Hz, of frames of 25 ms that fit completely.
 
     Args:
@@ -60,21 +60,32 @@ class KaldiFbank(FrontEnd):
         centre_clip: bool = False,
     ):
         super().__init__()
+        self.n_fft = N_FFT
         self.mean, self.divisor, self.scale, self.centre_clip = mean, divisor, scale, centre_clip
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("bank", mel_bank(20.0, 8000.0), persistent=False)
 
     def spectrogram(self, audio: Tensor) -> Tensor:
         """Audio (B, S) -> (B, 128, 1 + (S - 400) // 160)."""
+        frames = self.prepare(audio).unfold(-1, FBANK, SPEC_HOP)  # (B, T, 400)
+        return self.bands(self.spectrum(frames).abs().square().transpose(1, 2))
+
+    def prepare(self, audio: Tensor) -> Tensor:
+        """Audio (B, S) -> (B, S)."""
         audio = audio * self.scale
         if self.centre_clip:  # in float64: a float32 mean depends on the number of threads
             audio = audio - audio.mean(-1, keepdim=True, dtype=torch.float64).float()
-        frames = audio.unfold(-1, FBANK, SPEC_HOP)  # (B, T, 400)
+        return audio
+
+    def spectrum(self, frames: Tensor) -> Tensor:
+        """(..., 400) -> (..., 257), complex."""
         frames = frames - frames.mean(-1, keepdim=True)
         before = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
-        frames = (frames - 0.97 * before) * self.window
-        power = torch.fft.rfft(frames, N_FFT).abs().square()
-        energy = (power @ self.bank.T).clamp(min=torch.finfo(torch.float32).eps)
+        return super().spectrum(frames - 0.97 * before)
+
+    def bands(self, power: Tensor) -> Tensor:
+        """(B, 257, T) -> (B, 128, T)."""
+        energy = (power.transpose(1, 2) @ self.bank.T).clamp(min=torch.finfo(torch.float32).eps)
         return ((energy.log() - self.mean) / self.divisor).transpose(1, 2)
 
 
@@ -88,7 +99,7 @@ def asit_fbank() -> KaldiFbank:
     return KaldiFbank(window, mean=-4.2677393, divisor=2 * 4.5689974, centre_clip=True)
 
 
-class PaSSTMel(FrontEnd):
+class PaSSTMel(Framed):
     """Log-mel of fPaSST and frame_mn.
 
     In training the band edges are drawn anew for every call, from PyTorch's global generator.
@@ -96,6 +107,7 @@ class PaSSTMel(FrontEnd):
 
     def __init__(self, periodic: bool):
         super().__init__()
+        self.n_fft = N_FFT
         self.divisor = 5.0  # of the log energies
         window = torch.hann_window(FBANK, periodic=periodic)
         self.register_buffer("window", window, persistent=False)
@@ -103,10 +115,20 @@ class PaSSTMel(FrontEnd):
 
     def spectrogram(self, audio: Tensor) -> Tensor:
         """Audio (B, S) -> (B, 128, 1 + (S - 1) // 160)."""
-        audio = audio[:, 1:] - 0.97 * audio[:, :-1]
-        power = power_spectrogram(audio, self.window, N_FFT)  # (B, 257, T)
-        bank = self._jittered_bank(audio.device) if self.training else self.bank
+        return self.bands(power_spectrogram(self._emphasise(audio), self.window, self.n_fft))
+
+    def prepare(self, audio: Tensor) -> Tensor:
+        """Audio (B, S) -> (B, S + 399)."""
+        return super().prepare(self._emphasise(audio))
+
+    def bands(self, power: Tensor) -> Tensor:
+        """(B, 257, T) -> (B, 128, T)."""
+        bank = self._jittered_bank(power.device) if self.training else self.bank
         return ((bank @ power).clamp(min=1e-7).log() + 4.5) / self.divisor
+
+    def _emphasise(self, audio: Tensor) -> Tensor:
+        """(B, S) -> (B, S - 1)."""
+        return audio[:, 1:] - 0.97 * audio[:, :-1]
 
     def _jittered_bank(self, device: torch.device) -> Tensor:
         low, high = int(torch.randint(10, ())), 8000 - int(torch.randint(2000, ()))

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torchaudio.functional import melscale_fbanks
 
-from hear_ptsed.frontends.base import FrontEnd, power_spectrogram
+from hear_ptsed.frontends.base import Framed, power_spectrogram
 from hear_ptsed.grid import SAMPLE_RATE
 
 
-class ATSTMel(FrontEnd):
+class ATSTMel(Framed):
     """Decibels of 64 HTK mel bands, 60-7800 Hz, down to 80 dB below the maximum.
 
     Args:
@@ -21,14 +21,19 @@ class ATSTMel(FrontEnd):
 
     def __init__(self, floor: Literal["clip", "batch"] = "clip"):
         super().__init__()
-        self.floor = floor
-        bank = melscale_fbanks(513, 60.0, 7800.0, 64, SAMPLE_RATE, norm=None, mel_scale="htk")
-        self.register_buffer("window", torch.hann_window(1024), persistent=False)
+        self.floor, self.n_fft = floor, 1024
+        bank = melscale_fbanks(
+            1 + self.n_fft // 2, 60.0, 7800.0, 64, SAMPLE_RATE, norm=None, mel_scale="htk"
+        )
+        self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
         self.register_buffer("bank", bank, persistent=False)  # (513, 64)
 
     def spectrogram(self, audio: Tensor) -> Tensor:
         """Audio (B, S) -> (B, 64, 1 + S // 160)."""
-        power = power_spectrogram(audio, self.window)
+        return self.bands(power_spectrogram(audio, self.window))
+
+    def bands(self, power: Tensor) -> Tensor:
+        """(B, 513, T) -> (B, 64, T)."""
         decibel = 10.0 * (power.transpose(1, 2) @ self.bank).clamp(min=1e-10).log10()
         over = (1, 2) if self.floor == "clip" else (0, 1, 2)
         floor = decibel.amax(over, keepdim=True) - 80.0
@@ -36,7 +41,7 @@ class ATSTMel(FrontEnd):
         return ((decibel + 79.6482) / (50.6842 + 79.6482) * 2.0 - 1.0).transpose(1, 2)
 
 
-class M2DMel(FrontEnd):
+class M2DMel(Framed):
     """Natural logarithm of 80 Slaney mel bands, 50-8000 Hz.
 
     Mean and deviation are fixed: the published model ignores the pair stored in its checkpoints.
@@ -44,14 +49,19 @@ class M2DMel(FrontEnd):
 
     def __init__(self):
         super().__init__()
+        self.n_fft = 400
         # Designed in float64 and rounded once, which is what the published filters are.
-        window = torch.hann_window(400, dtype=torch.float64).float()
+        window = torch.hann_window(self.n_fft, dtype=torch.float64).float()
         self.register_buffer("window", window, persistent=False)
-        self.register_buffer("bank", slaney_bank(50.0, 8000.0, 80, 400), persistent=False)
+        self.register_buffer("bank", slaney_bank(50.0, 8000.0, 80, self.n_fft), persistent=False)
 
     def spectrogram(self, audio: Tensor) -> Tensor:
         """Audio (B, S) -> (B, 80, 1 + S // 160)."""
-        energy = self.bank @ power_spectrogram(audio, self.window)
+        return self.bands(power_spectrogram(audio, self.window))
+
+    def bands(self, power: Tensor) -> Tensor:
+        """(B, 201, T) -> (B, 80, T)."""
+        energy = self.bank @ power
         return ((energy + torch.finfo(torch.float32).eps).log() + 7.1) / 4.2
 
 

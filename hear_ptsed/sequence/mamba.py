@@ -41,7 +41,7 @@ def selective_scan(delta: Tensor, x: Tensor, a: Tensor, b: Tensor, c: Tensor) ->
     """
     with torch.autocast(x.device.type, enabled=False):
         rate = a.float().T.contiguous()
-        state = rate.new_zeros(len(x), *rate.shape)  # (B, N, M)
+        state = rate.new_zeros(x.shape[0], *rate.shape)  # (B, N, M)
         outputs = []
         scan_chunk = _scan_chunk
         if torch.is_grad_enabled() and not torch.compiler.is_exporting():
