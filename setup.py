@@ -46,6 +46,8 @@ EXTRAS = {
     "leaderboards": ["jinja2", "plotly", "rich", "scikit-learn"],
     "figures": ["kaleido>=1"],  # charts of leaderboards as SVG and PDF; needs Chrome or Chromium
     "plot": ["matplotlib"],
+    # hear_ptsed.export and hear_ptsed.runtime
+    "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
     "dev": [
         "axe-playwright-python",
         "hypothesis",

@@ -14,6 +14,7 @@ from hear_ptsed.boxes import BoxSettings
 from hear_ptsed.checkpoints import download
 from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.model import SEDModel
+from hear_ptsed.runtime import RuntimeModel
 from hear_ptsed.schema import settings
 
 Progress = Callable[[float, float], None]  # seconds of audio done by this step, and in all
@@ -86,7 +87,10 @@ class DetectorOptions(hear.NetworkOptions):
 
     def usable_device(self) -> torch.device:
         """The device, with its index; a ValueError if it cannot be used."""
-        name = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        by_torch = self.runtime == "torch"
+        name = self.device or ("cuda" if by_torch and torch.cuda.is_available() else "cpu")
+        if not by_torch and name != "cpu":
+            raise ValueError(f"device {name!r}: runtime {self.runtime} computes on the cpu only")
         try:
             return torch.empty(0, device=name).device
         except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
@@ -100,9 +104,9 @@ DEFAULTS = DetectorOptions()
 class Scorer:
     """A model on its device that scores audio of any length; see Detector.score."""
 
-    def __init__(self, model: SEDModel, options: DetectorOptions):
+    def __init__(self, model: SEDModel | RuntimeModel, options: DetectorOptions):
         self.options, self.device = options, options.usable_device()
-        self.low_precision = hear.set_up(model, options)
+        model, self.low_precision = hear.set_up(model, options)
         self.model = model.to(self.device)
 
     @torch.inference_mode()
@@ -133,7 +137,7 @@ def load_detector(
 
     Args:
         stage: of the released file; None for "strong", or for the only one.
-        checkpoint: a file of the user's instead of the released one.
+        checkpoint: a file of the user's instead of the released one, which may be an .onnx file.
     """
     if options.untrained and checkpoint is not None:
         raise ValueError(f"untrained and a checkpoint ({checkpoint}) exclude each other")
@@ -151,6 +155,6 @@ def load_detector(
         model = load(name, stage=None, seed=0)
         return Detector(name, stage, None, row.class_names(), Scorer(model, options))
     path = checkpoint or download.find(name, stage)
-    model = load(name, checkpoint=path)
+    model = options.open_exported(path, name) or load(name, checkpoint=path)
     classes = model.classes_of("strong", f"{path} ({name})")
     return Detector(name, stage, path.name, classes, Scorer(model, options))

@@ -60,7 +60,7 @@ def export(
     return read_facts(content, str(out))
 
 
-def convert(model: SEDModel, **source: str | None) -> bytes:
+def convert(model: SEDModel, /, **source: str | None) -> bytes:
     """The content of an ONNX file, checked by ONNX and against the model as torch runs it.
 
     Args:

@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -11,9 +12,11 @@ from torch.nn import functional as F
 
 from hear_ptsed import grid, load, windows
 from hear_ptsed.backbones.base import Backbone
+from hear_ptsed.export import convert
 from hear_ptsed.grid import FRAME_MS, Hop
 from hear_ptsed.model import SEDModel
-from hear_ptsed.registry import find_row
+from hear_ptsed.registry import MODELS, find_row
+from hear_ptsed.runtime import RuntimeModel
 from hear_ptsed.schema import settings
 
 log = logging.getLogger(__name__)
@@ -28,6 +31,8 @@ class NetworkOptions:
     batch: Annotated[int, Field(ge=1, le=4096)] = 8  # windows per forward pass
     precision: Literal["float32", "bfloat16"] = "float32"  # of the network
     compile: bool = False  # by torch.compile: a minute at first use, then faster; pads to `batch`
+    # what computes; onnx and openvino do on a CPU, for an .onnx file or what they make of another
+    runtime: Literal["torch", "onnx", "openvino"] = "torch"
     untrained: bool = False  # random weights, no checkpoint
     # Transformers only, at most one of the next three; see Backbone.take.
     # embed by the output of this block, 1 to depth
@@ -39,6 +44,22 @@ class NetworkOptions:
     def take_from(self, backbone: Backbone) -> None:
         """Reduce a backbone to the chosen blocks; a ValueError if it has no such blocks."""
         backbone.take(self.layer, self.layers, self.drop_layers, self.final_norm)
+
+    def open_exported(self, path: Path, name: str) -> RuntimeModel | None:
+        """The named model from an .onnx file; None if the file is no such file."""
+        if path.suffix != ".onnx":
+            return None
+        if self.runtime == "torch":
+            raise ValueError(f"{path} is an ONNX file, which torch cannot run; take runtime onnx")
+        if self.layer or self.layers or self.drop_layers or not self.final_norm:
+            raise ValueError(
+                f"{path} is fixed: leave out layer, layers, drop_layers and final_norm, or give "
+                "the checkpoint that it was made of"
+            )
+        model = RuntimeModel(path.read_bytes(), str(path), self.runtime, self.precision)
+        if MODELS.get(model.facts.model) is not MODELS[name]:
+            raise ValueError(f"{path} holds the model {model.facts.model}; asked for is {name}")
+        return model
 
 
 @settings
@@ -59,15 +80,17 @@ class HearModel(nn.Module):
 
     sample_rate = grid.SAMPLE_RATE
 
-    def __init__(self, model: SEDModel, options: Options = DEFAULTS):
+    def __init__(self, model: SEDModel | RuntimeModel, options: Options = DEFAULTS):
         super().__init__()
-        self.model, self.options = model, options
+        self.options = options
         self.hop_ms = options.hop
         self.timestamp_embedding_size = self.scene_embedding_size = model.width
-        self.low_precision = set_up(model, options)
+        self.model, self.low_precision = set_up(model, options)
 
     def __repr__(self) -> str:  # hear-validator prints it
-        return f"HearModel({type(self.model.backbone).__name__}, {self.options})"
+        model = self.model
+        exported = isinstance(model, RuntimeModel)
+        return f"HearModel({model.name if exported else _name(model)}, {self.options})"
 
     def forward(self, audio: Tensor) -> Tensor:
         """Timestamp embeddings: audio (B, S) at 16 kHz -> (B, T, D) float32.
@@ -107,8 +130,8 @@ def load_model(
 
     Args:
         stage: None for a model without stages.
-        model_file_path: a released, trained or safetensors file; without one the released file of
-            the stage, from $HEAR_PTSED_CHECKPOINTS, the cache or by download.
+        model_file_path: a released, trained, safetensors or .onnx file; without one the released
+            file of the stage, from $HEAR_PTSED_CHECKPOINTS, the cache or by download.
         options: see Options; a wrong one is a ValueError.
     """
     chosen = Options(**options)
@@ -121,6 +144,13 @@ def load_model(
     if chosen.untrained:
         return HearModel(load(name, stage=None, seed=0, **given), chosen).eval()
     path = model_file_path or None
+    if path and (exported := chosen.open_exported(Path(path), name)):
+        if exported.facts.sequence_model and row.sequence is None:
+            raise ValueError(
+                f"{path} embeds by its sequence model, {name} by its backbone: give the "
+                "checkpoint that it was made of"
+            )
+        return HearModel(exported, chosen).eval()
     return HearModel(load(name, stage or "strong", path, **given), chosen).eval()
 
 
@@ -167,13 +197,23 @@ def _refuse_infinite(embeddings: Tensor) -> Tensor:
     return embeddings
 
 
-def set_up(model: SEDModel, options: NetworkOptions) -> bool:
-    """Reduce a model to the chosen blocks, fold it and give it its precision.
+def set_up(
+    model: SEDModel | RuntimeModel, options: NetworkOptions
+) -> tuple[SEDModel | RuntimeModel, bool]:
+    """Reduce a model to the chosen blocks, fold it and give it its precision and runtime.
 
     Returns:
-        True if it must run under bfloat16 autocast.
+        The model, and True if it must run under bfloat16 autocast.
     """
+    if options.runtime != "torch" and options.compile:
+        raise ValueError(f"runtime {options.runtime} has a compiler of its own; leave out compile")
+    if isinstance(model, RuntimeModel):
+        return model, False
     options.take_from(model.backbone)
+    if options.runtime != "torch":
+        name = _name(model)
+        log.info("making an ONNX model of %s; `hear-ptsed export` does so once", name)
+        return RuntimeModel(convert(model), name, options.runtime, options.precision), False
     backbone = model.fold().backbone
     low_precision = options.precision == "bfloat16" and backbone.bfloat16
     if low_precision:  # matrices only: norms and tables stay in float32
@@ -181,7 +221,11 @@ def set_up(model: SEDModel, options: NetworkOptions) -> bool:
             if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
                 layer.to(torch.bfloat16)
     elif options.precision == "bfloat16":
-        log.warning("%s stays in float32", type(backbone).__name__)
+        log.warning("%s stays in float32", _name(model))
     if options.compile:
         backbone.compile(dynamic=False)
-    return low_precision
+    return model, low_precision
+
+
+def _name(model: SEDModel) -> str:
+    return type(model.backbone).__name__

@@ -45,7 +45,7 @@ class Facts:
 class RuntimeModel(nn.Module):
     """A model in an ONNX file, where an SEDModel stands in plug-ins and detectors.
 
-    It takes whole windows only, on a CPU and for inference; the weights are no parameters.
+    It takes whole windows only and computes on a CPU; its weights are no parameters.
 
     Args:
         content: of the file.
@@ -89,7 +89,7 @@ class RuntimeModel(nn.Module):
                 "at 16 kHz): resample, and use `over` for clips of other lengths"
             )
         outputs = self._run(audio.float().cpu().numpy())
-        tensors = {key: torch.from_numpy(value) for key, value in outputs.items()}
+        tensors = {key: torch.from_numpy(value).to(audio.device) for key, value in outputs.items()}
         return Output(tensors.get("strong"), tensors.get("weak"), tensors["frames"])
 
     def embed(self, windows: Tensor) -> Tensor:

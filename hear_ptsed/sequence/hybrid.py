@@ -67,7 +67,8 @@ class BiMinGRU(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         """Frames (B, T, D) -> (B, T, D)."""
         ways = zip(self.forward_minGRU(u), self.backward_minGRU(u.flip(1)), strict=True)
-        forwards, backwards = linear_scan(*map(torch.cat, ways)).chunk(2)
+        both = linear_scan(*(torch.cat(way, -1) for way in ways))  # (B, T, 2 D)
+        forwards, backwards = both.chunk(2, dim=-1)
         return self.to_out(torch.cat([forwards, backwards.flip(1)], -1).to(u.dtype))
 
 
