@@ -45,7 +45,7 @@ class AttentionHead(LinearHead):
         """Frames (B, T, D) -> strong logits (B, C, T), weak logits (B, C) within +-16.2."""
         strong = self.strong_head(frames)
         # float32 under autocast: bfloat16 has no number between 0.996 and 1
-        weights = self.weak_head(frames).float().softmax(-1).clamp(1e-7, 1)
+        weights = self.weak_head(frames).float().softmax(-1).clamp(1e-7, 1.0)
         weak = (strong.float().sigmoid() * weights).sum(1) / weights.sum(1)
         return strong.transpose(1, 2), torch.logit(weak, eps=1e-7)
 

@@ -39,7 +39,7 @@ class Facts:
     samples: int  # of a window
     frames_per_second: int
     dim: int  # of the frames
-    error: float  # largest difference from torch, relative to the largest value
+    error: float  # see export.py: the largest difference from torch, relative to values
 
 
 class RuntimeModel(nn.Module):
