@@ -5,16 +5,18 @@
 Every variant embeds the same windows once per round, in turn; the table has the median over the
 rounds of how many times as fast as torch it was in that round. "torch again" is a second, identical
 copy: what it differs from 1 is noise. "error" is the largest difference from torch in float32, of
-the largest value. Weights are random. OpenVINO is measured where it is installed.
+the largest value. Weights are random. OpenVINO is measured where it is installed. On a machine that
+others use, too, `--cpu` and OMP_NUM_THREADS=1 are the fairest: CPU seconds in place of the clock's.
 """
 
 import argparse
 import os
 import statistics
+import time
+from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
-from embed import seconds
 
 from hear_ptsed import load
 from hear_ptsed.grid import WINDOW
@@ -26,7 +28,7 @@ RUNTIMES["bfloat16"] = ["torch", "torch again", "openvino"]
 
 
 @torch.no_grad()
-def measure(name: str, precision: str, rounds: int, clips: int) -> None:
+def measure(name: str, precision: str, rounds: int, clips: int, clock: Callable[[], float]) -> None:
     """Print the rows of one model, which embeds `clips` windows per call."""
     generator = torch.Generator().manual_seed(0)
     audio = 0.1 * torch.randn(clips, WINDOW, generator=generator)
@@ -49,7 +51,9 @@ def measure(name: str, precision: str, rounds: int, clips: int) -> None:
     taken: dict[str, list[float]] = {label: [] for label in models}
     for _ in range(rounds):
         for label, model in models.items():
-            taken[label].append(seconds(lambda model=model: model(audio), "cpu"))
+            start = clock()
+            model(audio)
+            taken[label].append(clock() - start)
     for label, times in taken.items():
         ratios = [ours / theirs for ours, theirs in zip(taken["torch"], times, strict=True)]
         print(
@@ -66,14 +70,16 @@ def main() -> None:
     parser.add_argument("--precision", nargs="*", default=["float32"], choices=list(RUNTIMES))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--clips", type=int, default=4, help="windows per call")
+    parser.add_argument("--cpu", action="store_true", help="CPU seconds, not the clock's")
     args = parser.parse_args()
+    clock = time.process_time if args.cpu else time.perf_counter
     load_before = os.getloadavg()[0]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {load_before:.1f}\n")
     print("| model | precision | runtime | best clips/s | x torch (range) | error |")
     print("|---|---|---|---|---|---|")
     for name in args.models:
         for precision in args.precision:
-            measure(name, precision, args.rounds, args.clips)
+            measure(name, precision, args.rounds, args.clips, clock)
     print(f"\nload {os.getloadavg()[0]:.1f} at the end")
 
 

@@ -13,6 +13,7 @@ from hear_ptsed import detect, hear
 from hear_ptsed.checkpoints.save import save_checkpoint
 from hear_ptsed.heads import AttentionHead
 from hear_ptsed.registry import MODELS, build
+from hear_ptsed.sequence import build_sequence_model
 
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
@@ -68,21 +69,12 @@ def test_the_file_says_what_torch_says_at_any_batch(name):
 
 
 @pytest.mark.parametrize("kind", ["transformer", "hybrid", "mamba2", "tcn"])
-def test_sequence_models_are_inside(kind):
-    torch.manual_seed(0)
-    model = build("fmn02", 3, kind, dim=32, layers=1).eval()
-    runs = RuntimeModel(convert(model), "x.onnx")
-    assert runs.facts.sequence_model == kind
-    windows = 0.1 * torch.randn(3, 160_000)
-    with torch.no_grad():
-        for got, want in zip(runs(windows), model(windows), strict=True):
-            near(got, want)
-
-
-def test_an_attention_head_is_inside():
+def test_sequence_models_and_attention_heads_are_inside(kind):
     model = small("atst_frame")
-    model.head = AttentionHead(24, 5)
-    runs = RuntimeModel(convert(model), "x.onnx")
+    model.sequence = build_sequence_model(kind, in_dim=24, dim=32, layers=1)
+    model.head = AttentionHead(32, 5)
+    runs = RuntimeModel(convert(model.eval()), "x.onnx")
+    assert runs.facts.sequence_model == kind and runs.width == 32
     windows = 0.1 * torch.randn(3, 160_000)
     with torch.no_grad():
         for got, want in zip(runs(windows), model(windows), strict=True):
@@ -174,14 +166,6 @@ def test_a_file_of_another_model_or_with_chosen_blocks_is_refused(exported):
         hear.load_model("beats", None, str(exported), runtime="onnx", layer=2)
 
 
-def test_a_plug_in_that_embeds_by_the_backbone_refuses_a_file_with_a_sequence_model(tmp_path):
-    path = tmp_path / "x.onnx"
-    model = build("fmn02", 2, "tcn", dim=16, layers=1).eval()
-    path.write_bytes(convert(model))
-    with pytest.raises(ValueError, match="embeds by its sequence model, fmn02 by its backbone"):
-        load(path, runtime="onnx")
-
-
 @pytest.mark.parametrize("samples", [159_999, 441_000])
 def test_other_lengths_than_a_window_are_refused_by_a_sentence(exported, samples):
     model = RuntimeModel(exported.read_bytes(), "mine.onnx")
@@ -203,6 +187,18 @@ def edited(exported, tmp_path, change):
     path = tmp_path / "edited.onnx"
     path.write_bytes(proto.SerializeToString())
     return path
+
+
+def test_a_plug_in_that_embeds_by_the_backbone_refuses_a_file_with_a_sequence_model(
+    exported, tmp_path
+):
+    def stacked(metadata):
+        old, new = '"sequence_model": null', '"sequence_model": "tcn"'
+        metadata[0].value = metadata[0].value.replace(old, new)
+
+    path = edited(exported, tmp_path, stacked)
+    with pytest.raises(ValueError, match="embeds by its sequence model, fmn02 by its backbone"):
+        load(path, runtime="onnx")
 
 
 def test_what_is_no_file_of_ours_is_refused_by_name(exported, tmp_path):
