@@ -17,14 +17,30 @@ from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
+from torch import Tensor
 
 from hear_ptsed import load
+from hear_ptsed.export import convert
 from hear_ptsed.grid import WINDOW
 from hear_ptsed.hear import HearModel, Options
+from hear_ptsed.model import SEDModel
 from hear_ptsed.registry import trainable
 
 RUNTIMES = {"float32": ["torch", "torch again", "onnx", "openvino"]}
 RUNTIMES["bfloat16"] = ["torch", "torch again", "openvino"]
+Embed = Callable[[Tensor], Tensor]  # audio (B, 160000) -> frames (B, 250, D)
+
+
+def by_openvino(model: SEDModel, precision: str) -> Embed:
+    import openvino
+
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+    }
+    compiled = core.compile_model(core.read_model(convert(model)), "CPU", settings)
+    return lambda audio: torch.from_numpy(compiled(audio.numpy())["frames"])
 
 
 @torch.no_grad()
@@ -33,8 +49,10 @@ def measure(name: str, precision: str, rounds: int, clips: int, clock: Callable[
     generator = torch.Generator().manual_seed(0)
     audio = 0.1 * torch.randn(clips, WINDOW, generator=generator)
 
-    def embedder(runtime: str, precision: str) -> HearModel:
+    def embedder(runtime: str, precision: str) -> Embed:
         model = load(name, stage=None, n_classes=None, seed=0)
+        if runtime == "openvino":
+            return by_openvino(model, precision)
         options = Options(runtime=runtime, precision=precision, batch=clips)
         return HearModel(model, options).eval()
 

@@ -87,10 +87,10 @@ class DetectorOptions(hear.NetworkOptions):
 
     def usable_device(self) -> torch.device:
         """The device, with its index; a ValueError if it cannot be used."""
-        by_torch = self.runtime == "torch"
-        name = self.device or ("cuda" if by_torch and torch.cuda.is_available() else "cpu")
-        if not by_torch and name != "cpu":
-            raise ValueError(f"device {name!r}: runtime {self.runtime} computes on the cpu only")
+        if self.runtime == "onnx" and self.device not in (None, "cpu"):
+            raise ValueError(f"device {self.device!r}: runtime onnx computes on the cpu only")
+        gpu = self.runtime == "torch" and torch.cuda.is_available()
+        name = self.device or ("cuda" if gpu else "cpu")
         try:
             return torch.empty(0, device=name).device
         except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA

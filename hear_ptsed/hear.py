@@ -31,8 +31,8 @@ class NetworkOptions:
     batch: Annotated[int, Field(ge=1, le=4096)] = 8  # windows per forward pass
     precision: Literal["float32", "bfloat16"] = "float32"  # of the network
     compile: bool = False  # by torch.compile: a minute at first use, then faster; pads to `batch`
-    # what computes; onnx and openvino do on a CPU, for an .onnx file or what they make of another
-    runtime: Literal["torch", "onnx", "openvino"] = "torch"
+    # what computes; ONNX Runtime does on a CPU, an .onnx file or what is made of another
+    runtime: Literal["torch", "onnx"] = "torch"
     untrained: bool = False  # random weights, no checkpoint
     # Transformers only, at most one of the next three; see Backbone.take.
     # embed by the output of this block, 1 to depth
@@ -56,7 +56,7 @@ class NetworkOptions:
                 f"{path} is fixed: leave out layer, layers, drop_layers and final_norm, or give "
                 "the checkpoint that it was made of"
             )
-        model = RuntimeModel(path.read_bytes(), str(path), self.runtime, self.precision)
+        model = RuntimeModel(path.read_bytes(), str(path))
         if MODELS.get(model.facts.model) is not MODELS[name]:
             raise ValueError(f"{path} holds the model {model.facts.model}; asked for is {name}")
         return model
@@ -205,15 +205,15 @@ def set_up(
     Returns:
         The model, and True if it must run under bfloat16 autocast.
     """
-    if options.runtime != "torch" and options.compile:
-        raise ValueError(f"runtime {options.runtime} has a compiler of its own; leave out compile")
+    if options.runtime == "onnx" and (options.compile or options.precision != "float32"):
+        raise ValueError("runtime onnx computes in float32, uncompiled: leave out the two options")
     if isinstance(model, RuntimeModel):
         return model, False
     options.take_from(model.backbone)
-    if options.runtime != "torch":
+    if options.runtime == "onnx":
         name = _name(model)
         log.info("making an ONNX model of %s; `hear-ptsed export` does so once", name)
-        return RuntimeModel(convert(model), name, options.runtime, options.precision), False
+        return RuntimeModel(convert(model), name), False
     backbone = model.fold().backbone
     low_precision = options.precision == "bfloat16" and backbone.bfloat16
     if low_precision:  # matrices only: norms and tables stay in float32

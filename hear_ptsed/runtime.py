@@ -1,4 +1,4 @@
-"""Models in ONNX files, run by ONNX Runtime or OpenVINO on a CPU; needs the extra `onnx`.
+"""Models in ONNX files, run by ONNX Runtime on a CPU in float32; needs the extra `onnx`.
 
 Such a file takes audio (B, 160000) at 16 kHz, with any B, and gives what it has of strong
 (B, C, 250), weak (B, C) and frames (B, 250, D); what it is stands in its metadata, see `Facts`.
@@ -18,7 +18,6 @@ from hear_ptsed.model import Output, SEDModel
 from hear_ptsed.schema import Label, Line, Sha256, check_json, settings
 from hear_ptsed.windows import check_audio
 
-Runtime = Literal["onnx", "openvino"]
 Run = Callable[[np.ndarray], dict[str, np.ndarray]]  # audio (B, 160000) -> outputs by name
 KEY = "hear_ptsed"  # of the metadata: Facts as JSON
 
@@ -54,20 +53,11 @@ class RuntimeModel(nn.Module):
 
     over = SEDModel.over
 
-    def __init__(
-        self,
-        content: bytes,
-        name: str,
-        runtime: Runtime = "onnx",
-        precision: Literal["float32", "bfloat16"] = "float32",
-    ):
+    def __init__(self, content: bytes, name: str):
         super().__init__()
         self.name = name
-        if runtime == "onnx" and precision != "float32":
-            raise ValueError(f"runtime onnx computes in float32; for {precision} take openvino")
         self.facts = read_facts(content, name)
-        start = {"onnx": _start_onnx, "openvino": _start_openvino}[runtime]
-        self._run = start(content, precision)
+        self._run = _start(content)
 
     @property
     def width(self) -> int:
@@ -135,7 +125,7 @@ def needed(package: str) -> Any:
         ) from error
 
 
-def _start_onnx(content: bytes, precision: str) -> Run:
+def _start(content: bytes) -> Run:
     onnxruntime = needed("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -148,22 +138,5 @@ def _start_onnx(content: bytes, precision: str) -> Run:
     def run(audio: np.ndarray) -> dict[str, np.ndarray]:
         """(B, 160000) -> outputs by name."""
         return dict(zip(names, session.run(names, {"audio": audio}), strict=True))
-
-    return run
-
-
-def _start_openvino(content: bytes, precision: str) -> Run:
-    settings = {
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    core = needed("openvino").Core()
-    compiled = core.compile_model(core.read_model(content), "CPU", settings)
-
-    def run(audio: np.ndarray) -> dict[str, np.ndarray]:
-        """(B, 160000) -> outputs by name."""
-        outputs = compiled(audio)
-        return {port.any_name: outputs[port].copy() for port in compiled.outputs}
 
     return run

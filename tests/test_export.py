@@ -144,8 +144,8 @@ def load(path, **options):
     ("options", "message"),
     [
         ({}, "mine.onnx is an ONNX file, which torch cannot run; take runtime onnx"),
-        ({"runtime": "onnx", "compile": True}, "compiler of its own; leave out compile"),
-        ({"runtime": "onnx", "precision": "bfloat16"}, "computes in float32"),
+        ({"runtime": "onnx", "compile": True}, "in float32, uncompiled: leave out the two"),
+        ({"runtime": "onnx", "precision": "bfloat16"}, "in float32, uncompiled: leave out the two"),
         ({"runtime": "gpu"}, "runtime is 'gpu'"),
     ],
 )
