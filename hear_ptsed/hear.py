@@ -31,9 +31,9 @@ class NetworkOptions:
     batch: Annotated[int, Field(ge=1, le=4096)] = 8  # windows per forward pass
     precision: Literal["float32", "bfloat16"] = "float32"  # of the network
     compile: bool = False  # by torch.compile: a minute at first use, then faster; pads to `batch`
+    untrained: bool = False  # random weights, no checkpoint
     # what computes; ONNX Runtime does on a CPU, an .onnx file or what is made of another
     runtime: Literal["torch", "onnx"] = "torch"
-    untrained: bool = False  # random weights, no checkpoint
     # Transformers only, at most one of the next three; see Backbone.take.
     # embed by the output of this block, 1 to depth
     layer: Annotated[int, Field(ge=1)] | None = None
