@@ -154,19 +154,19 @@ class Decoder:
         return sorted(edges, key=lambda e: e.onset_s if e.offset_s is None else e.offset_s)
 
     def _edges(self, active: np.ndarray, filtered: np.ndarray) -> list[Edge]:
+        """Of the next frames, (T, C) both."""
+        before = np.zeros((1, len(self._classes)), bool)
+        before[0, list(self._open)] = True
         edges = []
-        goes_on = {c for c in self._open if active[0, c]}
-        for c in [c for c in self._open if c not in goes_on]:
-            edges.append(self._end(c, *self._open.pop(c), self._done))
-        for c, start, stop in runs(active):
-            first, total = self._done + start, 0.0
-            if start == 0 and c in goes_on:
-                first, total = self._open.pop(c)
-            else:
+        for c, start, stop in runs(np.concatenate([before, active])):
+            if start:
+                first, total = self._done + start - 1, 0.0
                 edges.append(Edge(self._classes[c], first / FRAMES_PER_SECOND))
-            total += float(filtered[start:stop, c].sum())
-            if stop < len(active):
-                edges.append(self._end(c, first, total, self._done + stop))
+            else:
+                first, total = self._open.pop(c)
+            total += float(filtered[max(start - 1, 0) : stop - 1, c].sum())
+            if stop <= len(active):
+                edges.append(self._end(c, first, total, self._done + stop - 1))
             else:
                 self._open[c] = first, total
         return edges

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
@@ -70,6 +70,8 @@ class SEDModel(nn.Module):
         classes: names of the classes, set by whatever opens a file; None if nobody named them.
         report: what was loaded from the file; None if there was none.
     """
+
+    windowed: ClassVar[bool] = True  # False: it hears clips of any length by itself, see over
 
     def __init__(
         self,

@@ -26,6 +26,21 @@ class Block(NamedTuple):
     final: bool  # False: said by the newest window alone; they come again, final
 
 
+def _check_model(model: Model) -> None:
+    if getattr(model, "hop_ms", FRAME_MS) != FRAME_MS:
+        raise ValueError(
+            f"the model embeds every {model.hop_ms} ms; frames of a stream have {FRAME_MS} ms: "
+            "load it without hop"
+        )
+    # Plug-ins have the network in `model`; a detector's logits are a method of what has it.
+    network = getattr(getattr(model, "__self__", model), "model", model)
+    if not getattr(network, "windowed", True):
+        raise ValueError(
+            f"{type(network).__name__} has no windows of 10 s to stream; choose another model, or "
+            "give it the audio in one piece"
+        )
+
+
 class Stream:
     """Run a model over audio that comes piece by piece; memory does not depend on the length.
 
@@ -52,11 +67,7 @@ class Stream:
         hop = round(hop_s * FRAMES_PER_SECOND) if 0 < hop_s <= WINDOW_S else 0
         if not hop or abs(hop / FRAMES_PER_SECOND - hop_s) > 1e-6:
             raise ValueError(f"hop of {hop_s} s; allowed are multiples of 0.04 up to {WINDOW_S}")
-        if getattr(model, "hop_ms", FRAME_MS) != FRAME_MS:
-            raise ValueError(
-                f"a model that embeds every {model.hop_ms} ms; a stream has frames of {FRAME_MS} "
-                "ms: load it without hop"
-            )
+        _check_model(model)
         self.hop_s, self.dropped = hop_s, 0
         self._model, self._hop = model, hop
         self._weight = frame_weights(hop < WINDOW_FRAMES)

@@ -132,9 +132,7 @@ def mean_of_windows(
     return out
 
 
-def blend(
-    windows: Iterable[tuple[int, Tensor]], weight: Tensor, first: int, end: int
-) -> Tensor:
+def blend(windows: Iterable[tuple[int, Tensor]], weight: Tensor, first: int, end: int) -> Tensor:
     """Some of the frames that `mean_of_windows` gives, of windows that a model has heard.
 
     Args:

@@ -36,8 +36,8 @@ FLOORS = [  # of the library: a module imports from lower floors, or from its ow
     {"registry"},
     {"checkpoints"},
     {"hear"},
-    {"detect"},
-    {"plot", "formats"},
+    {"detect", "stream"},
+    {"plot", "formats", "live"},
     {"plugins", "cli"},
 ]
 
