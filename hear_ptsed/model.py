@@ -71,7 +71,8 @@ class SEDModel(nn.Module):
         report: what was loaded from the file; None if there was none.
     """
 
-    windowed: ClassVar[bool] = True  # False: it hears clips of any length by itself, see over
+    # None: a frame sees all of its window; else how many frames around it, of clips of any length
+    reach: ClassVar[int | None] = None
 
     def __init__(
         self,

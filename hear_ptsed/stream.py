@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hear_ptsed.grid import FRAME, FRAME_MS, FRAMES_PER_SECOND, WINDOW_FRAMES, WINDOW_S, n_frames
 from hear_ptsed.model import Output
@@ -26,21 +27,6 @@ class Block(NamedTuple):
     final: bool  # False: said by the newest window alone; they come again, final
 
 
-def _check_model(model: Model) -> None:
-    if getattr(model, "hop_ms", FRAME_MS) != FRAME_MS:
-        raise ValueError(
-            f"the model embeds every {model.hop_ms} ms; frames of a stream have {FRAME_MS} ms: "
-            "load it without hop"
-        )
-    # Plug-ins have the network in `model`; a detector's logits are a method of what has it.
-    network = getattr(getattr(model, "__self__", model), "model", model)
-    if not getattr(network, "windowed", True):
-        raise ValueError(
-            f"{type(network).__name__} has no windows of 10 s to stream; choose another model, or "
-            "give it the audio in one piece"
-        )
-
-
 class Stream:
     """Run a model over audio that comes piece by piece; memory does not depend on the length.
 
@@ -54,6 +40,9 @@ class Stream:
                 ...
         last = stream.finish()
 
+    YAMNet, whose frames see half a second around them and no window, gives final frames after that
+    time and a hop, those of the whole to rounding; it has no windows to drop.
+
     Args:
         model: (1, 160000) -> (1, 250, D). What `hear_ptsed.load` gives: its strong logits, without
             a head its frames; or the model of a plug-in; or a function.
@@ -63,11 +52,18 @@ class Stream:
         dropped: windows that `feed` left out to catch up; frames are the mean over the others.
     """
 
+    def __new__(cls, model: Model, hop_s: float = 1.0) -> "Stream":
+        return super().__new__(cls if _reach_of(model) is None else _NearStream)
+
     def __init__(self, model: Model, hop_s: float = 1.0):
         hop = round(hop_s * FRAMES_PER_SECOND) if 0 < hop_s <= WINDOW_S else 0
         if not hop or abs(hop / FRAMES_PER_SECOND - hop_s) > 1e-6:
             raise ValueError(f"hop of {hop_s} s; allowed are multiples of 0.04 up to {WINDOW_S}")
-        _check_model(model)
+        if getattr(model, "hop_ms", FRAME_MS) != FRAME_MS:
+            raise ValueError(
+                f"the model embeds every {model.hop_ms} ms; frames of a stream have {FRAME_MS} ms: "
+                "load it without hop"
+            )
         self.hop_s, self.dropped = hop_s, 0
         self._model, self._hop = model, hop
         self._weight = frame_weights(hop < WINDOW_FRAMES)
@@ -151,8 +147,11 @@ class Stream:
 
     def _run(self, start: int) -> Tensor:
         """The frames (250, D) of the window at a frame, zero-padded at its end."""
-        window = cut_window(self._buffer[: self._filled], start - self._begin)
-        out = self._model(window[None].clone())
+        return self._ask(cut_window(self._buffer[: self._filled], start - self._begin))
+
+    def _ask(self, audio: Tensor) -> Tensor:
+        """(S,) -> (T, D)"""
+        out = self._model(audio[None].clone())
         if isinstance(out, Output):
             out = out.frames if out.strong is None else out.strong.mT
         return out[0]
@@ -165,7 +164,7 @@ class Stream:
         if heard == WINDOW_FRAMES:
             self._windows.append((start, frames))
             self._newest = start
-        return self._give(frames[self._given[False] - start : heard], final=False)
+        return self._give(frames[self._given[False] - start : heard].clone(), final=False)
 
     def _can_drop(self) -> bool:
         """Whether the windows before and behind the one that is due hold all frames."""
@@ -198,3 +197,48 @@ class Stream:
         block = Block(self._given[final], frames, final)
         self._given[final] += len(frames)
         return [block]
+
+
+class _NearStream(Stream):
+    """A model whose frames see only so far: no window is heard twice but for its margins."""
+
+    def __init__(self, model: Model, hop_s: float = 1.0):
+        super().__init__(model, hop_s)
+        self._reach = _reach_of(model)
+        margin = 2 * self._reach
+        self._buffer = torch.zeros((margin + self._hop) * FRAME)
+        self._begin, self._filled = -margin, margin * FRAME
+
+    @torch.no_grad()
+    def finish(self) -> list[Block]:
+        self._check_open()
+        self._ended = True
+        total = n_frames(self.samples)
+        if not self.samples or self._given[True] == total:
+            return []
+        missing = max((total - self._begin) * FRAME - self._filled, 0)
+        frames = self._ask(F.pad(self._buffer[: self._filled], (0, missing)))
+        return self._give(frames[self._given[True] - self._begin :], final=True)
+
+    def _due(self) -> int:
+        return len(self._buffer)
+
+    def _can_drop(self) -> bool:
+        return False
+
+    def _hear(self) -> list[Block]:
+        frames, blocks = self._ask(self._buffer), []
+        for final, end in ((False, len(frames)), (True, len(frames) - self._reach)):
+            first = self._given[final] - self._begin
+            if first < end:
+                blocks += self._give(frames[first:end].clone(), final)
+        return blocks
+
+    def _settle(self) -> list[Block]:
+        return []
+
+
+def _reach_of(model: Model) -> int | None:
+    # Plug-ins have the network in `model`; a detector's logits are a method of what has it.
+    network = getattr(getattr(model, "__self__", model), "model", model)
+    return getattr(network, "reach", None)

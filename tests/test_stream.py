@@ -187,7 +187,23 @@ def test_what_cannot_be_streamed_is_refused():
             call()
     with pytest.raises(ValueError, match="every 20 ms"):
         Stream(HearModel(small("frame_mn06"), Options(hop=20)))
-    yamnet = hear_ptsed.load("yamnet", stage=None, seed=0)
-    for model in (yamnet, HearModel(yamnet)):
-        with pytest.raises(ValueError, match="YamNet has no windows"):
-            Stream(model)
+
+
+def test_yamnet_needs_no_windows():
+    network = hear_ptsed.load("yamnet", stage=None, seed=0)
+    network.head.strong_head.weight.data *= 100
+    plugin = HearModel(network)
+    for samples in (1, 4000, 30_000, 16_000 * 3, 50_123):
+        audio = noise(samples)
+        logits = network(audio[None]).strong[0].mT
+        assert samples == 1 or logits.std(0).mean() > 0.1
+        for hop_s, sizes in ((0.4, [3001]), (1, [640, 1]), (10, [99_999])):
+            frames = streamed(Stream(network, hop_s), pieces(audio, sizes))
+            assert frames[True].shape == logits.shape
+            torch.testing.assert_close(frames[True], logits, atol=1e-4, rtol=1e-4)
+        embeddings = get_timestamp_embeddings(audio[None], plugin)[0][0]
+        frames = streamed(Stream(plugin), [audio])[True]
+        torch.testing.assert_close(frames, embeddings, atol=1e-5, rtol=1e-4)
+    stream = Stream(network, 0.4)
+    kinds = [(b.first, len(b.frames), b.final) for b in stream.feed(noise(16_000))]
+    assert kinds == [(0, 10, False), (10, 10, False), (0, 7, True)]

@@ -111,7 +111,7 @@ class YamNet(SEDModel):
     It takes clips of any length. Clips never influence each other.
     """
 
-    windowed = False
+    reach = CONTEXT_FRAMES
 
     def __init__(self) -> None:
         with float32():
