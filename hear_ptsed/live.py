@@ -56,9 +56,9 @@ class Listener:
         }
 
     def start(self) -> Line:
-        facts = ("model", "stage", "checkpoint", "untrained")
-        told = {name: getattr(self.detector, name) for name in facts}
-        return {"kind": "start", **told, "hop_s": self.stream.hop_s}
+        names = ("model", "stage", "checkpoint", "untrained")
+        facts = {name: getattr(self.detector, name) for name in names}
+        return {"kind": "start", **facts, "hop_s": self.stream.hop_s}
 
     def feed(self, samples: np.ndarray, catch_up: bool = False) -> list[Line]:
         """Samples (S,) at 16 kHz; see Stream.feed."""

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import signal
 import time
 
@@ -236,3 +237,12 @@ def test_scores_piece_by_piece_give_the_events_of_the_whole():
         assert [event[:3] for event in events] == [event[:3] for event in expected]
         scores_of = [event.score for event in events], [event.score for event in expected]
         np.testing.assert_allclose(*scores_of, rtol=1e-12)
+
+
+def test_a_decoder_keeps_no_more_than_its_filter_sees():
+    decoder, sizes = Decoder(["a", "b"], 0.5, [9, 301]), []
+    for _ in range(500):
+        decoder.feed(np.tile(np.float32([0.9, 0.1]), (25, 1)))
+        sizes.append(len(pickle.dumps(decoder)))
+    assert abs(sizes[-1] - sizes[50]) < 100
+    assert [edge.offset_s for edge in decoder.finish(500.0)] == [500.0]
