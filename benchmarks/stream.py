@@ -39,23 +39,23 @@ def resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def timed(model: detect.Scorer, window_s: list[float]):
-    """Its logits, noting how long each window took."""
+class Timed:
+    """The logits of a detector, with the time that each took."""
 
-    def logits(windows: torch.Tensor) -> torch.Tensor:
+    def __init__(self, scorer: detect.Scorer):
+        self.scorer, self.model, self.seconds = scorer, scorer.model, []
+
+    def __call__(self, audio: torch.Tensor) -> torch.Tensor:
         begun_s = time.monotonic()
-        frames = model.logits(windows)
-        window_s.append(time.monotonic() - begun_s)
-        return frames
-
-    return logits
+        logits = self.scorer.logits(audio)
+        self.seconds.append(time.monotonic() - begun_s)
+        return logits
 
 
-def listen(model: detect.Scorer, hop_s: float, seconds: int) -> list[str]:
+def listen(model: Timed, hop_s: float, seconds: int) -> list[str]:
     """The cells of a row behind the copy."""
-    window_s: list[float] = []
     newest_s, oldest_s, final_s, worst_late_s = [], [], [], 0.0
-    stream = Stream(timed(model, window_s), hop_s)
+    stream = Stream(model, hop_s)
     begun_s, before_mb = time.monotonic(), None
     for samples, late_s in arriving(microphone(seconds)):
         worst_late_s = max(worst_late_s, late_s)
@@ -75,7 +75,7 @@ def listen(model: detect.Scorer, hop_s: float, seconds: int) -> list[str]:
         f"{statistics.median(values):.2f} ({max(values):.2f})"
         for values in (newest_s, oldest_s, final_s)
     ]
-    window_ms = f"{1000 * statistics.median(window_s):.0f}"
+    window_ms = f"{1000 * statistics.median(model.seconds):.0f}"
     more_mb = f"{resident_mb() - before_mb:+.1f}"
     return [window_ms, *spreads, f"{worst_late_s:.2f}", str(stream.dropped), more_mb]
 
@@ -97,7 +97,7 @@ def main() -> None:
         for hop_s in args.hops:
             for number, copy in enumerate(copies, 1):
                 copy.logits(torch.zeros(1, WINDOW))
-                cells = listen(copy, hop_s, args.seconds)
+                cells = listen(Timed(copy), hop_s, args.seconds)
                 print(f"| {name} | {hop_s:g} | {number} | {' | '.join(cells)} |", flush=True)
     print(f"load {os.getloadavg()[0]:.1f}")
 
