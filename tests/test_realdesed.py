@@ -243,6 +243,10 @@ BAD = {
         lambda: changed("train.zip", "train/../../audio/x.wav", b""),
         r"train.zip is damaged \(its member 'train/../../audio/x.wav' points outside\)",
     ),
+    "no annotation is used": (
+        lambda: changed("test.zip", "test/annotations.csv", b"filename,onset,offset,class\n"),
+        r"test.zip/test: none of the 3 clips in metadata.csv has annotations that are used",
+    ),
     "no test part": (
         lambda: {k: v for k, v in archives().items() if k != "test.zip"},
         r"no test.zip and no folder test with metadata.csv; give train, validation and test",

@@ -96,6 +96,11 @@ def _fill(options: RealDesedOptions, settings: dict, folder: Path) -> None:
             marked, label = read_annotations(source / "annotations.csv"), label_reviewed
             groups[part] = {f: groups_of(row) for f, row in clips.items() if f in marked}
         audio = {f: source / "audio" / f for f in sorted(clips.keys() & marked.keys())}
+        if not audio:
+            raise ValueError(
+                f"{source}: none of the {len(clips)} clips in {TABLES[0]} has annotations that "
+                "are used; correct the tables"
+            )
         if missing := [file for file, path in audio.items() if not path.is_file()]:
             raise FileNotFoundError(
                 f"{source / 'audio'}: {some(missing, 'clips')} missing; complete the download"
