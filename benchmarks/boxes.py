@@ -1,10 +1,10 @@
 """Bounding boxes (SEBB): their rate, and PSDS1 without filter, with medians and with boxes.
 
-`python benchmarks/boxes.py --trained WORK/trained/quick --tasks-dir WORK/tasks`, with networks and
-tasks as `benchmarks/results.py` leaves them; seed s of an evaluation starts from seed s of the
-training. On `home` settings are chosen on validation; the soundscapes have none, so five folds of
-their evaluation clips each take the settings that are best on the other four. An interval is over
-test clips, of the difference in the same clips, mean over the seeds.
+`python benchmarks/boxes.py --trained WORK/trained/quick --tasks-dir WORK/tasks --soundscapes
+FOLDER`, with networks and tasks as `benchmarks/results.py` leaves them; seed s of an evaluation
+starts from seed s of the training. On `home` settings are chosen on validation; the soundscapes
+have none, so five folds of their evaluation clips each take the settings that are best on the other
+four. An interval is over test clips, of the difference in the same clips, mean over the seeds.
 """
 
 import argparse

@@ -249,7 +249,7 @@ BAD = {
     ),
     "no test part": (
         lambda: {k: v for k, v in archives().items() if k != "test.zip"},
-        r"no test.zip and no folder test with metadata.csv; give train, validation and test",
+        r"none is test.zip or has a folder test with metadata.csv; give train, validation and test",
     ),
 }
 

@@ -135,8 +135,8 @@ def _open(options: RealDesedOptions, folder: Path) -> dict[str, Path]:
         inside = find_path(roots, f"{name}/{TABLES[0]}")
         if not at_top and inside is None:
             raise FileNotFoundError(
-                f"{', '.join(map(str, options.source))}: no {name}.zip and no folder {name} with "
-                f"{TABLES[0]}; give train, validation and test with --source"
+                f"{', '.join(map(str, options.source))}: none is {name}.zip or has a folder "
+                f"{name} with {TABLES[0]}; give train, validation and test with --source"
             )
         sources[part] = at_top[0] if at_top else inside.parent
     return sources
