@@ -156,10 +156,9 @@ def _class_text(cell: Cell, metric: str, name: str, of_class: dict[str, float]) 
 
 
 class HearCell(NamedTuple):
-    """A score as printed, to sort by, and its field of the heat map: -4 to 4, None for none."""
+    """A score as printed, and its field of the heat map: -4 to 4, None for none."""
 
     text: str = ""
-    value: float | None = None
     heat: int | None = None
 
 
@@ -208,7 +207,7 @@ def _hear_cells(
             made.append(HearCell())
             continue
         heat = round(4 * scaled[task]) if task in scaled else None
-        made.append(HearCell(f"{100 * score.value:.1f}", round(score.value, 6), heat))
+        made.append(HearCell(f"{100 * score.value:.1f}", heat))
     return made
 
 
