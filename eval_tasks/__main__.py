@@ -128,11 +128,10 @@ def hear_all(args: argparse.Namespace, _rest: list[str]) -> int:
     from eval_tasks.heareval.hear_all import print_row, run_all
 
     options, failed = read_options(HearAll, args), False
-    for line in run_all(args.module, options):
-        failed |= line.startswith("failed")
+    for done, line in run_all(args.module, options):
+        failed |= not done
         print(line, flush=True)
-    print_row(args.module, options)
-    return int(failed)
+    return print_row(args.module, options) or int(failed)
 
 
 def fetch_packages(args: argparse.Namespace, _rest: list[str]) -> int:

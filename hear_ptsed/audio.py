@@ -141,6 +141,8 @@ def reason(error: OSError) -> str:
 class AudioFile(contextlib.AbstractContextManager):
     """One audio file, opened and checked; `blocks` reads it, after which `shortfall` is known.
 
+    What is `cut` off by its header is known before.
+
     Args:
         source: a path, or the bytes of a file.
         name: of the file whose bytes these are; its suffix counts where they do not tell the kind.
@@ -159,7 +161,7 @@ class AudioFile(contextlib.AbstractContextManager):
                 check_file(source)
                 self._stream = stack.enter_context(Path(source).open("rb", buffering=0))
             self._size = self._stream.seek(0, io.SEEK_END)
-            self._cut = _cut_chunk(self._stream, self._size) or _cut_ogg(self._stream, self._size)
+            self.cut = _cut_chunk(self._stream, self._size) or _cut_ogg(self._stream, self._size)
             self._by_name = False
             self._file = self._open(source, name, stack)
             self.rate: int = self._file.samplerate
@@ -210,8 +212,8 @@ class AudioFile(contextlib.AbstractContextManager):
 
     def shortfall(self) -> str | None:
         """In what the file is less than it says, once its blocks have been read."""
-        if self._cut or not self._whole:
-            return self._cut
+        if self.cut or not self._whole:
+            return self.cut
         if self.samples < self._file.frames:
             read_s, promised_s = self.samples / self.rate, self._file.frames / self.rate
             return f"cut off: {read_s:.3f} of {promised_s:.3f} s decoded"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hear_ptsed.detect import Detection
 
 # Importing torch takes seconds: whatever needs it is imported inside the commands.
+THRESHOLD = 0.5
 MEDIAN = 9  # frames
 Probability = Annotated[float, Field(ge=0, le=1)]
 Frames = Annotated[int, Field(ge=1, le=1001)]
@@ -91,6 +92,8 @@ def detect_command(args: argparse.Namespace) -> int:
         args.parser.error("--median and --median-of are not of --decoder sebb, which filters none")
     if args.boxes is not None and args.decoder != "sebb":
         args.parser.error("--boxes needs --decoder sebb")
+    if args.boxes is not None and args.threshold != THRESHOLD:
+        args.parser.error("--boxes has thresholds of its own; --threshold-of sets that of a class")
     if args.plot and args.out is None:
         args.parser.error("--plot needs --out DIR, the folder for the pictures")
     try:
@@ -295,7 +298,7 @@ def add_detect_arguments(sub: argparse.ArgumentParser) -> None:
     add("--plot", action="store_true", help="draw <stem>.png: spectrogram, scores and events")
     add_number(add, "--top", Classes, 12, "classes in the plot")
     add("--force", action="store_true", help="write again what is there already")
-    add_number(add, "--threshold", Probability, 0.5, "events score above it")
+    add_number(add, "--threshold", Probability, THRESHOLD, "events score above it")
     add_number_of(add, "--threshold-of", Probability, "CLASS", "the same for one class")
     text = "what makes events of scores: a median filter, or bounding boxes (SEBB), whose edges no "
     add("--decoder", choices=["median", "sebb"], default="median", help=text + "threshold moves")

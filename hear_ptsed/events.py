@@ -43,13 +43,13 @@ def median_filter(
     for c, size in enumerate(np.broadcast_to(sizes, scores.shape[1]).tolist()):
         if size < 1:
             raise ValueError(f"median of {size} frames; allowed is 1 (no filter) or more")
-        size = size if edges == "reflected" else min(size, len(scores))
+        column, copied = scores[:, c], edges == "copied"
+        size = min(size, len(scores)) if copied else size
         beyond = size // 2, (size - 1) // 2
-        column = scores[:, c]
-        padded = np.pad(column, beyond, mode="symmetric") if edges == "reflected" else column
+        padded = column if copied else np.pad(column, beyond, mode="symmetric")
         windows = sliding_window_view(padded, size)  # (T, size), of copied edges fewer
         medians = np.partition(windows, size // 2, axis=1)[:, size // 2]
-        filtered[:, c] = medians if edges == "reflected" else np.pad(medians, beyond, mode="edge")
+        filtered[:, c] = np.pad(medians, beyond, mode="edge") if copied else medians
     return filtered
 
 

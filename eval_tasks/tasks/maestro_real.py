@@ -152,7 +152,7 @@ def _fill(options: MaestroRealOptions, settings: dict, folder: Path) -> None:
     write_json(folder / "durations.json", durations)
     summary = hear_folder.summarise(coverage, [*parts])
     write_json(folder / "coverage.json", {"summary": summary, "parts": coverage})
-    hear_folder.check_folder(TASK, folder, Path(options.source[0]))
+    hear_folder.check_folder(TASK, folder, options.source[0])
 
 
 def _describe(name: str, parts: dict[str, dict]) -> dict[str, Any]:
