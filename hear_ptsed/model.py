@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.errors import few
@@ -57,6 +59,26 @@ def float32() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(default)
+
+
+class Undrawn(TorchFunctionMode):
+    """A model that is built inside does not draw its random weights: a file is to fill them.
+
+    What is computed, such as windows, is as ever. Unlike the meta device, where initialisation
+    imports the compiler, it takes milliseconds.
+    """
+
+    # The functions of nn.init end in the methods; those that a mode sees from outside come last.
+    draws = (Tensor.normal_, Tensor.uniform_, init.normal_, init.uniform_, init.kaiming_uniform_)
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Any call of torch as it is, but a draw into a tensor (...), which is left alone."""
+        kwargs = kwargs or {}
+        if func in self.draws:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 class SEDModel(nn.Module):
