@@ -32,7 +32,7 @@ def test_standard_input_tells_what_the_file_tells(tmp_path, capsys, samples):
     soundfile.write(path, samples, 16000)
     assert cli.main(["stream", str(path), *MODEL]) == 0
     of_file = lines_of(capsys.readouterr().out)
-    command = [sys.executable, "-m", "hear_ptsed.cli", "stream", "-", *MODEL]
+    command = [sys.executable, "-m", "hear_ptsed.cli", "stream", *MODEL]
     done = subprocess.run(command, input=samples.tobytes(), capture_output=True, check=True)
     assert [line["kind"] for line in of_file][:: len(of_file) - 1] == ["start", "stop"]
     final = [line for line in lines_of(done.stdout.decode()) if line.get("final")]

@@ -24,8 +24,8 @@ Channels = Annotated[int, Field(ge=1, le=64)]
 
 def add_stream(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
-    text = "a file, or - for standard input: 16-bit PCM, little endian"
-    add("audio", type=Path, metavar="AUDIO", help=text)
+    text = "a file; without one, or with -, standard input: 16-bit PCM, little endian"
+    add("audio", nargs="?", type=Path, default=Path("-"), metavar="AUDIO", help=text)
     add_model(sub)
     add_number(add, "--hop-s", Hop, 1.0, "seconds from window to window, a multiple of 0.04")
     add_number(add, "--rate", Rate, SAMPLE_RATE, "Hz of standard input")
