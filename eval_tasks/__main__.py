@@ -153,7 +153,7 @@ def list_tasks(args: argparse.Namespace, _rest: list[str]) -> int:
     return 0
 
 
-def prepare(_args: argparse.Namespace, rest: list[str]) -> int:
+def prepare_command(_args: argparse.Namespace, rest: list[str]) -> int:
     from eval_tasks.tasks.commands import prepare_as_asked
 
     print(prepare_as_asked(rest))
@@ -319,7 +319,7 @@ def _add_list(commands: argparse._SubParsersAction) -> None:
 def _add_prepare(commands: argparse._SubParsersAction) -> None:
     about = "Build a task folder; --help lists the tasks."
     sub = commands.add_parser("prepare", help=about, add_help=False, allow_abbrev=False)
-    sub.set_defaults(run=prepare)
+    sub.set_defaults(run=prepare_command)
 
 
 def _add_run(commands: argparse._SubParsersAction) -> None:

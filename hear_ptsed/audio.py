@@ -71,8 +71,8 @@ def _blocks(path: Path, file: "AudioFile", rate: int) -> Iterator[np.ndarray]:
     if not samples:
         raise ValueError(f"is too short at {file.rate} Hz: no sample at {rate} Hz")
     if shortfall := file.shortfall():
-        shown = printable(str(path), 1000)
-        log.warning("%s: %s; what can be read of it is used", shown, shortfall)
+        name = printable(str(path), 1000)
+        log.warning("%s: %s; what can be read of it is used", label, shortfall)
 
 
 @contextlib.contextmanager

@@ -61,7 +61,7 @@ class HearDownload(Download):
         return () if self.sample_rate == RATE else (self.sample_rate,)
 
 
-def prepare(task: Task, tasks_dir: Path, options: HearDownload, force: bool) -> list[Path]:
+def prepare_releases(task: Task, tasks_dir: Path, options: HearDownload, force: bool) -> list[Path]:
     """Make a folder of each release that the sources hold; those that are there are kept."""
     options.require_source(task)
     made = []
@@ -71,7 +71,7 @@ def prepare(task: Task, tasks_dir: Path, options: HearDownload, force: bool) -> 
             made.append(event_task.make(tasks_dir, of_source, force))
             continue
         stored = {"task": task.name, "folder": name, "format": 1} | options.rate_settings
-        fill = partial(_fill, replace(task, folder=name), of_source, stored)
+        fill = partial(_fill_hear, replace(task, folder=name), of_source, stored)
         made.append(hear_folder.build_folder(tasks_dir / name, stored, fill, force=force))
     if not made:
         named = ", ".join(map(str, options.source))
@@ -102,7 +102,7 @@ def _folders_in(archive: Path) -> list[str]:
     )
 
 
-def _fill(task: Task, options: HearDownload, stored: dict[str, Any], folder: Path) -> None:
+def _fill_hear(task: Task, options: HearDownload, stored: dict[str, Any], folder: Path) -> None:
     scratch, given = folder.with_name("unpacked"), options.source[0]
     roots = open_sources(
         options.source,
@@ -172,6 +172,6 @@ TASK = Task(
     about="the released folders of HEAR's 19 tasks, run by `hear-all`",
     clip_s=None,
     published=True,
-    prepare=prepare,
+    prepare=prepare_releases,
     options=HearDownload,
 )

@@ -59,15 +59,15 @@ def prepare_realdesed(task: Task, tasks_dir: Path, options: RealDesedOptions, fo
     """Make the task folder from the three archives or their folders."""
     options.require_source(task)
     settings = {"task": task.name, "labels": options.labels, "format": 1}
-    fill = partial(_fill_or_blame, options, settings)
+    fill = partial(_fill_or_blame_archive, options, settings)
     folder = tasks_dir / f"realdesed-2026-{options.labels}"
     return hear_folder.build_folder(folder, settings, fill, force=force)
 
 
-def _fill_or_blame(options: RealDesedOptions, settings: dict, folder: Path) -> None:
-    """`_fill`; what is wrong with an unpacked file is said of the archive."""
+def _fill_or_blame_archive(options: RealDesedOptions, settings: dict, folder: Path) -> None:
+    """`_fill_realdesed`; what is wrong with an unpacked file is said of the archive."""
     try:
-        _fill(options, settings, folder)
+        _fill_realdesed(options, settings, folder)
     except (ValueError, FileNotFoundError) as error:
         text = str(error)
         for source in options.source:
@@ -80,7 +80,7 @@ def _unpacked(folder: Path, source: Path) -> Path:
     return folder.with_name("unpacked") / source.name.split(".")[0]
 
 
-def _fill(options: RealDesedOptions, settings: dict, folder: Path) -> None:
+def _fill_realdesed(options: RealDesedOptions, settings: dict, folder: Path) -> None:
     sources = _open(options, folder)
     raw = read_raw(sources["train"] / "annotations_raw.csv")
     quality = annotator_quality(raw.values())
