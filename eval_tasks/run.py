@@ -14,7 +14,7 @@ from eval_tasks.fit.trainer import Context, Predictions, find_trainer
 from eval_tasks.plan import Run
 from eval_tasks.plugin import device_of
 from eval_tasks.run_folder import HEAR, clear, held_alone
-from eval_tasks.score import decode, rate, rate_groups, tuned_boxes
+from eval_tasks.score import decode_part, rate, rate_groups, tuned_boxes
 from eval_tasks.tasks.folds import gather
 from hear_ptsed.metrics import records
 from hear_ptsed.metrics.bootstrap import Bootstrap, Scored, mean_of_folds
@@ -93,7 +93,7 @@ def decoded(run: Run, fold: Predictions) -> Predictions:
     if fold.events is not None or not by_events:
         return fold
     how = {"decoding": fold.decoding, "boxes": fold.boxes}
-    return replace(fold, events=decode(task, part, fold.probabilities, **how))
+    return replace(fold, events=decode_part(task, part, fold.probabilities, **how))
 
 
 def score_folds(run: Run, predictions: list[Predictions]) -> list[Scored]:

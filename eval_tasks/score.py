@@ -65,7 +65,7 @@ def rate(
     return replace(scored, conventions=texts)
 
 
-def decode(
+def decode_part(
     task: Task,
     part: Part,
     probabilities: dict[str, np.ndarray],

@@ -72,7 +72,7 @@ def _blocks(path: Path, file: "AudioFile", rate: int) -> Iterator[np.ndarray]:
         raise ValueError(f"is too short at {file.rate} Hz: no sample at {rate} Hz")
     if shortfall := file.shortfall():
         name = printable(str(path), 1000)
-        log.warning("%s: %s; what can be read of it is used", label, shortfall)
+        log.warning("%s: %s; what can be read of it is used", name, shortfall)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from hear_ptsed.schema import setting, settings
 from hear_ptsed.stream import Block, Stream
 
 AHEAD = WINDOW_FRAMES  # pieces of 40 ms that are read while a window is computed
-Line = dict[str, Any]
+Message = dict[str, Any]
 Batch = tuple[np.ndarray, float]  # samples (S,) at 16 kHz, seconds since the first of them came
 
 
@@ -55,12 +55,12 @@ class Listener:
             final: events.Decoder(detector.classes, threshold, median) for final in (False, True)
         }
 
-    def start(self) -> Line:
+    def start(self) -> Message:
         names = ("model", "stage", "checkpoint", "untrained")
         facts = {name: getattr(self.detector, name) for name in names}
         return {"kind": "start", **facts, "hop_s": self.stream.hop_s}
 
-    def feed(self, samples: np.ndarray, catch_up: bool = False) -> list[Line]:
+    def feed(self, samples: np.ndarray, catch_up: bool = False) -> list[Message]:
         """Samples (S,) at 16 kHz; see Stream.feed."""
         dropped = self.stream.dropped
         lines = self._decode(self.stream.feed(torch.from_numpy(samples), catch_up))
@@ -69,7 +69,7 @@ class Listener:
             lines.append({"kind": "behind", "time_s": time_s, "dropped_windows": new})
         return lines
 
-    def finish(self) -> list[Line]:
+    def finish(self) -> list[Message]:
         if not self.stream.samples:
             raise ValueError("standard input holds no samples; give 16-bit PCM, little endian")
         lines = self._decode(self.stream.finish())
@@ -82,14 +82,14 @@ class Listener:
     def _duration_s(self) -> float:
         return self.stream.samples / SAMPLE_RATE
 
-    def _decode(self, blocks: list[Block]) -> list[Line]:
+    def _decode(self, blocks: list[Block]) -> list[Message]:
         lines = []
         for _, logits, final in blocks:
             edges = self._decoders[final].feed(logits.sigmoid().numpy())
             lines += self._tell(edges, final)
         return lines
 
-    def _tell(self, edges: list[events.Edge], final: bool) -> list[Line]:
+    def _tell(self, edges: list[events.Edge], final: bool) -> list[Message]:
         lines = []
         for edge in edges:
             kind = "begin" if edge.offset_s is None else "end"
@@ -123,7 +123,7 @@ def stream_events(
     else:
         batches = arriving(read_pcm(audio, options.rate, options.channels), clock)
 
-    def write(lines: list[Line]) -> None:
+    def write(lines: list[Message]) -> None:
         out.writelines(json.dumps(line) + "\n" for line in lines)
         out.flush()
 
