@@ -1,10 +1,10 @@
 """Bounding boxes (SEBB): their rate, and PSDS1 without filter, with medians and with boxes.
 
-`python benchmarks/boxes.py --trained WORK/trained/quick --tasks-dir WORK/tasks`, with networks and
-tasks as `benchmarks/results.py` leaves them; seed s of an evaluation starts from seed s of the
-training. On `home` settings are chosen on validation; the soundscapes have none, so five folds of
-their evaluation clips each take the settings that are best on the other four. An interval is over
-test clips, of the difference in the same clips, mean over the seeds.
+`python benchmarks/boxes.py --trained WORK/trained/quick --tasks-dir WORK/tasks --soundscapes
+FOLDER`, with networks and tasks as `benchmarks/results.py` leaves them; seed s of an evaluation
+starts from seed s of the training. On `home` settings are chosen on validation; the soundscapes
+have none, so five folds of their evaluation clips each take the settings that are best on the other
+four. An interval is over test clips, of the difference in the same clips, mean over the seeds.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from eval_tasks.plan import plan_run
 from eval_tasks.request import Request
 from eval_tasks.run import predict_folds
 from hear_ptsed import load
-from hear_ptsed.boxes import GRID, boxes_of
+from hear_ptsed.boxes import GRID, boxes_by_class, boxes_of
 from hear_ptsed.events import MEDIAN, median_filter
 from hear_ptsed.metrics.areas import area_scores
 from hear_ptsed.metrics.bootstrap import Bootstrap, interval
@@ -58,13 +58,9 @@ def by_tuned_median(valid: Predictions, test: Predictions) -> Predictions:
 
 def by_boxes(valid: Predictions, test: Predictions) -> Predictions:
     settings = best_of_classes(GRID, test.classes, psds_by_boxes(valid).get)
-    scores = {}
-    for file, x in test.scores.items():
-        painted = np.empty(x.shape)
-        for c, each in enumerate(settings):
-            boxes = boxes_of(x[None, :, c], [each])[each]
-            painted[:, c] = boxes.paint(1, len(x))[0]
-        scores[file] = painted
+    scores = {
+        file: boxes_by_class(x, settings).paint(*x.T.shape).T for file, x in test.scores.items()
+    }
     return replace(test, scores=scores)
 
 
@@ -138,10 +134,10 @@ def folds(whole: Predictions) -> Iterator[Pair]:
         )
 
 
-def compare(title: str, of_seed: Callable[[int], list[Pair]], own: int, seeds: list[int]) -> None:
+def compare(title: str, of_seed: Callable[[int], list[Pair]], usual: int, seeds: list[int]) -> None:
     decoders = {
         "none": by_median(1),
-        f"median {own}": by_median(own),
+        f"median {usual}": by_median(usual),
         "median tuned by class": by_tuned_median,
         "SEBB tuned by class": by_boxes,
     }

@@ -128,11 +128,10 @@ def hear_all(args: argparse.Namespace, _rest: list[str]) -> int:
     from eval_tasks.heareval.hear_all import print_row, run_all
 
     options, failed = read_options(HearAll, args), False
-    for line in run_all(args.module, options):
-        failed |= line.startswith("failed")
+    for done, line in run_all(args.module, options):
+        failed |= not done
         print(line, flush=True)
-    print_row(args.module, options)
-    return int(failed)
+    return print_row(args.module, options) or int(failed)
 
 
 def fetch_packages(args: argparse.Namespace, _rest: list[str]) -> int:
@@ -154,7 +153,7 @@ def list_tasks(args: argparse.Namespace, _rest: list[str]) -> int:
     return 0
 
 
-def prepare(_args: argparse.Namespace, rest: list[str]) -> int:
+def prepare_command(_args: argparse.Namespace, rest: list[str]) -> int:
     from eval_tasks.tasks.commands import prepare_as_asked
 
     print(prepare_as_asked(rest))
@@ -320,7 +319,7 @@ def _add_list(commands: argparse._SubParsersAction) -> None:
 def _add_prepare(commands: argparse._SubParsersAction) -> None:
     about = "Build a task folder; --help lists the tasks."
     sub = commands.add_parser("prepare", help=about, add_help=False, allow_abbrev=False)
-    sub.set_defaults(run=prepare)
+    sub.set_defaults(run=prepare_command)
 
 
 def _add_run(commands: argparse._SubParsersAction) -> None:

@@ -146,7 +146,9 @@ def plan_run(request: Request, data: TaskData | None = None, *, download: bool =
         )
     if request.decoder == "sebb" and {"pooled", "scored"} & data.metadata.keys():
         raise ArgumentError(
-            None, f"--decoder sebb: {data.folder} pools its folds or scores some classes alone"
+            None,
+            f"--decoder sebb: {data.folder} pools its folds or scores some classes alone: "
+            "take the median",
         )
     if request.export and len(data.splits[: request.folds]) > 1:
         raise ArgumentError(None, "--export writes one file; give --folds 1 with it")

@@ -14,13 +14,12 @@ from eval_tasks.fit.trainer import Context, Predictions, find_trainer
 from eval_tasks.plan import Run
 from eval_tasks.plugin import device_of
 from eval_tasks.run_folder import HEAR, clear, held_alone
-from eval_tasks.score import rate, rate_groups, tuned_boxes
+from eval_tasks.score import decode_part, rate, rate_groups, tuned_boxes
 from eval_tasks.tasks.folds import gather
 from hear_ptsed.metrics import records
 from hear_ptsed.metrics.bootstrap import Bootstrap, Scored, mean_of_folds
 from hear_ptsed.metrics.box_record import write_boxes
 from hear_ptsed.metrics.catalogue import BY_EVENTS, METRICS
-from hear_ptsed.metrics.decoding import decode_as_heareval, decode_by_boxes
 from hear_ptsed.metrics.predicted import pack_events
 from hear_ptsed.metrics.provenance import make_record
 from hear_ptsed.metrics.records import Record
@@ -93,20 +92,8 @@ def decoded(run: Run, fold: Predictions) -> Predictions:
     by_events = any(METRICS[name].function == BY_EVENTS for name in task.metrics)
     if fold.events is not None or not by_events:
         return fold
-    probabilities, decoding = fold.probabilities, fold.decoding or task.decoding
-    if fold.boxes is not None:
-        events = {
-            file: decode_by_boxes(
-                probabilities[file], part.classes, fold.boxes, part.durations_s[file], part.hop_ms
-            )
-            for file in part.files
-        }
-        return replace(fold, events=events)
-    events = {
-        file: decode_as_heareval(probabilities[file], part.classes, decoding, part.hop_ms)
-        for file in part.files
-    }
-    return replace(fold, events=events)
+    how = {"decoding": fold.decoding, "boxes": fold.boxes}
+    return replace(fold, events=decode_part(task, part, fold.probabilities, **how))
 
 
 def score_folds(run: Run, predictions: list[Predictions]) -> list[Scored]:

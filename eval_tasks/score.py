@@ -65,6 +65,19 @@ def rate(
     return replace(scored, conventions=texts)
 
 
+def decode_part(
+    task: Task,
+    part: Part,
+    probabilities: dict[str, np.ndarray],
+    decoding: Decoding | None = None,
+    boxes: BoxDecoding | None = None,
+) -> Events:
+    """File -> events in ms, of all classes; see `rate`."""
+    of_part = part.classes, part.events, part.durations_s, probabilities
+    how = {"decoding": decoding or task.decoding, "hop_ms": part.hop_ms, "boxes": boxes}
+    return Predictions(*of_part, **how).events
+
+
 def rate_groups(
     task: Task, part: Part, probabilities: dict[str, np.ndarray], **how: Any
 ) -> dict[str, dict[str, float]]:
@@ -76,8 +89,8 @@ def rate_groups(
     scores = {}
     for group in sorted({group for of_file in part.groups.values() for group in of_file}):
         clips = part.of_group(group)
-        heard = {str(event["label"]) for of_file in clips.events.values() for event in of_file}
-        if heard == {*part.classes}:
+        heard = {str(event["label"]) for events in clips.reference.values() for event in events}
+        if heard == {*(part.scored or part.classes)}:
             said = {file: probabilities[file] for file in clips.files}
             scores[group] = rate(task, clips, said, **how).scores
     return scores

@@ -50,32 +50,62 @@ def read_audio(path: Path, rate: int = SAMPLE_RATE) -> "tuple[Tensor, float]":
     The file is read and resampled block by block, which gives what soxr makes of the whole.
     A file that is cut off is used as far as it goes, with a warning.
     """
-    try:
-        with AudioFile(path) as file:
-            audio = resampled(file.blocks(), file.rate, rate)
-            if not len(audio):
-                raise ValueError(f"is too short at {file.rate} Hz: no sample at {rate} Hz")
-            if shortfall := file.shortfall():
-                shown = printable(str(path), 1000)
-                log.warning("%s: %s; what can be read of it is used", shown, shortfall)
-    except OSError as error:
-        raise type(error)(f"{path}: {reason(error)}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    with _naming(path), AudioFile(path) as file:
+        audio = np.concatenate([*_blocks(path, file, rate)])
     import torch
 
     return torch.from_numpy(audio), file.samples / file.rate
 
 
+def read_blocks(path: Path, rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
+    """The audio that `read_audio` gives, block by block: memory does not grow with the file."""
+    with _naming(path), AudioFile(path) as file:
+        yield from _blocks(path, file, rate)
+
+
+def _blocks(path: Path, file: "AudioFile", rate: int) -> Iterator[np.ndarray]:
+    samples = 0
+    for block in resample_blocks(file.blocks(), file.rate, rate):
+        samples += len(block)
+        yield block
+    if not samples:
+        raise ValueError(f"is too short at {file.rate} Hz: no sample at {rate} Hz")
+    if shortfall := file.shortfall():
+        name = printable(str(path), 1000)
+        log.warning("%s: %s; what can be read of it is used", name, shortfall)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors inside name the file."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(f"{path}: {reason(error)}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def resampled(blocks: Iterable[np.ndarray], rate: float, new_rate: int = SAMPLE_RATE) -> np.ndarray:
     """Consecutive mono blocks (S,) at `rate` Hz, float32 or float64, as one array at `new_rate`."""
+    return np.concatenate([*resample_blocks(blocks, rate, new_rate)])
+
+
+def resample_blocks(
+    blocks: Iterable[np.ndarray], rate: float, new_rate: int = SAMPLE_RATE
+) -> Iterator[np.ndarray]:
+    """The same, each block as soon as it comes."""
     blocks = iter(blocks)
-    first = next(blocks)
+    first = next(blocks, None)
+    if first is None:
+        return
     if rate == new_rate:
-        return np.concatenate([first, *blocks])
+        yield from chain([first], blocks)
+        return
     stream = soxr.ResampleStream(rate, new_rate, 1, first.dtype.name, "HQ")
-    pieces = [stream.resample_chunk(block) for block in chain([first], blocks)]
-    return np.concatenate([*pieces, stream.resample_chunk(first[:0], last=True)])
+    for block in chain([first], blocks):
+        yield stream.resample_chunk(block)
+    yield stream.resample_chunk(first[:0], last=True)
 
 
 def to_16k(audio: "Tensor", rate: int) -> "Tensor":
@@ -111,6 +141,8 @@ def reason(error: OSError) -> str:
 class AudioFile(contextlib.AbstractContextManager):
     """One audio file, opened and checked; `blocks` reads it, after which `shortfall` is known.
 
+    What is `cut` off by its header is known before.
+
     Args:
         source: a path, or the bytes of a file.
         name: of the file whose bytes these are; its suffix counts where they do not tell the kind.
@@ -129,7 +161,7 @@ class AudioFile(contextlib.AbstractContextManager):
                 check_file(source)
                 self._stream = stack.enter_context(Path(source).open("rb", buffering=0))
             self._size = self._stream.seek(0, io.SEEK_END)
-            self._cut = _cut_chunk(self._stream, self._size) or _cut_ogg(self._stream, self._size)
+            self.cut = _cut_chunk(self._stream, self._size) or _cut_ogg(self._stream, self._size)
             self._by_name = False
             self._file = self._open(source, name, stack)
             self.rate: int = self._file.samplerate
@@ -180,8 +212,8 @@ class AudioFile(contextlib.AbstractContextManager):
 
     def shortfall(self) -> str | None:
         """In what the file is less than it says, once its blocks have been read."""
-        if self._cut or not self._whole:
-            return self._cut
+        if self.cut or not self._whole:
+            return self.cut
         if self.samples < self._file.frames:
             read_s, promised_s = self.samples / self.rate, self._file.frames / self.rate
             return f"cut off: {read_s:.3f} of {promised_s:.3f} s decoded"

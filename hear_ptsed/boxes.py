@@ -20,7 +20,7 @@ from hear_ptsed.grid import FRAME_MS
 LEAST = 1e-3  # confidence below which a box is none
 STEP = 2.0**-30  # scores are rounded to it, which makes float64 sums of 4 million frames exact
 CHUNK = 2**20  # frames at once
-MANY = 64  # segments of a row, from which on a heap beats rounds
+MANY = 64  # pieces between onset and offset of a row, from which on a heap beats rounds
 SMALLEST = 1e-8  # score of a gap that a ratio is made with
 
 
@@ -138,29 +138,29 @@ def _boxes_of_chunk(
 ) -> Iterator[tuple[BoxSettings, Boxes]]:
     """Each of the settings with its boxes; y (R, T) is 0 beyond the frames (R,) of a row."""
     for half in {each.half(hop_ms): None for each in settings}:
-        line = Line(y, half)
-        segments = line.segments(frames)
+        strip = Strip(y, half)
+        pieces = strip.pieces(frames)
         for merging in ("absolute", "relative"):
             same = [e for e in settings if e.half(hop_ms) == half and e.merging == merging]
-            merged = segments
+            merged = pieces
             # The order of merging does not depend on the limit: a lower one only ends it earlier.
             for each in sorted(same, key=lambda each: each.limit):
-                merged = line.merge(merged, merging, each.limit)
-                yield each, line.boxes(merged)
+                merged = strip.merge(merged, merging, each.limit)
+                yield each, strip.boxes(merged)
 
 
-class Segments(NamedTuple):
-    """Segments by row and time, their borders as places of a `Line`."""
+class Pieces(NamedTuple):
+    """From an onset to an offset each, by row and time, their borders as places of a `Strip`."""
 
     row: np.ndarray  # (S,)
     on: np.ndarray  # (S,)
     off: np.ndarray  # (S,)
 
-    def take(self, which: np.ndarray) -> "Segments":
-        return Segments(*(column[which] for column in self))
+    def take(self, which: np.ndarray) -> "Pieces":
+        return Pieces(*(column[which] for column in self))
 
 
-class Line:
+class Strip:
     """The frames of all rows behind each other, and zeros between them.
 
     Args:
@@ -199,7 +199,7 @@ class Line:
         slopes[np.arange(len(frames)), frames] = 1
         return slopes
 
-    def segments(self, frames: np.ndarray) -> Segments:
+    def pieces(self, frames: np.ndarray) -> Pieces:
         """From each onset to its offset: extrema of the change that take turns."""
         slopes = self.slopes(frames).reshape(-1)
         begins = slopes[1:] != slopes[:-1]
@@ -221,59 +221,59 @@ class Line:
         best = _best_of_runs(onset[kept], np.abs(change[kept]))
         row, border = row[kept][best], border[kept][best]
         # Frames are not negative: the first extremum of a row is an onset, its last an offset.
-        return Segments(row[::2], border[::2], border[1::2])
+        return Pieces(row[::2], border[::2], border[1::2])
 
-    def depths(self, segments: Segments, merging: str, at: np.ndarray) -> np.ndarray:
-        """Of the gaps behind segments at some places."""
-        _, on, off = segments
+    def depths(self, pieces: Pieces, merging: str, at: np.ndarray) -> np.ndarray:
+        """Of the gaps behind pieces at some places."""
+        _, on, off = pieces
         means = self.mean(on[at], off[at]), self.mean(on[at + 1], off[at + 1])
         return _depth(np.maximum(*means), self.mean(off[at], on[at + 1]), merging)
 
-    def merge(self, segments: Segments, merging: str, limit: float) -> Segments:
+    def merge(self, pieces: Pieces, merging: str, limit: float) -> Pieces:
         """Without shallow gaps: the shallowest of each row goes first, of equal ones the first."""
-        counts = np.bincount(segments.row)
+        counts = np.bincount(pieces.row)
         many = counts > MANY
         finished = [
-            self._merge_row(segments.take(segments.row == row), merging, limit)
+            self._merge_row(pieces.take(pieces.row == row), merging, limit)
             for row in np.flatnonzero(many)
         ]
-        segments = segments.take(~many[segments.row])
-        depths = np.full(len(segments.row), np.inf)  # of the gap behind each; the last has none
-        gaps = np.flatnonzero(segments.row[1:] == segments.row[:-1])
-        depths[gaps] = self.depths(segments, merging, gaps)
+        pieces = pieces.take(~many[pieces.row])
+        depths = np.full(len(pieces.row), np.inf)  # of the gap behind each; the last has none
+        gaps = np.flatnonzero(pieces.row[1:] == pieces.row[:-1])
+        depths[gaps] = self.depths(pieces, merging, gaps)
         while len(depths):
-            starts = np.flatnonzero(np.append(True, segments.row[1:] != segments.row[:-1]))
+            starts = np.flatnonzero(np.append(True, pieces.row[1:] != pieces.row[:-1]))
             least = np.minimum.reduceat(depths, starts)
             lengths = np.diff(starts, append=len(depths))
             active = np.repeat(least < limit, lengths)
-            finished.append(segments.take(~active))
-            segments, depths = segments.take(active), depths[active]
+            finished.append(pieces.take(~active))
+            pieces, depths = pieces.take(active), depths[active]
             run = np.repeat(np.arange(len(starts)), lengths)[active]
             at = np.flatnonzero(depths == least[run])
             at = at[np.append(True, run[at[1:]] != run[at[:-1]])[: len(at)]]
-            segments, depths = self._merge_at(at, segments, depths, merging)
-        merged = Segments(*map(np.concatenate, zip(segments, *finished, strict=True)))
+            pieces, depths = self._merge_at(at, pieces, depths, merging)
+        merged = Pieces(*map(np.concatenate, zip(pieces, *finished, strict=True)))
         return merged.take(np.lexsort((merged.on, merged.row)))
 
     def _merge_at(
-        self, at: np.ndarray, segments: Segments, depths: np.ndarray, merging: str
-    ) -> tuple[Segments, np.ndarray]:
-        """The segments at some places and behind them are one; of a row it is one place or none."""
-        segments.off[at], depths[at] = segments.off[at + 1], np.inf
+        self, at: np.ndarray, pieces: Pieces, depths: np.ndarray, merging: str
+    ) -> tuple[Pieces, np.ndarray]:
+        """The pieces at some places and behind them are one; of a row it is one place or none."""
+        pieces.off[at], depths[at] = pieces.off[at + 1], np.inf
         kept = np.ones(len(depths), bool)
         kept[at + 1] = False
-        segments, depths = segments.take(kept), depths[kept]
+        pieces, depths = pieces.take(kept), depths[kept]
         at = at - np.arange(len(at))
         gaps = np.concatenate([at[at > 0] - 1, at[at + 1 < len(depths)]])
-        gaps = gaps[segments.row[gaps] == segments.row[gaps + 1]]
-        depths[gaps] = self.depths(segments, merging, gaps)
-        return segments, depths
+        gaps = gaps[pieces.row[gaps] == pieces.row[gaps + 1]]
+        depths[gaps] = self.depths(pieces, merging, gaps)
+        return pieces, depths
 
-    def _merge_row(self, segments: Segments, merging: str, limit: float) -> Segments:
+    def _merge_row(self, pieces: Pieces, merging: str, limit: float) -> Pieces:
         """`merge` of one row."""
-        row, on, off = segments
+        row, on, off = pieces
         off, gaps = off.copy(), np.arange(len(row) - 1)
-        depths = [*self.depths(segments, merging, gaps).tolist(), np.inf]
+        depths = [*self.depths(pieces, merging, gaps).tolist(), np.inf]
         after, before = [*range(1, len(row) + 1)], [*range(-1, len(row) - 1)]
         alive = np.ones(len(row), bool)
         heap = [(depth, i) for i, depth in enumerate(depths) if depth < limit]
@@ -296,10 +296,10 @@ class Line:
                     depths[left] = _depth(top, self.mean(off[left], on[right]), merging)
                 if depths[left] < limit:
                     heapq.heappush(heap, (depths[left], left))
-        return Segments(row[alive], on[alive], off[alive])
+        return Pieces(row[alive], on[alive], off[alive])
 
-    def boxes(self, segments: Segments) -> Boxes:
-        row, on, off = segments
+    def boxes(self, pieces: Pieces) -> Boxes:
+        row, on, off = pieces
         confidence = self.mean(on, off)
         start = row * self.width + self.half
         boxes = Boxes(row, on - start, off - start, confidence)
@@ -307,7 +307,7 @@ class Line:
 
 
 def _depth(top: np.ndarray, gap: np.ndarray, merging: str) -> np.ndarray:
-    """Of gaps with mean scores `gap` beside segments of at most `top`."""
+    """Of gaps with mean scores `gap` beside pieces of at most `top`."""
     return top - gap if merging == "absolute" else top / np.maximum(gap, SMALLEST)
 
 

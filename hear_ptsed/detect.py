@@ -28,8 +28,7 @@ class Detector:
     stage: str | None  # None: the model has no stages
     checkpoint: str | None  # file name; None: random weights
     classes: Sequence[str]
-    # audio (S,) at 16 kHz, who to tell about progress -> probabilities (T, C)
-    score: Callable[[Tensor, Progress], np.ndarray]
+    score: "Scorer"  # audio (S,) at 16 kHz, who to tell about progress -> probabilities (T, C)
 
     @property
     def untrained(self) -> bool:
@@ -114,15 +113,21 @@ class Scorer:
         """audio (S,) at 16 kHz -> probabilities (T, C)."""
         total_s = len(audio) / SAMPLE_RATE
 
-        def logits(pieces: Tensor) -> Tensor:
+        def step(pieces: Tensor) -> Tensor:
             """(N, S') -> (N, T', C)"""
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision):
-                strong = self.model(pieces.to(self.device)).strong
+            logits = self.logits(pieces)
             progress(len(pieces) * (pieces.shape[1] / SAMPLE_RATE - self.options.overlap), total_s)
-            return strong.transpose(1, 2).float().cpu()
+            return logits
 
-        scores = self.model.over(audio[None], logits, self.options.overlap, self.options.batch)
+        scores = self.model.over(audio[None], step, self.options.overlap, self.options.batch)
         return scores[0].sigmoid().numpy()
+
+    @torch.inference_mode()
+    def logits(self, pieces: Tensor) -> Tensor:
+        """Audio (N, S') at 16 kHz -> (N, T', C) float32 on the CPU."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision):
+            strong = self.model(pieces.to(self.device)).strong
+        return strong.transpose(1, 2).float().cpu()
 
 
 def load_detector(

@@ -43,13 +43,13 @@ def median_filter(
     for c, size in enumerate(np.broadcast_to(sizes, scores.shape[1]).tolist()):
         if size < 1:
             raise ValueError(f"median of {size} frames; allowed is 1 (no filter) or more")
-        size = size if edges == "reflected" else min(size, len(scores))
+        column, copied = scores[:, c], edges == "copied"
+        size = min(size, len(scores)) if copied else size
         beyond = size // 2, (size - 1) // 2
-        column = scores[:, c]
-        padded = np.pad(column, beyond, mode="symmetric") if edges == "reflected" else column
+        padded = column if copied else np.pad(column, beyond, mode="symmetric")
         windows = sliding_window_view(padded, size)  # (T, size), of copied edges fewer
         medians = np.partition(windows, size // 2, axis=1)[:, size // 2]
-        filtered[:, c] = medians if edges == "reflected" else np.pad(medians, beyond, mode="edge")
+        filtered[:, c] = np.pad(medians, beyond, mode="edge") if copied else medians
     return filtered
 
 
@@ -91,6 +91,89 @@ def decode(
             mean = float(scores[start:stop, c].mean(dtype=np.float64))
             events.append(Event(classes[live[c]], onset_s, offset_s, mean))
     return events
+
+
+class Edge(NamedTuple):
+    """A sound event begins or, with an offset, ends."""
+
+    label: str
+    onset_s: float
+    offset_s: float | None = None
+    score: float | None = None
+
+
+class Decoder:
+    """`decode` for scores that come piece by piece, of which it keeps no more than the filter sees.
+
+    Args:
+        threshold, median: see `decode`.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        threshold: float | Sequence[float] = THRESHOLD,
+        median: int | Sequence[int] = MEDIAN,
+    ):
+        self._classes = classes
+        self._threshold = np.broadcast_to(threshold, len(classes))
+        self._median = np.broadcast_to(median, len(classes))
+        self._longest = int(self._median.max())
+        self._kept = np.empty((0, len(classes)), np.float32)
+        self._first = self._done = 0  # frames: that of the first kept score, and decoded ones
+        self._open: dict[int, tuple[int, float]] = {}  # class: first frame, sum of scores
+
+    def feed(self, scores: np.ndarray) -> list[Edge]:
+        """What begins and ends, by time, as far as the filter knows with these scores (T, C)."""
+        scores, _ = _within(scores, self._classes, None)
+        self._kept = np.concatenate([self._kept, scores])
+        return self._advance(len(self._kept) - (self._longest - 1) // 2)
+
+    def finish(self, duration_s: float) -> list[Edge]:
+        """The rest of the edges; all events end with the audio."""
+        edges = self._advance(len(self._kept))
+        end_s = min(self._done / FRAMES_PER_SECOND, duration_s)
+        for c, (first, total) in sorted(self._open.items()):
+            edges.append(self._end(c, first, total, self._done)._replace(offset_s=end_s))
+        return edges
+
+    def _advance(self, until: int) -> list[Edge]:
+        """Decode kept scores up to a row; see `decode` for `live`."""
+        begin = self._done - self._first
+        if until <= begin:
+            return []
+        live = np.flatnonzero((self._kept > self._threshold).any(0))
+        filtered = np.zeros((until - begin, len(self._classes)))
+        filtered[:, live] = median_filter(self._kept[:, live], self._median[live])[begin:until]
+        active = np.zeros(filtered.shape, bool)
+        active[:, live] = filtered[:, live] > self._threshold[live]
+        edges = self._edges(active, filtered)
+        self._done += until - begin
+        unneeded = max(until - self._longest // 2, 0)
+        self._kept, self._first = self._kept[unneeded:], self._first + unneeded
+        return sorted(edges, key=lambda e: e.onset_s if e.offset_s is None else e.offset_s)
+
+    def _edges(self, active: np.ndarray, filtered: np.ndarray) -> list[Edge]:
+        """Of the next frames, (T, C) both."""
+        before = np.zeros((1, len(self._classes)), bool)
+        before[0, list(self._open)] = True
+        edges = []
+        for c, start, stop in runs(np.concatenate([before, active])):
+            if start:
+                first, total = self._done + start - 1, 0.0
+                edges.append(Edge(self._classes[c], first / FRAMES_PER_SECOND))
+            else:
+                first, total = self._open.pop(c)
+            total += float(filtered[max(start - 1, 0) : stop - 1, c].sum())
+            if stop <= len(active):
+                edges.append(self._end(c, first, total, self._done + stop - 1))
+            else:
+                self._open[c] = first, total
+        return edges
+
+    def _end(self, c: int, first: int, total: float, stop: int) -> Edge:
+        onset_s, offset_s = first / FRAMES_PER_SECOND, stop / FRAMES_PER_SECOND
+        return Edge(self._classes[c], onset_s, offset_s, total / (stop - first))
 
 
 def decode_boxes(

@@ -14,7 +14,7 @@ from hear_ptsed import grid, load, windows
 from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.export import convert
 from hear_ptsed.grid import FRAME_MS, Hop
-from hear_ptsed.model import SEDModel
+from hear_ptsed.model import SEDModel, Undrawn
 from hear_ptsed.registry import MODELS, find_row
 from hear_ptsed.runtime import RuntimeModel
 from hear_ptsed.schema import settings
@@ -136,7 +136,7 @@ def load_model(
     """
     chosen = Options(**options)
     row = find_row(name, stage)
-    with torch.device("meta"):  # a wrong choice of blocks is told before a file is fetched
+    with Undrawn():  # a wrong choice of blocks is told before a file is fetched
         chosen.take_from(row.backbone())
     if chosen.untrained and model_file_path:
         raise ValueError(f"untrained and a checkpoint ({model_file_path}) exclude each other")

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.errors import few
@@ -59,6 +61,26 @@ def float32() -> Iterator[None]:
         torch.set_default_dtype(default)
 
 
+class Undrawn(TorchFunctionMode):
+    """A model that is built inside does not draw its random weights: a file is to fill them.
+
+    What is computed, such as windows, is as ever. Unlike the meta device, where initialisation
+    imports the compiler, it takes milliseconds.
+    """
+
+    # The functions of nn.init end in the methods; those that a mode sees from outside come last.
+    draws = (Tensor.normal_, Tensor.uniform_, init.normal_, init.uniform_, init.kaiming_uniform_)
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Any call of torch as it is, but a draw into a tensor (...), which is left alone."""
+        kwargs = kwargs or {}
+        if func in self.draws:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 class SEDModel(nn.Module):
     """Sound event detector for clips of at most 10 s at 16 kHz, 25 frames per second.
 
@@ -70,6 +92,9 @@ class SEDModel(nn.Module):
         classes: names of the classes, set by whatever opens a file; None if nobody named them.
         report: what was loaded from the file; None if there was none.
     """
+
+    # None: a frame sees all of its window; else how many frames around it, of clips of any length
+    reach: ClassVar[int | None] = None
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zlib import Z_RLE
 
 import numpy as np
 import torch
@@ -23,7 +24,11 @@ N_MELS = 128
 FLOOR_DB = -70, -20  # range of the darkest colour
 TICKS_KHZ = (0.25, 0.5, 1, 2, 4, 8)
 INK, PALE, BAR, WARNING = "#222222", "#767676", "#0072B2", "#D55E00"  # Okabe and Ito's colours
-ROW_INCHES = 0.25
+ROW_INCHES, DPI = 0.25, 100
+WIDTH, TOP, BOTTOM = 1500, 26.5, 47.5  # pixels, as the next ones: of the picture, outside of axes
+LEAST_LEFT, RIGHT = 64.8, 1402.5  # edges of the axes
+BAR_LEFT, BAR_WIDTH = 1426.7, 9.5  # of the colour bars
+NAME_GAP_POINTS = 3.5  # between the names of rows and the axes
 
 
 def save(detection: Detection, path: Path, top: int = 12) -> None:
@@ -38,19 +43,40 @@ def save(detection: Detection, path: Path, top: int = 12) -> None:
     shown, rows = _choose(detection, top)
     heights = [2.6, ROW_INCHES * len(shown), ROW_INCHES * max(len(rows), 2)]
 
-    figure = Figure(figsize=(15, sum(heights) + 1.5), dpi=100, layout="constrained")
+    figure = Figure(figsize=(WIDTH / DPI, sum(heights) + 1.5), dpi=DPI)
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(3, 2, height_ratios=heights, width_ratios=[1, 0.008])
-    top_axes = figure.add_subplot(grid[0, 0])
-    axes = [top_axes, *(figure.add_subplot(grid[i, 0], sharex=top_axes) for i in (1, 2))]
+    top_axes = figure.add_subplot()
+    axes = [top_axes, *(figure.add_subplot(sharex=top_axes) for _ in heights[1:])]
+    bars = [figure.add_subplot() for _ in heights[1:]]
     image = _draw_spectrogram(axes[0], detection.audio)
-    figure.colorbar(image, cax=figure.add_subplot(grid[0, 1]), label="dB")
+    figure.colorbar(image, cax=bars[0], label="dB")
     image = _draw_scores(axes[1], detection.scores[:, shown], [classes[c] for c in shown])
-    figure.colorbar(image, cax=figure.add_subplot(grid[1, 1]), label="score", ticks=[0, 0.5, 1])
+    figure.colorbar(image, cax=bars[1], label="score", ticks=[0, 0.5, 1])
     _draw_events(axes[2], detection, rows)
     _label_time(axes, detection.duration_s)
     _write_title(axes[0], detection)
-    figure.savefig(path, format="png")
+    _lay_out(axes, bars, heights)
+    figure.savefig(path, format="png", pil_kwargs={"compress_type": Z_RLE})
+
+
+def _lay_out(axes: list["Axes"], bars: list["Axes"], heights: list[float]) -> None:
+    """Put axes below each other, beside the names of their rows, and bars beside the first ones.
+
+    The layout engines of matplotlib draw the whole figure once more to find the same places.
+    """
+    renderer = axes[0].figure.canvas.get_renderer()
+    widest = max(name.get_window_extent(renderer).width for name in axes[1].texts)
+    left = max(LEAST_LEFT, widest + 9)
+    gaps = [18, 36 if axes[2].get_title("right") else 17, BOTTOM]
+    height = axes[0].figure.bbox.height
+    free, above = height - TOP - sum(gaps), TOP
+    for share, gap, part, bar in zip(heights, gaps, axes, [*bars, None], strict=True):
+        below = above + free * share / sum(heights)
+        y, part_height = 1 - below / height, (below - above) / height
+        part.set_position((left / WIDTH, y, (RIGHT - left) / WIDTH, part_height))
+        if bar is not None:
+            bar.set_position((BAR_LEFT / WIDTH, y, BAR_WIDTH / WIDTH, part_height))
+        above = below + gap
 
 
 def _choose(detection: Detection, top: int) -> tuple[list[int], list[str]]:
@@ -144,9 +170,13 @@ def _draw_events(axes: "Axes", detection: Detection, rows: list[str]) -> None:
 
 
 def _label_rows(axes: "Axes", names: list[str]) -> None:
+    """Names where labels of ticks would be; ticks take five times as long to draw."""
     short = [name if len(name) <= 36 else name[:35].rstrip(", (") + "…" for name in names]
-    axes.set_yticks(np.arange(len(names)) + 0.5, short)
-    axes.tick_params(axis="y", length=0)
+    place, _, _ = axes.get_yaxis_text1_transform(NAME_GAP_POINTS)
+    align = {"ha": "right", "va": "center_baseline", "transform": place}
+    for row, name in enumerate(short):
+        axes.text(0, row + 0.5, name, **align)
+    axes.set_yticks([])
 
 
 def _label_time(axes: list["Axes"], duration_s: float) -> None:

@@ -1,6 +1,6 @@
 """Audio of any length through 10 s windows, on the 40 ms grid."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -80,14 +80,19 @@ def over_windows(
     hop = WINDOW_FRAMES - round(overlap_s * SAMPLE_RATE / FRAME)
     if not 0 <= overlap_s or hop < 1:
         raise ValueError(f"overlap {overlap_s} s; allowed is 0 up to, not including, {WINDOW_S} s")
-    exact = {"dtype": torch.float32, "device": audio.device}
-    weight = torch.ones(WINDOW_FRAMES, **exact)
-    starts = list(range(0, total, hop))
-    if overlap_s:
-        starts = [*range(0, last, hop), last]
-        ramp = torch.arange(1, WINDOW_FRAMES + 1, **exact)
-        weight = torch.minimum(ramp, ramp.flip(0))
+    starts = [*range(0, last, hop), last] if overlap_s else list(range(0, total, hop))
+    weight = frame_weights(overlap_s > 0).to(audio.device)
     return mean_of_windows(audio, model, starts, weight, batch)
+
+
+def frame_weights(overlapping: bool) -> Tensor:
+    """(250,) float32: what the frames of a window count for, where windows overlap their distance
+    to its borders.
+    """
+    if not overlapping:
+        return torch.ones(WINDOW_FRAMES, dtype=torch.float32)
+    ramp = torch.arange(1, WINDOW_FRAMES + 1, dtype=torch.float32)
+    return torch.minimum(ramp, ramp.flip(0))
 
 
 def mean_of_windows(
@@ -117,13 +122,37 @@ def mean_of_windows(
     out = None
     for first in range(0, len(places), batch):
         chunk = places[first : first + batch]
-        frames = model(torch.stack([_window(audio[clip], start) for clip, start in chunk]))
+        frames = model(torch.stack([cut_window(audio[clip], start) for clip, start in chunk]))
         if out is None:
             out = frames.new_zeros(len(audio), total, frames.shape[-1])
         for (clip, start), window in zip(chunk, frames, strict=True):
             end = min(start + WINDOW_FRAMES, total)
             share = weight[: end - start] / norm[start:end]
             out[clip, start:end] += share[:, None] * window[: end - start]
+    return out
+
+
+def blend(windows: Iterable[tuple[int, Tensor]], weight: Tensor, first: int, end: int) -> Tensor:
+    """Some of the frames that `mean_of_windows` gives, of windows that a model has heard.
+
+    Args:
+        windows: first frame and frames (250, D) of each, by time; together they hold the frames.
+        weight: (250,) of a window's frames, above 0.
+        first, end: of the frames that are wanted.
+    Returns:
+        (end - first, D)
+    """
+    norm = weight.new_zeros(end - first)
+    parts = []
+    for start, frames in windows:
+        at, until = max(first, start), min(end, start + WINDOW_FRAMES)
+        if at < until:
+            rows, of_window = slice(at - first, until - first), slice(at - start, until - start)
+            norm[rows] += weight[of_window]
+            parts.append((rows, weight[of_window], frames[of_window]))
+    out = parts[0][2].new_zeros(end - first, parts[0][2].shape[-1])
+    for rows, weights, frames in parts:
+        out[rows] += (weights / norm[rows])[:, None] * frames
     return out
 
 
@@ -151,7 +180,7 @@ def with_hop(audio: Tensor, model: Callable[[Tensor], Tensor], hop_ms: int) -> T
     return out
 
 
-def _window(clip: Tensor, start: int) -> Tensor:
+def cut_window(clip: Tensor, start: int) -> Tensor:
     """The 10 s from frame `start`, zero-padded at the end of the clip."""
     samples = clip[start * FRAME : start * FRAME + WINDOW]
     return F.pad(samples, (0, WINDOW - len(samples)))

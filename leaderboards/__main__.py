@@ -56,7 +56,10 @@ def run_hear(args: argparse.Namespace) -> int:
     published = [row for row in rows if row.row.kind == "published"]
     measured = [row for row in rows if row.row.kind == "measured"]
     if not measured:
-        raise ValueError("no score of HEAR's tasks under HEAR's protocol; give other results")
+        raise ValueError(
+            "no score of HEAR's tasks under HEAR's protocol (Beehive needs both its folders); "
+            "give other results"
+        )
     print(export.hear_csv(cells))
     print("\n\n".join(beside_published(row, published, named) for row in measured))
     return 0

@@ -124,9 +124,9 @@ def hear_csv(cells: Sequence[Cell]) -> str:
         row["Submission Date"] = max(row.get("Submission Date", ""), *days)
         row[column] = "" if math.isnan(score.value) else f"{score.value:.9f}"
     of_all = ranking(hear_rows(cells))
-    for one, value in zip(of_all.rows, of_all.values, strict=True):
-        if one.row.kind == "measured":
-            rows[label[one.row], 0][NORMALISED] = f"{value:.9f}"
+    for ranked, value in zip(of_all.rows, of_all.values, strict=True):
+        if ranked.row.kind == "measured":
+            rows[label[ranked.row], 0][NORMALISED] = f"{value:.9f}"
     order = [*names.HEAR_TASKS.values(), NORMALISED]
     columns = ["Model", "URL", "Submission Date"]
     columns += [column for column in order if any(column in row for row in rows.values())]

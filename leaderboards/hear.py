@@ -69,8 +69,7 @@ def hear_scores(cells: Iterable[Cell]) -> list[Score]:
 def _folders(cell: Cell) -> int:
     """That a task is made of; the public leaderboard has one figure."""
     folders = names.KNOWN_TASKS[cell.column.task].folders
-    whole_names = [name for name in folders if "-" in name]
-    return len(whole_names) or 1 if cell.row.kind == "measured" else 1
+    return len(folders) if cell.row.kind == "measured" else 1
 
 
 def hear_rows(cells: Iterable[Cell]) -> list[HearRow]:
@@ -99,7 +98,7 @@ def normalised(rows: Sequence[HearRow], tasks: Sequence[str]) -> tuple[np.ndarra
     return scaled.mean(1), scaled
 
 
-@cache  # it takes seconds, and each page and file of a site asks for the same
+@cache  # it takes half a second, and a page and a file of a site ask for the same
 def _imputed(shape: tuple[int, int], values: bytes) -> np.ndarray:
     """A table (R, C) of float64 without NaN."""
     from sklearn.exceptions import ConvergenceWarning

@@ -207,6 +207,7 @@ def _of_heareval(file: Path, source: str) -> Entry:
         stage=stage,
         untrained=_is_untrained(module),
         small_data=not names.KNOWN_TASKS[task].published or bool(coverage),
+        data=_digest(coverage)[:12] if coverage else "",  # no column beside scores of all clips
         coverage=coverage,
         primary=next(iter(scores)),
         scores=scores,

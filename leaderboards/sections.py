@@ -156,10 +156,9 @@ def _class_text(cell: Cell, metric: str, name: str, of_class: dict[str, float]) 
 
 
 class HearCell(NamedTuple):
-    """A score as printed, to sort by, and its field of the heat map: -4 to 4, None for none."""
+    """A score as printed, and its field of the heat map: -4 to 4, None for none."""
 
     text: str = ""
-    value: float | None = None
     heat: int | None = None
 
 
@@ -172,22 +171,16 @@ class HearLine(NamedTuple):
     normalised: str = ""
 
 
-def hear_page(cells: Sequence[Cell], named: Names) -> dict[str, Any]:
+def hear_page(cells: Sequence[Cell]) -> dict[str, Any]:
     """Rows with a normalised score, best first, as a heat map; then rows without one."""
     rows = hear.hear_rows(cells)
     tasks = [task for task in names.HEAR_TASKS if any(task in row.scores for row in rows)]
     ranked = hear.ranking(rows)
-    lines = [
-        HearLine(
-            row.row, _hear_cells(row, tasks, dict(zip(ranked.tasks, scaled, strict=True))), *texts
-        )
-        for row, scaled, texts in zip(
-            ranked.rows,
-            ranked.scaled.tolist(),
-            [(str(k), hear.printed_score(v)) for k, v in enumerate(ranked.values, start=1)],
-            strict=True,
-        )
-    ]
+    lines = []
+    of_rows = zip(ranked.rows, ranked.values, ranked.scaled.tolist(), strict=True)
+    for rank, (row, value, scaled) in enumerate(of_rows, start=1):
+        scores = _hear_cells(row, tasks, dict(zip(ranked.tasks, scaled, strict=True)))
+        lines.append(HearLine(row.row, scores, str(rank), hear.printed_score(value)))
     others = sorted((row for row in rows if not row.counts), key=lambda row: -len(row.scores))
     fewer = [HearLine(row.row, _hear_cells(row, tasks, {})) for row in others]
     return {
@@ -208,7 +201,7 @@ def _hear_cells(
             made.append(HearCell())
             continue
         heat = round(4 * scaled[task]) if task in scaled else None
-        made.append(HearCell(f"{100 * score.value:.1f}", round(score.value, 6), heat))
+        made.append(HearCell(f"{100 * score.value:.1f}{'' if score.whole else ' †'}", heat))
     return made
 
 

@@ -105,7 +105,7 @@ class Site:
             self._task(task)
         self._models()
         self._audioset()
-        self._page("hear.html", "hear.html", **sections.hear_page(self.cells, self.names))
+        self._page("hear.html", "hear.html", **sections.hear_page(self.cells))
         self._about()
         self._runs()
 

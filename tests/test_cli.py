@@ -227,6 +227,10 @@ def test_thresholds_and_filters_by_class_take_names_with_commas(with_ear, tmp_pa
             ["detect", "a.wav", "--model", "beats", "--decoder", "sebb", "--median", "5"],
             "--median and --median-of are not of --decoder sebb",
         ),
+        (
+            "detect a --model beats --decoder sebb --boxes b --threshold 0.3".split(),
+            "--boxes has thresholds of its own; --threshold-of sets that of a class",
+        ),
         (["detect", "a.wav", "--model", "beats", "--top", "0"], "1 <= N <= 100"),
         (
             ["detect", "a.wav", "--model", "beats", "--threshold-of", "Sound", "nan"],

@@ -209,7 +209,7 @@ DAMAGES = {
     "expected 1 s|have not 32000 samples": lambda f: change(
         f / "task_metadata.json", sample_duration=2.0
     ),
-    "16000/test.*has 44100 Hz and 1 channels": lambda f: tone(
+    "16000/test.*has 44100 Hz, expected 16000": lambda f: tone(
         f / f"16000/test/{TEST[2]}.wav", 1, 44100
     ),
     r"1 clips of test \(.*have not 16000 samples": lambda f: tone(

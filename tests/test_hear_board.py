@@ -96,6 +96,7 @@ def test_a_complete_row_is_ranked_on_a_page_of_its_own_and_in_the_csv(tmp_path):
     partial = rows[next(name for name in rows if name.startswith("partial"))]
     assert not partial[0].isdigit() and partial.count("") == 2
     assert "untrained" in next(name for name in rows if name.startswith("random"))
+    assert "92.5 †" in rows[next(name for name in rows if name.startswith("small"))]
     page = (tmp_path / "site" / "hear.html").read_text(encoding="utf-8")
     line = next(line for line in re.findall(r"<tr>.*?</tr>", page) if "measured here" in line)
     heat = [int(step) for step in re.findall(r'class="heat(-?[0-4])"', line)]
@@ -129,6 +130,14 @@ def test_beehive_is_the_mean_of_its_two_folders_and_one_alone_is_no_score(tmp_pa
         path.unlink()
     rest = stats.cells(collect([tmp_path], figures=False).entries)
     assert len(rest) == 1 and hear.hear_rows(rest) == []
+
+
+def test_scores_on_a_part_of_the_clips_have_a_column_of_their_own(tmp_path):
+    write_scores(tmp_path / "my.net", "esc50", 0.5)
+    write_scores(tmp_path / "my.small", "esc50", 0.9, coverage="9 of 2000 clips")
+    cells = stats.cells(collect([tmp_path], figures=False).entries)
+    assert {cell.row.model: cell.small_data for cell in cells} == {"net": False, "small": True}
+    assert len({cell.column for cell in cells}) == 2 and all(cell.rank != 2 for cell in cells)
 
 
 def test_a_row_is_compared_over_the_tasks_that_it_has(tmp_path, capsys):

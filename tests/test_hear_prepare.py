@@ -65,6 +65,15 @@ def test_an_archive_of_any_name_is_looked_into_and_16_khz_are_linked(tmp_path):
         assert (made / "16000" / clip.parent.name / clip.name).read_bytes() == clip.read_bytes()
 
 
+def test_a_torn_clip_at_16_khz_is_named_where_lengths_differ(tmp_path, capsys):
+    source = write_release(tmp_path, FSD, rate=16000)
+    clip = source / "16000" / "test" / "test_1.wav"
+    clip.write_bytes(clip.read_bytes()[:4000])
+    assert prepare([source], tmp_path / "tasks") == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{clip}: cut off" in said and not [*(tmp_path / "tasks").glob("*")]
+
+
 def test_a_task_of_events_is_made_as_its_own_command_makes_it(tmp_path, capsys):
     folder = tmp_path / "dcase2016_task2-hear2021-full"
     write_release(tmp_path, ESC).rename(folder)
@@ -121,6 +130,22 @@ FAULTS = {
         lambda f: change_json(f, "task_metadata.json", lambda c: c.update(version="v9")),
         "is esc50-v9-full",
     ),
+    "metadata that is a list": (
+        lambda f: (f / "task_metadata.json").write_text("[]"),
+        "task_metadata.json is a list of 0; it must have the fields task_name",
+    ),
+    "no splits": (
+        lambda f: change_json(f, "task_metadata.json", lambda c: c.pop("splits")),
+        "task_metadata.json lacks splits",
+    ),
+    "a split that leads out": (
+        lambda f: change_json(f, "task_metadata.json", lambda c: c.update(splits=["../x"])),
+        "task_metadata.json: splits[0]",
+    ),
+    "clips of no length": (
+        lambda f: change_json(f, "task_metadata.json", lambda c: c.update(sample_duration=0)),
+        "task_metadata.json: sample_duration",
+    ),
     "another kind": (
         lambda f: change_json(f, "task_metadata.json", lambda c: c.update(prediction_type="x")),
         "prediction_type 'x'; expected scene or event, multiclass or multilabel",
@@ -166,7 +191,8 @@ def test_a_damaged_archive_is_named_and_nothing_is_left(spoil, name, tmp_path, c
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert str(archive) in last
     assert not (tmp_path / "tasks").exists() or [*(tmp_path / "tasks").glob("*")] == []
-    assert not (tmp_path.parent / ESC.name).exists()
+    of_user = tmp_path / "made" / ESC.name / "fold00.json"
+    assert [*tmp_path.rglob("fold00.json")] == [of_user]
 
 
 def test_a_folder_without_releases_and_a_missing_one_are_refused(tmp_path, capsys):

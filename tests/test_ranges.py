@@ -153,6 +153,7 @@ OPTIONS = {
     "run": ["run", "--task", "office", "--module", "m", "--protocol", "linear"],
     "sweep": ["sweep", "s.yaml"],
     "hear-all": ["hear-all", "m"],
+    "stream": ["stream", "--model", "beats"],
     "prepare": ["prepare", "office"],
 }
 

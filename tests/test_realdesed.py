@@ -154,7 +154,8 @@ def test_the_archives_become_a_folder_of_clips_with_soft_labels(prepared):
         *("placement static", "device ios", "environment kitchen", "environment living_room")
     ]
     manifest = json.loads((data.folder / "manifest.json").read_text())
-    assert manifest["clips"]["train"] == {"listed": 4, "annotated": 3, "there": 3}
+    of_train = json.loads((data.folder / "coverage.json").read_text())["parts"]["train"]
+    assert (of_train["in_metadata"], of_train["listed"], of_train["there"]) == (4, 3, 3)
     size = (prepared / "download" / "test.zip").stat().st_size
     assert manifest["archives"]["test.zip"]["bytes"] == size
     assert len(manifest["archives"]["test.zip"]["sha256"]) == 64
@@ -242,9 +243,13 @@ BAD = {
         lambda: changed("train.zip", "train/../../audio/x.wav", b""),
         r"train.zip is damaged \(its member 'train/../../audio/x.wav' points outside\)",
     ),
+    "no annotation is used": (
+        lambda: changed("test.zip", "test/annotations.csv", b"filename,onset,offset,class\n"),
+        r"test.zip/test: none of the 3 clips in metadata.csv has annotations that are used",
+    ),
     "no test part": (
         lambda: {k: v for k, v in archives().items() if k != "test.zip"},
-        r"no test.zip and no folder test with metadata.csv; give train, validation and test",
+        r"none is test.zip or has a folder test with metadata.csv; give train, validation and test",
     ),
 }
 
@@ -274,12 +279,10 @@ def test_a_clip_that_cannot_be_read_is_counted(tmp_path, capsys):
     made = changed("test.zip", "test/audio/000022.wav", b"RIFF no audio at all")
     options = write(tmp_path / "download", made)
     assert main(["prepare", "realdesed", "--tasks-dir", str(tmp_path), *options]) == 0
-    line = "test: 2 of 3 clips can be read"
+    line = "test: 2 of 3 clips (missing 1, 33.3 %)"
     assert capsys.readouterr().out == f"{tmp_path / FOLDER}\n{line}\n"
-    assert (
-        "000022.wav"
-        in json.loads((tmp_path / FOLDER / "coverage.json").read_text())["unreadable"]["test"][0]
-    )
+    parts = json.loads((tmp_path / FOLDER / "coverage.json").read_text())["parts"]
+    assert "000022.wav" in parts["test"]["unreadable"][0]
 
 
 def test_the_recipe_is_the_published_one():
@@ -331,8 +334,8 @@ def test_a_run_ends_in_a_record_with_groups_and_on_the_board(prepared, tmp_path,
     record = read_record(path)
     assert [*record.scores] == METRICS and record.primary == "psds1_macro" and record.clips == 3
     smoothing = {"median_frames": 9, "median_edges": "copied"}
-    told = record.settings["psds1_macro"]
-    assert (told == smoothing) == (decoder == "median") == ("SEBB" not in str(record.conventions))
+    kept = record.settings["psds1_macro"]
+    assert (kept == smoothing) == (decoder == "median") == ("SEBB" not in str(record.conventions))
     assert record.hyperparameters["stitch"] == {"hop_s": 5.0, "floor": 0.3, "average": "logits"}
     # The brick and the living room lack a class, as does each telephone alone.
     assert [*record.groups] == ["environment kitchen", "placement static"]

@@ -98,8 +98,8 @@ def label_slowly(rule: str, file: str, clip: Annotations, quality, frame: int, l
     if rule == "one":
         return votes[random.Random(file).choice(sorted(votes))]
     if rule == "recorder":
-        own = [votes[name] for name in clip.creators]
-        return float((sum(own) / len(own) if own else mean) >= 0.5)
+        makers = [votes[name] for name in clip.creators]
+        return float((sum(makers) / len(makers) if makers else mean) >= 0.5)
     if rule in ("intersection", "union"):
         return min(votes.values()) if rule == "intersection" else max(votes.values())
     if rule.startswith("majority"):

@@ -37,9 +37,10 @@ FLOORS = [  # of the library: a module imports from lower floors, or from its ow
     {"checkpoints", "runtime"},
     {"export"},
     {"hear"},
-    {"detect"},
-    {"plot", "formats"},
-    {"plugins", "cli"},
+    {"detect", "stream"},
+    {"plot", "formats", "live"},
+    {"plugins", "commands"},
+    {"cli"},
 ]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from eval_tasks.heareval.protocol import EMBEDDINGS, embed_and_predict
+from eval_tasks.heareval.protocol import EMBEDDINGS, SCORES, embed_and_predict
 from eval_tasks.plan import full_name
 from eval_tasks.plugin import Plugin
 from eval_tasks.request import HearAll
@@ -17,7 +17,6 @@ from eval_tasks.tasks.hear import FOLDERS, METADATA
 from hear_ptsed.errors import one_line
 from hear_ptsed.files import atomic_folder, locked, null_for_nan, write_json
 
-SCORES = "test.predicted-scores.json"  # of heareval
 COVERAGE = "coverage.json"
 SAMPLE_BYTES = 2
 
@@ -55,8 +54,8 @@ def seconds_of(folder: Path) -> float:
     return sum(sizes) / SAMPLE_BYTES / int(rates[0].name) if rates else 0.0
 
 
-def run_all(module: str, options: HearAll) -> Iterator[str]:
-    """Run what is not finished; a line for each task, which begins with `failed` if it did.
+def run_all(module: str, options: HearAll) -> Iterator[tuple[bool, str]]:
+    """Run what is not finished; of each task whether it has scores, and a line about it.
 
     Scores are kept as heareval wrote them, in `scores_folder`; embeddings are not kept.
     """
@@ -65,14 +64,14 @@ def run_all(module: str, options: HearAll) -> Iterator[str]:
         about = f"{folder.name}, {seconds_of(folder) / 3600:.2f} h of audio"
         target = scores_folder(plugin, options) / folder.name
         if (target / SCORES).is_file():
-            yield f"already done: {about}: {target}"
+            yield True, f"already done: {about}: {target}"
             continue
         try:
             run_one(plugin, options, folder, target)
         except Exception as error:  # the other tasks do not need this one
-            yield f"failed: {about}: {one_line(error)}"
+            yield False, f"failed: {about}: {one_line(error)}"
         else:
-            yield f"done: {about}: {target}"
+            yield True, f"done: {about}: {target}"
 
 
 def open_plugin(module: str, options: HearAll) -> Plugin:
@@ -104,11 +103,8 @@ def run_one(plugin: Plugin, options: HearAll, folder: Path, target: Path) -> Non
     shutil.rmtree(work / EMBEDDINGS)
 
 
-def print_row(module: str, options: HearAll) -> None:
-    """The row of the leaderboard, beside the published ones: `python -m leaderboards hear`."""
+def print_row(module: str, options: HearAll) -> int:
+    """The row of the leaderboard, beside the published ones; the exit code of what prints it."""
     folder = scores_folder(open_plugin(module, options), options)
-    if not folder.is_dir():
-        return
     command = [sys.executable, "-m", "leaderboards", "hear", str(folder)]
-    if subprocess.run(command).returncode:
-        raise RuntimeError(f"{' '.join(command[1:])} failed")
+    return subprocess.run(command).returncode if folder.is_dir() else 0

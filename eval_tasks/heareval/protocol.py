@@ -21,7 +21,7 @@ from hear_ptsed.files import locked
 from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.metrics.decoding import Decoding
 
-EMBEDDINGS = "embeddings"
+EMBEDDINGS, SCORES = "embeddings", "test.predicted-scores.json"
 NEAR_MS = 0.01
 
 
@@ -113,7 +113,7 @@ def _embedded(embeddings: Path, task: Path) -> Path:
 
 def read_predictions(data: TaskData, plugin: Plugin, task: Path) -> list[Predictions]:
     """What heareval left in an embedding task folder: predictions of each part it tests on."""
-    results = _json(task / "test.predicted-scores.json")
+    results = _json(task / SCORES)
     profile = _json(task / "profile.embeddings.json")
     samples = sum(n for name in data.metadata["splits"] for n in data.parts[name].samples.values())
     hparams = results["hparams"]

@@ -22,13 +22,7 @@ import soundfile
 from eval_tasks.tasks.folds import split_folds, training_part, validation_part
 from eval_tasks.tasks.stitch import Stitch
 from hear_ptsed.events import Edges
-from hear_ptsed.grid import (
-    FRAME_MS,
-    SAMPLE_RATE,
-    hop_samples,
-    n_frames,
-    window_frames,
-)
+from hear_ptsed.grid import FRAME_MS, SAMPLE_RATE, hop_samples, n_frames, window_frames
 from hear_ptsed.metrics.catalogue import METRICS
 from hear_ptsed.metrics.decoding import Decoding
 from hear_ptsed.metrics.task_folder import MORE_PARTS, fingerprint, scored_events

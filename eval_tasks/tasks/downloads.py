@@ -138,7 +138,7 @@ def to_16k(source: Path, target: Path, seconds: float | None, rate: int | None =
             raise ValueError(f"has {file.rate} Hz, expected {rate}")
         *form, length = file.form
         samples = None if seconds is None else round(seconds * RATE)
-        if form == ["WAV", "PCM_16", 1, RATE] and samples in (None, length):
+        if form == ["WAV", "PCM_16", 1, RATE] and samples in (None, length) and not file.cut:
             link_file(source, target)
             return length / RATE
         frames = None if seconds is None else round(seconds * file.rate)

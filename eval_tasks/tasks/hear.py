@@ -2,7 +2,7 @@
 
 Source: the archives hear2021-FOLDER-48000.tar.gz of https://zenodo.org/record/6332517 or of
 https://zenodo.org/record/5887964; at other rates those of gs://hear2021-archive/tasks/. Licences
-are those of the data sets: LICENSE.txt of the record. The 20 folders of CLIPS are the 19 tasks of
+are those of the data sets: LICENSE.txt of the record. The 20 FOLDERS are the 19 tasks of
 the leaderboard, of which Beehive is two folders. Labels, splits and vocabulary stay as released.
 
 The two tasks of sound events are made as `prepare dcase2016_task2` and `prepare maestro` make them
@@ -61,18 +61,17 @@ class HearDownload(Download):
         return () if self.sample_rate == RATE else (self.sample_rate,)
 
 
-def prepare(task: Task, tasks_dir: Path, options: HearDownload, force: bool) -> list[Path]:
+def prepare_releases(task: Task, tasks_dir: Path, options: HearDownload, force: bool) -> list[Path]:
     """Make a folder of each release that the sources hold; those that are there are kept."""
     options.require_source(task)
     made = []
     for source, name in find_releases(options.source):
-        one = replace(task, folder=name)
         of_source = replace(options, source=(source,))
         if event_task := EVENT_TASKS.get(name):
             made.append(event_task.make(tasks_dir, of_source, force))
             continue
         stored = {"task": task.name, "folder": name, "format": 1} | options.rate_settings
-        fill = partial(_fill, one, of_source, stored)
+        fill = partial(_fill_hear, replace(task, folder=name), of_source, stored)
         made.append(hear_folder.build_folder(tasks_dir / name, stored, fill, force=force))
     if not made:
         named = ", ".join(map(str, options.source))
@@ -103,7 +102,7 @@ def _folders_in(archive: Path) -> list[str]:
     )
 
 
-def _fill(task: Task, options: HearDownload, stored: dict[str, Any], folder: Path) -> None:
+def _fill_hear(task: Task, options: HearDownload, stored: dict[str, Any], folder: Path) -> None:
     scratch, given = folder.with_name("unpacked"), options.source[0]
     roots = open_sources(
         options.source,
@@ -118,9 +117,8 @@ def _fill(task: Task, options: HearDownload, stored: dict[str, Any], folder: Pat
         clips = check_clips(task, folder)
     except (ValueError, FileNotFoundError) as error:  # said of what the user gave
         text = str(error).replace(str(folder), str(source)).replace(str(scratch), str(given))
-        raise (FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError)(
-            text
-        ) from None
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(text) from None
     expected = CLIPS.get(task.folder, clips)
     if clips != expected:
         coverage = {"summary": f"{clips} of {expected} clips", "clips": clips, "of": expected}
@@ -174,6 +172,6 @@ TASK = Task(
     about="the released folders of HEAR's 19 tasks, run by `hear-all`",
     clip_s=None,
     published=True,
-    prepare=prepare,
+    prepare=prepare_releases,
     options=HearDownload,
 )

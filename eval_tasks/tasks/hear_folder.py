@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from eval_tasks.tasks.base import MORE_PARTS, Part, Task, TaskData, open_task, read_json
 from eval_tasks.tasks.downloads import (
@@ -25,8 +26,9 @@ from eval_tasks.tasks.downloads import (
     some,
 )
 from hear_ptsed.files import write_json
+from hear_ptsed.metrics.records import OPEN
 from hear_ptsed.parts import make_folder
-from hear_ptsed.schema import is_name, setting, settings
+from hear_ptsed.schema import Name, check, is_name, setting, settings
 
 LIBRARIES = ("numpy", "scipy", "soxr", "soundfile", "tinysoundfont", "espeakng-loader", "music21")
 ONE_SETTING = {  # of heareval, where nothing is searched
@@ -58,6 +60,17 @@ class Download:
             raise ValueError(
                 f"{task.name} is made from a download; name its folder or archive: --source"
             )
+
+
+@settings(config=OPEN)
+class ReleasedMetadata:
+    """What task_metadata.json of a released folder must say."""
+
+    task_name: str
+    version: str
+    mode: str
+    splits: Annotated[list[Name], Field(min_length=1)]
+    sample_duration: Annotated[float, Field(gt=0)] | None  # seconds; None: clips differ
 
 
 @dataclass(frozen=True)
@@ -248,9 +261,8 @@ def is_released(name: str, folder: str, kept_rates: Sequence[int] = ()) -> bool:
     """Whether an archive's member is wanted of a HEAR release: labels; 16, 48 kHz or kept audio."""
     _, released, inside = f"/{name}".partition(f"/{folder}/")
     first = inside.split("/")[0]
-    return bool(released) and (
-        not first.isdigit() or int(first) in (RATE, RELEASED_RATE, *kept_rates)
-    )
+    rates = map(str, (RATE, RELEASED_RATE, *kept_rates))
+    return bool(released) and (not first.isdigit() or first in rates)
 
 
 def find_released(roots: Sequence[Path], folder: str) -> Path | None:
@@ -266,27 +278,27 @@ def copy_release(task: Task, source: Path, folder: Path, settings: dict, options
     """Fill a folder from HEAR's release: audio at 16 kHz is linked, else made from 48 kHz."""
     if source.resolve() == (folder.parents[1] / folder.name).resolve():
         raise ValueError(f"{source} would be replaced by itself; name another --tasks-dir")
-    described = read_json(source / "task_metadata.json")
-    stored = "-".join(str(described.get(key)) for key in ("task_name", "version", "mode"))
-    seconds, names = described.get("sample_duration", 0), described.get("splits", [])
-    if stored != task.folder or seconds == 0:
-        raise ValueError(f"{source} is {stored} with clips of {seconds} s; expected {task.folder}")
-    for name in ("task_metadata.json", "labelvocabulary.csv", *(f"{n}.json" for n in names)):
+    path = source / "task_metadata.json"
+    about = check(ReleasedMetadata, read_json(path), str(path))
+    stored = f"{about.task_name}-{about.version}-{about.mode}"
+    if stored != task.folder:
+        raise ValueError(f"{source} is {stored}; expected {task.folder}")
+    splits = [f"{name}.json" for name in about.splits]
+    for name in ("task_metadata.json", "labelvocabulary.csv", *splits):
         if not (source / name).is_file():
             raise FileNotFoundError(f"{source / name} is missing; download the task again")
         shutil.copyfile(source / name, folder / name)
-    for name in names:
+    for name in about.splits:
         files = _clip_names(source / f"{name}.json")
         target = audio_folder(folder, name)
         have, released = (source / str(rate) / name for rate in (RATE, RELEASED_RATE))
-        slower = []
-        for file in files:
-            if (have / file).is_file():
-                link_file(have / file, target / file)
-            else:
-                slower.append((released / file, target / file))
-        if slower:
-            convert_all(slower, seconds, options.jobs, f"{name} from 48 kHz", RELEASED_RATE)
+        ready = [(have / file, target / file) for file in files if (have / file).is_file()]
+        rest = [(released / file, target / file) for file in files if not (have / file).is_file()]
+        if ready:
+            convert_all(ready, None, options.jobs, f"{name} at 16 kHz", RATE)
+        if rest:
+            seconds = about.sample_duration
+            convert_all(rest, seconds, options.jobs, f"{name} from 48 kHz", RELEASED_RATE)
         for rate in options.kept_rates:
             _keep_rate(source, folder, rate, name, files)
     manifest = {"settings": settings, "versions": versions(), "source": "HEAR release"}

@@ -123,11 +123,11 @@ def prepare_maestro_real(
     options.require_source(task)
     settings = {"task": task.name, "split": options.split, "format": 1}
     folder = tasks_dir / f"maestro_real-dcase{options.split}-full"
-    fill = partial(_fill, options, settings)
+    fill = partial(_fill_maestro_real, options, settings)
     return hear_folder.build_folder(folder, settings, fill, force=force)
 
 
-def _fill(options: MaestroRealOptions, settings: dict, folder: Path) -> None:
+def _fill_maestro_real(options: MaestroRealOptions, settings: dict, folder: Path) -> None:
     check_md5(options.source, MD5)
     roots = open_sources(options.source, folder.with_name("unpacked"), _is_wanted)
     parts, coverage, durations = {}, {}, {}
@@ -144,7 +144,7 @@ def _fill(options: MaestroRealOptions, settings: dict, folder: Path) -> None:
             )
         durations[part] = seconds
         parts[part] = {
-            file: [*_read_events(listed[file].annotation, seconds[file])] for file in seconds
+            file: [*_read_soft_events(listed[file].annotation, seconds[file])] for file in seconds
         }
     manifest = {"settings": settings, "versions": versions(), "source": "MAESTRO Real, development"}
     metadata = _describe(folder.name, parts)
@@ -152,7 +152,7 @@ def _fill(options: MaestroRealOptions, settings: dict, folder: Path) -> None:
     write_json(folder / "durations.json", durations)
     summary = hear_folder.summarise(coverage, [*parts])
     write_json(folder / "coverage.json", {"summary": summary, "parts": coverage})
-    hear_folder.check_folder(TASK, folder, Path(options.source[0]))
+    hear_folder.check_folder(TASK, folder, options.source[0])
 
 
 def _describe(name: str, parts: dict[str, dict]) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def _find(roots: list[Path], file: str) -> Recording:
     )
 
 
-def _read_events(path: Path, seconds: float) -> Iterator[dict[str, Any]]:
+def _read_soft_events(path: Path, seconds: float) -> Iterator[dict[str, Any]]:
     """Soft events of a recording, within it: rows of start, end (s), label and value."""
     for number, row in read_rows(path):
         where = f"{path}, line {number}"

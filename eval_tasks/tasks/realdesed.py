@@ -7,7 +7,6 @@ realdesed_labels. Validation and test were reviewed. Clips without annotations a
 Schmid et al., A Real-World Domestic Sound Event Detection Benchmark, arXiv 2607.16736.
 """
 
-import logging
 import re
 import shutil
 from collections.abc import Iterable
@@ -17,7 +16,7 @@ from typing import Any, Literal
 
 from eval_tasks.tasks import hear_folder
 from eval_tasks.tasks.base import Stitch, Task
-from eval_tasks.tasks.downloads import convert, find_path, open_sources, some
+from eval_tasks.tasks.downloads import find_path, open_sources, some
 from eval_tasks.tasks.hear_folder import Download, versions
 from eval_tasks.tasks.realdesed_labels import (
     CLASSES,
@@ -40,7 +39,6 @@ ANDROID = re.compile(
     "android|samsung|galaxy|pixel|xiaomi|xioami|redmi|poco|motorola|moto|honor|huawei|onepluss?|"
     r"oppo|vivo|realme|nothing phone|cmf phone|fairphone|zenfone|hmd skyline|cat s\d"
 )
-log = logging.getLogger(__name__)
 
 
 @settings
@@ -61,15 +59,15 @@ def prepare_realdesed(task: Task, tasks_dir: Path, options: RealDesedOptions, fo
     """Make the task folder from the three archives or their folders."""
     options.require_source(task)
     settings = {"task": task.name, "labels": options.labels, "format": 1}
-    fill = partial(_fill_or_blame, options, settings)
+    fill = partial(_fill_or_blame_archive, options, settings)
     folder = tasks_dir / f"realdesed-2026-{options.labels}"
     return hear_folder.build_folder(folder, settings, fill, force=force)
 
 
-def _fill_or_blame(options: RealDesedOptions, settings: dict, folder: Path) -> None:
-    """`_fill`; what is wrong with an unpacked file is said of the archive."""
+def _fill_or_blame_archive(options: RealDesedOptions, settings: dict, folder: Path) -> None:
+    """`_fill_realdesed`; what is wrong with an unpacked file is said of the archive."""
     try:
-        _fill(options, settings, folder)
+        _fill_realdesed(options, settings, folder)
     except (ValueError, FileNotFoundError) as error:
         text = str(error)
         for source in options.source:
@@ -82,12 +80,12 @@ def _unpacked(folder: Path, source: Path) -> Path:
     return folder.with_name("unpacked") / source.name.split(".")[0]
 
 
-def _fill(options: RealDesedOptions, settings: dict, folder: Path) -> None:
+def _fill_realdesed(options: RealDesedOptions, settings: dict, folder: Path) -> None:
     sources = _open(options, folder)
     raw = read_raw(sources["train"] / "annotations_raw.csv")
     quality = annotator_quality(raw.values())
     labeller = Labeller(options.labels, quality)
-    parts, groups, counts, unreadable = {}, {}, {}, {}
+    parts, groups, coverage = {}, {}, {}
     for part, source in sources.items():
         clips = _read_metadata(source / "metadata.csv")
         shutil.copyfile(source / "metadata.csv", folder / f"{part}_metadata.csv")
@@ -97,11 +95,25 @@ def _fill(options: RealDesedOptions, settings: dict, folder: Path) -> None:
         else:
             marked, label = read_annotations(source / "annotations.csv"), label_reviewed
             groups[part] = {f: groups_of(row) for f, row in clips.items() if f in marked}
-        files = sorted(clips.keys() & marked.keys())
-        samples, unreadable[part] = _convert(source, part, files, folder, options.jobs)
-        parts[part] = {f: label(f, marked[f], n) for f, n in samples.items()}
-        counts[part] = {"listed": len(clips), "annotated": len(files), "there": len(samples)}
-    _write(options, settings, folder, parts, counts, unreadable)
+        audio = {f: source / "audio" / f for f in sorted(clips.keys() & marked.keys())}
+        if not audio:
+            raise ValueError(
+                f"{source}: none of the {len(clips)} clips in {TABLES[0]} has annotations that "
+                "are used; correct the tables"
+            )
+        if missing := [file for file, path in audio.items() if not path.is_file()]:
+            raise FileNotFoundError(
+                f"{source / 'audio'}: {some(missing, 'clips')} missing; complete the download"
+            )
+        seconds, coverage[part] = hear_folder.convert_listed(
+            folder, part, audio, None, options.jobs
+        )
+        if not seconds:
+            faults = some(coverage[part]["unreadable"], "faults")
+            raise ValueError(f"{source}: no clip of {part} can be used: {faults}")
+        parts[part] = {f: label(f, marked[f], round(s * SAMPLE_RATE)) for f, s in seconds.items()}
+        coverage[part]["in_metadata"] = len(clips)
+    _write(options, settings, folder, parts, coverage)
     write_json(folder / "groups.json", groups)
     scores = [{"annotator_id": a, "score": s, "clips": n} for a, (s, n) in quality.items()]
     write_json(folder / "annotator_quality.json", scores)
@@ -123,8 +135,8 @@ def _open(options: RealDesedOptions, folder: Path) -> dict[str, Path]:
         inside = find_path(roots, f"{name}/{TABLES[0]}")
         if not at_top and inside is None:
             raise FileNotFoundError(
-                f"{', '.join(map(str, options.source))}: no {name}.zip and no folder {name} with "
-                f"{TABLES[0]}; give train, validation and test with --source"
+                f"{', '.join(map(str, options.source))}: none is {name}.zip or has a folder "
+                f"{name} with {TABLES[0]}; give train, validation and test with --source"
             )
         sources[part] = at_top[0] if at_top else inside.parent
     return sources
@@ -140,25 +152,6 @@ def _read_metadata(path: Path) -> dict[str, dict[str, str]]:
             raise ValueError(f"{path}, line {number}: filename {file!r} {what}; correct the table")
         clips[file] = row
     return clips
-
-
-def _convert(
-    source: Path, part: str, files: list[str], folder: Path, jobs: int
-) -> tuple[dict[str, int], list[str]]:
-    """Write the audio at 16 kHz: samples of each clip, and why others cannot be read."""
-    if missing := [file for file in files if not (source / "audio" / file).is_file()]:
-        raise FileNotFoundError(
-            f"{source / 'audio'}: {some(missing, 'clips')} missing; complete the download"
-        )
-    target = hear_folder.audio_folder(folder, part)
-    pairs = [(source / "audio" / file, target / file) for file in files]
-    seconds = dict(zip(files, convert(pairs, None, jobs, part), strict=True))
-    faults = [fault for fault in seconds.values() if isinstance(fault, str)]
-    if len(faults) == len(files):
-        raise ValueError(f"{source}: no clip of {part} can be used: {some(faults, 'faults')}")
-    return {
-        file: round(of * SAMPLE_RATE) for file, of in seconds.items() if isinstance(of, float)
-    }, faults
 
 
 def label_reviewed(file: str, spans: Iterable[Span], samples: int) -> list[dict[str, Any]]:
@@ -187,8 +180,7 @@ def _write(
     settings: dict,
     folder: Path,
     parts: dict[str, dict],
-    counts: dict[str, dict[str, int]],
-    unreadable: dict[str, list[str]],
+    coverage: dict[str, dict[str, Any]],
 ) -> None:
     """Labels and what is known of the data: sizes, sums, counts."""
     archives = {
@@ -197,17 +189,11 @@ def _write(
         if source.is_file()
     }
     manifest = {"settings": settings, "versions": versions(), "source": "RealDESED"}
-    manifest |= {"archives": archives, "clips": counts}
+    manifest |= {"archives": archives}
     metadata = hear_folder.describe_folder(folder.name, [*PARTS], None, TASK.metrics)
     hear_folder.write_labels(folder, metadata, CLASSES, parts, manifest)
-    summary = "; ".join(
-        f"{part}: {of['there']} of {of['annotated']} clips can be read"
-        for part, of in counts.items()
-        if unreadable[part]
-    )
-    write_json(folder / "coverage.json", {"summary": summary or None, "unreadable": unreadable})
-    for part, of in counts.items():
-        log.info("%s: %d clips listed, %d with annotations", part, of["listed"], of["annotated"])
+    summary = hear_folder.summarise(coverage, [*PARTS])
+    write_json(folder / "coverage.json", {"summary": summary, "parts": coverage})
 
 
 # As published (weights drawn from ATST-F_strong_1): 100 epochs of one crop a clip are some 50 of

@@ -47,12 +47,12 @@ def prepare_urbansed(task: Task, tasks_dir: Path, options: UrbanSedOptions, forc
     """Make the task folder of the clips that are there."""
     options.require_source(task)
     settings = {"task": task.name, "mode": options.size, "format": 1}
-    fill = partial(_fill, options, settings)
+    fill = partial(_fill_urbansed, options, settings)
     folder = tasks_dir / f"urbansed-v2.0.0-{options.size}"
     return hear_folder.build_folder(folder, settings, fill, force=force)
 
 
-def _fill(options: UrbanSedOptions, settings: dict, folder: Path) -> None:
+def _fill_urbansed(options: UrbanSedOptions, settings: dict, folder: Path) -> None:
     check_md5(options.source, MD5)
     roots = open_sources(options.source, folder.with_name("unpacked"), _is_wanted)
     annotations = find_path(roots, "annotations/train")
@@ -65,7 +65,7 @@ def _fill(options: UrbanSedOptions, settings: dict, folder: Path) -> None:
     joined = 0
     for part, name in FOLDERS.items():
         events = {
-            path.with_suffix(".wav").name: _read_events(path)
+            path.with_suffix(".wav").name: _read_scene(path)
             for path in sorted((source / "annotations" / name).glob("*.txt"))
         }
         chosen = sorted(hear_folder.subsample(events, part, limits[part]))
@@ -94,7 +94,7 @@ def _is_wanted(member: str) -> bool:
     ) and member.endswith((".txt", ".wav"))
 
 
-def _read_events(path: Path) -> list[dict[str, Any]]:
+def _read_scene(path: Path) -> list[dict[str, Any]]:
     """Events of a clip as they are annotated: lines of start, end (s) and label."""
     rows = []
     for number, line in read_lines(path):

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from hear_ptsed.checkpoints.save import refuse_folded
 from hear_ptsed.errors import few, shown
 from hear_ptsed.heads import HEADS as HEAD_KINDS
 from hear_ptsed.heads import AttentionHead, LinearHead
-from hear_ptsed.model import Count, Report, SEDModel, float32
+from hear_ptsed.model import Count, Report, SEDModel, Undrawn, float32
 from hear_ptsed.registry import MODELS, PublicRow, Row, build, build_head, find_row, trainable
 from hear_ptsed.schema import check
 from hear_ptsed.sequence import (
@@ -166,15 +167,20 @@ def _open_file(path: Path, name: str | None, parts: ChosenParts) -> SEDModel:
         what = f"is a {shown(name)}, which is none" if name else "looks like none"
         raise ValueError(f"{path} {what} of the registered models: {', '.join(trainable())}")
     row = find_row(name)
-    backbone = row.backbone()
+    with Undrawn():
+        backbone = row.backbone()
     file = sort_tensors(tensors, type(backbone), path)
     state = read_backbone(backbone, file, path)
+    lacking = {f"backbone.{name}" for name in backbone.state_dict()} - state.keys()
+    drawn = bool(parts.random or lacking)  # then all is, so that a seed gives the same numbers
     options, kind = _find_above(file, description, parts, path)
-    with torch.device("meta"):  # compared before memory is asked for
+    with torch.device("meta"), Undrawn():  # compared before memory is asked for
         above = _build_above(backbone.embed_dim, file, options, kind, path)
         _refuse_other_parts(*above, file, parts.left_in_file, path)
-    above = _build_above(backbone.embed_dim, file, options, kind, path)
-    model = SEDModel(row.frontend(), backbone, *above)
+    with nullcontext() if drawn else Undrawn():
+        backbone = row.backbone() if drawn else backbone
+        above = _build_above(backbone.embed_dim, file, options, kind, path)
+        model = SEDModel(row.frontend(), backbone, *above)
     _fill(model, file, state, description, path)
     model.classes = _name_classes(model.head, description, row.class_names(), path)
     _add_random_parts(model, parts)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.errors import one_line
+from hear_ptsed.model import Undrawn
 from hear_ptsed.registry import find_parts, trainable
 
 # Levels around a backbone: Lightning's, EfficientSED's, DataParallel's, torch.compile's and ours.
@@ -132,7 +133,7 @@ def find_registered(backbone: Backbone) -> str | None:
 @cache
 def sign(name: str) -> tuple[type[Backbone], frozenset]:
     """Class of a registered backbone and its tensors' names and shapes."""
-    with torch.device("meta"):
+    with Undrawn():
         backbone = find_parts(name).backbone()
     return type(backbone), pair_shapes(backbone.to_released(backbone.state_dict()))
 

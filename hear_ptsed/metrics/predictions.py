@@ -57,11 +57,6 @@ def check_distinct(what: str, names: Sequence[str]) -> None:
         raise ValueError(f"{what} {twice!r} comes twice; names must differ")
 
 
-def frame_borders_s(n: int, hop_ms: int) -> np.ndarray:
-    """Borders (n + 1,) of `n` frames: halfway between centres, the first one 0."""
-    return frame_borders_ms(n, hop_ms) / 1000.0
-
-
 def paint_boxes(
     x: np.ndarray, frames: np.ndarray, settings: Sequence[BoxSettings], hop_ms: int
 ) -> Iterator[tuple[BoxSettings, np.ndarray]]:
@@ -232,7 +227,7 @@ class Predictions:
             if not self.boxes:
                 table = median_filter(table, self.median_frames, self.median_edges)
             tables.append(table)
-            ends_s.append(min(frame_borders_s(n, self.hop_ms)[n], self.durations_s[file]))
+            ends_s.append(min(frame_borders_ms(n, self.hop_ms)[n] / 1000.0, self.durations_s[file]))
         frames = np.array([len(table) for table in tables])
 
         def column(k: int) -> np.ndarray:

@@ -15,7 +15,8 @@ import numpy as np
 
 from hear_ptsed.metrics.bootstrap import Bootstrap
 from hear_ptsed.metrics.catalogue import METRICS
-from hear_ptsed.metrics.predictions import EventClips, frame_borders_s
+from hear_ptsed.metrics.decoding import frame_borders_ms
+from hear_ptsed.metrics.predictions import EventClips
 
 MAX_EFPR = 100.0  # effective false positives per hour
 HOUR_S = 3600.0
@@ -129,7 +130,7 @@ def change_points(
     parts = [
         _without_events(x, np.flatnonzero(seen & ~counted), criteria, lowest, len(clips.classes))
     ]
-    borders_s = frame_borders_s(x.shape[1], clips.hop_ms)
+    borders_s = frame_borders_ms(x.shape[1], clips.hop_ms) / 1000.0
     for row in np.flatnonzero(seen & counted):
         n = clips.frames[row]
         times_s = np.minimum(borders_s[: n + 1], clips.ends_s[row])

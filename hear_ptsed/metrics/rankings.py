@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hear_ptsed.grid import FRAME_MS
-from hear_ptsed.metrics.predictions import EventClips, frame_borders_s
+from hear_ptsed.metrics.decoding import frame_borders_ms
+from hear_ptsed.metrics.predictions import EventClips
 
 MAX_FPR = 0.1  # of segments of 1 s
 
@@ -70,7 +71,7 @@ def _means_of_seconds(x: np.ndarray, clips: EventClips) -> np.ndarray:
 
     Frames end with the clip. In whole milliseconds, so that equal frames give equal means.
     """
-    borders_ms = np.round(1000 * frame_borders_s(x.shape[1], clips.hop_ms))
+    borders_ms = frame_borders_ms(x.shape[1], clips.hop_ms)
     ends_ms = np.round(1000 * clips.ends_s, 6)[:, None]
     cuts_ms = np.union1d(borders_ms, np.arange(0, borders_ms[-1], 1000))
     frame = np.searchsorted(borders_ms, cuts_ms[:-1], side="right") - 1

@@ -55,7 +55,7 @@ def join_events(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def scored_events(events: Events, scored: Sequence[str] = ()) -> Events:
-    """Those of the scored classes, or of all; soft ones only above 0.5, as what joins of them."""
+    """Those of the scored classes, or of all; of soft ones those above 0.5, joined."""
     kept = {
         file: [e for e in of_file if not scored or str(e["label"]) in scored]
         for file, of_file in events.items()

@@ -14,7 +14,9 @@ class Rotary(nn.Module):
     def __init__(self, size: int):
         super().__init__()
         # stored in the files although never trained, hence a persistent buffer
-        self.register_buffer("freqs", 10000.0 ** (-torch.arange(0, size, 2) / size))
+        # and computed on the CPU: on the meta device arithmetic would import the compiler
+        freqs = 10000.0 ** (-torch.arange(0, size, 2, device="cpu") / size)
+        self.register_buffer("freqs", freqs.to(torch.get_default_device()))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, heads, T, size) -> (B, heads, T, size)."""

@@ -111,6 +111,8 @@ class YamNet(SEDModel):
     It takes clips of any length. Clips never influence each other.
     """
 
+    reach = CONTEXT_FRAMES
+
     def __init__(self) -> None:
         with float32():
             head = LinearHead(MobileNet.embed_dim, N_CLASSES)

