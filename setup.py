@@ -48,6 +48,7 @@ EXTRAS = {
     "plot": ["matplotlib"],
     # hear_ptsed.export and hear_ptsed.runtime
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
+    "openvino": ["onnx>=1.17", "onnxscript>=0.5", "openvino>=2025"],
     "dev": [
         "axe-playwright-python",
         "hypothesis",

@@ -86,8 +86,10 @@ class DetectorOptions(hear.NetworkOptions):
 
     def usable_device(self) -> torch.device:
         """The device, with its index; a ValueError if it cannot be used."""
-        if self.runtime == "onnx" and self.device not in (None, "cpu"):
-            raise ValueError(f"device {self.device!r}: runtime onnx computes on the cpu only")
+        if self.runtime != "torch" and self.device not in (None, "cpu"):
+            raise ValueError(
+                f"device {self.device!r}: runtime {self.runtime} computes on the cpu only"
+            )
         gpu = self.runtime == "torch" and torch.cuda.is_available()
         name = self.device or ("cuda" if gpu else "cpu")
         try:

@@ -20,6 +20,7 @@ from hear_ptsed.runtime import RuntimeModel
 from hear_ptsed.schema import settings
 
 log = logging.getLogger(__name__)
+RUNTIMES = {"onnx": "float32", "openvino": "bfloat16"}  # beside torch -> its precision
 
 
 @settings
@@ -32,8 +33,8 @@ class NetworkOptions:
     precision: Literal["float32", "bfloat16"] = "float32"  # of the network
     compile: bool = False  # by torch.compile: a minute at first use, then faster; pads to `batch`
     untrained: bool = False  # random weights, no checkpoint
-    # what computes; ONNX Runtime does on a CPU, an .onnx file or what is made of another
-    runtime: Literal["torch", "onnx"] = "torch"
+    # what computes; on a CPU also ONNX Runtime, in float32, and OpenVINO, in bfloat16
+    runtime: Literal["torch", "onnx", "openvino"] = "torch"
     # Transformers only, at most one of the next three; see Backbone.take.
     # embed by the output of this block, 1 to depth
     layer: Annotated[int, Field(ge=1)] | None = None
@@ -45,18 +46,34 @@ class NetworkOptions:
         """Reduce a backbone to the chosen blocks; a ValueError if it has no such blocks."""
         backbone.take(self.layer, self.layers, self.drop_layers, self.final_norm)
 
+    def check_runtime(self, backbone: Backbone) -> None:
+        """Refuse a runtime that does not go with the other options, or with the backbone."""
+        if self.runtime == "torch":
+            return
+        precision = RUNTIMES[self.runtime]
+        if self.compile or self.precision != precision:
+            raise ValueError(
+                f"runtime {self.runtime} computes in {precision}, uncompiled; asked for are "
+                f"precision {self.precision} and compile {self.compile}"
+            )
+        if precision == "bfloat16" and not backbone.bfloat16:
+            name = type(backbone).__name__
+            raise ValueError(f"{name} breaks in bfloat16, which openvino takes: take runtime onnx")
+
     def open_exported(self, path: Path, name: str) -> RuntimeModel | None:
         """The named model from an .onnx file; None if the file is no such file."""
         if path.suffix != ".onnx":
             return None
         if self.runtime == "torch":
             raise ValueError(f"{path} is an ONNX file, which torch cannot run; take runtime onnx")
+        with Undrawn():
+            self.check_runtime(MODELS[name].backbone())
         if self.layer or self.layers or self.drop_layers or not self.final_norm:
             raise ValueError(
                 f"{path} is fixed: leave out layer, layers, drop_layers and final_norm, or give "
                 "the checkpoint that it was made of"
             )
-        model = RuntimeModel(path.read_bytes(), str(path))
+        model = RuntimeModel(path.read_bytes(), str(path), self.runtime)
         if MODELS.get(model.facts.model) is not MODELS[name]:
             raise ValueError(f"{path} holds the model {model.facts.model}; asked for is {name}")
         return model
@@ -205,15 +222,14 @@ def set_up(
     Returns:
         The model, and True if it must run under bfloat16 autocast.
     """
-    if options.runtime == "onnx" and (options.compile or options.precision != "float32"):
-        raise ValueError("runtime onnx computes in float32, uncompiled: leave out the two options")
     if isinstance(model, RuntimeModel):
         return model, False
+    options.check_runtime(model.backbone)
     options.take_from(model.backbone)
-    if options.runtime == "onnx":
+    if options.runtime != "torch":
         name = _name(model)
         log.info("making an ONNX model of %s; `hear-ptsed export` does so once", name)
-        return RuntimeModel(convert(model), name), False
+        return RuntimeModel(convert(model), name, options.runtime), False
     backbone = model.fold().backbone
     low_precision = options.precision == "bfloat16" and backbone.bfloat16
     if low_precision:  # matrices only: norms and tables stay in float32

@@ -1,4 +1,5 @@
-"""Models in ONNX files, run by ONNX Runtime on a CPU in float32; needs the extra `onnx`.
+"""Models in ONNX files, run on a CPU: by ONNX Runtime in float32, which needs the extra `onnx`, or
+by OpenVINO in bfloat16, which needs the extra `openvino`.
 
 Such a file takes audio (B, 160000) at 16 kHz, with any B, and gives what it has of strong
 (B, C, 250), weak (B, C) and frames (B, 250, D); what it is stands in its metadata, see `Facts`.
@@ -49,15 +50,16 @@ class RuntimeModel(nn.Module):
     Args:
         content: of the file.
         name: of the file, for messages.
+        runtime: what computes.
     """
 
     over = SEDModel.over
 
-    def __init__(self, content: bytes, name: str):
+    def __init__(self, content: bytes, name: str, runtime: Literal["onnx", "openvino"] = "onnx"):
         super().__init__()
         self.name = name
         self.facts = read_facts(content, name)
-        self._run = _start(content)
+        self._run = {"onnx": _start_onnx, "openvino": _start_openvino}[runtime](content)
 
     @property
     def width(self) -> int:
@@ -115,17 +117,17 @@ def read_facts(content: bytes, name: str) -> Facts:
     return facts
 
 
-def needed(package: str) -> Any:
-    """A package of the extra `onnx`; an ImportError says what to install."""
+def needed(package: str, extra: str = "onnx") -> Any:
+    """A package of an extra; an ImportError says what to install."""
     try:
         return import_module(package)
     except ImportError as error:
         raise ImportError(
-            f"this needs {package}: pip install 'hear_ptsed[onnx]' ({error})"
+            f"this needs {package}: pip install 'hear_ptsed[{extra}]' ({error})"
         ) from error
 
 
-def _start(content: bytes) -> Run:
+def _start_onnx(content: bytes) -> Run:
     onnxruntime = needed("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -138,5 +140,21 @@ def _start(content: bytes) -> Run:
     def run(audio: np.ndarray) -> dict[str, np.ndarray]:
         """(B, 160000) -> outputs by name."""
         return dict(zip(names, session.run(names, {"audio": audio}), strict=True))
+
+    return run
+
+
+def _start_openvino(content: bytes) -> Run:
+    core = needed("openvino", "openvino").Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": "bf16",
+    }
+    compiled = core.compile_model(core.read_model(content), "CPU", settings)
+
+    def run(audio: np.ndarray) -> dict[str, np.ndarray]:
+        """(B, 160000) -> outputs by name."""
+        outputs = compiled(audio)
+        return {port.any_name: outputs[port].copy() for port in compiled.outputs}
 
     return run

@@ -1,5 +1,6 @@
 """ONNX files say what torch says, whatever the batch, and say what they are."""
 
+import json
 import wave
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from conftest import NETWORKS, small
 import hear_ptsed
 from hear_ptsed import detect, hear
 from hear_ptsed.checkpoints.save import save_checkpoint
+from hear_ptsed.cli import main
 from hear_ptsed.heads import AttentionHead
 from hear_ptsed.registry import MODELS, build
 from hear_ptsed.sequence import build_sequence_model
@@ -117,18 +119,52 @@ def test_a_transformer_is_reduced_to_a_block_before_it_is_made_one(monkeypatch, 
     assert "M2D" in repr(got)
 
 
-def test_detect_scores_with_a_runtime_as_with_torch(exported, checkpoint, tmp_path):
+@pytest.fixture
+def clip(tmp_path):
     path = tmp_path / "clip.wav"
     samples = np.random.default_rng(0).integers(-9000, 9000, 12 * 16_000, dtype=np.int16)
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
         file.writeframes(samples.tobytes())
+    return path
+
+
+def test_openvino_embeds_a_transformer_in_bfloat16(monkeypatch, audio):
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    monkeypatch.setitem(
+        MODELS, "m2d", replace(MODELS["m2d"], backbone=lambda: small("m2d").backbone)
+    )
+    want = hear.load_model("m2d", "ssl", untrained=True)(audio).detach()
+    low = {"precision": "bfloat16", "untrained": True}
+    got = hear.load_model("m2d", "ssl", **low, runtime="openvino")(audio)
+    assert (got - want).norm() / want.norm() < 0.02
+
+
+def test_detect_scores_with_a_runtime_as_with_torch(exported, checkpoint, clip):
     torch_options = detect.DetectorOptions(device="cpu")
-    want = detect.detect(path, detect.load_detector("fmn02", None, checkpoint, torch_options))
+    want = detect.detect(clip, detect.load_detector("fmn02", None, checkpoint, torch_options))
     options = detect.DetectorOptions(runtime="onnx")
     detector = detect.load_detector("fmn02", checkpoint=exported, options=options)
     assert detector.classes == ("dog", "cat") and detector.checkpoint == "mine.onnx"
-    np.testing.assert_allclose(detect.detect(path, detector).scores, want.scores, atol=1e-5)
+    np.testing.assert_allclose(detect.detect(clip, detector).scores, want.scores, atol=1e-5)
+
+
+def test_the_command_writes_the_same_file_and_detects_with_it(
+    exported, checkpoint, clip, tmp_path, capsys
+):
+    out = tmp_path / "again.onnx"
+    assert main(["export", "fmn02", "--checkpoint", str(checkpoint), "--out", str(out)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["model"], facts["classes"], facts["checkpoint"]) == ("fmn02", 2, "mine.pt")
+    assert out.read_bytes() == exported.read_bytes()
+    tables = []
+    for weights, runtime in ((checkpoint, "torch"), (out, "onnx")):
+        chosen = ["--checkpoint", str(weights), "--runtime", runtime, "--threshold", "0.4"]
+        assert main(["detect", str(clip), "--model", "fmn02", *chosen]) == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1] and tables[0].count("\n") > 1
+    assert main(["export", "fmn02", "--checkpoint", str(clip), "--out", str(out)]) == 1
+    assert "clip.wav" in capsys.readouterr().err
 
 
 def load(path, **options):
@@ -139,8 +175,10 @@ def load(path, **options):
     ("options", "message"),
     [
         ({}, "mine.onnx is an ONNX file, which torch cannot run; take runtime onnx"),
-        ({"runtime": "onnx", "compile": True}, "in float32, uncompiled: leave out the two"),
-        ({"runtime": "onnx", "precision": "bfloat16"}, "in float32, uncompiled: leave out the two"),
+        ({"runtime": "onnx", "compile": True}, "onnx computes in float32, uncompiled; asked for"),
+        ({"runtime": "onnx", "precision": "bfloat16"}, "onnx computes in float32, uncompiled"),
+        ({"runtime": "openvino"}, "openvino computes in bfloat16, uncompiled; asked for are prec"),
+        ({"runtime": "openvino", "precision": "bfloat16"}, "FrameMN breaks in bfloat16, which"),
         ({"runtime": "gpu"}, "runtime is 'gpu'"),
     ],
 )

@@ -24,7 +24,7 @@ def add_model(sub: argparse.ArgumentParser) -> None:
     """The model, its weights and where it runs."""
     add = sub.add_argument
     add("--model", required=True, help="a model of `hear-ptsed list`, such as atst_frame")
-    add("--stage", choices=STAGES, help="of the checkpoint; default: strong")
+    add_stage(sub)
     weights = sub.add_mutually_exclusive_group()
     weights.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="instead of the released one"
@@ -32,6 +32,12 @@ def add_model(sub: argparse.ArgumentParser) -> None:
     weights.add_argument("--untrained", action="store_true", help="random weights, to try things")
     add("--device", help="cpu, cuda …; default: a GPU if there is one")
     add("--precision", choices=["float32", "bfloat16"], default="float32")
+    text = "what computes; on a CPU onnx is faster for CNNs, openvino in bfloat16 for transformers"
+    add("--runtime", choices=["torch", "onnx", "openvino"], default="torch", help=text)
+
+
+def add_stage(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--stage", choices=STAGES, help="of the checkpoint; default: strong")
 
 
 def add_decoding(sub: argparse.ArgumentParser) -> None:
@@ -55,9 +61,9 @@ def open_detector(args: argparse.Namespace, overlap_s: float = 0.0) -> "Detector
     """The detector that was chosen; that it is untrained is said."""
     from hear_ptsed import detect
 
-    options = detect.DetectorOptions(
-        overlap=overlap_s, precision=args.precision, untrained=args.untrained, device=args.device
-    )
+    names = ("precision", "untrained", "device", "runtime")
+    chosen = {name: getattr(args, name) for name in names}
+    options = detect.DetectorOptions(overlap=overlap_s, **chosen)
     detector = detect.load_detector(args.model, args.stage, args.checkpoint, options)
     if detector.untrained:
         print(f"{args.model} is untrained: its events mean nothing", file=sys.stderr)
