@@ -10,6 +10,7 @@ loader alone, from packed shards.
 import argparse
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -115,12 +116,20 @@ def train_rate(
     return batch / best, flop, peak_gb(device)
 
 
+def beyond_read_ahead(
+    clips: ClipSet, picks: TrainPicks, workers: int, pin: bool
+) -> Iterator[Batch]:
+    """Batches of a loader, once those are gone that its workers read ahead."""
+    batches = iter(loader(clips, picks, workers, pin))
+    for _ in range(4 + 4 * workers):
+        next(batches)
+    return batches
+
+
 def loader_rate(clips: ClipSet, workers: int, batch: int) -> float:
     """Clips per second that the loader delivers from packed shards."""
     plan = Plan(len(clips), len(clips), 200.0, batch, 1)
-    batches = iter(loader(clips, TrainPicks(plan, None, False, 0, 0.8), workers, False))
-    for _ in range(4 + 4 * workers):  # what the workers read ahead
-        next(batches)
+    batches = beyond_read_ahead(clips, TrainPicks(plan, None, False, 0, 0.8), workers, False)
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < 5 and (item := next(batches, None)) is not None:
         count += len(item["partner"])
