@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product, repeat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from embed import count_flops
@@ -26,7 +26,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
-from train import Steps, beyond_read_ahead, shards
 
 from hear_ptsed import load
 from hear_ptsed.checkpoints import save_checkpoint
@@ -39,6 +38,9 @@ from hear_ptsed.registry import build, find_parts
 from training.data.batch import Batch
 from training.data.clips import Clips, open_clips
 from training.ensemble import write_pseudo_labels
+
+if TYPE_CHECKING:  # Lightning's import takes seconds
+    from train import Steps
 
 ROOT = Path(__file__).resolve().parents[1]
 Row = dict[str, Any]
@@ -269,6 +271,8 @@ def frontends(sizes: Sizes) -> Iterator[Row]:
 
 def training_steps(sizes: Sizes) -> Iterator[Row]:
     """Whole steps in bfloat16, of batches that lie on the device, and of those of a loader."""
+    from train import Steps, beyond_read_ahead, shards
+
     device, dtype = sizes.device, torch.bfloat16
     with tempfile.TemporaryDirectory() as folder, tf32(True):
         clips = shards(Path(folder))
@@ -292,7 +296,7 @@ def training_steps(sizes: Sizes) -> Iterator[Row]:
             }
 
 
-def step_seconds(steps: Steps, batches: Iterator[Batch], sizes: Sizes) -> float:
+def step_seconds(steps: "Steps", batches: Iterator[Batch], sizes: Sizes) -> float:
     """Mean seconds of steps that fill a time, after a first one; none waits for the device."""
     steps.run(steps.move(next(batches)))
     begun_s, count = now_s(sizes.device), 0
@@ -334,6 +338,8 @@ def pseudo_labels(sizes: Sizes) -> Iterator[Row]:
 
 def folders(folder: Path, numbers: Sequence[int]) -> list[Clips]:
     """So many clips in a folder each, links to a few files."""
+    from train import shards
+
     shards(folder)
     stored = sorted((folder / "wav").iterdir())
     for number in numbers:

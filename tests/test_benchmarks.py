@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("lightning")
-pytest.importorskip("h5py")
+pytest.importorskip("h5py")  # of training.ensemble
 
 ROOT = Path(__file__).parents[1]
 CHECK = [sys.executable, str(ROOT / "benchmarks" / "gpu.py")]
@@ -45,10 +44,8 @@ def test_a_section_that_is_out_of_time_is_ended_and_named_and_what_is_left_is_to
     assert "eager_networks: not begun" in done.stdout
 
 
-def test_a_section_that_fails_says_why_and_the_next_one_runs(tmp_path):
+def test_a_section_that_fails_says_why(tmp_path):
     out = tmp_path / "gpu.json"
-    words = ["--dry", "--models", "nothing", "--out", str(out), "--sections", "frontends", "card"]
-    assert check(*words).returncode == 1
-    report = json.loads(out.read_text())["sections"]
-    assert "unknown model 'nothing'" in report["frontends"]["status"]
-    assert report["card"]["status"] == "done" and report["card"]["rows"][0]["torch"]
+    done = check("--dry", "--models", "x", "--out", str(out), "--sections", "frontends")
+    assert done.returncode == 1
+    assert "unknown model 'x'" in json.loads(out.read_text())["sections"]["frontends"]["status"]
