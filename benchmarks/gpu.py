@@ -10,7 +10,10 @@ Weights are random. The file is written after every row, so that a run that is c
 has; `--report gpu.json` prints it as tables.
 
 Needs torch for CUDA, a C compiler (for torch.compile), 2 GB of /dev/shm for loaders, no download:
-    pip install -e '.[eval,training,dev]' -c constraints.txt
+    pip install -e '.[training,plot,dev]' -c constraints.txt
+Where there is no network: an image with torch, torchaudio, Lightning, h5py, PyYAML, pandas, SciPy,
+matplotlib, pytest and hypothesis needs but wheels of pydantic, soundfile and soxr with what they
+need, and PYTHONPATH=. instead of the installation.
 `--dry` takes the same way in tiny sizes on a CPU.
 """
 

@@ -190,10 +190,11 @@ def attention(sizes: Sizes) -> Iterator[Row]:
         for name, run in (runs | {"flex_attention, compiled": compiled_flex}).items():
             row = {"attention": name, "precision": str(dtype).removeprefix("torch.")}
             try:
-                yield row | one_attention(sizes, run, given, wanted)
+                one_attention(row, sizes, run, given, wanted)
             except Exception as error:  # a kernel that a card or torch lacks is a finding
                 refused = str(error).strip().partition("\n")[0]
-                yield row | {"refused": f"{type(error).__name__}: {refused}"}
+                row["refused"] = f"{type(error).__name__}: {refused}"
+            yield row
 
 
 def masked(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor) -> Tensor:
@@ -219,27 +220,23 @@ def by_kernel(kernel: SDPBackend) -> Callable[..., Tensor]:
 
 
 def one_attention(
-    sizes: Sizes, run: Callable[..., Tensor], given: list[Tensor], wanted: Tensor
-) -> Row:
-    """Milliseconds and memory of inference and of a training step, error of the output."""
-    row: Row = {}
-    detached = [tensor.detach() for tensor in given]
+    row: Row, sizes: Sizes, run: Callable[..., Tensor], given: list[Tensor], wanted: Tensor
+) -> None:
+    """Enter milliseconds and memory of inference, the error, and the same of a training step."""
+    device, detached = sizes.device, [tensor.detach() for tensor in given]
     with torch.no_grad():
-        reset_peak(sizes.device)
-        row["inference_ms"] = 1e3 * least_seconds(
-            lambda: run(*detached), sizes.device, sizes.call_s
-        )
-        row["inference_gb"] = peak_gb(sizes.device)
+        reset_peak(device)
+        row["inference_ms"] = 1e3 * least_seconds(lambda: run(*detached), device, sizes.call_s)
+        row["inference_gb"] = peak_gb(device)
         row["error"] = ((run(*detached).float() - wanted).norm() / wanted.norm()).item()
 
     def step() -> None:
         torch.autograd.grad(run(*given).sum(), given)
 
-    if sizes.device.type == "cuda":  # flex_attention has no gradients on a CPU
-        reset_peak(sizes.device)
-        row["training_ms"] = 1e3 * least_seconds(step, sizes.device, sizes.call_s)
-        row["training_gb"] = peak_gb(sizes.device)
-    return row
+    if device.type == "cuda":  # flex_attention has no gradients on a CPU
+        reset_peak(device)
+        row["training_ms"] = 1e3 * least_seconds(step, device, sizes.call_s)
+        row["training_gb"] = peak_gb(device)
 
 
 @torch.no_grad()
