@@ -10,14 +10,13 @@ point operations are those of matrix products, convolutions and attention, count
 import argparse
 import copy
 import math
-import platform
 import sys
-import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from unittest.mock import patch
 
 import torch
+from machine import PRODUCT, describe, matrix_product, product_flops, seconds
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -41,22 +40,6 @@ def written_out_attention(
 def plain_attention():
     with patch.object(F, "scaled_dot_product_attention", written_out_attention):
         yield
-
-
-def seconds(run: Callable[[], object], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def matrix_product(dtype: torch.dtype, device: str, n: int) -> Callable[[], Tensor]:
-    """What multiplies two matrices (N, N)."""
-    a = torch.randn(n, n, device=device, dtype=dtype)
-    return lambda: a @ a
 
 
 def variants(name: str, audio: Tensor, compiled: bool) -> dict[str, Callable[[], object]]:
@@ -89,11 +72,11 @@ def count_flops(name: str) -> int:
 
 
 @torch.no_grad()
-def measure(name: str, device: str, rounds: int, compiled: bool) -> list[str]:
+def measure(name: str, device: torch.device, rounds: int, compiled: bool) -> list[str]:
     """Rows of the results table of one model."""
     audio = torch.randn(CLIPS, WINDOW, device=device) * 0.1
     flops = count_flops(name)
-    n = 8192 if device == "cuda" else 2048
+    n = PRODUCT[device.type]
     products = {
         dtype: matrix_product(dtype, device, n) for dtype in (torch.float32, torch.bfloat16)
     }
@@ -108,7 +91,7 @@ def measure(name: str, device: str, rounds: int, compiled: bool) -> list[str]:
     rows = []
     for key in runs:
         dtype = torch.bfloat16 if key.startswith("bfloat16") else torch.float32
-        rate = 2 * n**3 / best[dtype]
+        rate = product_flops(n) / best[dtype]
         share = CLIPS * flops / best[key] / rate
         rows.append(
             f"| {name} | {key} | {flops / 1e9:.1f} | {CLIPS / best[key]:.2f} | "
@@ -127,12 +110,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compiled", action="store_true")
     args = parser.parse_args()
-    card = torch.cuda.get_device_name() if args.device == "cuda" else platform.processor()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {card or 'CPU'}\n")
+    device = torch.device(args.device)
+    facts = describe(device)
+    print(f"torch {facts['torch']}, {facts['threads']} threads, {facts['device']}\n")
     print("| model | variant | GFLOP | clips/s | x plain | x float32 | product GFLOP/s | share |")
     print("|---|---|---|---|---|---|---|---|")
     for name in args.models:
-        print("\n".join(measure(name, args.device, args.rounds, args.compiled)), flush=True)
+        print("\n".join(measure(name, device, args.rounds, args.compiled)), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,21 +8,22 @@ loader alone, from packed shards.
 """
 
 import argparse
-import resource
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
+from machine import describe, peak_gb, product_rate, reset_peak, seconds
 from torch.utils.flop_counter import FlopCounterMode
 
 from hear_ptsed.labels import load_labels
 from hear_ptsed.registry import MODELS, build, trainable
 from training import optim
 from training.data.annotations import Events
-from training.data.batch import ClipSet, loader
+from training.data.batch import Batch, ClipSet, loader
 from training.data.clips import open_clips
 from training.data.pack import pack
 from training.data.sampling import Plan, TrainPicks
@@ -33,23 +34,6 @@ from training.optim import freeze_unused
 from training.recipe import Data, Optim, Recipe
 
 CLIPS, EVENTS = 64, 9  # in the folder; per clip
-
-
-def product_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP per second of a large matrix product."""
-    a = torch.randn(4096, 4096, device=device, dtype=dtype)
-    best = 0.0
-    for _ in range(5):
-        start = now(device)
-        a @ a
-        best = max(best, 2 * 4096**3 / (now(device) - start))
-    return best
-
-
-def now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def shards(folder: Path) -> ClipSet:
@@ -70,60 +54,82 @@ def shards(folder: Path) -> ClipSet:
     return OpenSources([clips.events()], [source], FrameLabels()).clip_set(labels)
 
 
+class Steps:
+    """Whole training steps of one model, by the strong recipe."""
+
+    def __init__(
+        self,
+        name: str,
+        clips: ClipSet,
+        device: torch.device,
+        batch: int,
+        dtype: torch.dtype,
+        compiled: bool,
+    ):
+        recipe = Recipe(
+            optim=Optim(batch=batch, epochs=1000.0, warmup_steps=10), data=Data(workers=0)
+        )
+        model = build(name).train()
+        freeze_unused(model, FrameLabels())
+        self.module = make_module(recipe, model, clips).to(device)
+        if compiled:
+            model.backbone.compile()
+        self.picks = TrainPicks(self.module.plan, None, False, 0, recipe.augment.wavmix_p)
+        self.adamw = optim.optimizer(optim.groups(model, recipe.optim), recipe.optim)
+        self.device, self.dtype = device, dtype
+        self.draw = torch.Generator().manual_seed(0)
+
+    def move(self, batch: Batch) -> Batch:
+        return {
+            k: v.to(self.device, non_blocking=True) if isinstance(v, torch.Tensor) else v
+            for k, v in batch.items()
+        }
+
+    def run(self, batch: Batch) -> None:
+        """One step with a batch that lies on the device."""
+        low = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype, enabled=low):
+            with torch.no_grad():
+                inputs = self.module.inputs(batch, self.draw)
+            loss = self.module.loss(inputs)
+        loss.backward()
+        self.adamw.step()
+        self.adamw.zero_grad()
+
+    def count_flops(self, batch: Batch) -> int:
+        """Of a step: three times those of the network's forward pass."""
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            self.module.loss(self.module.inputs(batch, self.draw))
+        return 3 * counter.get_total_flops()
+
+
 def train_rate(
     name: str, clips: ClipSet, device: torch.device, batch: int, dtype: torch.dtype, compiled: bool
 ) -> tuple[float, float, float]:
-    """Clips per second, FLOP per clip, and GB of memory of training one model."""
-    recipe = Recipe(optim=Optim(batch=batch, epochs=1000.0, warmup_steps=10), data=Data(workers=0))
-    model = build(name).train()
-    freeze_unused(model, FrameLabels())
-    module = make_module(recipe, model, clips).to(device)
-    if compiled:
-        model.backbone.compile()
-    picks = TrainPicks(module.plan, None, False, 0, recipe.augment.wavmix_p)
-    adamw = optim.optimizer(optim.groups(model, recipe.optim), recipe.optim)
-    batches = [
-        {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in clips[p].items()}
-        for p in map(picks.at, range(2))
-    ]
-    draw = torch.Generator().manual_seed(0)
+    """Clips per second, FLOP per clip (0 if compiled), and GB of memory of training one model."""
+    steps = Steps(name, clips, device, batch, dtype, compiled)
+    batches = [steps.move(clips[p]) for p in map(steps.picks.at, range(2))]
+    reset_peak(device)
+    steps.run(batches[0])
+    flop = 0.0 if compiled else steps.count_flops(batches[0]) / batch
+    best = min(seconds(lambda i=i: steps.run(batches[i % 2]), device) for i in range(4))
+    return batch / best, flop, peak_gb(device)
 
-    def step(i: int) -> None:
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            with torch.no_grad():
-                spec, targets = module.inputs(batches[i % 2], draw)
-            loss = module.loss(spec, targets)
-        loss.backward()
-        adamw.step()
-        adamw.zero_grad()
 
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    step(0)
-    flop = 0.0
-    if not compiled:
-        spec, targets = module.inputs(batches[0], draw)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            module.loss(spec, targets)
-        flop = 3 * counter.get_total_flops() / batch
-    best = float("inf")
-    for i in range(4):
-        start = now(device)
-        step(i)
-        best = min(best, now(device) - start)
-    if device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated() / 1e9
-    else:
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return batch / best, flop, memory
+def beyond_read_ahead(
+    clips: ClipSet, picks: TrainPicks, workers: int, pin: bool
+) -> Iterator[Batch]:
+    """Batches of a loader, once those are gone that its workers read ahead."""
+    batches = iter(loader(clips, picks, workers, pin))
+    for _ in range(4 + 4 * workers):
+        next(batches)
+    return batches
 
 
 def loader_rate(clips: ClipSet, workers: int, batch: int) -> float:
     """Clips per second that the loader delivers from packed shards."""
     plan = Plan(len(clips), len(clips), 200.0, batch, 1)
-    batches = iter(loader(clips, TrainPicks(plan, None, False, 0, 0.8), workers, False))
-    for _ in range(4 + 4 * workers):  # what the workers read ahead
-        next(batches)
+    batches = beyond_read_ahead(clips, TrainPicks(plan, None, False, 0, 0.8), workers, False)
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < 5 and (item := next(batches, None)) is not None:
         count += len(item["partner"])
@@ -141,19 +147,16 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1])
     args = parser.parse_args()
     device = torch.device(args.device)
-    name = (
-        torch.cuda.get_device_name()
-        if device.type == "cuda"
-        else f"{torch.get_num_threads()} threads"
-    )
-    print(f"{name}, torch {torch.__version__}, batch {args.batch}\n")
+    facts = describe(device)
+    print(f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}, ", end="")
+    print(f"batch {args.batch}\n")
     with tempfile.TemporaryDirectory() as folder:
         clips = shards(Path(folder))
         print("| model | variant | clips/s | GFLOP per clip | share of products | memory, GB |")
         print("|---|---|---|---|---|---|")
         for model in args.models:
             for dtype in (torch.float32, torch.bfloat16):
-                peak, flop = product_rate(device, dtype), 0.0
+                peak, flop = product_rate(dtype, device), 0.0
                 for compiled in (False, True)[: 1 + args.compiled]:
                     rate, counted, memory = train_rate(
                         model, clips, device, args.batch, dtype, compiled

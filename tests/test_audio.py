@@ -33,6 +33,13 @@ def test_reading_by_blocks_gives_exactly_what_resampling_the_whole_file_gives(tm
     np.testing.assert_array_equal(read.numpy(), soxr.resample(audio.mean(1), rate, 16000))
 
 
+@pytest.mark.parametrize("channels", [1, 2, 6, 7])
+def test_channels_are_averaged_exactly_as_numpy_does(tmp_path, channels):
+    audio = noise(1000, channels)
+    soundfile.write(tmp_path / "noise.wav", audio, 16000, subtype="FLOAT")
+    np.testing.assert_array_equal(read_audio(tmp_path / "noise.wav")[0].numpy(), audio.mean(1))
+
+
 @pytest.mark.parametrize(
     ("kind", "coding"),
     [("WAV", "PCM_24"), ("FLAC", None), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None)],
