@@ -49,6 +49,9 @@ EXTRAS = {
     # hear_ptsed.export and hear_ptsed.runtime
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
     "openvino": ["onnx>=1.17", "onnxscript>=0.5", "openvino>=2025"],
+    # hear_ptsed.clients
+    "xares": ["xares>=0.1.3"],
+    "mteb": ["mteb>=2.26"],
     "dev": [
         "axe-playwright-python",
         "hypothesis",

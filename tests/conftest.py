@@ -18,7 +18,7 @@ from hear_ptsed.backbones.frame_mn import FrameMN
 from hear_ptsed.backbones.m2d import M2D, M2DConfig
 from hear_ptsed.heads import LinearHead
 from hear_ptsed.model import SEDModel
-from hear_ptsed.registry import MODELS, build, trainable
+from hear_ptsed.registry import MODELS, build, find_cached, trainable
 
 SMALL = {
     "atst_frame": lambda: ATSTFrame(ATSTFrameConfig(dim=24, depth=2, heads=2)),
@@ -170,6 +170,10 @@ def _foreign(url: str) -> list[str]:
 
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+needs_weights = pytest.mark.skipif(
+    find_cached("yamnet", None) is None,
+    reason="needs YAMNet's weights: hear-ptsed download yamnet",
+)
 # Public weights exist for these, and arrays computed by the public models.
 RELEASED = [
     name

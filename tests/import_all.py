@@ -17,6 +17,8 @@ EXTRAS = {  # extra: packages, modules that need another extra, distributions be
     "plot": (["hear_ptsed"], [], []),
     "onnx": (["hear_ptsed"], ["hear_ptsed.plot"], []),
     "openvino": (["hear_ptsed"], ["hear_ptsed.plot"], []),
+    "xares": (["hear_ptsed"], ["hear_ptsed.plot"], []),
+    "mteb": (["hear_ptsed"], ["hear_ptsed.plot"], []),
     "eval": (["hear_ptsed", "eval_tasks"], [], BY_HAND),
     "training": (["hear_ptsed", "training"], ["hear_ptsed.plot"], []),
     "leaderboards": (["leaderboards"], [], []),

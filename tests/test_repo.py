@@ -40,7 +40,7 @@ FLOORS = [  # of the library: a module imports from lower floors, or from its ow
     {"detect", "stream"},
     {"plot", "formats", "live"},
     {"plugins", "commands"},
-    {"cli"},
+    {"clients", "cli"},
 ]
 
 

@@ -6,22 +6,19 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_parts import same
+from conftest import needs_weights
 from deterministic import waveform
 
 import hear_ptsed
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.checkpoints.download import find
-from hear_ptsed.registry import MODELS, build, find_cached
+from hear_ptsed.registry import MODELS, build
 from hear_ptsed.yamnet import WHEEL, network, weights
 
 GOLDEN = Path(__file__).parent / "golden/yamnet.npz"
 # samples: (patches every 0.48 s, frames of 40 ms)
 LENGTHS = {1: (1, 1), 320: (1, 1), 959: (1, 1), 960: (1, 2), 15_599: (1, 24), 15_600: (1, 24)}
 LENGTHS |= {15_601: (2, 24), 16_000: (2, 25), 23_280: (2, 36), 23_281: (3, 36), 31_999: (4, 50)}
-needs_weights = pytest.mark.skipif(
-    find_cached("yamnet", None) is None,
-    reason="needs YAMNet's weights: hear-ptsed download yamnet",
-)
 
 CHANNELS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)  # of the blocks
 STRIDED_BLOCKS = (2, 4, 6, 12)
