@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from hear_ptsed.commands.detect import add_detect, detect_command
+from hear_ptsed.commands.embed import add_embed, embed_command
 from hear_ptsed.commands.models import add_download, add_list, download_command, list_command
 from hear_ptsed.commands.stream import add_stream, stream_command
 from hear_ptsed.errors import run_command
@@ -13,11 +14,13 @@ COMMANDS = {  # name -> options, function, help
     "list": (add_list, list_command, "the table of models and stages"),
     "download": (add_download, download_command, "fetch released checkpoints"),
     "detect": (add_detect, detect_command, "sound events of audio files"),
+    "embed": (add_embed, embed_command, "embeddings of audio files, as Parquet"),
     "stream": (add_stream, stream_command, "sound events of live audio, as JSON lines"),
 }
 MORE = {
     "detect": "Sound events of audio files of any length, sample rate and channel count. "
     "Without --out they are printed.",
+    "embed": "Embeddings of audio files, every 40 ms or one for each file; see docs/corpus.md.",
 }
 
 
