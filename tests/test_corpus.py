@@ -3,53 +3,32 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from corpus_parts import (
+    DETECT,
+    EMBED,
+    MODEL,
+    N_PARTS,
+    alive,
+    children,
+    rows,
+    run,
+    sounds,
+    start,
+    wait_for,
+)
 
-from hear_ptsed import cli, corpus, hear
+from hear_ptsed import corpus, hear
 from hear_ptsed.audio import read_audio
 from hear_ptsed.windows import over_clips, over_windows
 
-pq = pytest.importorskip("pyarrow.parquet")
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-MODEL = ("--model", "frame_mn04", "--untrained", "--device", "cpu")
-# With random weights all 447 classes would be found everywhere.
-DETECT = ("detect", *MODEL, "--format", "parquet", "--threshold", "0.512")
-EMBED = ("embed", *MODEL, "--scene")
-KINDS = [("wav", 16000), ("flac", 22050), ("mp3", 44100)]
-N_PARTS = 4
-# A command with small parts.
-COMMAND = """
-import sys
-from hear_ptsed import cli, corpus
-corpus.PART_FILES = {size}
-if __name__ == "__main__":  # not in the processes that it starts
-    sys.exit(cli.main(sys.argv[1:]))
-"""
-
-
-def sounds(folder: Path, n: int, longest_s: float = 3.0) -> Path:
-    """Files of three kinds; two that are no audio, and others that are nobody's business."""
-    rng = np.random.default_rng(0)
-    (folder / "below").mkdir(parents=True)
-    for i in range(n - 2):
-        kind, rate = KINDS[i % 3]
-        audio = 0.1 * rng.standard_normal(int(rate * rng.uniform(0.1, longest_s)))
-        soundfile.write(folder / ("below" if i % 2 else "") / f"{i:04d}.{kind}", audio, rate)
-    (folder / "bad.wav").write_bytes(b"RIFF nothing")
-    (folder / "below" / "empty.mp3").write_bytes(b"")
-    (folder / "notes.txt").write_text("no audio")
-    (folder / ".hidden.wav").write_bytes(b"")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +55,6 @@ def undisturbed(folder, tmp_path_factory) -> list[dict]:
     return rows(out)
 
 
-def run(*arguments) -> int:
-    return cli.main([str(argument) for argument in arguments])
-
-
 def refused(capsys, *arguments) -> str:
     """What is said of a command that is refused."""
     try:
@@ -88,46 +63,6 @@ def refused(capsys, *arguments) -> str:
         assert ended.code == 2
     (line,) = [x for x in capsys.readouterr().err.splitlines() if "mean nothing" not in x]
     return line
-
-
-def rows(out: Path) -> list[dict]:
-    """All rows, by part."""
-    parts = sorted(out.glob("part-*.parquet"))
-    return [row for part in parts for row in pq.read_table(part).to_pylist()]
-
-
-def start(*arguments, size: int = 3, script: Path | None = None) -> subprocess.Popen:
-    """A command of its own, with small parts; `script` is where its program lies."""
-    script.write_text(COMMAND.format(size=size))
-    return subprocess.Popen(
-        [sys.executable, str(script), *map(str, arguments)],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_for(what, seconds: float = 60.0):
-    """The first true value of `what`."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := what():
-            return value
-        time.sleep(0.005)
-    raise TimeoutError
-
-
-def children(pid: int) -> list[int]:
-    """Workers of a command: processes that Python spawned."""
-    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    spawned = []
-    for child in map(int, listed):
-        try:
-            if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
-                spawned.append(child)
-        except OSError:
-            continue
-    return spawned
 
 
 def test_a_folder_gives_a_row_for_each_audio_file_with_the_events_of_detect(
@@ -226,6 +161,26 @@ def test_other_settings_or_files_are_refused_and_the_same_change_nothing(folder,
     (out / "part-00001.parquet").unlink()
     assert run(*EMBED, folder, "--out", out) == 1
     assert len(rows(out)) == 11
+
+
+def test_the_queries_of_the_documentation_answer(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(*DETECT, folder, "--out", "events", "--threshold-of", "Bark", 0.3)
+    text = (Path(__file__).parents[1] / "docs" / "corpus.md").read_text()
+    names = {}
+    for code in text.split("```python\n")[1:]:
+        # As users copy it; no random score is as high as that.
+        exec(code.partition("```")[0].replace("> 0.6)", "> 0.48)"), names)
+    expected = {
+        (row["file"], event["onset_s"])
+        for row in rows(Path("events"))
+        for event in row["events"] or ()
+        if event["label"] == "Bark" and event["score"] > 0.48
+    }
+    barks = names["barks"]
+    assert expected and {*zip(barks["file"], barks["onset_s"], strict=True)} == expected
+    again = Path("again.txt").read_text().splitlines()
+    assert {Path(line).name for line in again} == {"bad.wav", "empty.mp3"}
 
 
 def test_wrong_usage_is_one_line(folder, tmp_path, capsys):
@@ -352,11 +307,3 @@ def test_a_worker_ends_with_the_command_that_was_killed(folder, tmp_path):
     process.kill()
     process.communicate()
     wait_for(lambda: not any(alive(pid) for pid in workers))
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there and is no zombie that nobody waits for."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
