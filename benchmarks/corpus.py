@@ -24,7 +24,7 @@ RATE = 44100
 IN_TURN = """
 import sys
 from hear_ptsed import cli, corpus
-corpus.read_ahead = lambda files: map(corpus._read, files)
+corpus.read_files = lambda files: map(corpus._read, files)
 sys.exit(cli.main(sys.argv[1:]))
 """
 PARQUET = ["--format", "parquet"]

@@ -218,7 +218,7 @@ def run_on_ray(
     names = (*FOLDERS, "checkpoint")
     planned = [_absolute(entry, *names) for entry in entries if entry.state == "planned"]
     with cluster.connected(address or "local") as ray:
-        needs, _ = cluster.share(ray)
+        needs, _ = cluster.one_share(ray)
         remote = ray.remote(**needs, max_retries=KEPT_FOR_OTHERS)(_carry_out)
         waiting = {remote.remote(entry, retries): entry for entry in planned}
         while waiting:

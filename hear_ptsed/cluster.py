@@ -29,7 +29,7 @@ def connected(address: str) -> Iterator[Any]:
             ray.shutdown()
 
 
-def share(ray: Any) -> tuple[dict[str, int], int]:
+def one_share(ray: Any) -> tuple[dict[str, int], int]:
     """What a job asks for, a GPU or, where the cluster has none, a CPU; how many there are."""
     resources = ray.cluster_resources()
     if gpus := int(resources.get("GPU", 0)):

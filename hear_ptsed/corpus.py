@@ -20,7 +20,7 @@ from hear_ptsed import __version__, audio, crew, interrupt
 from hear_ptsed.errors import LINE, one_line, printable
 from hear_ptsed.files import locked, remove_stale, sha256
 from hear_ptsed.parts import Parts
-from hear_ptsed.rows import Column, FileRow, require_pyarrow, write_rows
+from hear_ptsed.rows import Content, FileRow, require_pyarrow, write_rows
 from hear_ptsed.windows import check_audio
 
 # A part takes minutes, and that is what a kill costs: these are 1.4 hours of ten-second files;
@@ -45,7 +45,7 @@ class Work:
     """What is made of every file."""
 
     load: Callable[[], Analysis]  # to be sent to other processes
-    column: Column
+    column: Content
     settings: dict[str, Any]  # all that decides it, as JSON has it
 
 
@@ -75,7 +75,7 @@ def make_corpus(
     require_pyarrow()
     if not files:
         raise ValueError("no files; name audio files, or folders or a list that hold some")
-    planned, digest = plan(files)
+    planned, digest = cut_parts(files)
     settings = work.settings | {"files": len(files), "inputs": digest, "version": __version__}
     parts = Parts(out, settings, [f"part-{n:05d}.parquet" for n in range(len(planned))])
     with locked(out):
@@ -99,7 +99,7 @@ def make_corpus(
     return totals
 
 
-def plan(files: Sequence[Path]) -> tuple[list[list[Path]], str]:
+def cut_parts(files: Sequence[Path]) -> tuple[list[list[Path]], str]:
     """The files of each part, and a digest of all their paths and sizes."""
     planned: list[list[Path]] = []
     n_bytes, digest = 0, hashlib.sha256()
@@ -136,7 +136,7 @@ def _open(work: Work, parts: Parts, threads: int) -> crew.Make:
 
 def _make_part(
     analysis: Analysis,
-    column: Column,
+    column: Content,
     parts: Parts,
     n: int,
     files: Sequence[Path],
@@ -187,7 +187,7 @@ def analyse(files: Iterable[Path], analysis: Analysis) -> Iterator[FileRow]:
     unheard: deque[_Read] = deque()
 
     def clips() -> Iterator[Tensor]:
-        for read in read_ahead(files):
+        for read in read_files(files):
             unheard.append(read)
             if read.audio is not None:
                 yield read.audio
@@ -205,7 +205,7 @@ def analyse(files: Iterable[Path], analysis: Analysis) -> Iterator[FileRow]:
     yield from (read.row() for read in unheard)
 
 
-def read_ahead(files: Iterable[Path]) -> Iterator[_Read]:
+def read_files(files: Iterable[Path]) -> Iterator[_Read]:
     """Read files in threads, some ahead of the one that is yielded."""
     pool = ThreadPoolExecutor(min(AHEAD, torch.get_num_threads()))
     waiting = deque()

@@ -42,7 +42,7 @@ class Crew:
 ALONE = Crew()
 
 
-class Queue:
+class PartQueue:
     """Parts that wait for a worker, and those whose workers were lost."""
 
     def __init__(self, todo: Todo):
@@ -81,9 +81,9 @@ def run(open_make: Open, todo: Todo, how: Crew, told: Told, threads: int) -> Non
         return
     if how.ray_address is not None:
         with cluster.connected(how.ray_address) as ray:
-            _run_on_ray(ray, open_make, Queue(todo), told)
+            _run_on_ray(ray, open_make, PartQueue(todo), told)
     elif how.jobs > 1:
-        _run_here(open_make, Queue(todo), how.jobs, told, threads)
+        _run_here(open_make, PartQueue(todo), how.jobs, told, threads)
     else:
         make = open_make(threads)
         for n, files in interrupt.between(todo.items()):
@@ -99,7 +99,7 @@ class _Worker:
     done: Counter = field(default_factory=Counter)  # files and seconds of the part
 
 
-def _run_here(open_make: Open, queue: Queue, jobs: int, told: Told, threads: int) -> None:
+def _run_here(open_make: Open, queue: PartQueue, jobs: int, told: Told, threads: int) -> None:
     workers: dict[connection.Connection, _Worker] = {}
     idle: list[connection.Connection] = []
     try:
@@ -137,7 +137,7 @@ def _start(open_make: Open, threads: int) -> tuple[connection.Connection, _Worke
 def _listen(
     pipe: connection.Connection,
     workers: dict[connection.Connection, _Worker],
-    queue: Queue,
+    queue: PartQueue,
     told: Told,
 ) -> bool:
     """Take a message of a worker; whether it asks for a part."""
@@ -203,11 +203,11 @@ class _Actor:
         return done["files"], done["seconds"]
 
 
-def _run_on_ray(ray: Any, open_make: Open, queue: Queue, told: Told) -> None:
-    """Actors and not Ray Data, which binds a part to its actor: where no machine is free to take
-    the place of a lost one, the part would wait for ever.
+def _run_on_ray(ray: Any, open_make: Open, queue: PartQueue, told: Told) -> None:
+    """Actors and not Ray Data, which outlives a lost machine, too, but retries without end: a file
+    that kills its worker would be tried for ever, and nobody told.
     """
-    needs, most = cluster.share(ray)
+    needs, most = cluster.one_share(ray)
     threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // most)
     remote = ray.remote(**needs)(_Actor)
     tasks: dict[Any, tuple[Any, int | None]] = {}  # what is awaited -> actor and part
@@ -237,7 +237,7 @@ def _run_on_ray(ray: Any, open_make: Open, queue: Queue, told: Told) -> None:
             ray.kill(actor)
 
 
-def _result(ray: Any, task: Any, n: int | None, queue: Queue, told: Told) -> bool:
+def _result(ray: Any, task: Any, n: int | None, queue: PartQueue, told: Told) -> bool:
     """Take the result of an actor; whether it lives on."""
     try:
         result = ray.get(task)

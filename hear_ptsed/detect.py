@@ -72,11 +72,11 @@ def detect(
     """
     audio, duration_s = read_audio(path)
     scores = detector.score(audio, progress)
-    decoded = Decoding(threshold, median, boxes).decode(scores, detector.classes, duration_s)
+    decoded = EventRule(threshold, median, boxes).decode(scores, detector.classes, duration_s)
     return Detection(str(path), duration_s, detector, decoded, scores, audio)
 
 
-class Decoding(NamedTuple):
+class EventRule(NamedTuple):
     """How scores become events; see `detect`."""
 
     threshold: float | Sequence[float] = events.THRESHOLD
@@ -95,7 +95,7 @@ class Decoding(NamedTuple):
         return sorted(decoded, key=lambda event: (event.onset_s, event.offset_s))
 
 
-DEFAULT_DECODING = Decoding()
+DEFAULT_RULE = EventRule()
 
 
 @settings
@@ -195,7 +195,7 @@ class Finding:
     """A detector with what it makes of its scores; see corpus.Analysis."""
 
     detector: Detector
-    decoding: Decoding
+    rule: EventRule
 
     def each(self, clips: Iterable[Tensor]) -> Iterator[np.ndarray]:
         """Clips (S,) at 16 kHz -> probabilities (T, C) of each."""
@@ -203,14 +203,14 @@ class Finding:
 
     def content(self, heard: np.ndarray, duration_s: float) -> list[events.Event]:
         """The events of scores (T, C)."""
-        return self.decoding.decode(heard, self.detector.classes, duration_s)
+        return self.rule.decode(heard, self.detector.classes, duration_s)
 
 
 def detect_corpus(
     files: Sequence[Path],
     out: Path,
     detector: Detector,
-    decoding: Decoding = DEFAULT_DECODING,
+    rule: EventRule = DEFAULT_RULE,
     how: crew.Crew = crew.ALONE,
     told: crew.Told = lambda files, seconds: None,
 ) -> corpus.Totals:
@@ -220,21 +220,21 @@ def detect_corpus(
         detector: of `load_detector`; other processes load it again.
     """
     options = detector.score.options
-    load = partial(_open_finding, detector.model, detector.stage, detector.path, options, decoding)
+    load = partial(_open_finding, detector.model, detector.stage, detector.path, options, rule)
     if how == crew.ALONE:
-        load = partial(Finding, detector, decoding)
+        load = partial(Finding, detector, rule)
     settings = {
         "made": "events",
         "model": detector.model,
         "stage": detector.stage,
         "checkpoint": detector.checkpoint,
         "checkpoint_sha256": detector.path and sha256(detector.path),
-        "threshold": _of_classes(decoding.threshold, detector.classes),
+        "threshold": _of_classes(rule.threshold, detector.classes),
     }
-    if decoding.boxes is None:
-        settings["median"] = _of_classes(decoding.median, detector.classes)
+    if rule.boxes is None:
+        settings["median"] = _of_classes(rule.median, detector.classes)
     else:
-        settings["boxes"] = _of_classes(decoding.boxes, detector.classes)
+        settings["boxes"] = _of_classes(rule.boxes, detector.classes)
     settings |= {k: v for k, v in asdict(options).items() if k not in NOT_OF_ROWS}
     return corpus.make_corpus(files, out, corpus.Work(load, "events", settings), how, told)
 
@@ -252,6 +252,6 @@ def _open_finding(
     stage: str | None,
     path: Path | None,
     options: DetectorOptions,
-    decoding: Decoding,
+    rule: EventRule,
 ) -> Finding:
-    return Finding(load_detector(name, stage, path, options), decoding)
+    return Finding(load_detector(name, stage, path, options), rule)

@@ -11,7 +11,7 @@ from hear_ptsed.events import Event
 if TYPE_CHECKING:  # the extra `corpus`
     import pyarrow
 
-Column = Literal["events", "embeddings", "scene"]  # what stands in the last column but one
+Content = Literal["events", "embeddings", "scene"]  # what stands in the last column but one
 GROUP = 1 << 24  # numbers held before they are written: 64 MiB
 GROUP_ROWS = 500
 
@@ -41,7 +41,7 @@ def require_pyarrow() -> None:
         raise ModuleNotFoundError(text) from error
 
 
-def write_rows(rows: Iterable[FileRow], column: Column, path: Path) -> None:
+def write_rows(rows: Iterable[FileRow], column: Content, path: Path) -> None:
     """Write a Parquet file, group by group, so that its size needs no memory."""
     from pyarrow import parquet
 
@@ -57,7 +57,7 @@ def write_rows(rows: Iterable[FileRow], column: Column, path: Path) -> None:
             writer.write_table(_table(group, column))
 
 
-def _schema(column: Column) -> "pyarrow.Schema":
+def _schema(column: Content) -> "pyarrow.Schema":
     import pyarrow as pa
 
     numbers = pa.list_(pa.float32())
@@ -79,7 +79,7 @@ def _schema(column: Column) -> "pyarrow.Schema":
     )
 
 
-def _table(rows: Sequence[FileRow], column: Column) -> "pyarrow.Table":
+def _table(rows: Sequence[FileRow], column: Content) -> "pyarrow.Table":
     import pyarrow as pa
 
     schema = _schema(column)

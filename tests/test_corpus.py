@@ -213,7 +213,7 @@ def test_parts_are_cut_by_files_and_by_bytes(tmp_path, monkeypatch):
     files = [tmp_path / f"{i}.wav" for i in range(len(sizes))]
     for file, size in zip(files, sizes, strict=True):
         file.write_bytes(bytes(size))
-    planned, digest = corpus.plan(files)
+    planned, digest = corpus.cut_parts(files)
     assert [[int(file.stem) for file in part] for part in planned] == [
         [0, 1, 2],
         [3],
@@ -223,7 +223,7 @@ def test_parts_are_cut_by_files_and_by_bytes(tmp_path, monkeypatch):
         [7],
     ]
     files[0].write_bytes(bytes(11))
-    assert corpus.plan(files)[1] != digest
+    assert corpus.cut_parts(files)[1] != digest
 
 
 @pytest.mark.parametrize("overlap_s", [0.0, 5.0])

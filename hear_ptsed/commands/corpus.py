@@ -75,7 +75,7 @@ def _listed(path: Path) -> list[Path]:
     return [path.parent / os.fsdecode(line) for line in lines if line.strip()]
 
 
-class Progress(AbstractContextManager):
+class Meter(AbstractContextManager):
     """Files and hours of audio that are done, and how fast: a bar, or a line now and then."""
 
     def __init__(self, name: str, n_files: int):
@@ -105,7 +105,7 @@ class Progress(AbstractContextManager):
         return f"{self.seconds / 3600:.2f} h of audio, {rate:.0f} h/h"
 
 
-def report(args: argparse.Namespace, totals: "Totals") -> int:
+def tell_totals(args: argparse.Namespace, totals: "Totals") -> int:
     """Say what a folder holds, and what could not be read; the exit code."""
     for file, error in totals.failed.items():
         print(f"  {printable(file, 1000)}: {error}", file=sys.stderr)

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from hear_ptsed import interrupt
-from hear_ptsed.commands.corpus import Progress, add_crew, add_inputs, crew_of, input_files, report
+from hear_ptsed.commands.corpus import (
+    Meter,
+    add_crew,
+    add_inputs,
+    crew_of,
+    input_files,
+    tell_totals,
+)
 from hear_ptsed.commands.detector import (
     MEDIAN,
     THRESHOLD,
@@ -103,10 +110,10 @@ def detect_to_parquet(args: argparse.Namespace) -> int:
 
     require_pyarrow()
     detector = open_detector(args, args.overlap)
-    chosen = detect.Decoding(*decoding(args, detector.classes))
-    with Progress("hear-ptsed detect", len(files)) as told:
+    chosen = detect.EventRule(*decoding(args, detector.classes))
+    with Meter("hear-ptsed detect", len(files)) as told:
         totals = detect.detect_corpus(files, args.out, detector, chosen, how, told)
-    return report(args, totals)
+    return tell_totals(args, totals)
 
 
 def is_file(args: argparse.Namespace, file: Path, failed: list[str]) -> bool:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import get_args
 
 from hear_ptsed.commands.corpus import (
-    Progress,
+    Meter,
     add_crew,
     add_inputs,
     crew_of,
     input_files,
-    report,
+    tell_totals,
 )
 from hear_ptsed.commands.detect import add_overlap
 from hear_ptsed.commands.detector import add_model, check_model
@@ -41,8 +41,8 @@ def embed_command(args: argparse.Namespace) -> int:
         print(f"{args.model} is untrained: its embeddings mean nothing", file=sys.stderr)
     chosen = {"scene": args.scene, "device": args.device, "how": how}
     chosen |= {name: getattr(args, name) for name in ("overlap", "precision", "untrained", "hop")}
-    with Progress("hear-ptsed embed", len(files)) as told:
+    with Meter("hear-ptsed embed", len(files)) as told:
         totals = embed_corpus(
             files, args.out, args.model, args.stage, args.checkpoint, told=told, **chosen
         )
-    return report(args, totals)
+    return tell_totals(args, totals)
