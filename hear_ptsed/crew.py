@@ -178,7 +178,8 @@ def _work(pipe: connection.Connection, open_make: Open, threads: int) -> None:
             pipe.send(None)
             make(*pipe.recv(), lambda files, seconds: pipe.send((files, seconds)))
     except Exception as error:
-        pipe.send(one_line(error))
+        with suppress(OSError):  # the command has ended
+            pipe.send(one_line(error))
 
 
 def _end_with_parent() -> None:
