@@ -41,8 +41,8 @@ def test_a_ray_cluster_that_is_started_here_makes_the_same_rows(ray, tmp_path, m
 def test_a_ray_cluster_that_loses_a_node_makes_the_same_rows(ray, tmp_path, monkeypatch):
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setattr(corpus, "PART_FILES", 20)
-    folder, out = sounds(tmp_path / "audio", 600), tmp_path / "out"
+    monkeypatch.setattr(corpus, "PART_FILES", 10)
+    folder, out = sounds(tmp_path / "audio", 240), tmp_path / "out"
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     lost = cluster.add_node(num_cpus=1)
     begun_again, done = [], threading.Event()
@@ -63,7 +63,7 @@ def test_a_ray_cluster_that_loses_a_node_makes_the_same_rows(ray, tmp_path, monk
     thread.start()
     try:
         assert run(*DETECT, folder, "--out", out, "--ray-address", cluster.address) == 1
-        assert len(begun_again) == 1 and begun_again[0] in range(30)
+        assert len(begun_again) == 1 and begun_again[0] in range(24)
     finally:
         done.set()
         thread.join()
