@@ -42,7 +42,8 @@ EXTRAS = {
         "sed_scores_eval>=0.0.4",
         "tensorboard",
     ],
-    "ray": ["ray"],  # sweeps over many machines
+    "corpus": ["pyarrow"],  # detect and embed into Parquet
+    "ray": ["ray"],  # sweeps and corpora over many machines
     "leaderboards": ["jinja2", "plotly", "rich", "scikit-learn"],
     "figures": ["kaleido>=1"],  # charts of leaderboards as SVG and PDF; needs Chrome or Chromium
     "plot": ["matplotlib"],

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from hear_ptsed.commands.detect import add_detect, detect_command
+from hear_ptsed.commands.embed import add_embed, embed_command
 from hear_ptsed.commands.export import add_export, export_command
 from hear_ptsed.commands.models import add_download, add_list, download_command, list_command
 from hear_ptsed.commands.stream import add_stream, stream_command
@@ -15,6 +16,7 @@ COMMANDS = {  # name -> options, function, help
     "download": (add_download, download_command, "fetch released checkpoints"),
     "detect": (add_detect, detect_command, "sound events of audio files"),
     "export": (add_export, export_command, "a model as an ONNX file"),
+    "embed": (add_embed, embed_command, "embeddings of audio files, as Parquet"),
     "stream": (add_stream, stream_command, "sound events of live audio, as JSON lines"),
 }
 MORE = {
@@ -22,6 +24,7 @@ MORE = {
     "Without --out they are printed.",
     "export": "A model with its front-end, sequence model and heads as an ONNX file, checked "
     "against torch. It prints what the file says of itself. Needs the extra onnx.",
+    "embed": "Embeddings of audio files, every 40 ms or one for each file; see docs/corpus.md.",
 }
 
 

@@ -1,7 +1,8 @@
 """The HEAR API over every model: load_model, get_timestamp_embeddings, get_scene_embeddings."""
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -114,9 +115,33 @@ class HearModel(nn.Module):
 
         T = n_frames(S, hop).
         """
-        autocast = torch.autocast(audio.device.type, torch.bfloat16, enabled=self.low_precision)
-        with autocast, self._freezing(audio.is_cpu):
+        with self._as_chosen(audio.device):
             return windows.with_hop(audio, self._embed, self.hop_ms)
+
+    @torch.no_grad()
+    def each(self, clips: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Timestamp embeddings of clips (S,) at 16 kHz on the CPU, each in turn: (T, D) float32.
+
+        At 40 ms from frame to frame their windows share batches.
+        """
+        device = next((p.device for p in self.parameters()), torch.device("cpu"))
+        if self.hop_ms != FRAME_MS:
+            yield from (self(clip[None].to(device))[0].cpu() for clip in clips)
+            return
+
+        def step(audio: Tensor) -> Tensor:
+            """(N, 160000) -> (N, 250, D)"""
+            with self._as_chosen(device):
+                return self._embed_windows(audio.to(device)).cpu()
+
+        yield from self.model.over_clips(clips, step, self.options.overlap, self.options.batch)
+
+    @contextmanager
+    def _as_chosen(self, device: torch.device) -> Iterator[None]:
+        """What runs inside has the precision and the compiler of the options."""
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.low_precision)
+        with autocast, self._freezing(device.type == "cpu"):
+            yield
 
     def _embed(self, audio: Tensor) -> Tensor:
         """(B, S) -> (B, n_frames(S), D)."""
@@ -184,7 +209,7 @@ def get_timestamp_embeddings(audio: Tensor, model: nn.Module) -> tuple[Tensor, T
     check_audio(audio, model)
     model.eval()
     with torch.no_grad():
-        embeddings = _refuse_infinite(model(audio.float()))
+        embeddings = refuse_infinite(model(audio.float()))
     hop_ms = getattr(model, "hop_ms", FRAME_MS)  # plug-ins of others may have these functions, too
     centres = grid.timestamps(embeddings.shape[1], audio.device, hop_ms)
     return embeddings, centres.expand(len(audio), -1)
@@ -192,7 +217,7 @@ def get_timestamp_embeddings(audio: Tensor, model: nn.Module) -> tuple[Tensor, T
 
 def get_scene_embeddings(audio: Tensor, model: nn.Module) -> Tensor:
     """Embed whole clips: audio (B, S) -> (B, D) float32, the mean over the real frames."""
-    return _refuse_infinite(get_timestamp_embeddings(audio, model)[0].mean(1))
+    return refuse_infinite(get_timestamp_embeddings(audio, model)[0].mean(1))
 
 
 def check_audio(audio: Tensor, model: nn.Module) -> None:
@@ -205,7 +230,8 @@ def check_audio(audio: Tensor, model: nn.Module) -> None:
     windows.check_audio(audio)
 
 
-def _refuse_infinite(embeddings: Tensor) -> Tensor:
+def refuse_infinite(embeddings: Tensor) -> Tensor:
+    """Embeddings (..., D), if they are finite; else a ValueError."""
     if not embeddings.isfinite().all():
         raise ValueError(
             "the embeddings are NaN or infinite: the weights are too large, so the checkpoint is "

@@ -1,6 +1,6 @@
 """SEDModel: front-end, backbone, sequence model and heads put together."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -16,7 +16,7 @@ from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.errors import few
 from hear_ptsed.frontends.base import FrontEnd
 from hear_ptsed.grid import WINDOW, WINDOW_FRAMES, n_frames
-from hear_ptsed.windows import check_audio, over_windows
+from hear_ptsed.windows import check_audio, over_clips, over_windows
 
 Step = Callable[[Tensor], Tensor]  # pieces of audio (N, S') -> frames (N, T', D)
 Count = Annotated[int, Field(strict=True, ge=1, le=100_000)]  # of classes
@@ -187,6 +187,12 @@ class SEDModel(nn.Module):
             (B, n_frames(S), D)
         """
         return over_windows(audio, step, overlap_s, batch)
+
+    def over_clips(
+        self, clips: Iterable[Tensor], step: Step, overlap_s: float = 0.0, batch: int = 8
+    ) -> Iterator[Tensor]:
+        """`over` of clips (S,) of any lengths, each in turn: (n_frames(S), D)."""
+        return over_clips(clips, step, overlap_s, batch)
 
     def _frames(self, spec: Tensor) -> Tensor:
         frames = self._pooled(spec)

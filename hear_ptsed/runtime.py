@@ -53,7 +53,7 @@ class RuntimeModel(nn.Module):
         runtime: what computes.
     """
 
-    over = SEDModel.over
+    over, over_clips = SEDModel.over, SEDModel.over_clips
 
     def __init__(self, content: bytes, name: str, runtime: Literal["onnx", "openvino"] = "onnx"):
         super().__init__()

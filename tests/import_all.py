@@ -15,6 +15,7 @@ BY_HAND = ["heareval", "hearvalidator", "tinysoundfont"]  # requirements.txt
 EXTRAS = {  # extra: packages, modules that need another extra, distributions beside it
     "": (["hear_ptsed"], ["hear_ptsed.plot"], []),
     "plot": (["hear_ptsed"], [], []),
+    "corpus": (["hear_ptsed"], ["hear_ptsed.plot"], []),
     "onnx": (["hear_ptsed"], ["hear_ptsed.plot"], []),
     "openvino": (["hear_ptsed"], ["hear_ptsed.plot"], []),
     "eval": (["hear_ptsed", "eval_tasks"], [], BY_HAND),

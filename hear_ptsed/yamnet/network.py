@@ -1,5 +1,7 @@
 """YAMNet's network, on the grid of all models: a patch of 0.975 s centred on each 40 ms frame."""
 
+from collections.abc import Iterable, Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -156,3 +158,9 @@ class YamNet(SEDModel):
             frames = step(audio[:, (first - before) * FRAME : end])
             pieces.append(frames[:, before : before + CHUNK_FRAMES])
         return torch.cat(pieces, 1)
+
+    def over_clips(
+        self, clips: Iterable[Tensor], step: Step, overlap_s: float = 0.0, batch: int = 8
+    ) -> Iterator[Tensor]:
+        """`over` of clips (S,) one by one: (n_frames(S), D) each; it has no windows to share."""
+        return (self.over(clip[None], step, overlap_s, batch)[0] for clip in clips)
