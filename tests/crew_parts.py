@@ -5,13 +5,13 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from hear_ptsed.crew import Make, Told
+from hear_ptsed.crew import Advance, Make
 
 
 def open_shop(threads: int) -> Make:
     """What notes each file beside it, with the threads it had."""
 
-    def make(n: int, files: Sequence[Path], told: Told) -> None:
+    def make(n: int, files: Sequence[Path], advance: Advance) -> None:
         for file in files:
             if file.name == "deadly":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -19,7 +19,7 @@ def open_shop(threads: int) -> Make:
                 raise ValueError("this file is wrong")
             with file.with_suffix(".made").open("a") as log:
                 log.write(f"{threads}")
-            told(1, 10.0)
+            advance(1, 10.0)
 
     return make
 
