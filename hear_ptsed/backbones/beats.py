@@ -204,9 +204,8 @@ class PositionConv(nn.Module):
         size, kernel = 2 * (len(self.spectrum) - 1), self.weight_v.shape[-1]
         spectrum = torch.fft.rfft(x.float(), size)
         spectrum = spectrum.unflatten(1, (self.groups, -1)).permute(3, 1, 0, 2)  # (freq, G, B, in)
-        spectrum = (
-            (spectrum @ torch.view_as_complex(self.spectrum)).permute(2, 1, 3, 0).flatten(1, 2)
-        )  # (B, D, freq)
+        spectrum = spectrum @ torch.view_as_complex(self.spectrum)
+        spectrum = spectrum.permute(2, 1, 3, 0).flatten(1, 2)  # (B, D, freq)
         first = kernel - 1 - kernel // 2
         convolved = torch.fft.irfft(spectrum, size)[..., first : first + x.shape[-1]]
         return convolved + self.bias[:, None]
