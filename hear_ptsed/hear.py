@@ -19,6 +19,7 @@ from hear_ptsed.model import SEDModel, Undrawn
 from hear_ptsed.registry import MODELS, find_row
 from hear_ptsed.runtime import RuntimeModel
 from hear_ptsed.schema import settings
+from hear_ptsed.windows import Samples
 
 log = logging.getLogger(__name__)
 RUNTIMES = {"onnx": "float32", "openvino": "bfloat16"}  # beside torch -> its precision
@@ -93,7 +94,9 @@ DEFAULTS = Options()
 class HearModel(nn.Module):
     """A network that embeds clips of any length by what its heads see.
 
-    25 frames per second, or as `hop` says.
+    25 frames per second, or as `hop` says. It is folded for inference: gradients reach the audio;
+    to train the weights, load a SEDModel. Its state_dict, saved, is a file for `load_model` of the
+    same model; after a choice of blocks, for load_state_dict of a model with the same choice.
     """
 
     sample_rate = grid.SAMPLE_RATE
@@ -110,11 +113,12 @@ class HearModel(nn.Module):
         exported = isinstance(model, RuntimeModel)
         return f"HearModel({model.name if exported else _name(model)}, {self.options})"
 
-    def forward(self, audio: Tensor) -> Tensor:
-        """Timestamp embeddings: audio (B, S) at 16 kHz -> (B, T, D) float32.
+    def forward(self, audio: Samples) -> Tensor:
+        """Timestamp embeddings, with gradients: audio as `take_audio` says -> (B, T, D) float32.
 
         T = n_frames(S, hop).
         """
+        audio = take_audio(audio, self)
         with self._as_chosen(audio.device):
             return windows.with_hop(audio, self._embed, self.hop_ms)
 
@@ -196,17 +200,17 @@ def load_model(
     return HearModel(load(name, stage or "strong", path, **given), chosen).eval()
 
 
-def get_timestamp_embeddings(audio: Tensor, model: nn.Module) -> tuple[Tensor, Tensor]:
-    """Embed clips every 40 ms, or at the hop that the model was loaded with.
+def get_timestamp_embeddings(audio: Samples, model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Embed clips every 40 ms, or at the hop that the model was loaded with; without gradients.
 
     Args:
-        audio: (B, S) in [-1, 1] at model.sample_rate, any length; else a ValueError or TypeError.
+        audio: see `take_audio`.
         model: of a plug-in: audio (B, S) -> embeddings (B, T, D).
     Returns:
         embeddings (B, T, D) float32 and the centres of the frames in milliseconds (B, T): 20, 60,
         100, ... as long as they lie within the audio, at least one; with hop 20, 20, 40, 60, ...
     """
-    check_audio(audio, model)
+    audio = take_audio(audio, model)
     model.eval()
     with torch.no_grad():
         embeddings = refuse_infinite(model(audio.float()))
@@ -215,19 +219,29 @@ def get_timestamp_embeddings(audio: Tensor, model: nn.Module) -> tuple[Tensor, T
     return embeddings, centres.expand(len(audio), -1)
 
 
-def get_scene_embeddings(audio: Tensor, model: nn.Module) -> Tensor:
-    """Embed whole clips: audio (B, S) -> (B, D) float32, the mean over the real frames."""
+def get_scene_embeddings(audio: Samples, model: nn.Module) -> Tensor:
+    """Embed whole clips, audio as `take_audio` says -> (B, D) float32: the mean over the real
+    frames.
+    """
     return refuse_infinite(get_timestamp_embeddings(audio, model)[0].mean(1))
 
 
-def check_audio(audio: Tensor, model: nn.Module) -> None:
-    """Raise an error if audio is not (B, S) as models take it, or the model's rate was changed."""
+def take_audio(audio: Samples, model: nn.Module) -> Tensor:
+    """Audio as models take it; an error if it is none, or if the model's rate was changed.
+
+    Args:
+        audio: clips (B, S) or (B, 1, S), or one clip (S,), in [-1, 1] at model.sample_rate, of any
+            length; an array of NumPy goes to the device of the model.
+    Returns:
+        (B, S)
+    """
     if model.sample_rate != grid.SAMPLE_RATE:
         raise ValueError(
             f"model.sample_rate was set to {model.sample_rate}; the model takes 16000 Hz only: "
             "set it back and resample the audio"
         )
-    windows.check_audio(audio)
+    parameter = next(model.parameters(), None)
+    return windows.as_clips(audio, None if parameter is None else parameter.device)
 
 
 def refuse_infinite(embeddings: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,6 +21,26 @@ from hear_ptsed.grid import (
 
 # Sample values. Louder audio can overflow inside a front-end; 16-bit integers as floats do not.
 LOUDEST = 1e9
+Samples = Tensor | np.ndarray  # audio as `as_clips` takes it
+
+
+def as_clips(audio: Samples, device: torch.device | None = None) -> Tensor:
+    """Audio as a batch of mono clips, or what `check_audio` raises.
+
+    Args:
+        audio: (S,), (B, S) or (B, 1, S); of NumPy, too.
+        device: for an array of NumPy.
+    Returns:
+        (B, S)
+    """
+    if isinstance(audio, np.ndarray):  # a copy, since torch refuses some views and warns of others
+        audio = torch.from_numpy(audio.copy()).to(device)
+    if isinstance(audio, Tensor) and audio.ndim == 1:
+        audio = audio[None]
+    elif isinstance(audio, Tensor) and audio.ndim == 3 and audio.shape[1] == 1:
+        audio = audio[:, 0]
+    check_audio(audio)
+    return audio
 
 
 def check_audio(audio: Tensor) -> None:
@@ -35,15 +56,18 @@ def check_audio(audio: Tensor) -> None:
             "[-1, 1]: convert with torch.as_tensor(samples, dtype=torch.float32)[None]"
         )
     if audio.ndim != 2 or audio.numel() == 0:
-        remedy = ": give one clip as audio[None]" if audio.ndim == 1 and audio.numel() else ""
+        remedies = {1: ": give one clip as audio[None]", 3: ": average channels by audio.mean(1)"}
+        remedy = remedies.get(audio.ndim, "") if audio.numel() else ""
         raise ValueError(
             f"audio of shape {tuple(audio.shape)}; expected (clips, samples), not empty{remedy}"
         )
     if audio.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         raise ValueError(
             f"audio of {audio.dtype}; expected floating-point samples in [-1, 1]: divide integers "
-            "by their full scale, such as audio.float() / 32768"
+            "by their full scale, such as audio / 32768"
         )
+    if torch.compiler.is_compiling():  # or exporting: no decision by values in a graph
+        return
     low, high = torch.aminmax(audio)
     if not ((low >= -LOUDEST) & (high <= LOUDEST)):  # NaN compares false
         _refuse_samples(audio)
