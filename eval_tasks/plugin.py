@@ -102,8 +102,7 @@ class Plugin:
         if model.sample_rate != SAMPLE_RATE:
             raise ValueError(
                 f"{self.name} takes {model.sample_rate} Hz; only `--protocol hear` evaluates "
-                "modules of another rate than 16000 Hz, on tasks made by `prepare … "
-                f"--sample-rate {model.sample_rate}`"
+                "modules of another rate than 16000 Hz; `prepare TASK --sample-rate` keeps their audio"
             )
         return model.eval()  # which not all modules of others are
 

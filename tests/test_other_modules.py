@@ -66,7 +66,7 @@ def refusal(capsys, *command: str) -> str:
 
 
 REFUSED = {  # module: parts of the message
-    "of_32_khz": ["of_32_khz takes 32000 Hz", "--protocol hear", "--sample-rate 32000"],
+    "of_32_khz": ["of_32_khz takes 32000 Hz", "--protocol hear", "--sample-rate"],
     "in_seconds": ["in_seconds: the last timestamp", "these look like seconds"],
     "needs_a_file": ["needs_a_file.load_model: missing", "'model_file_path'", "--checkpoint FILE"],
     "downloads": ["downloads.load_model failed: <urlopen error>"],
