@@ -102,7 +102,8 @@ class Plugin:
         if model.sample_rate != SAMPLE_RATE:
             raise ValueError(
                 f"{self.name} takes {model.sample_rate} Hz; only `--protocol hear` evaluates "
-                "modules of another rate than 16000 Hz; `prepare TASK --sample-rate` keeps such"
+                "modules of another rate than 16000 Hz, for which `prepare TASK --sample-rate` "
+                "keeps audio"
             )
         return model.eval()  # which not all modules of others are
 
