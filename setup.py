@@ -58,6 +58,7 @@ EXTRAS = {
         "pytest",
         "pytest-xdist",
         "ruff",
+        "setuptools>=77",
     ],
 }
 
@@ -67,11 +68,27 @@ setup(
     description=__doc__,
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="the hear_ptsed developers",
     license="MIT",
+    # Source and Changelog join them when the project has a public address: docs/release.md.
+    project_urls={
+        "Paper": "https://arxiv.org/abs/2409.09546",
+        "HEAR": "https://hearbenchmark.com",
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Multimedia :: Sound/Audio :: Analysis",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     packages=find_packages(include=["hear_ptsed*", "training*", "eval_tasks*", "leaderboards*"]),
     package_data={
-        "hear_ptsed": ["labels/*.csv"],
+        "hear_ptsed": ["labels/*.csv", "py.typed"],
         "training": ["published.csv", "recipes/*.yaml"],
         "eval_tasks": ["sounds/catalogue.toml"],
         "leaderboards": [

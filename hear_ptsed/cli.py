@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from hear_ptsed import __version__
 from hear_ptsed.commands.detect import add_detect, detect_command
 from hear_ptsed.commands.embed import add_embed, embed_command
 from hear_ptsed.commands.export import add_export, export_command
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="hear-ptsed", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     text = "show the traceback of a failure"
     parser.add_argument("--debug", action="store_true", help=text)
     shared = argparse.ArgumentParser(add_help=False)
