@@ -199,7 +199,7 @@ class AudioFile(contextlib.AbstractContextManager):
             if not len(block):
                 break
             first = channels == "first" or self.channels == 1
-            # mean(1) gives the same and takes twenty times as long.
+            # mean(1) takes twenty times as long; up to seven channels it gives the same.
             mono = block[:, 0] if first else sum(block.T) / self.channels
             if not np.isfinite(float(mono.min()) + float(mono.max())):
                 second = (self.samples + np.isfinite(mono).argmin()) / self.rate

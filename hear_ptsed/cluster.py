@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from hear_ptsed.errors import require_package
+
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[Any]:
@@ -13,10 +15,7 @@ def connected(address: str) -> Iterator[Any]:
     Args:
         address: of the cluster; "local" starts one here.
     """
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("ray is not installed; install the extra 'ray'") from error
+    ray = require_package("ray", "ray")
     mine = not ray.is_initialized()
     if mine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -27,7 +27,7 @@ from hear_ptsed.windows import check_audio
 PART_FILES = 500
 # and these 25 minutes of WAV as on a CD, or 4.5 hours of MP3 at 128 kbit/s.
 PART_BYTES = 1 << 28
-AHEAD = 8  # files that are read while the network computes: a batch of short ones
+READ_AHEAD = 8  # files that are read while the network computes: a batch of short ones
 
 
 class Analysis(Protocol):
@@ -69,15 +69,20 @@ def make_corpus(
 
     Args:
         files: each once.
+        out: the folder, which holds this corpus alone.
+        work: what is made of a file.
+        how: who makes the parts.
         advance: called with the number of files that were done and their seconds of audio, which
             are 0 for parts that were there; with negative numbers for what has to be done again.
+    Returns:
+        What the folder holds, parts of earlier calls included.
     """
     require_pyarrow()
     if not files:
         raise ValueError("no files; name audio files, or folders or a list that hold some")
     planned, digest = cut_parts(files)
     settings = work.settings | {"files": len(files), "inputs": digest, "version": __version__}
-    parts = Parts(out, settings, [f"part-{n:05d}.parquet" for n in range(len(planned))])
+    parts = Parts(out.absolute(), settings, [f"part-{n:05d}.parquet" for n in range(len(planned))])
     with locked(out):
         remove_stale(out, alone=True)
         parts.claim()
@@ -152,7 +157,7 @@ def _make_part(
     }
 
     def noted() -> Iterator[FileRow]:
-        for row in interrupt.between(analyse(files, analysis)):
+        for row in interrupt.between(_rows(n, files, analysis)):
             advance(1, row.duration_s or 0.0)
             facts["seconds"] += row.duration_s or 0.0
             counts["frames"] += row.frames or 0
@@ -166,7 +171,20 @@ def _make_part(
         write_rows(noted(), column, path)
 
 
-class _Read(NamedTuple):
+def _rows(n: int, files: Sequence[Path], analysis: Analysis) -> Iterator[FileRow]:
+    """`analyse`; an error of the network, not of a file, says where it was."""
+    done = 0
+    try:
+        for row in analyse(files, analysis):
+            yield row
+            done += 1
+    except Exception as error:
+        last = min(done + READ_AHEAD, len(files) - 1)
+        span = f"{printable(str(files[done]), LINE)} to {printable(files[last].name, LINE)}"
+        raise RuntimeError(f"part {n}, files {span}: {one_line(error)}") from error
+
+
+class _ReadFile(NamedTuple):
     """A file that was read, or what is wrong with it."""
 
     file: Path
@@ -184,7 +202,7 @@ class _Read(NamedTuple):
 
 def analyse(files: Iterable[Path], analysis: Analysis) -> Iterator[FileRow]:
     """A row for each file in turn, of windows that share batches; a bad file gives an error."""
-    unheard: deque[_Read] = deque()
+    unheard: deque[_ReadFile] = deque()
 
     def clips() -> Iterator[Tensor]:
         for read in read_files(files):
@@ -205,14 +223,14 @@ def analyse(files: Iterable[Path], analysis: Analysis) -> Iterator[FileRow]:
     yield from (read.row() for read in unheard)
 
 
-def read_files(files: Iterable[Path]) -> Iterator[_Read]:
+def read_files(files: Iterable[Path]) -> Iterator[_ReadFile]:
     """Read files in threads, some ahead of the one that is yielded."""
-    pool = ThreadPoolExecutor(min(AHEAD, torch.get_num_threads()))
+    pool = ThreadPoolExecutor(min(READ_AHEAD, torch.get_num_threads()))
     waiting = deque()
     try:
         for file in files:
-            waiting.append(pool.submit(_read, file))
-            if len(waiting) > AHEAD:
+            waiting.append(pool.submit(_read_file, file))
+            if len(waiting) > READ_AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -220,7 +238,7 @@ def read_files(files: Iterable[Path]) -> Iterator[_Read]:
         pool.shutdown(cancel_futures=True)
 
 
-def _read(file: Path) -> _Read:
+def _read_file(file: Path) -> _ReadFile:
     digest = None
     try:
         audio.check_file(file)
@@ -230,5 +248,5 @@ def _read(file: Path) -> _Read:
     except Exception as error:
         known = isinstance(error, OSError) and error.strerror
         text = audio.reason(error) if known else one_line(error)
-        return _Read(file, digest, error=text.removeprefix(f"{printable(str(file), LINE)}: "))
-    return _Read(file, digest, duration_s, samples)
+        return _ReadFile(file, digest, error=text.removeprefix(f"{printable(str(file), LINE)}: "))
+    return _ReadFile(file, digest, duration_s, samples)

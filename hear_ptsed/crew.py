@@ -64,8 +64,9 @@ class PartQueue:
             raise RuntimeError(f"workers end before they begin ({why}), {ROUNDS} times in turn")
         names = [printable(str(file), 200) for file in self.unfinished[n]]
         raise RuntimeError(
-            f"part {n} ended its worker {ROUNDS} times ({why}) while no other was finished; leave "
-            f"out the file that does so, or take fewer jobs; its files: {few(names, 5)}"
+            f"part {n} ended its worker {ROUNDS} times ({why}) while no other was finished; take "
+            "fewer jobs, or make this part elsewhere, without the file that does so: list its "
+            f"files, {few(names, 5)}, for another folder"
         )
 
 
@@ -195,7 +196,7 @@ class _Actor:
         self.open_make, self.threads = open_make, threads
 
     def open(self) -> None:
-        self.make = self.open_make(self.threads)
+        self.make = self.open_make(min(self.threads, os.cpu_count() or 1))
 
     def make_part(self, n: int, files: Sequence[Path]) -> tuple[int, float]:
         """Files that were done, and their seconds."""

@@ -226,23 +226,24 @@ def detect_corpus(
         detector: of `load_detector`; other processes load it again.
     """
     options = detector.score.options
-    load = partial(_open_events, detector.model, detector.stage, detector.path, options, rule)
+    path = detector.path and detector.path.absolute()  # which workers open elsewhere
+    analysis = partial(_open_events, detector.model, detector.stage, path, options, rule)
     if how == crew.ALONE:
-        load = partial(EventAnalysis, detector, rule)
-    settings = {
+        analysis = partial(EventAnalysis, detector, rule)
+    facts = {
         "made": "events",
         "model": detector.model,
         "stage": detector.stage,
         "checkpoint": detector.checkpoint,
-        "checkpoint_sha256": detector.path and sha256(detector.path),
+        "checkpoint_sha256": path and sha256(path),
         "threshold": _of_classes(rule.threshold, detector.classes),
     }
     if rule.boxes is None:
-        settings["median"] = _of_classes(rule.median, detector.classes)
+        facts["median"] = _of_classes(rule.median, detector.classes)
     else:
-        settings["boxes"] = _of_classes(rule.boxes, detector.classes)
-    settings |= {k: v for k, v in asdict(options).items() if k not in NOT_OF_ROWS}
-    return corpus.make_corpus(files, out, corpus.Work(load, "events", settings), how, advance)
+        facts["boxes"] = _of_classes(rule.boxes, detector.classes)
+    facts |= {k: v for k, v in asdict(options).items() if k not in NOT_OF_ROWS}
+    return corpus.make_corpus(files, out, corpus.Work(analysis, "events", facts), how, advance)
 
 
 def _of_classes(values: Any, classes: Sequence[str]) -> Any:

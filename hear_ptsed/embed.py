@@ -13,6 +13,7 @@ from hear_ptsed import corpus, crew, hear, registry
 from hear_ptsed.checkpoints import download
 from hear_ptsed.detect import NOT_OF_ROWS, DetectorOptions
 from hear_ptsed.files import sha256
+from hear_ptsed.rows import LARGEST
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,11 @@ class EmbeddingAnalysis:
 
     def content(self, heard: Tensor, duration_s: float) -> np.ndarray:
         """What a row holds of (T, D): all of it, or the mean (D,)."""
-        return hear.refuse_infinite(heard.mean(0) if self.scene else heard).numpy()
+        values = heard.mean(0) if self.scene else heard
+        if values.numel() > LARGEST:
+            text = f"{values.numel()} numbers, a row holds {LARGEST}; cut the file, or take scene"
+            raise ValueError(text)
+        return hear.refuse_infinite(values).numpy()
 
 
 def embed_corpus(
@@ -57,6 +62,7 @@ def embed_corpus(
         has_stages = isinstance(registry.find_row(model), registry.Row)
         stage = stage or ("strong" if has_stages else None)
         path = download.find(model, stage)
+    path = path and path.absolute()  # which workers open elsewhere
     load = partial(_load, model, stage, path, chosen, scene, device)
     embedding = load()  # before a folder is begun: what is wrong with the choice is told here
     settings = {
@@ -81,4 +87,5 @@ def _load(
     device: str | None,
 ) -> EmbeddingAnalysis:
     model = hear.load_model(name, stage, str(path or ""), **asdict(options))
-    return EmbeddingAnalysis(model.to(DetectorOptions(device=device).usable_device()), scene)
+    where = DetectorOptions(device=device, runtime=options.runtime).usable_device()
+    return EmbeddingAnalysis(model.to(where), scene)

@@ -191,9 +191,11 @@ def load_model(
         return HearModel(load(name, stage=None, seed=0, **given), chosen).eval()
     path = model_file_path or None
     if path and (exported := chosen.open_exported(Path(path), name)):
-        if exported.facts.sequence_model and row.sequence is None:
+        stacked = exported.facts.sequence_model is not None
+        if stacked != (row.sequence is not None):
+            ways = ("its sequence model", "its backbone")
             raise ValueError(
-                f"{path} embeds by its sequence model, {name} by its backbone: give the "
+                f"{path} embeds by {ways[not stacked]}, {name} by {ways[stacked]}: give the "
                 "checkpoint that it was made of"
             )
         return HearModel(exported, chosen).eval()

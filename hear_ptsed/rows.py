@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from hear_ptsed.errors import require_package
 from hear_ptsed.events import Event
 
 if TYPE_CHECKING:  # the extra `corpus`
@@ -14,6 +15,7 @@ if TYPE_CHECKING:  # the extra `corpus`
 Content = Literal["events", "embeddings", "scene"]  # what stands in the last column but one
 GROUP = 1 << 24  # numbers held before they are written: 64 MiB
 GROUP_ROWS = 500
+LARGEST = (1 << 31) - 1 - GROUP  # numbers of a row: lists of Parquet count to 2^31
 
 
 class FileRow(NamedTuple):
@@ -33,12 +35,8 @@ class FileRow(NamedTuple):
 
 
 def require_pyarrow() -> None:
-    """A ModuleNotFoundError that says what to install."""
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ModuleNotFoundError as error:
-        text = "pyarrow is not installed; install the extra 'corpus'"
-        raise ModuleNotFoundError(text) from error
+    """An ImportError that says what to install."""
+    require_package("pyarrow.parquet", "corpus")
 
 
 def write_rows(rows: Iterable[FileRow], column: Content, path: Path) -> None:

@@ -171,7 +171,7 @@ def _means(
     unfinished: deque[_Mean] = deque()
     chunk: list[tuple[_Mean, int]] = []
 
-    def hear() -> None:
+    def run_chunk() -> None:
         frames = model(torch.stack([cut_window(mean.clip, start) for mean, start in chunk]))
         for (mean, start), window in zip(chunk, frames, strict=True):
             mean.add(start, window)
@@ -183,11 +183,11 @@ def _means(
         for start in starts:
             chunk.append((mean, start))
             if len(chunk) == batch:
-                hear()
+                run_chunk()
         while unfinished and not unfinished[0].missing:
             yield unfinished.popleft().frames
     if chunk:
-        hear()
+        run_chunk()
     while unfinished:
         yield unfinished.popleft().frames
 

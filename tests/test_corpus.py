@@ -115,13 +115,19 @@ def test_a_list_is_relative_to_its_own_folder_and_names_every_format(folder, tmp
     path = folder / "list.txt"
     path.write_text("below/0001.flac\r\n\nbelow/../0000.wav\nmissing.wav\n0000.wav\n")
     assert run(*DETECT, "--list", path, "--out", tmp_path / "out") == 1
-    path_of = {Path(row["file"]).name: row for row in rows(tmp_path / "out")}
+    made = rows(tmp_path / "out")
+    assert len(made) == 3  # 0000.wav once, however it is named
+    path_of = {Path(row["file"]).name: row for row in made}
     assert list(path_of) == ["0001.flac", "0000.wav", "missing.wav"]
     assert path_of["missing.wav"]["error"] == "no such file or directory"
     assert path_of["missing.wav"]["sha256"] is None
     path.write_text("below/0001.flac\n")
     assert run("detect", *MODEL, "--list", path, folder / "0000.wav", "--out", tmp_path / "t") == 0
     assert {file.name for file in (tmp_path / "t").iterdir()} == {"0000.tsv", "0001.tsv"}
+    path.write_text("\n")
+    capsys.readouterr()
+    assert run(*DETECT, "--list", path, "--out", tmp_path / "none") == 1
+    assert "list.txt names no files" in capsys.readouterr().err
     path.unlink()
 
 
@@ -286,13 +292,15 @@ def test_ctrl_c_ends_all_processes_and_leaves_whole_parts(
     assert sorted(row["file"] for row in rows(out)) == sorted(row["file"] for row in undisturbed)
 
 
-def kill_a_worker() -> None:
-    os.kill(wait_for(lambda: children(os.getpid()))[0], signal.SIGKILL)
+def kill_a_worker(out: Path) -> None:
+    """The first that writes a part."""
+    file = wait_for(lambda: [*out.glob(".hear_ptsed-*.parquet")])[0]
+    os.kill(int(file.name.split("-")[1]), signal.SIGKILL)
 
 
 def test_a_killed_worker_is_replaced_and_its_part_made_again(folder, undisturbed, tmp_path):
     out = tmp_path / "out"
-    killer = threading.Thread(target=kill_a_worker)
+    killer = threading.Thread(target=kill_a_worker, args=[out])
     killer.start()
     assert run(*DETECT, folder, "--out", out, "--jobs", 2) == 1
     killer.join()

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import time
+from codecs import BOM_UTF8
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from hear_ptsed.crew import Crew
 
 # What people call the files of the formats that soundfile reads, but those without a header.
-SUFFIXES = {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus"}
-SUFFIXES |= {".rf64", ".snd", ".w64", ".wav", ".wave"}
+FILE_SUFFIXES = {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus"}
+FILE_SUFFIXES |= {".rf64", ".snd", ".w64", ".wav", ".wave"}
 LINE_S = 30  # from line to line where there is no terminal
 Jobs = Annotated[int, Field(ge=1, le=1024)]
 
@@ -56,22 +57,29 @@ def input_files(args: argparse.Namespace) -> list[Path]:
     for path in args.audio:
         files += _files_in(path) or [path]  # a folder without any fails as such
     if args.list is not None:
-        files += _listed(args.list)
-    return list({file.absolute(): file for file in files}.values())
+        files += _listed_files(args.list)
+        if not files:
+            raise ValueError(f"{args.list} names no files; write a path into each line")
+    return list({file.parent.resolve() / file.name: file for file in files}.values())
 
 
 def _files_in(folder: Path) -> list[Path]:
     """Audio files in a folder and below it, sorted; a dot in front hides. Of a file, none."""
     files: list[Path] = []
-    for inside, folders, names in os.walk(folder):
+    for inside, folders, names in os.walk(folder, onerror=_refuse) if folder.is_dir() else ():
         folders[:] = [name for name in folders if not name.startswith(".")]
         files += [Path(inside, name) for name in names if not name.startswith(".")]
-    return sorted(file for file in files if file.suffix.lower() in SUFFIXES)
+    return sorted(file for file in files if file.suffix.lower() in FILE_SUFFIXES)
 
 
-def _listed(path: Path) -> list[Path]:
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be looked into must not be left out without a word."""
+    raise error
+
+
+def _listed_files(path: Path) -> list[Path]:
     content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-    lines = [line.removesuffix(b"\r") for line in content.split(b"\n")]
+    lines = [line.removesuffix(b"\r") for line in content.removeprefix(BOM_UTF8).split(b"\n")]
     return [path.parent / os.fsdecode(line) for line in lines if line.strip()]
 
 

@@ -24,6 +24,7 @@ from hear_ptsed.commands.detector import (
     THRESHOLD,
     add_decoding,
     add_model,
+    add_overlap,
     check_model,
     open_detector,
     thresholds_and_medians,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from hear_ptsed.detect import Detection
 
 PARQUET = "parquet"
-Overlap = Annotated[float, Field(ge=0, le=9.96)]
 Classes = Annotated[int, Field(ge=1, le=100)]
 
 
@@ -57,11 +57,6 @@ def add_detect(sub: argparse.ArgumentParser) -> None:
     add("--boxes", type=Path, metavar="RECORD", help=text + "for each class")
     add_overlap(sub)
     add_crew(sub)
-
-
-def add_overlap(sub: argparse.ArgumentParser) -> None:
-    text = "seconds that neighbouring windows of 10 s share, 5 is smoothest"
-    add_number(sub.add_argument, "--overlap", Overlap, 0.0, text)
 
 
 def detect_command(args: argparse.Namespace) -> int:

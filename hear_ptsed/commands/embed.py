@@ -13,8 +13,7 @@ from hear_ptsed.commands.corpus import (
     input_files,
     tell_totals,
 )
-from hear_ptsed.commands.detect import add_overlap
-from hear_ptsed.commands.detector import add_model, check_model
+from hear_ptsed.commands.detector import add_model, add_overlap, check_model
 from hear_ptsed.grid import FRAME_MS, Hop
 
 

@@ -18,6 +18,8 @@ def add_export(sub: argparse.ArgumentParser) -> None:
 
 def export_command(args: argparse.Namespace) -> None:
     check_model(args)
+    if args.checkpoint and args.stage:
+        args.parser.error("--stage is of the released file; leave it out with --checkpoint")
     from hear_ptsed.export import export
 
     facts = asdict(export(args.out, args.model, args.stage, args.checkpoint))
