@@ -70,14 +70,13 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["hear_ptsed*", "training*", "eval_tasks*", "leaderboards*"]),
     package_data={
-        "hear_ptsed": ["labels/*.csv"],
+        "hear_ptsed": ["facts/*.bib", "facts/*.csv", "labels/*.csv"],
         "training": ["published.csv", "recipes/*.yaml"],
         "eval_tasks": ["sounds/catalogue.toml"],
         "leaderboards": [
             "*.csv",
             "published/*.csv",
             "published/*.md",
-            "published/*.bib",
             "templates/*",
             "static/*",
         ],
