@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-EXTRAS := eval,training,ray,leaderboards,figures,plot,onnx,openvino,dev
+EXTRAS := eval,training,ray,leaderboards,figures,plot,onnx,openvino,hub,dev
 OUT ?= demo
 
 .PHONY: env demo site test lint extras
@@ -33,7 +33,7 @@ lint: env
 # Each documented installation in an environment of its own, where every module must import.
 extras: env
 	rm -rf $(VENV)/extras
-	for extra in '' plot onnx openvino eval training leaderboards; do \
+	for extra in '' plot hub onnx openvino eval training leaderboards; do \
 		alone=$(VENV)/extras/$${extra:-plain}; with= ; \
 		[ "$$extra" != eval ] || with="-r requirements.txt --override overrides.txt"; \
 		$(VENV)/bin/uv venv --quiet --python $(RUN) $$alone && \

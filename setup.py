@@ -42,6 +42,7 @@ EXTRAS = {
         "sed_scores_eval>=0.0.4",
         "tensorboard",
     ],
+    "hub": ["huggingface_hub>=1", "safetensors"],  # hear_ptsed.hub
     "ray": ["ray"],  # sweeps over many machines
     "leaderboards": ["jinja2", "plotly", "rich", "scikit-learn"],
     "figures": ["kaleido>=1"],  # charts of leaderboards as SVG and PDF; needs Chrome or Chromium

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +94,13 @@ def shown(value: Any, limit: int = 60) -> str:
 def few(names: Sequence[str], n: int = 2) -> str:
     """The first names of many, and how many more there are."""
     return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
+
+
+def needed(package: str, extra: str = "onnx") -> Any:
+    """A package of an extra; an ImportError says what to install."""
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f"this needs {package}: pip install 'hear_ptsed[{extra}]' ({error})"
+        ) from error

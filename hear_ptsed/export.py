@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from hear_ptsed import __version__, load
 from hear_ptsed.checkpoints import download
 from hear_ptsed.checkpoints.names import find_registered
+from hear_ptsed.checkpoints.repository import locate
+from hear_ptsed.errors import needed
 from hear_ptsed.files import atomic, sha256
 from hear_ptsed.frontends.base import Framed
 from hear_ptsed.frontends.convolution import ByConvolution
 from hear_ptsed.grid import FRAMES_PER_SECOND, SAMPLE_RATE, WINDOW
 from hear_ptsed.model import SEDModel
-from hear_ptsed.runtime import KEY, Facts, RuntimeModel, needed, read_facts
+from hear_ptsed.runtime import KEY, Facts, RuntimeModel, read_facts
 
 log = logging.getLogger(__name__)
 OPSET = 20  # the first with GELU
@@ -51,7 +53,7 @@ def export(
         stage = stage or "strong"
         path = download.find(name, stage)
     else:
-        stage, path = None, checkpoint
+        stage, path = None, locate(checkpoint)
     model = load(name, checkpoint=path)
     source = {"stage": stage, "checkpoint": path.name, "sha256": sha256(path)}
     content = convert(model, **source | ({"model": name} if name else {}))

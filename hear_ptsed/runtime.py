@@ -6,14 +6,14 @@ Such a file takes audio (B, 160000) at 16 kHz, with any B, and gives what it has
 """
 
 from collections.abc import Callable
-from importlib import import_module
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from hear_ptsed.errors import needed
 from hear_ptsed.grid import FRAMES_PER_SECOND, SAMPLE_RATE, WINDOW
 from hear_ptsed.model import Output, SEDModel
 from hear_ptsed.schema import Label, Line, Sha256, check_json, settings
@@ -115,16 +115,6 @@ def read_facts(content: bytes, name: str) -> Facts:
                 "it again"
             )
     return facts
-
-
-def needed(package: str, extra: str = "onnx") -> Any:
-    """A package of an extra; an ImportError says what to install."""
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise ImportError(
-            f"this needs {package}: pip install 'hear_ptsed[{extra}]' ({error})"
-        ) from error
 
 
 def _start_onnx(content: bytes) -> Run:
