@@ -1,5 +1,6 @@
 """A model card: what a model is and learned from, how to use it, its licence and what to cite."""
 
+import re
 from dataclasses import dataclass
 
 from hear_ptsed.facts import ModelFacts, bibliography
@@ -32,7 +33,7 @@ class Card:
             "## Use",
             self._use(),
             "## Licence",
-            f"The licence of the weights is {self.licence}." if self.licence else self.terms,
+            f"Its publisher says: {self.licence}." if self.licence else self.terms,
             "## Citation",
             f"```bibtex\n{cite}\n```",
         )
@@ -50,9 +51,15 @@ class Card:
             return f"The licence of the weights is {self.known_licence}."
         if self.released is None:
             return "The licence of the weights is not known: they are not a released file."
+        name, _, of = self.known_licence.rstrip(")").partition(" (")
+        reasons = {
+            "upstream": f"what they were trained from is under the licence {name}",
+            "code": f"their code is under the licence {name}",
+            "": f"they are under the licence {name}" if name else "they name no licence",
+        }
         return (
-            "The authors of the weights do not plainly allow to pass them on; the licence they "
-            f"name is: {self.known_licence or 'none'}. See {self.facts.weights_url}."
+            f"The authors of the weights do not plainly allow to pass them on: {reasons[of]}. "
+            f"See {self.facts.weights_url}."
         )
 
     def _head(self) -> str:
@@ -61,7 +68,8 @@ class Card:
         other = "other" if self.known_licence else "unknown"
         lines = ["library_name: hear_ptsed", f"license: {self.licence or free or other}"]
         if self.licence is None and free is None and self.known_licence:
-            lines.append(f"license_name: {self.known_licence}")
+            name = "-".join(re.findall(r"[a-z0-9.]+", self.known_licence.lower()))
+            lines.append(f"license_name: {name}")
             lines.append(f"license_link: {self.facts.weights_url}")
         if self.model.head is not None:
             lines.append("pipeline_tag: audio-classification")
