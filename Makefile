@@ -4,7 +4,7 @@ PYTHONS ?= python3.11 python3.12 python3.13
 TESTS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
-EXTRAS := eval,training,corpus,ray,leaderboards,figures,plot,onnx,openvino,dev
+EXTRAS := eval,training,corpus,ray,leaderboards,figures,plot,onnx,openvino,hub,dev
 OUT ?= demo
 
 .PHONY: env demo site test lint extras pythons
@@ -35,7 +35,7 @@ lint: env
 # Each documented installation in an environment of its own, where every module must import.
 extras: env
 	rm -rf $(VENV)/extras
-	for extra in '' plot corpus onnx openvino eval training leaderboards; do \
+	for extra in '' plot corpus hub onnx openvino eval training leaderboards; do \
 		alone=$(VENV)/extras/$${extra:-plain}; with= ; \
 		[ "$$extra" != eval ] || with="-r requirements.txt --override overrides.txt"; \
 		$(VENV)/bin/uv venv --quiet --python $(RUN) $$alone && \

@@ -44,6 +44,7 @@ EXTRAS = {
     ],
     "corpus": ["pyarrow"],  # detect and embed into Parquet
     "ray": ["ray"],  # sweeps and corpora over many machines
+    "hub": ["huggingface_hub>=1", "safetensors"],  # hear_ptsed.hub
     "leaderboards": ["jinja2", "plotly", "rich", "scikit-learn"],
     "figures": ["kaleido>=1"],  # charts of leaderboards as SVG and PDF; needs Chrome or Chromium
     "plot": ["matplotlib"],
@@ -88,14 +89,13 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["hear_ptsed*", "training*", "eval_tasks*", "leaderboards*"]),
     package_data={
-        "hear_ptsed": ["labels/*.csv", "py.typed"],
+        "hear_ptsed": ["facts/*.bib", "facts/*.csv", "labels/*.csv", "py.typed"],
         "training": ["published.csv", "recipes/*.yaml"],
         "eval_tasks": ["sounds/catalogue.toml"],
         "leaderboards": [
             "*.csv",
             "published/*.csv",
             "published/*.md",
-            "published/*.bib",
             "templates/*",
             "static/*",
         ],

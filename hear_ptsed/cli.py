@@ -7,6 +7,7 @@ from hear_ptsed import __version__
 from hear_ptsed.commands.detect import add_detect, detect_command
 from hear_ptsed.commands.embed import add_embed, embed_command
 from hear_ptsed.commands.export import add_export, export_command
+from hear_ptsed.commands.export_hub import add_export_hub, export_hub_command
 from hear_ptsed.commands.models import add_download, add_list, download_command, list_command
 from hear_ptsed.commands.stream import add_stream, stream_command
 from hear_ptsed.errors import run_command
@@ -18,6 +19,7 @@ COMMANDS = {  # name -> options, function, help
     "detect": (add_detect, detect_command, "sound events of audio files"),
     "export": (add_export, export_command, "a model as an ONNX file"),
     "embed": (add_embed, embed_command, "embeddings of audio files, as Parquet"),
+    "export-hub": (add_export_hub, export_hub_command, "released weights as a folder for the Hub"),
     "stream": (add_stream, stream_command, "sound events of live audio, as JSON lines"),
 }
 MORE = {
@@ -26,6 +28,8 @@ MORE = {
     "export": "A model with its front-end, sequence model and heads as an ONNX file, checked "
     "against torch. It prints what the file says of itself. Needs the extra onnx.",
     "embed": "Embeddings of audio files, every 40 ms or one for each file; see docs/corpus.md.",
+    "export-hub": "The released weights of a module as a folder for the Hugging Face Hub: "
+    "model.safetensors, config.json and a model card. Needs the extra hub.",
 }
 
 

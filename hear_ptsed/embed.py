@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hear_ptsed import corpus, crew, hear, registry
 from hear_ptsed.checkpoints import download
+from hear_ptsed.checkpoints.repository import locate
 from hear_ptsed.detect import NOT_OF_ROWS, DetectorOptions
 from hear_ptsed.files import sha256
 from hear_ptsed.rows import LARGEST
@@ -57,7 +58,7 @@ def embed_corpus(
         device: cpu, cuda, ...; None: a GPU if there is one.
         options: see hear.Options; a wrong one is a ValueError.
     """
-    chosen, path = hear.Options(**options), checkpoint
+    chosen, path = hear.Options(**options), checkpoint and locate(checkpoint)
     if checkpoint is None and not chosen.untrained:
         has_stages = isinstance(registry.find_row(model), registry.Row)
         stage = stage or ("strong" if has_stages else None)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from hear_ptsed import __version__, load
 from hear_ptsed.checkpoints import download
 from hear_ptsed.checkpoints.names import find_registered
+from hear_ptsed.checkpoints.repository import locate
 from hear_ptsed.errors import require_package
 from hear_ptsed.files import atomic, sha256
 from hear_ptsed.frontends.base import Framed
@@ -50,7 +51,7 @@ def export(out: Path, name: str, stage: str | None = None, checkpoint: Path | No
         stage = stage or "strong"
         path = download.find(name, stage)
     else:
-        stage, path = None, checkpoint
+        stage, path = None, locate(checkpoint)
     model = load(name, checkpoint=path)
     source = {"stage": stage, "checkpoint": path.name, "sha256": sha256(path)}
     content = convert(model, **source, model=name)

@@ -27,9 +27,8 @@ def add_model(sub: argparse.ArgumentParser) -> None:
     add("--model", required=True, help="a model of `hear-ptsed list`, such as atst_frame")
     add_stage(sub)
     weights = sub.add_mutually_exclusive_group()
-    weights.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="instead of the released one"
-    )
+    text = "a file, or hf:OWNER/NAME[@REVISION], instead of the released one"
+    weights.add_argument("--checkpoint", type=Path, metavar="FILE", help=text)
     weights.add_argument("--untrained", action="store_true", help="random weights, to try things")
     add("--device", help="cpu, cuda …; default: a GPU if there is one")
     add("--precision", choices=["float32", "bfloat16"], default="float32")

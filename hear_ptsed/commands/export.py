@@ -12,7 +12,7 @@ def add_export(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help="of `hear-ptsed list`, such as atst_frame")
     sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .onnx")
     add_stage(sub)
-    text = "a file of yours instead of the released one"
+    text = "a file, or hf:OWNER/NAME[@REVISION], instead of the released one"
     sub.add_argument("--checkpoint", type=Path, metavar="FILE", help=text)
 
 
