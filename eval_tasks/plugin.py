@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
@@ -10,6 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from eval_tasks.heareval.modules import find_module, hear_module, in_milliseconds
 from hear_ptsed import checkpoints, hear, load
 from hear_ptsed.checkpoints import download
 from hear_ptsed.errors import shown
@@ -39,14 +39,7 @@ class Plugin:
 
     @cached_property
     def module(self) -> ModuleType:
-        try:
-            return import_module(self.name)
-        except ModuleNotFoundError as error:
-            if error.name and not f"{self.name}.".startswith(f"{error.name}."):
-                raise
-            raise ModuleNotFoundError(
-                f"no module {self.name}; `hear-ptsed list` names the plug-ins of this suite"
-            ) from error
+        return find_module(self.name)
 
     @property
     def _of_suite(self) -> tuple[str, str | None] | None:
@@ -104,17 +97,21 @@ class Plugin:
     def load(self, device: str = "cpu") -> nn.Module:
         """The HEAR model, frozen."""
         path = [] if self.checkpoint is None else [str(self.checkpoint)]
-        model = self.module.load_model(*path, **self.options).to(device)
+        with hear_module(self.name) as module:
+            model = module.load_model(*path, **self.options).to(device)
         if model.sample_rate != SAMPLE_RATE:
             raise ValueError(
                 f"{self.name} takes {model.sample_rate} Hz; only `--protocol hear` evaluates "
-                "modules of another rate than 16000 Hz"
+                "modules of another rate than 16000 Hz, for which `prepare TASK --sample-rate` "
+                "keeps audio"
             )
-        return model
+        return model.eval()  # which not all modules of others are
 
+    @torch.no_grad()
     def embed(self, model: nn.Module, audio: Tensor) -> Tensor:
         """(B, S) -> (B, T, D), a frame every `hop_ms`."""
-        frames, centres = self.module.get_timestamp_embeddings(audio, model)
+        embed = in_milliseconds(self.module.get_timestamp_embeddings, self.name)
+        frames, centres = embed(audio, model)
         spacing = float(centres[0, 1] - centres[0, 0]) if frames.shape[1] > 1 else self.hop_ms
         if abs(spacing - self.hop_ms) > 0.01:
             raise ValueError(

@@ -27,6 +27,7 @@ from eval_tasks.request import (
 )
 from eval_tasks.tasks import find_task
 from eval_tasks.tasks.base import TaskData, open_task
+from hear_ptsed import cluster
 from hear_ptsed.errors import EXPECTED, one_line
 from hear_ptsed.options import write_options
 from hear_ptsed.schema import check, read_yaml_file, setting, settings
@@ -213,20 +214,11 @@ def run_on_ray(
     Args:
         address: of a running cluster; None starts one here.
     """
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("ray is not installed; install the extra 'ray'") from error
     yield from (entry for entry in entries if entry.state != "planned")
     names = (*FOLDERS, "checkpoint")
     planned = [_absolute(entry, *names) for entry in entries if entry.state == "planned"]
-    mine = not ray.is_initialized()
-    if mine:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        local = {} if address else {"include_dashboard": False}
-        ray.init(address or "local", log_to_driver=False, **local)
-    try:
-        needs = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
+    with cluster.connected(address or "local") as ray:
+        needs, _ = cluster.one_share(ray)
         remote = ray.remote(**needs, max_retries=KEPT_FOR_OTHERS)(_carry_out)
         waiting = {remote.remote(entry, retries): entry for entry in planned}
         while waiting:
@@ -237,9 +229,6 @@ def run_on_ray(
             except ray.exceptions.RayError as error:
                 lines = str(error).strip().splitlines()
                 yield replace(entry, state="failed", message=lines[0] if lines else repr(error))
-    finally:
-        if mine:
-            ray.shutdown()
 
 
 def write_line(entry: PlannedRun) -> str:

@@ -39,12 +39,15 @@ def load(
 
         load("beats")                                            # 447 classes
         load(checkpoint="mine.pt")                               # what the file says it is
+        load("hf:OWNER/NAME")                                    # from the Hugging Face Hub
         load("beats", stage="weak", n_classes=10, random="head")  # to be fine-tuned
 
     Args:
         model: see `list_models`; None for what the file says it is or, where it does not say, for
             the model with the same tensors.
-        stage, checkpoint: both None for random weights in all parts.
+        stage, checkpoint: both None for random weights in all parts. A checkpoint is a file, a
+            folder with model.safetensors, or hf:OWNER/NAME[@REVISION] (extra `hub`), which may also
+            stand in place of the model.
         n_classes: "file" for those of the file, without one 447; None for no heads.
         sequence_model, head, sequence_options: see registry.build; None for those of the file,
             without one no sequence model and a linear head. `head` also says what the files of

@@ -1,17 +1,20 @@
 """Sound events of audio files: any rate, channel count and length -> scores -> events."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hear_ptsed import events, hear, load, registry
+from hear_ptsed import corpus, crew, events, hear, load, registry
 from hear_ptsed.audio import read_audio
 from hear_ptsed.boxes import BoxSettings
 from hear_ptsed.checkpoints import download
+from hear_ptsed.files import sha256
 from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.model import SEDModel
 from hear_ptsed.runtime import RuntimeModel
@@ -29,6 +32,7 @@ class Detector:
     checkpoint: str | None  # file name; None: random weights
     classes: Sequence[str]
     score: "Scorer"  # audio (S,) at 16 kHz, who to tell about progress -> probabilities (T, C)
+    path: Path | None = None  # of the checkpoint
 
     @property
     def untrained(self) -> bool:
@@ -69,13 +73,30 @@ def detect(
     """
     audio, duration_s = read_audio(path)
     scores = detector.score(audio, progress)
-    how = {"threshold": threshold, "duration_s": duration_s}
-    if boxes is None:
-        decoded = events.decode(scores, detector.classes, median=median, **how)
-    else:
-        decoded = events.decode_boxes(scores, detector.classes, settings=boxes, **how)
-    decoded.sort(key=lambda event: (event.onset_s, event.offset_s))
+    decoded = EventRule(threshold, median, boxes).decode(scores, detector.classes, duration_s)
     return Detection(str(path), duration_s, detector, decoded, scores, audio)
+
+
+class EventRule(NamedTuple):
+    """How scores become events; see `detect`."""
+
+    threshold: float | Sequence[float] = events.THRESHOLD
+    median: int | Sequence[int] = events.MEDIAN
+    boxes: Sequence[BoxSettings] | None = None
+
+    def decode(
+        self, scores: np.ndarray, classes: Sequence[str], duration_s: float
+    ) -> list[events.Event]:
+        """Events of a file, by onset, of its scores (T, C)."""
+        how = {"threshold": self.threshold, "duration_s": duration_s}
+        if self.boxes is None:
+            decoded = events.decode(scores, classes, median=self.median, **how)
+        else:
+            decoded = events.decode_boxes(scores, classes, settings=self.boxes, **how)
+        return sorted(decoded, key=lambda event: (event.onset_s, event.offset_s))
+
+
+DEFAULT_RULE = EventRule()
 
 
 @settings
@@ -100,6 +121,7 @@ class DetectorOptions(hear.NetworkOptions):
 
 
 DEFAULTS = DetectorOptions()
+NOT_OF_ROWS = ("batch", "compile", "device")  # options that change rows by rounding alone
 
 
 class Scorer:
@@ -123,6 +145,13 @@ class Scorer:
 
         scores = self.model.over(audio[None], step, self.options.overlap, self.options.batch)
         return scores[0].sigmoid().numpy()
+
+    @torch.inference_mode()
+    def each(self, clips: Iterable[Tensor]) -> Iterator[np.ndarray]:
+        """Clips (S,) at 16 kHz, whose windows share batches -> probabilities (T, C) of each."""
+        overlap_s, batch = self.options.overlap, self.options.batch
+        for logits in self.model.over_clips(clips, self.logits, overlap_s, batch):
+            yield logits.sigmoid().numpy()
 
     @torch.inference_mode()
     def logits(self, pieces: Tensor) -> Tensor:
@@ -164,4 +193,72 @@ def load_detector(
     path = checkpoint or download.find(name, stage)
     model = options.open_exported(path, name) or load(name, checkpoint=path)
     classes = model.classes_of("strong", f"{path} ({name})")
-    return Detector(name, stage, path.name, classes, Scorer(model, options))
+    return Detector(name, stage, path.name, classes, Scorer(model, options), path)
+
+
+@dataclass(frozen=True)
+class EventAnalysis:
+    """A detector with what it makes of its scores; see corpus.Analysis."""
+
+    detector: Detector
+    rule: EventRule
+
+    def each(self, clips: Iterable[Tensor]) -> Iterator[np.ndarray]:
+        """Clips (S,) at 16 kHz -> probabilities (T, C) of each."""
+        return self.detector.score.each(clips)
+
+    def content(self, heard: np.ndarray, duration_s: float) -> list[events.Event]:
+        """The events of scores (T, C)."""
+        return self.rule.decode(heard, self.detector.classes, duration_s)
+
+
+def detect_corpus(
+    files: Sequence[Path],
+    out: Path,
+    detector: Detector,
+    rule: EventRule = DEFAULT_RULE,
+    how: crew.Crew = crew.ALONE,
+    advance: crew.Advance = lambda files, seconds: None,
+) -> corpus.Totals:
+    """Find the events of files, into Parquet parts; see corpus.make_corpus.
+
+    Args:
+        detector: of `load_detector`; other processes load it again.
+    """
+    options = detector.score.options
+    path = detector.path and detector.path.absolute()  # which workers open elsewhere
+    analysis = partial(_open_events, detector.model, detector.stage, path, options, rule)
+    if how == crew.ALONE:
+        analysis = partial(EventAnalysis, detector, rule)
+    facts = {
+        "made": "events",
+        "model": detector.model,
+        "stage": detector.stage,
+        "checkpoint": detector.checkpoint,
+        "checkpoint_sha256": path and sha256(path),
+        "threshold": _of_classes(rule.threshold, detector.classes),
+    }
+    if rule.boxes is None:
+        facts["median"] = _of_classes(rule.median, detector.classes)
+    else:
+        facts["boxes"] = _of_classes(rule.boxes, detector.classes)
+    facts |= {k: v for k, v in asdict(options).items() if k not in NOT_OF_ROWS}
+    return corpus.make_corpus(files, out, corpus.Work(analysis, "events", facts), how, advance)
+
+
+def _of_classes(values: Any, classes: Sequence[str]) -> Any:
+    """One value, where it is that of all classes; else each by its class."""
+    if not isinstance(values, Sequence):
+        return values
+    same = all(value == values[0] for value in values)
+    return values[0] if same else dict(zip(classes, values, strict=True))
+
+
+def _open_events(
+    name: str,
+    stage: str | None,
+    path: Path | None,
+    options: DetectorOptions,
+    rule: EventRule,
+) -> EventAnalysis:
+    return EventAnalysis(load_detector(name, stage, path, options), rule)

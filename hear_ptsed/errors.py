@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,15 @@ def one_line(error: Exception) -> str:
     elif isinstance(error, EXPECTED):
         return text
     return f"{type(error).__name__}: {text}"
+
+
+def require_package(name: str, extra: str) -> Any:
+    """A package of an extra, imported; an ImportError says what to install."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        text = f"{name} is not installed; install the extra {extra!r} ({error})"
+        raise ImportError(text) from error
 
 
 def printable(text: str, limit: int) -> str:

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from hear_ptsed import __version__, load
 from hear_ptsed.checkpoints import download
 from hear_ptsed.checkpoints.names import find_registered
+from hear_ptsed.checkpoints.repository import locate
+from hear_ptsed.errors import require_package
 from hear_ptsed.files import atomic, sha256
 from hear_ptsed.frontends.base import Framed
 from hear_ptsed.frontends.convolution import ByConvolution
 from hear_ptsed.grid import FRAMES_PER_SECOND, SAMPLE_RATE, WINDOW
 from hear_ptsed.model import SEDModel
-from hear_ptsed.runtime import KEY, Facts, RuntimeModel, needed, read_facts
+from hear_ptsed.runtime import KEY, Facts, RuntimeModel, read_facts
 
 log = logging.getLogger(__name__)
 OPSET = 20  # the first with GELU
@@ -32,14 +34,12 @@ TOLERANCE = 1e-5  # of the largest value of an output
 LARGEST = 2**31 - 2**20  # bytes of tensors that one protobuf can hold
 
 
-def export(
-    out: Path, name: str | None, stage: str | None = None, checkpoint: Path | None = None
-) -> Facts:
+def export(out: Path, name: str, stage: str | None = None, checkpoint: Path | None = None) -> Facts:
     """Write a model with all that its file holds, sequence model and heads, as an ONNX file.
 
     Args:
         out: the file to write, which ends in .onnx; it is there whole and checked, or not at all.
-        name: of the model; None for what the checkpoint says it is.
+        name: of the model.
         stage: of the released file; None for "strong".
         checkpoint: a file of the user's instead of the released one.
     Returns:
@@ -51,10 +51,10 @@ def export(
         stage = stage or "strong"
         path = download.find(name, stage)
     else:
-        stage, path = None, checkpoint
+        stage, path = None, locate(checkpoint)
     model = load(name, checkpoint=path)
     source = {"stage": stage, "checkpoint": path.name, "sha256": sha256(path)}
-    content = convert(model, **source | ({"model": name} if name else {}))
+    content = convert(model, **source, model=name)
     with atomic(out) as temporary:
         temporary.write_bytes(content)
     return read_facts(content, str(out))
@@ -67,8 +67,8 @@ def convert(model: SEDModel, /, **source: str | None) -> bytes:
         model: it is left as it is.
         source: what Facts says of where the model is from: model, stage, checkpoint, sha256.
     """
-    onnx = needed("onnx")
-    needed("onnxscript")
+    onnx = require_package("onnx", "onnx")
+    require_package("onnxscript", "onnx")
     if not isinstance(model.frontend, Framed):
         raise ValueError(
             f"{type(model).__name__} cannot be exported, since it takes clips of any length: run "
@@ -95,7 +95,9 @@ class Traced(nn.Module):
         self.model, self.frontend = model, ByConvolution(model.frontend)
 
     def forward(self, audio: Tensor) -> tuple[Tensor, ...]:
-        """(B, 160000) -> what the model has of strong (B, C, 250), weak (B, C); frames."""
+        """(B, 160000) -> strong (B, C, 250), weak (B, C), if the model has them; frames
+        (B, 250, D).
+        """
         outputs = self.model.detect(self.frontend.spectrogram(audio).unsqueeze(1))
         return tuple(value for value in outputs if value is not None)
 

@@ -1,7 +1,8 @@
 """The HEAR API over every model: load_model, get_timestamp_embeddings, get_scene_embeddings."""
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from hear_ptsed.model import SEDModel, Undrawn
 from hear_ptsed.registry import MODELS, find_row
 from hear_ptsed.runtime import RuntimeModel
 from hear_ptsed.schema import settings
+from hear_ptsed.windows import Samples
 
 log = logging.getLogger(__name__)
 RUNTIMES = {"onnx": "float32", "openvino": "bfloat16"}  # beside torch -> its precision
@@ -92,7 +94,9 @@ DEFAULTS = Options()
 class HearModel(nn.Module):
     """A network that embeds clips of any length by what its heads see.
 
-    25 frames per second, or as `hop` says.
+    25 frames per second, or as `hop` says. It is folded for inference: gradients reach the audio;
+    to train the weights, load a SEDModel. Its state_dict, saved, is a file for `load_model` of the
+    same model; after a choice of blocks, for load_state_dict of a model with the same choice.
     """
 
     sample_rate = grid.SAMPLE_RATE
@@ -109,14 +113,39 @@ class HearModel(nn.Module):
         exported = isinstance(model, RuntimeModel)
         return f"HearModel({model.name if exported else _name(model)}, {self.options})"
 
-    def forward(self, audio: Tensor) -> Tensor:
-        """Timestamp embeddings: audio (B, S) at 16 kHz -> (B, T, D) float32.
+    def forward(self, audio: Samples) -> Tensor:
+        """Timestamp embeddings, with gradients: audio as `take_audio` says -> (B, T, D) float32.
 
         T = n_frames(S, hop).
         """
-        autocast = torch.autocast(audio.device.type, torch.bfloat16, enabled=self.low_precision)
-        with autocast, self._freezing(audio.is_cpu):
+        audio = take_audio(audio, self)
+        with self._as_chosen(audio.device):
             return windows.with_hop(audio, self._embed, self.hop_ms)
+
+    @torch.no_grad()
+    def each(self, clips: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Timestamp embeddings of clips (S,) at 16 kHz on the CPU, each in turn: (T, D) float32.
+
+        At 40 ms from frame to frame their windows share batches.
+        """
+        device = next((p.device for p in self.parameters()), torch.device("cpu"))
+        if self.hop_ms != FRAME_MS:
+            yield from (self(clip[None].to(device))[0].cpu() for clip in clips)
+            return
+
+        def step(audio: Tensor) -> Tensor:
+            """(N, 160000) -> (N, 250, D)"""
+            with self._as_chosen(device):
+                return self._embed_windows(audio.to(device)).cpu()
+
+        yield from self.model.over_clips(clips, step, self.options.overlap, self.options.batch)
+
+    @contextmanager
+    def _as_chosen(self, device: torch.device) -> Iterator[None]:
+        """What runs inside has the precision and the compiler of the options."""
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.low_precision)
+        with autocast, self._freezing(device.type == "cpu"):
+            yield
 
     def _embed(self, audio: Tensor) -> Tensor:
         """(B, S) -> (B, n_frames(S), D)."""
@@ -162,50 +191,63 @@ def load_model(
         return HearModel(load(name, stage=None, seed=0, **given), chosen).eval()
     path = model_file_path or None
     if path and (exported := chosen.open_exported(Path(path), name)):
-        if exported.facts.sequence_model and row.sequence is None:
+        stacked = exported.facts.sequence_model is not None
+        if stacked != (row.sequence is not None):
+            ways = ("its sequence model", "its backbone")
             raise ValueError(
-                f"{path} embeds by its sequence model, {name} by its backbone: give the "
+                f"{path} embeds by {ways[not stacked]}, {name} by {ways[stacked]}: give the "
                 "checkpoint that it was made of"
             )
         return HearModel(exported, chosen).eval()
     return HearModel(load(name, stage or "strong", path, **given), chosen).eval()
 
 
-def get_timestamp_embeddings(audio: Tensor, model: nn.Module) -> tuple[Tensor, Tensor]:
-    """Embed clips every 40 ms, or at the hop that the model was loaded with.
+def get_timestamp_embeddings(audio: Samples, model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Embed clips every 40 ms, or at the hop that the model was loaded with; without gradients.
 
     Args:
-        audio: (B, S) in [-1, 1] at model.sample_rate, any length; else a ValueError or TypeError.
+        audio: see `take_audio`.
         model: of a plug-in: audio (B, S) -> embeddings (B, T, D).
     Returns:
         embeddings (B, T, D) float32 and the centres of the frames in milliseconds (B, T): 20, 60,
         100, ... as long as they lie within the audio, at least one; with hop 20, 20, 40, 60, ...
     """
-    check_audio(audio, model)
+    audio = take_audio(audio, model)
     model.eval()
     with torch.no_grad():
-        embeddings = _refuse_infinite(model(audio.float()))
+        embeddings = refuse_infinite(model(audio.float()))
     hop_ms = getattr(model, "hop_ms", FRAME_MS)  # plug-ins of others may have these functions, too
     centres = grid.timestamps(embeddings.shape[1], audio.device, hop_ms)
     return embeddings, centres.expand(len(audio), -1)
 
 
-def get_scene_embeddings(audio: Tensor, model: nn.Module) -> Tensor:
-    """Embed whole clips: audio (B, S) -> (B, D) float32, the mean over the real frames."""
-    return _refuse_infinite(get_timestamp_embeddings(audio, model)[0].mean(1))
+def get_scene_embeddings(audio: Samples, model: nn.Module) -> Tensor:
+    """Embed whole clips, audio as `take_audio` says -> (B, D) float32: the mean over the real
+    frames.
+    """
+    return refuse_infinite(get_timestamp_embeddings(audio, model)[0].mean(1))
 
 
-def check_audio(audio: Tensor, model: nn.Module) -> None:
-    """Raise an error if audio is not (B, S) as models take it, or the model's rate was changed."""
+def take_audio(audio: Samples, model: nn.Module) -> Tensor:
+    """Audio as models take it; an error if it is none, or if the model's rate was changed.
+
+    Args:
+        audio: clips (B, S) or (B, 1, S), or one clip (S,), in [-1, 1] at model.sample_rate, of any
+            length; an array of NumPy goes to the device of the model.
+    Returns:
+        (B, S)
+    """
     if model.sample_rate != grid.SAMPLE_RATE:
         raise ValueError(
             f"model.sample_rate was set to {model.sample_rate}; the model takes 16000 Hz only: "
             "set it back and resample the audio"
         )
-    windows.check_audio(audio)
+    parameter = next(model.parameters(), None)
+    return windows.as_clips(audio, None if parameter is None else parameter.device)
 
 
-def _refuse_infinite(embeddings: Tensor) -> Tensor:
+def refuse_infinite(embeddings: Tensor) -> Tensor:
+    """Embeddings (..., D), if they are finite; else a ValueError."""
     if not embeddings.isfinite().all():
         raise ValueError(
             "the embeddings are NaN or infinite: the weights are too large, so the checkpoint is "

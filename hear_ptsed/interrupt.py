@@ -45,7 +45,7 @@ def _note(_signal: int, _frame: object) -> None:
     if again or not _jobs:
         raise KeyboardInterrupt
     if os.getpid() == _process:  # a forked worker waits for its parent, and says nothing
-        text = "stopping after this part; Ctrl-C again stops at once"
+        text = "stopping soon; Ctrl-C again stops at once"
         os.write(sys.__stderr__.fileno(), f"\n{text}\n".encode())
 
 

@@ -1,6 +1,6 @@
 """SEDModel: front-end, backbone, sequence model and heads put together."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -16,7 +16,7 @@ from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.errors import few
 from hear_ptsed.frontends.base import FrontEnd
 from hear_ptsed.grid import WINDOW, WINDOW_FRAMES, n_frames
-from hear_ptsed.windows import check_audio, over_windows
+from hear_ptsed.windows import check_audio, over_clips, over_windows
 
 Step = Callable[[Tensor], Tensor]  # pieces of audio (N, S') -> frames (N, T', D)
 Count = Annotated[int, Field(strict=True, ge=1, le=100_000)]  # of classes
@@ -112,6 +112,17 @@ class SEDModel(nn.Module):
         pooling = pooling_matrix(backbone.window_frames, WINDOW_FRAMES)
         self.pooling: Tensor | None
         self.register_buffer("pooling", pooling, persistent=False)
+        self.register_load_state_dict_post_hook(_fold_again)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SEDModel":
+        """What .to(...), .half() and the like end in; another type than float32 is a ValueError."""
+        dtype = fn(torch.empty(1, dtype=torch.float32)).dtype
+        if dtype != torch.float32:
+            raise ValueError(
+                f"the weights stay in float32, asked for is {dtype}: load a plug-in with "
+                "precision='bfloat16', or run the model under torch.autocast"
+            )
+        return super()._apply(fn, recurse)
 
     def forward(self, audio: Tensor) -> Output:
         """Clips under 10 s are zero-padded as in training; only their real frames come back.
@@ -119,8 +130,7 @@ class SEDModel(nn.Module):
         Args:
             audio: (B, S) in [-1, 1], 1 <= S <= 160000; longer or bad audio is a ValueError.
         """
-        if not torch.compiler.is_compiling():  # nor exporting: no decision by values in a graph
-            check_audio(audio)
+        check_audio(audio)
         if audio.shape[1] > WINDOW:
             raise ValueError(
                 f"audio has {audio.shape[1]} samples; the model takes 1 to {WINDOW} (10 s at "
@@ -188,6 +198,12 @@ class SEDModel(nn.Module):
         """
         return over_windows(audio, step, overlap_s, batch)
 
+    def over_clips(
+        self, clips: Iterable[Tensor], step: Step, overlap_s: float = 0.0, batch: int = 8
+    ) -> Iterator[Tensor]:
+        """`over` of clips (S,) of any lengths, each in turn: (n_frames(S), D)."""
+        return over_clips(clips, step, overlap_s, batch)
+
     def _frames(self, spec: Tensor) -> Tensor:
         frames = self._pooled(spec)
         return frames if self.sequence is None else self.sequence(frames)
@@ -206,6 +222,12 @@ class SEDModel(nn.Module):
         self.backbone.fold()
         self.folded = True
         return self
+
+
+def _fold_again(model: SEDModel, _: Any) -> None:
+    """After load_state_dict: what was folded follows the new weights."""
+    if model.folded:
+        model.backbone.fold()
 
 
 def pooling_matrix(n_in: int, n_out: int) -> Tensor | None:

@@ -7,6 +7,7 @@ A folder says in a JSON file, under "settings", how it is made. Either it is mad
 import contextlib
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -133,6 +134,8 @@ class Parts:
         try:
             with atomic(file) as temporary:
                 yield temporary
+                with temporary.open("rb") as written:
+                    os.fsync(written.fileno())  # before its facts say that it is finished
                 digest = sha256(temporary)
             write_json(_facts_of(file), facts | {"sha256": digest})
         except OSError as error:

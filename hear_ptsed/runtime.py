@@ -6,14 +6,14 @@ Such a file takes audio (B, 160000) at 16 kHz, with any B, and gives what it has
 """
 
 from collections.abc import Callable
-from importlib import import_module
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from hear_ptsed.errors import require_package
 from hear_ptsed.grid import FRAMES_PER_SECOND, SAMPLE_RATE, WINDOW
 from hear_ptsed.model import Output, SEDModel
 from hear_ptsed.schema import Label, Line, Sha256, check_json, settings
@@ -53,7 +53,7 @@ class RuntimeModel(nn.Module):
         runtime: what computes.
     """
 
-    over = SEDModel.over
+    over, over_clips = SEDModel.over, SEDModel.over_clips
 
     def __init__(self, content: bytes, name: str, runtime: Literal["onnx", "openvino"] = "onnx"):
         super().__init__()
@@ -67,13 +67,15 @@ class RuntimeModel(nn.Module):
         return self.facts.dim
 
     def classes_of(self, head: str, name: str = "the model") -> tuple[str, ...]:
-        """Names of the classes of the strong head; a ValueError if there is none, or no names."""
-        if "strong" not in self.facts.heads or self.facts.classes is None:
-            raise ValueError(f"{name} has no strong head with named classes; export one that has")
+        """Names of the classes of a head; a ValueError if there is none, or no names."""
+        if head not in self.facts.heads or self.facts.classes is None:
+            raise ValueError(f"{name} has no {head} head with named classes; export one that has")
         return self.facts.classes
 
     def forward(self, audio: Tensor) -> Output:
-        """audio (B, 160000) in [-1, 1] at 16 kHz -> strong (B, C, 250), weak (B, C), frames."""
+        """audio (B, 160000) in [-1, 1] at 16 kHz -> strong (B, C, 250), weak (B, C), frames
+        (B, 250, D).
+        """
         check_audio(audio)
         if audio.shape[1] != WINDOW:
             raise ValueError(
@@ -95,7 +97,7 @@ def read_facts(content: bytes, name: str) -> Facts:
     Args:
         name: of the file, for the message.
     """
-    onnx = needed("onnx")
+    onnx = require_package("onnx", "onnx")
     try:
         metadata = {p.key: p.value for p in onnx.load_model_from_string(content).metadata_props}
     except Exception as error:  # of protobuf, which has several
@@ -117,18 +119,8 @@ def read_facts(content: bytes, name: str) -> Facts:
     return facts
 
 
-def needed(package: str, extra: str = "onnx") -> Any:
-    """A package of an extra; an ImportError says what to install."""
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise ImportError(
-            f"this needs {package}: pip install 'hear_ptsed[{extra}]' ({error})"
-        ) from error
-
-
 def _start_onnx(content: bytes) -> Run:
-    onnxruntime = needed("onnxruntime")
+    onnxruntime = require_package("onnxruntime", "onnx")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     # Threads that wait by spinning, for equal shares, lose half the speed beside other processes.
@@ -145,12 +137,12 @@ def _start_onnx(content: bytes) -> Run:
 
 
 def _start_openvino(content: bytes) -> Run:
-    core = needed("openvino", "openvino").Core()
-    settings = {
+    core = require_package("openvino", "openvino").Core()
+    hints = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": "bf16",
     }
-    compiled = core.compile_model(core.read_model(content), "CPU", settings)
+    compiled = core.compile_model(core.read_model(content), "CPU", hints)
 
     def run(audio: np.ndarray) -> dict[str, np.ndarray]:
         """(B, 160000) -> outputs by name."""

@@ -1,7 +1,9 @@
 """Audio of any length through 10 s windows, on the 40 ms grid."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,6 +21,26 @@ from hear_ptsed.grid import (
 
 # Sample values. Louder audio can overflow inside a front-end; 16-bit integers as floats do not.
 LOUDEST = 1e9
+Samples = Tensor | np.ndarray  # audio as `as_clips` takes it
+
+
+def as_clips(audio: Samples, device: torch.device | None = None) -> Tensor:
+    """Audio as a batch of mono clips, or what `check_audio` raises.
+
+    Args:
+        audio: (S,), (B, S) or (B, 1, S); of NumPy, too.
+        device: for an array of NumPy.
+    Returns:
+        (B, S)
+    """
+    if isinstance(audio, np.ndarray):  # a copy, since torch refuses some views and warns of others
+        audio = torch.from_numpy(audio.copy()).to(device)
+    if isinstance(audio, Tensor) and audio.ndim == 1:
+        audio = audio[None]
+    elif isinstance(audio, Tensor) and audio.ndim == 3 and audio.shape[1] == 1:
+        audio = audio[:, 0]
+    check_audio(audio)
+    return audio
 
 
 def check_audio(audio: Tensor) -> None:
@@ -34,15 +56,18 @@ def check_audio(audio: Tensor) -> None:
             "[-1, 1]: convert with torch.as_tensor(samples, dtype=torch.float32)[None]"
         )
     if audio.ndim != 2 or audio.numel() == 0:
-        remedy = ": give one clip as audio[None]" if audio.ndim == 1 and audio.numel() else ""
+        remedies = {1: ": give one clip as audio[None]", 3: ": average channels by audio.mean(1)"}
+        remedy = remedies.get(audio.ndim, "") if audio.numel() else ""
         raise ValueError(
             f"audio of shape {tuple(audio.shape)}; expected (clips, samples), not empty{remedy}"
         )
     if audio.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         raise ValueError(
             f"audio of {audio.dtype}; expected floating-point samples in [-1, 1]: divide integers "
-            "by their full scale, such as audio.float() / 32768"
+            "by their full scale, such as audio / 32768"
         )
+    if torch.compiler.is_compiling():  # or exporting: no decision by values in a graph
+        return
     low, high = torch.aminmax(audio)
     if not ((low >= -LOUDEST) & (high <= LOUDEST)):  # NaN compares false
         _refuse_samples(audio)
@@ -75,14 +100,33 @@ def over_windows(
     Returns:
         (B, n_frames(S), D)
     """
-    total = n_frames(audio.shape[1])
+    starts = window_starts(audio.shape[1], overlap_s)
+    weight = frame_weights(overlap_s > 0).to(audio.device)
+    return mean_of_windows(audio, model, starts, weight, batch)
+
+
+def over_clips(
+    clips: Iterable[Tensor],
+    model: Callable[[Tensor], Tensor],
+    overlap_s: float = 0.0,
+    batch: int = 8,
+) -> Iterator[Tensor]:
+    """`over_windows` of clips (S,) of any lengths, whose windows share the calls of the model.
+
+    Clips are taken as they are needed, and each comes back in turn: (n_frames(S), D).
+    """
+    placed = ((clip, window_starts(len(clip), overlap_s)) for clip in clips)
+    return _means(placed, model, frame_weights(overlap_s > 0), batch)
+
+
+def window_starts(n_samples: int, overlap_s: float) -> list[int]:
+    """First frames of the windows over a clip; see `over_windows`."""
+    total = n_frames(n_samples)
     last = max(total - WINDOW_FRAMES, 0)  # start of the window that ends with the clip
     hop = WINDOW_FRAMES - round(overlap_s * SAMPLE_RATE / FRAME)
     if not 0 <= overlap_s or hop < 1:
         raise ValueError(f"overlap {overlap_s} s; allowed is 0 up to, not including, {WINDOW_S} s")
-    starts = [*range(0, last, hop), last] if overlap_s else list(range(0, total, hop))
-    weight = frame_weights(overlap_s > 0).to(audio.device)
-    return mean_of_windows(audio, model, starts, weight, batch)
+    return [*range(0, last, hop), last] if overlap_s else list(range(0, total, hop))
 
 
 def frame_weights(overlapping: bool) -> Tensor:
@@ -113,23 +157,70 @@ def mean_of_windows(
     Returns:
         (B, n_frames(S), D)
     """
-    total = n_frames(audio.shape[1])
-    norm = torch.zeros(total, dtype=weight.dtype, device=weight.device)
-    for start in starts:
-        norm[start : start + WINDOW_FRAMES] += weight[: total - start]
+    means = [*_means(((clip, starts) for clip in audio), model, weight, batch)]
+    return torch.stack(means) if len(means) > 1 else means[0][None]
 
-    places = [(clip, start) for clip in range(len(audio)) for start in starts]
-    out = None
-    for first in range(0, len(places), batch):
-        chunk = places[first : first + batch]
-        frames = model(torch.stack([cut_window(audio[clip], start) for clip, start in chunk]))
-        if out is None:
-            out = frames.new_zeros(len(audio), total, frames.shape[-1])
-        for (clip, start), window in zip(chunk, frames, strict=True):
-            end = min(start + WINDOW_FRAMES, total)
-            share = weight[: end - start] / norm[start:end]
-            out[clip, start:end] += share[:, None] * window[: end - start]
-    return out
+
+def _means(
+    clips: Iterable[tuple[Tensor, Sequence[int]]],
+    model: Callable[[Tensor], Tensor],
+    weight: Tensor,
+    batch: int,
+) -> Iterator[Tensor]:
+    """`mean_of_windows` of each of the clips (S,), which come with the starts of their windows."""
+    unfinished: deque[_Mean] = deque()
+    chunk: list[tuple[_Mean, int]] = []
+
+    def run_chunk() -> None:
+        frames = model(torch.stack([cut_window(mean.clip, start) for mean, start in chunk]))
+        for (mean, start), window in zip(chunk, frames, strict=True):
+            mean.add(start, window)
+        chunk.clear()
+
+    for clip, starts in clips:
+        mean = _Mean(clip, starts, weight)
+        unfinished.append(mean)
+        for start in starts:
+            chunk.append((mean, start))
+            if len(chunk) == batch:
+                run_chunk()
+        while unfinished and not unfinished[0].missing:
+            yield unfinished.popleft().frames
+    if chunk:
+        run_chunk()
+    while unfinished:
+        yield unfinished.popleft().frames
+
+
+class _Mean:
+    """The frames of one clip, to which its windows are added.
+
+    Args:
+        clip: (S,).
+        starts: first frames of the windows.
+        weight: (250,) of a window's frames.
+
+    Attributes:
+        frames: (n_frames(S), D), right when no window is missing.
+    """
+
+    frames: Tensor
+
+    def __init__(self, clip: Tensor, starts: Sequence[int], weight: Tensor):
+        self.clip, self.missing, self.heard = clip, len(starts), 0
+        self.weight = weight.to(clip.device)
+        self.norm = self.weight.new_zeros(n_frames(len(clip)))
+        for start in starts:
+            self.norm[start : start + WINDOW_FRAMES] += self.weight[: len(self.norm) - start]
+
+    def add(self, start: int, window: Tensor) -> None:
+        """Add what a model says of a window (250, D)."""
+        if not self.heard:
+            self.frames = window.new_zeros(len(self.norm), window.shape[-1])
+        end = min(start + WINDOW_FRAMES, len(self.norm))
+        share = self.weight[: end - start] / self.norm[start:end]
+        self.frames[start:end] += share[:, None] * window[: end - start]
+        self.heard, self.missing = self.heard + 1, self.missing - 1
 
 
 def blend(windows: Iterable[tuple[int, Tensor]], weight: Tensor, first: int, end: int) -> Tensor:

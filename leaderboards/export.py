@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hear_ptsed.facts import bibliography
 from hear_ptsed.files import atomic, null_for_nan
 from hear_ptsed.metrics.catalogue import METRICS
 from leaderboards import names
@@ -17,7 +18,6 @@ from leaderboards.cell import FEW, Cell, Column, Row
 from leaderboards.hear import hear_rows, hear_scores, ranking
 from leaderboards.models import facts
 from leaderboards.pages import column_order, row_order, task_titles
-from leaderboards.published import bibliography
 from leaderboards.titles import labels, notes
 
 ABOUT = {  # file -> what it is, for pages

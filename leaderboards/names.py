@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
+from hear_ptsed.facts import all_facts
 from hear_ptsed.metrics.catalogue import METRICS
 from hear_ptsed.metrics.protocols import PROTOCOLS
 
@@ -46,9 +47,9 @@ KNOWN_STAGES = (  # in order of training
     "strong_kd",
     "advanced",
 )
-FAMILIES = {row["model"]: row["family"] for row in rows_of("models.csv")}  # of which release
-_FILES = [row for row in rows_of("models.csv") if row["release_file"]]
-RELEASED = {Path(row["release_file"]).stem: (row["model"], row["stage"]) for row in _FILES}
+FAMILIES = {row.model: row.family for row in all_facts().values()}  # of which release
+_FILES = [row for row in all_facts().values() if row.release_file]
+RELEASED = {Path(row.release_file).stem: (row.model, row.stage) for row in _FILES}
 MODELS = {  # of this suite -> as printed in papers
     "atst_frame": "ATST-F",
     "beats": "BEATs",
@@ -60,7 +61,7 @@ MODELS = {  # of this suite -> as printed in papers
     "yamnet": "YAMNet",
     "logmel": "log-mel",
 }
-MODELS |= {row["model"]: row["title"] for row in _FILES if row["family"] == "EfficientSED"}
+MODELS |= {row.model: row.title for row in _FILES if row.family == "EfficientSED"}
 OTHER_NAMES = {"frame_mn02": "fmn02", "frame_mn04": "fmn04"}  # in older records
 PROTOCOL_TITLES = {
     "hear": "HEAR protocol",

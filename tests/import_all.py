@@ -12,15 +12,18 @@ import sys
 from importlib import metadata
 
 BY_HAND = ["heareval", "hearvalidator", "tinysoundfont"]  # requirements.txt
+PLOT, HUB = "hear_ptsed.plot", "hear_ptsed.hub"
 EXTRAS = {  # extra: packages, modules that need another extra, distributions beside it
-    "": (["hear_ptsed"], ["hear_ptsed.plot"], []),
-    "plot": (["hear_ptsed"], [], []),
-    "onnx": (["hear_ptsed"], ["hear_ptsed.plot"], []),
-    "openvino": (["hear_ptsed"], ["hear_ptsed.plot"], []),
-    "xares": (["hear_ptsed"], ["hear_ptsed.plot"], []),
-    "mteb": (["hear_ptsed"], ["hear_ptsed.plot"], []),
-    "eval": (["hear_ptsed", "eval_tasks"], [], BY_HAND),
-    "training": (["hear_ptsed", "training"], ["hear_ptsed.plot"], []),
+    "": (["hear_ptsed"], [PLOT, HUB], []),
+    "hub": (["hear_ptsed"], [PLOT], []),
+    "corpus": (["hear_ptsed"], [PLOT, HUB], []),
+    "plot": (["hear_ptsed"], [HUB], []),
+    "onnx": (["hear_ptsed"], [PLOT, HUB], []),
+    "openvino": (["hear_ptsed"], [PLOT, HUB], []),
+    "xares": (["hear_ptsed"], [PLOT], []),
+    "mteb": (["hear_ptsed"], [PLOT], []),
+    "eval": (["hear_ptsed", "eval_tasks"], [HUB], BY_HAND),
+    "training": (["hear_ptsed", "training"], [PLOT], []),
     "leaderboards": (["leaderboards"], [], []),
 }
 

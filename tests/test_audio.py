@@ -65,7 +65,7 @@ def test_a_tone_above_8_khz_is_gone_after_resampling(tmp_path, hz):
 def test_what_is_prepared_for_evaluation_is_what_detect_hears_in_16_bits(tmp_path, rate):
     downloads = pytest.importorskip("eval_tasks.tasks.downloads")
     soundfile.write(tmp_path / "in.wav", noise(3 * rate, 2), rate)
-    downloads.to_16k(tmp_path / "in.wav", tmp_path / "out.wav", 3.0)
+    downloads.to_mono(tmp_path / "in.wav", tmp_path / "out.wav", 3.0)
     heard = read_audio(tmp_path / "in.wav")[0].numpy()
     assert len(heard) == 48000
     prepared = soundfile.read(tmp_path / "out.wav", dtype="int16")[0]

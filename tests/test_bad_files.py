@@ -112,7 +112,7 @@ def test_detect_goes_on_and_says_at_its_end_which_files_failed_and_why(folder, t
 
 
 def test_nothing_but_bad_names_is_told_before_a_model_is_fetched(folder, tmp_path, capsys):
-    names = [folder / "pipe.wav", tmp_path / "none.wav", tmp_path / ("x" * 300), folder]
+    names = [folder / "pipe.wav", tmp_path / "none.wav", tmp_path / ("x" * 300), tmp_path]
     command = ["detect", *map(str, names), "--model", "atst_frame", "--checkpoint", "none.pt"]
     assert cli.main(command) == 1
     lines = capsys.readouterr().err.splitlines()

@@ -36,7 +36,7 @@ def test_the_gpu_check_measures_each_precision_and_its_report_can_be_printed_aga
 
 def test_a_section_that_is_out_of_time_is_ended_and_named_and_what_is_left_is_told(tmp_path):
     out, sections = tmp_path / "gpu.json", ["frontends", "eager_networks"]
-    done = check("--dry", "--limit", "0.3", "--out", str(out), "--sections", *sections)
+    done = check("--dry", "--limit", "0.01", "--out", str(out), "--sections", *sections)
     assert done.returncode == 1
     report = json.loads(out.read_text())["sections"]
     assert report["frontends"]["status"].startswith("out of time")

@@ -213,7 +213,7 @@ def test_thresholds_and_filters_by_class_take_names_with_commas(with_ear, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["detect"], "AUDIO"),
+        (["detect", "--model", "beats"], "give AUDIO"),
         (["detect", "a.wav"], "--model"),
         (["detect", "a.wav", "--model", "resnet"], "unknown model 'resnet'; known: atst_frame"),
         (["detect", "a.wav", "--model", "beats", "--plot"], "--out"),

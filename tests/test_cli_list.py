@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import hear_ptsed
 from hear_ptsed import cli, registry
 from hear_ptsed.checkpoints import save_checkpoint
 
@@ -20,6 +21,13 @@ def empty_cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("HEAR_PTSED_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HEAR_PTSED_CHECKPOINTS", str(tmp_path))
     return tmp_path
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as ended:
+        run("--version")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"hear-ptsed {hear_ptsed.__version__}\n"
 
 
 def test_the_list_names_every_module_and_what_is_at_hand(empty_cache, capsys):

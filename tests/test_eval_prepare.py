@@ -14,7 +14,7 @@ import soundfile
 from eval_tasks import tasks
 from eval_tasks.tasks import dcase2016_task2, find_task
 from eval_tasks.tasks.base import open_task
-from eval_tasks.tasks.downloads import to_16k
+from eval_tasks.tasks.downloads import to_mono
 
 VALID = """dev_1_ebr_0_nec_2_poly_0 dev_1_ebr_0_nec_3_poly_0 dev_1_ebr_6_nec_3_poly_1
 dev_1_ebr_6_nec_4_poly_1 dev_1_ebr_6_nec_5_poly_1 test_1_ebr_-6_nec_1_poly_0
@@ -46,7 +46,7 @@ def test_resampling_keeps_a_tone_in_place_and_averages_channels(tmp_path):
     left = 0.5 * np.sin(2 * np.pi * 1000 * time)
     beyond = 0.5 * np.sin(2 * np.pi * 12000 * time)  # above the new band
     soundfile.write(tmp_path / "in.wav", np.stack([left + 2 * beyond, left], 1), 48000, "FLOAT")
-    assert to_16k(tmp_path / "in.wav", tmp_path / "out.wav", 1.0) == 1.0
+    assert to_mono(tmp_path / "in.wav", tmp_path / "out.wav", 1.0) == 1.0
     audio, rate = soundfile.read(tmp_path / "out.wav")
     expected = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)
     assert rate == 16000 and audio.shape == (16000,)
@@ -57,7 +57,7 @@ def test_resampling_keeps_a_tone_in_place_and_averages_channels(tmp_path):
 @pytest.mark.parametrize("seconds", [0.7, 3.0])
 def test_clips_become_exactly_as_long_as_asked(tmp_path, rate, channels, seconds):
     tone(tmp_path / "in.wav", seconds, rate, channels)
-    true_s = to_16k(tmp_path / "in.wav", tmp_path / "out.wav", 2.0)
+    true_s = to_mono(tmp_path / "in.wav", tmp_path / "out.wav", 2.0)
     info = soundfile.info(tmp_path / "out.wav")
     assert (info.frames, info.samplerate, info.channels) == (32000, 16000, 1)
     assert info.subtype == "PCM_16" and true_s == pytest.approx(min(seconds, 2.0))
@@ -133,6 +133,16 @@ def test_the_original_dcase_archives_give_the_same_folder(dcase, dcase_original,
     assert [path.name for path in (tmp_path / "again").iterdir()] == [again.name]
     with pytest.raises(FileNotFoundError, match="nor the original dcase2016_task2_test_public"):
         tasks.prepare("dcase2016_task2", tmp_path / "half", source=(archives[0],))
+
+
+def test_the_original_dcase_clips_are_kept_at_their_rate(dcase, dcase_original, tmp_path):
+    source = {"source": (dcase_original,), "sample_rate": 44100}
+    folder = tasks.prepare("dcase2016_task2", tmp_path / "more", **source)
+    given = {path.name: path.read_bytes() for path in dcase_original.rglob("*.wav")}
+    kept = {path.name: path.read_bytes() for path in folder.glob("44100/*/*.wav")}
+    assert kept == given and len(kept) == 72
+    first, second = (open_task(find_task("dcase2016_task2"), f) for f in (dcase, folder))
+    assert first.fingerprint == second.fingerprint
 
 
 @pytest.fixture

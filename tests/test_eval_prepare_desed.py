@@ -106,7 +106,8 @@ def test_desed_becomes_a_hear_folder_with_weak_and_unlabelled_parts(source, tmp_
 
 def test_what_is_missing_is_counted_and_named(source, tmp_path, capsys):
     arguments = ["prepare", "desed", "--tasks-dir", str(tmp_path / "tasks")]
-    assert main([*arguments, "--source", str(source), "--jobs", "2"]) == 0
+    more = ["--jobs", "2", "--sample-rate", "32000"]
+    assert main([*arguments, "--source", str(source), *more]) == 0
     line = (
         "test: 3 of 4 clips (missing 1, 25.0 %); weak: 1 of 2 clips (missing 1, 50.0 %); "
         "unlabelled: 3 of 14412 clips (missing 14409, 100.0 %)"
@@ -118,6 +119,9 @@ def test_what_is_missing_is_counted_and_named(source, tmp_path, capsys):
     assert parts["test"]["missing"] == ["Ygone_0_10.wav"] and parts["test"]["listed"] == 4
     assert "Yv_0_10.wav" in parts["weak"]["unreadable"][0] and parts["weak"]["missing"] == []
     assert parts["train"]["events_left_out"] == 2
+    clips = [{*(folder / rate).rglob("*.wav")} for rate in ("16000", "32000")]
+    assert len(clips[0]) == len(clips[1]) > 0
+    assert {soundfile.info(clip).frames for clip in clips[1]} == {320_000}
     assert summarise({p: {"listed": 2, "there": 2} for p in parts}, desed.PARTS) is None
 
 
@@ -208,8 +212,11 @@ def test_parts_may_lie_in_several_folders(source, tmp_path):
         (["desed", "--source", "nowhere"], "nowhere is no folder; unpack DESED"),
         (["maestro", "--source", "nowhere"], "no folder or archive nowhere; correct --source"),
         (["maestro", "--source", ".", "--strong-real"], "maestro does not take --strong-real"),
-        (["dcase2016_task2", "--seed", "1"], "does not take --seed; it takes --jobs, --source"),
-        (["home", "--source", "."], "home does not take --source; it takes --seed, --size"),
+        (
+            ["dcase2016_task2", "--seed", "1"],
+            "does not take --seed; it takes --jobs, --",
+        ),
+        (["home", "--source", "."], "home does not take --source; it takes --sample-rate, --seed"),
         (["desed", "--mode", "5h"], "desed does not take --mode; --mode is called --size now"),
     ],
 )

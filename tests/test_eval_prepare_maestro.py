@@ -172,7 +172,9 @@ def test_maestro_is_made_from_the_original_folder_and_zip(maestro_original, tmp_
         file.writestr("maestro-v3.0.0/2004/MIDI-9999_wav--1.wav", b"not wanted")
         for path in sorted(maestro_original.rglob("*.*")):
             file.write(path, path.relative_to(tmp_path))
-    again = tasks.prepare("maestro", tmp_path / "again", source=(archive,))
+    again = tasks.prepare("maestro", tmp_path / "again", source=(archive,), sample_rate=22050)
+    names = [sorted(p.name for p in again.glob(f"{rate}/*/*.wav")) for rate in (16000, 22050)]
+    assert names[0] == names[1] and len(names[1]) == 5 * 37
     assert open_task(tasks.find_task("maestro"), again).fingerprint == data.fingerprint
 
 

@@ -150,8 +150,12 @@ def test_embedding_switches_training_and_gradients_off():
 @pytest.mark.parametrize(
     ("audio", "message"),
     [
-        (torch.zeros(16000), r"shape \(16000,\); expected \(clips, samples\)"),
-        (torch.zeros(1, 1, 16000), "expected .clips, samples."),
+        (
+            torch.zeros(1, 2, 16000),
+            r"expected \(clips, samples\).*: average channels by audio.mean",
+        ),
+        (torch.zeros(0), "not empty"),
+        (np.zeros(16000, np.int16), "torch.int16; expected floating-point.*audio / 32768"),
         (torch.zeros(1, 0), "not empty"),
         (torch.zeros(0, 16000), "not empty"),
         (torch.zeros(1, 16000, dtype=torch.int16), "torch.int16; expected floating-point"),

@@ -207,9 +207,9 @@ LONG = """
 import resource, sys
 from pathlib import Path
 import soxr
-from eval_tasks.tasks.downloads import to_16k
+from eval_tasks.tasks.downloads import to_mono
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-to_16k(Path(sys.argv[1]), Path(sys.argv[2]), 600.0)
+to_mono(Path(sys.argv[1]), Path(sys.argv[2]), 600.0)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

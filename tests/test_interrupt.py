@@ -50,7 +50,7 @@ def test_a_press_that_python_swallows_ends_the_job_at_its_next_part(capfd):
     code, err = run(job, capfd)
     assert code == 130 and done == [0, 1, 2]
     assert err.splitlines()[-1] == "a command: interrupted; call again"
-    assert "stopping after this part" in err
+    assert "stopping soon" in err
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

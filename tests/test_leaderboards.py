@@ -8,12 +8,12 @@ import leaderboard_parts as parts
 import numpy as np
 import pytest
 
+from hear_ptsed.facts import bibliography
 from hear_ptsed.metrics.bootstrap import paired
 from hear_ptsed.metrics.records import Record
 from leaderboards import export, stats
 from leaderboards.collect import collect, published_entries
 from leaderboards.models import facts
-from leaderboards.published import bibliography
 from leaderboards.stats import cells, gains
 from leaderboards.titles import labels, notes
 

@@ -6,11 +6,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import hear_ptsed
+from hear_ptsed.facts import all_facts, bibliography
 from hear_ptsed.grid import WINDOW
 from hear_ptsed.registry import MODELS, build
-from leaderboards.models import all_facts, facts, load_lines
+from leaderboards.beside import RELEASED
+from leaderboards.models import facts, load_lines
 from leaderboards.names import model_and_stage, model_title
-from leaderboards.published import bibliography
 from leaderboards.published import rows as read_published
 
 LISTED = {(row.model, row.stage or ""): row for row in hear_ptsed.list_models()}
@@ -40,6 +41,20 @@ def test_a_released_model_is_known_by_its_file_and_by_its_plug_in():
     figures = {(row["model"], row["stage"]): row["printed"] for row in read_published()}
     assert figures["fmn10+TF:256", "strong"] == "43.86"
     assert figures[model_title("fmn10_tf256"), "advanced"] == "45.25"
+
+
+def test_the_score_of_released_weights_is_the_printed_one():
+    printed = {
+        (row["model"], row["stage"]): float(row["printed"])
+        for row in read_published()
+        if row["table"] in RELEASED and RELEASED[row["table"]] in (None, row["setting"])
+        if row["metric"] == "psds1_macro"
+    }
+    released = [known for known in all_facts().values() if known.release_file]
+    with_score = [known for known in released if known.psds1_percent]
+    assert len(with_score) == sum(known.stage in ("strong", "advanced") for known in released)
+    for known in with_score:
+        assert known.psds1_percent == printed[known.title, known.stage]
 
 
 def test_every_fact_is_possible_and_every_citation_is_there():

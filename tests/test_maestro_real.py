@@ -175,7 +175,10 @@ def test_some_folds_are_a_mean_and_a_fine_tuned_run_takes_the_split_of_2024(sour
     (path,) = (tmp_path / "results").rglob("*.json")
     record = read_record(path)
     assert len(record.folds) == 2 and record.folds_of == 5 and not record.groups
-    assert prepare(tmp_path, [str(source)], "--split", "2024") == 0
+    assert prepare(tmp_path, [str(source)], "--split", "2024", "--sample-rate", "32000") == 0
+    made = tmp_path / "tasks/maestro_real-dcase2024-full"
+    clips = [sorted(p.name for p in made.glob(f"{rate}/*/*.wav")) for rate in (16000, 32000)]
+    assert clips[0] == clips[1] and len(clips[1]) > 0
     tiny_network(tmp_path)
     folder = ["--folder", "maestro_real-dcase2024-full"]
     assert run(tmp_path, *tuned(tmp_path), *folder) == 0

@@ -173,7 +173,15 @@ def test_unpacked_folders_and_another_rule_make_another_folder(prepared, tmp_pat
         with zipfile.ZipFile(prepared / "download" / f"{name}.zip") as archive:
             archive.extractall(tmp_path / "in" / (name if name == "validation" else ""))
     options = ["--source", str(tmp_path / "in"), "--labels", "majority"]
+    options += ["--sample-rate", "48000"]
     assert main(["prepare", "realdesed", "--tasks-dir", str(tmp_path), *options]) == 0
+    made = tmp_path / "realdesed-2026-majority"
+    assert json.loads((made / "manifest.json").read_text())["settings"]["sample_rate"] == [48000]
+    seconds = [
+        {clip.name: soundfile.info(clip).duration for clip in (made / rate).rglob("*.wav")}
+        for rate in ("16000", "48000")
+    ]
+    assert seconds[1] == pytest.approx(seconds[0], abs=1e-3)
     data = open_task(find_task("realdesed"), tmp_path / "realdesed-2026-majority")
     assert [e["end"] for e in data.parts["train"].events["000001.wav"]] == [3000.0]
     assert data.parts["train"].events["000002.wav"][0]["start"] == 0.0

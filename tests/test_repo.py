@@ -15,7 +15,7 @@ PACKAGES = {  # package: the packages of ours that it may import
     "leaderboards": {"hear_ptsed"},
 }
 ROOMS = {  # folder: the rooms of the library that it may import
-    "leaderboards": {"metrics", "errors", "files", "options", "schema"},
+    "leaderboards": {"metrics", "errors", "facts", "files", "options", "schema"},
     "hear_ptsed/metrics": {"metrics", "errors", "files", "schema", "grid", "labels", "events"}
     | {"boxes"},
 }
@@ -23,22 +23,22 @@ LIBRARY_NEEDS = {"torch", "torchaudio", "numpy", "pydantic", "soundfile", "soxr"
 LIBRARY_NEEDS |= {"typing_extensions"}  # which pydantic needs itself
 SCORERS = {"sed_eval", "dcase_util", "sed_scores_eval", "pandas"}  # of metrics, the extra eval
 FLOORS = [  # of the library: a module imports from lower floors, or from its own package
-    {"interrupt", "files", "labels", "grid"},
+    {"interrupt", "facts", "files", "labels", "grid"},
     {"errors", "boxes"},
-    {"schema", "audio", "parts", "windows"},
-    {"options"},
+    {"schema", "audio", "parts", "windows", "cluster"},
+    {"options", "crew"},
     {"wheels", "tensor_files", "events"},
-    {"metrics"},
-    {"frontends", "backbones"},
+    {"metrics", "rows"},
+    {"frontends", "backbones", "corpus"},
     {"sequence", "heads"},
     {"model"},
     {"yamnet"},
     {"registry"},
-    {"checkpoints", "runtime"},
-    {"export"},
+    {"checkpoints", "runtime", "card"},
+    {"export", "hub"},
     {"hear"},
     {"detect", "stream"},
-    {"plot", "formats", "live"},
+    {"plot", "formats", "live", "embed"},
     {"plugins", "commands"},
     {"clients", "cli"},
 ]

@@ -93,11 +93,17 @@ def test_scene_clips_have_one_label_and_event_clips_have_times_inside_the_clip(f
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_seed_gives_the_same_bytes_and_another_seed_gives_other_audio(folders, name, tmp_path):
+    options = {"synthetic": True, "seed": 1, "sample_rate": 32000}
     first = contents(folders[name])
     assert contents(prepare(name, tmp_path / "again", synthetic=True)) == first
-    other = contents(prepare(name, tmp_path / "other", synthetic=True, seed=1))
+    other = contents(folder := prepare(name, tmp_path / "other", **options))
     sounds = [file for file in first if file.endswith(".wav")]
     assert sounds and all(other[file] != first[file] for file in sounds if file in other)
+    splits = read(folder / "task_metadata.json")["splits"]
+    clips = [clip for split in splits for clip in (folder / "16000" / split).iterdir()]
+    made = [soundfile.info(folder / "32000" / clip.parent.name / clip.name) for clip in clips]
+    assert [info.frames for info in made] == [2 * soundfile.info(clip).frames for clip in clips]
+    assert clips and {info.samplerate for info in made} == {32000}
 
 
 def test_every_class_occurs_in_every_split(folders):

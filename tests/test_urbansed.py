@@ -80,6 +80,20 @@ def test_the_archive_becomes_a_hear_folder_whose_events_of_a_class_are_apart(
     assert not list(folder.glob("**/*.jams")) and not (tmp_path / "tasks/unpacked").exists()
 
 
+def test_audio_at_another_rate_is_that_of_the_download(source, tmp_path, capsys):
+    assert prepare(tmp_path, source, "--sample-rate", "32000") == 0
+    folder = tmp_path / "tasks/urbansed-v2.0.0-full"
+    for part, name in (("train", "train"), ("valid", "validate"), ("test", "test")):
+        clip = f"soundscape_{name}_bimodal1.wav"
+        audio, rate = soundfile.read(folder / "32000" / part / clip)
+        assert rate == 32000 and audio.shape == (320_000,)
+        power = np.abs(np.fft.rfft(audio)) ** 2  # of white noise at 44.1 kHz
+        assert power[90_000:140_000].mean() == pytest.approx(power[:70_000].mean(), rel=0.1)
+        assert soundfile.info(folder / "16000" / part / clip).frames == 160_000
+    assert prepare(tmp_path, source) == 1
+    assert "was made with sample_rate [32000]" in capsys.readouterr().err
+
+
 def test_frozen_and_fine_tuned_runs_end_on_the_board(source, tmp_path):
     assert prepare(tmp_path, source) == 0
     place = ["--tasks-dir", str(tmp_path / "tasks"), "--results", str(tmp_path / "results")]

@@ -1,7 +1,7 @@
 """A HEAR module, of this suite or of others, whose faults are told in one line that names it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from importlib import import_module
 from inspect import signature
 from types import ModuleType
@@ -16,6 +16,20 @@ from hear_ptsed.errors import one_line
 OURS = ("hear_ptsed", "eval_tasks")
 
 
+def find_module(name: str) -> ModuleType:
+    """Import a HEAR module; the line that says why it cannot be had names it."""
+    try:
+        with _of_2021(name):
+            return import_module(name)
+    except Exception as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name
+        if missing and f"{name}.".startswith(f"{missing}."):
+            raise ModuleNotFoundError(
+                f"no module {name}; `hear-ptsed list` names the plug-ins of this suite"
+            ) from error
+        raise RuntimeError(f"{name} cannot be imported: {one_line(error)}") from error
+
+
 @contextmanager
 def hear_module(
     name: str, loaded: Callable[[nn.Module], None] | None = None, **options: Any
@@ -26,13 +40,13 @@ def hear_module(
         loaded: is given each model that `load_model` returns.
         options: of `load_model`, beside those of its call.
     """
-    ours = name.split(".")[0] in OURS
+    module = find_module(name)
     with ExitStack() as stack:
-        if not ours:
-            stack.enter_context(librosa_takes_positions())
-        module = import_module(name)
+        stack.enter_context(_of_2021(name))
         if hasattr(module, "load_model"):
-            load_model = module.load_model if ours else _explained(module.load_model, name)
+            load_model = module.load_model
+            if not _is_ours(name):
+                load_model = _explained(load_model, name)
 
             def load(*path: Any, **more: Any) -> nn.Module:
                 model = load_model(*path, **options, **more)
@@ -42,9 +56,18 @@ def hear_module(
 
             stack.enter_context(patch.object(module, "load_model", load))
         if hasattr(module, "get_timestamp_embeddings"):
-            checked = _in_milliseconds(module.get_timestamp_embeddings, name)
+            checked = in_milliseconds(module.get_timestamp_embeddings, name)
             stack.enter_context(patch.object(module, "get_timestamp_embeddings", checked))
         yield module
+
+
+def _is_ours(name: str) -> bool:
+    return name.split(".")[0] in OURS
+
+
+def _of_2021(name: str) -> AbstractContextManager:
+    """What modules of others may need to run today."""
+    return nullcontext() if _is_ours(name) else librosa_takes_positions()
 
 
 def _explained(load_model: Callable[..., nn.Module], name: str) -> Callable[..., nn.Module]:
@@ -67,7 +90,7 @@ def _explained(load_model: Callable[..., nn.Module], name: str) -> Callable[...,
     return load
 
 
-def _in_milliseconds(embed: Callable[..., Any], name: str) -> Callable[..., Any]:
+def in_milliseconds(embed: Callable[..., Any], name: str) -> Callable[..., Any]:
     """`get_timestamp_embeddings` that refuses seconds, of which event scores become 0 or NaN.
 
     hearvalidator only warns.

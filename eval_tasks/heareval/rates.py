@@ -40,7 +40,7 @@ def provide_audio(folder: Path, rate: int) -> None:
         )
     source = max(sources)
     if source < rate:
-        log.warning("%s: %d Hz are made of %d Hz, no more is there", folder, rate, source)
+        log.warning("%s: %d Hz are made of %d Hz, no more is there", folder.name, rate, source)
     settings = {"rate": rate, "source_rate": source}
 
     def fill(new: Path) -> None:

@@ -51,7 +51,7 @@ def fill_from_original(roots: list[Path], options: Download, settings: dict, fol
         for file in clips:
             part = annotations[Path(file).stem].parents[1]
             pairs.append((part / "sound" / file, target / file))
-        convert_all(pairs, TASK.clip_s, options.jobs, split)
+        convert_all(pairs, TASK.clip_s, options.jobs, split, kept_rates=options.kept_rates)
     labels = {event["label"] for clips in splits.values() for c in clips.values() for event in c}
     hear_folder.write_labels(
         folder,

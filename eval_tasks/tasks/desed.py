@@ -63,7 +63,7 @@ def prepare_desed(task: Task, tasks_dir: Path, options: DesedOptions, force: boo
     """
     options.require_source(task)
     chosen = {"mode": options.size, "strong_real": options.strong_real}
-    settings = {"task": task.name, **chosen, "format": 2}
+    settings = {"task": task.name, **chosen, "format": 2} | options.rate_settings
     fill = partial(_fill_desed, options, settings)
     folder = tasks_dir / f"desed-dcase2023-{options.size}"
     return hear_folder.build_folder(folder, settings, fill, force=force)
@@ -76,9 +76,7 @@ def _fill_desed(options: DesedOptions, settings: dict, folder: Path) -> None:
         names = hear_folder.subsample(clips, part, limits.get(part, len(clips)))
         clips = {name: clips[name] for name in sorted(names)}
         paths = {name: _find_audio(roots, clip) for name, clip in clips.items()}
-        seconds, coverage[part] = hear_folder.convert_listed(
-            folder, part, paths, SECONDS, options.jobs
-        )
+        seconds, coverage[part] = hear_folder.convert_listed(folder, part, paths, SECONDS, options)
         coverage[part]["events_left_out"] = sum(clips[name].left_out for name in seconds)
         if part == "unlabelled":
             coverage[part]["listed"] = max(len(clips), limits.get(part, UNLABELLED))

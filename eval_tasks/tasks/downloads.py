@@ -1,4 +1,4 @@
-"""Downloaded data sets: archives unpacked as far as needed, audio brought to 16 kHz mono."""
+"""Downloaded data sets: archives unpacked as far as needed, audio brought to one rate, mono."""
 
 import gzip
 import hashlib
@@ -121,28 +121,34 @@ def link_file(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def to_16k(source: Path, target: Path, seconds: float | None, rate: int | None = None) -> float:
-    """Write a clip as 16 kHz mono PCM16 of exactly `seconds`, cut or padded with silence.
+def to_mono(
+    source: Path,
+    target: Path,
+    seconds: float | None,
+    source_rate: int | None = None,
+    rate: int = RATE,
+) -> float:
+    """Write a clip as mono PCM16 of exactly `seconds` at `rate` Hz, cut or padded with silence.
 
     Channels are averaged. A clip that has this form already is linked. A long one is read by
-    blocks: what is held of it is its 16 kHz audio.
+    blocks: what is held of it is the audio that is written.
 
     Args:
         seconds: None for the clip's own length.
-        rate: the rate in Hz that the source must have, if it must.
+        source_rate: the rate in Hz that the source must have, if it must.
     Returns:
         Seconds of the clip before padding.
     """
     with AudioFile(source) as file:
-        if rate not in (None, file.rate):
-            raise ValueError(f"has {file.rate} Hz, expected {rate}")
+        if source_rate not in (None, file.rate):
+            raise ValueError(f"has {file.rate} Hz, expected {source_rate}")
         *form, length = file.form
-        samples = None if seconds is None else round(seconds * RATE)
-        if form == ["WAV", "PCM_16", 1, RATE] and samples in (None, length) and not file.cut:
+        samples = None if seconds is None else round(seconds * rate)
+        if form == ["WAV", "PCM_16", 1, rate] and samples in (None, length) and not file.cut:
             link_file(source, target)
-            return length / RATE
+            return length / rate
         frames = None if seconds is None else round(seconds * file.rate)
-        audio = resampled(_padded_blocks(file, frames), file.rate)[:samples]
+        audio = resampled(_padded_blocks(file, frames), file.rate, rate)[:samples]
         if shortfall := file.shortfall():
             raise ValueError(shortfall)
         read_s = file.samples / file.rate
@@ -151,7 +157,7 @@ def to_16k(source: Path, target: Path, seconds: float | None, rate: int | None =
     audio *= 32768  # all in place: a clip may be of ten minutes
     np.round(audio, out=audio)
     np.clip(audio, -32768, 32767, out=audio)
-    soundfile.write(target, audio.astype(np.int16), RATE, subtype="PCM_16", format="WAV")
+    soundfile.write(target, audio.astype(np.int16), rate, subtype="PCM_16", format="WAV")
     return read_s
 
 
@@ -168,10 +174,17 @@ def convert(
     seconds: float | None,
     jobs: int,
     about: str,
-    rate: int | None = None,
+    source_rate: int | None = None,
+    kept_rates: Sequence[int] = (),
 ) -> list[float | str]:
-    """`to_16k` for (source, target) pairs in several processes: seconds of each, or its fault."""
-    work = partial(_converted, seconds=seconds, rate=rate)
+    """`to_mono` for (source, target) pairs in several processes: seconds of each, or its fault.
+
+    Args:
+        kept_rates: in Hz, at which a clip is written too: beside FOLDER/16000/PART/FILE.
+    """
+    work = partial(
+        _converted, seconds=seconds, source_rate=source_rate, kept_rates=tuple(kept_rates)
+    )
     bar = partial(tqdm, total=len(clips), desc=about, unit="clip")
     if jobs < 1:
         raise ValueError(f"{jobs} jobs; give 1 or more")
@@ -187,13 +200,24 @@ def convert(
             raise
 
 
-def _converted(clip: tuple[Path, Path], seconds: float | None, rate: int | None) -> float | str:
+def _converted(
+    clip: tuple[Path, Path],
+    seconds: float | None,
+    source_rate: int | None,
+    kept_rates: Sequence[int],
+) -> float | str:
+    source, target = clip
     try:
-        return to_16k(*clip, seconds, rate)
+        read_s = to_mono(source, target, seconds, source_rate)
+        for rate in kept_rates:
+            kept = target.parents[2] / str(rate) / target.parent.name / target.name
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            to_mono(source, kept, seconds, source_rate, rate)
+        return read_s
     except OSError as error:
-        return f"{clip[0]}: {reason(error)}"
+        return f"{source}: {reason(error)}"
     except Exception as error:
-        return f"{clip[0]}: {one_line(error)}"
+        return f"{source}: {one_line(error)}"
 
 
 def convert_all(
@@ -201,15 +225,15 @@ def convert_all(
     seconds: float | None,
     jobs: int,
     about: str,
-    rate: int | None = None,
+    source_rate: int | None = None,
+    kept_rates: Sequence[int] = (),
 ) -> None:
     """`convert`, where a clip that cannot be read or is not there is an error."""
     missing = [str(source) for source, _ in clips if not source.is_file()]
     if missing:
         raise FileNotFoundError(f"{about}: {some(missing, 'clips')} missing; complete the download")
-    faults = [
-        fault for fault in convert(clips, seconds, jobs, about, rate) if isinstance(fault, str)
-    ]
+    results = convert(clips, seconds, jobs, about, source_rate, kept_rates)
+    faults = [fault for fault in results if isinstance(fault, str)]
     if faults:
         raise ValueError(f"{about}: {some(faults, 'clips')} not usable; download them again")
 

@@ -14,14 +14,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from eval_tasks.tasks import dcase2016_task2, hear_folder, maestro
 from eval_tasks.tasks.base import Task, count_samples, open_task, read_classes, read_json
 from eval_tasks.tasks.downloads import RATE, archive_names, is_archive, open_sources, some
 from eval_tasks.tasks.hear_folder import Download
 from hear_ptsed.files import write_json
-from hear_ptsed.schema import setting, settings
 
 CLIPS = {  # HEAR's folder -> clips that it has
     "nsynth_pitch-v2.2.3-5h": 5000,
@@ -48,20 +47,7 @@ FOLDERS = (*CLIPS, *EVENT_TASKS)
 METADATA = "task_metadata.json"
 
 
-@settings
-class HearDownload(Download):
-    """What HEAR's folders are made from."""
-
-    sample_rate: Literal[16000, 22050, 32000, 44100, 48000] = setting(
-        RATE, "The Hz of audio that is kept, for plug-ins of others, beside that at 16000 Hz."
-    )
-
-    @property
-    def kept_rates(self) -> tuple[int, ...]:
-        return () if self.sample_rate == RATE else (self.sample_rate,)
-
-
-def prepare_releases(task: Task, tasks_dir: Path, options: HearDownload, force: bool) -> list[Path]:
+def prepare_releases(task: Task, tasks_dir: Path, options: Download, force: bool) -> list[Path]:
     """Make a folder of each release that the sources hold; those that are there are kept."""
     options.require_source(task)
     made = []
@@ -102,7 +88,7 @@ def _folders_in(archive: Path) -> list[str]:
     )
 
 
-def _fill_hear(task: Task, options: HearDownload, stored: dict[str, Any], folder: Path) -> None:
+def _fill_hear(task: Task, options: Download, stored: dict[str, Any], folder: Path) -> None:
     scratch, given = folder.with_name("unpacked"), options.source[0]
     roots = open_sources(
         options.source,
@@ -173,5 +159,5 @@ TASK = Task(
     clip_s=None,
     published=True,
     prepare=prepare_releases,
-    options=HearDownload,
+    options=Download,
 )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -39,21 +39,30 @@ RELEASED_RATE = 48000  # Hz, of HEAR's archives; they exist at 16 kHz too
 
 
 @settings
-class Download:
-    """What a task is made from that comes as a download."""
+class AudioRates:
+    """The rates of a folder's audio."""
 
-    source: tuple[Path, ...] = setting((), "The folders or archives of the download.")
-    jobs: int = setting(1, "The number of processes that resample.", ge=1, le=512)
+    sample_rate: Literal[16000, 22050, 32000, 44100, 48000] = setting(
+        RATE, "The Hz of audio that is kept, for plug-ins of others, beside that at 16000 Hz."
+    )
 
     @property
     def kept_rates(self) -> tuple[int, ...]:
-        """Rates in Hz of HEAR's archives whose audio is kept beside that at 16 kHz."""
-        return ()
+        """Rates in Hz of audio beside that at 16 kHz."""
+        return () if self.sample_rate == RATE else (self.sample_rate,)
 
     @property
     def rate_settings(self) -> dict[str, Any]:
         """What a folder's manifest says of them."""
         return {"sample_rate": [*self.kept_rates]} if self.kept_rates else {}
+
+
+@settings
+class Download(AudioRates):
+    """What a task is made from that comes as a download."""
+
+    source: tuple[Path, ...] = setting((), "The folders or archives of the download.")
+    jobs: int = setting(1, "The number of processes that resample.", ge=1, le=512)
 
     def require_source(self, task: Task) -> None:
         if not self.source:
@@ -195,7 +204,11 @@ def audio_folder(folder: Path, part: str) -> Path:
 
 
 def convert_listed(
-    folder: Path, part: str, listed: Mapping[str, Path | None], seconds: float | None, jobs: int
+    folder: Path,
+    part: str,
+    listed: Mapping[str, Path | None],
+    seconds: float | None,
+    options: Download,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Write the audio that is there: seconds of each clip, and what to say of the rest.
 
@@ -206,7 +219,8 @@ def convert_listed(
     target = audio_folder(folder, part)
     paths = {name: path for name, path in listed.items() if path}
     pairs = [(path, target / name) for name, path in paths.items()]
-    results = dict(zip(paths, convert(pairs, seconds, jobs, part), strict=True))
+    values = convert(pairs, seconds, options.jobs, part, kept_rates=options.kept_rates)
+    results = dict(zip(paths, values, strict=True))
     seconds_of = {name: value for name, value in results.items() if isinstance(value, float)}
     if not seconds_of:
         target.rmdir()

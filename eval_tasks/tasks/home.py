@@ -29,7 +29,7 @@ from eval_tasks.tasks import rendered
 from eval_tasks.tasks.base import MORE_PARTS, Task
 from eval_tasks.tasks.hear_folder import describe_folder
 from eval_tasks.tasks.office import OFFICE_CLASSES, background
-from eval_tasks.tasks.rendered import RenderedClip, Rendering, RenderOptions
+from eval_tasks.tasks.rendered import FolderOptions, RenderedClip, Rendering, RenderOptions
 from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.metrics.decoding import Decoding
 
@@ -241,5 +241,5 @@ TASK = Task(
         },
     },
     prepare=partial(rendered.prepare_rendered, render_home),
-    options=RenderOptions,
+    options=FolderOptions,
 )

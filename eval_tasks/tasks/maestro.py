@@ -80,7 +80,8 @@ def fill_from_original(roots: list[Path], options: Download, settings: dict, fol
             pairs.append((source / row["audio_filename"], target / file))
             last_s = max((note.end for note in notes), default=0)
             late_s.append(abs(last_s - float(row["duration"])))
-    convert_all(pairs, TASK.clip_s, options.jobs, "recordings")
+    rates = options.kept_rates
+    convert_all(pairs, TASK.clip_s, options.jobs, "recordings", kept_rates=rates)
     _write_labels(splits, float(np.mean(late_s)), settings, folder)
     return source
 

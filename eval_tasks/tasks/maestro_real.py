@@ -121,7 +121,7 @@ def prepare_maestro_real(
 ) -> Path:
     """Make the task folder of the recordings that are there."""
     options.require_source(task)
-    settings = {"task": task.name, "split": options.split, "format": 1}
+    settings = {"task": task.name, "split": options.split, "format": 1} | options.rate_settings
     folder = tasks_dir / f"maestro_real-dcase{options.split}-full"
     fill = partial(_fill_maestro_real, options, settings)
     return hear_folder.build_folder(folder, settings, fill, force=force)
@@ -134,9 +134,7 @@ def _fill_maestro_real(options: MaestroRealOptions, settings: dict, folder: Path
     for part, files in (split_2023() if options.split == "2023" else split_2024()).items():
         listed = {file: _find(roots, file) for file in sorted(files)}
         audio = {f: place.audio if place.annotation else None for f, place in listed.items()}
-        seconds, coverage[part] = hear_folder.convert_listed(
-            folder, part, audio, None, options.jobs
-        )
+        seconds, coverage[part] = hear_folder.convert_listed(folder, part, audio, None, options)
         if not seconds:
             raise FileNotFoundError(
                 f"{options.source[0]}: none of the {len(files)} recordings of {part} is there with "

@@ -32,7 +32,7 @@ from eval_tasks.sounds.synthetic import synthetic_bank
 from eval_tasks.tasks import rendered
 from eval_tasks.tasks.base import Task
 from eval_tasks.tasks.hear_folder import describe_folder
-from eval_tasks.tasks.rendered import RenderedClip, Rendering, RenderOptions
+from eval_tasks.tasks.rendered import FolderOptions, RenderedClip, Rendering, RenderOptions
 from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.metrics.decoding import Decoding
 
@@ -211,5 +211,5 @@ TASK = Task(
         }
     },
     prepare=partial(rendered.prepare_rendered, render_office),
-    options=RenderOptions,
+    options=FolderOptions,
 )

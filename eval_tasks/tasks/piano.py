@@ -22,7 +22,7 @@ from eval_tasks.sounds.synthetic import play_strings
 from eval_tasks.tasks import rendered
 from eval_tasks.tasks.base import Task
 from eval_tasks.tasks.hear_folder import describe_folder
-from eval_tasks.tasks.rendered import RenderedClip, Rendering, RenderOptions
+from eval_tasks.tasks.rendered import FolderOptions, RenderedClip, Rendering, RenderOptions
 from hear_ptsed.files import sha256
 from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.metrics.decoding import Decoding
@@ -249,5 +249,5 @@ TASK = Task(
         }
     },
     prepare=partial(rendered.prepare_rendered, render_piano),
-    options=RenderOptions,
+    options=FolderOptions,
 )

@@ -58,7 +58,7 @@ class RealDesedOptions(Download):
 def prepare_realdesed(task: Task, tasks_dir: Path, options: RealDesedOptions, force: bool) -> Path:
     """Make the task folder from the three archives or their folders."""
     options.require_source(task)
-    settings = {"task": task.name, "labels": options.labels, "format": 1}
+    settings = {"task": task.name, "labels": options.labels, "format": 1} | options.rate_settings
     fill = partial(_fill_or_blame_archive, options, settings)
     folder = tasks_dir / f"realdesed-2026-{options.labels}"
     return hear_folder.build_folder(folder, settings, fill, force=force)
@@ -105,9 +105,7 @@ def _fill_realdesed(options: RealDesedOptions, settings: dict, folder: Path) -> 
             raise FileNotFoundError(
                 f"{source / 'audio'}: {some(missing, 'clips')} missing; complete the download"
             )
-        seconds, coverage[part] = hear_folder.convert_listed(
-            folder, part, audio, None, options.jobs
-        )
+        seconds, coverage[part] = hear_folder.convert_listed(folder, part, audio, None, options)
         if not seconds:
             faults = some(coverage[part]["unreadable"], "faults")
             raise ValueError(f"{source}: no clip of {part} can be used: {faults}")

@@ -16,11 +16,12 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from eval_tasks.heareval.rates import provide_audio
 from eval_tasks.sounds.signal import find_audible, to_pcm
 from eval_tasks.sounds.sources import Bank, describe_origins
 from eval_tasks.tasks import hear_folder
 from eval_tasks.tasks.base import Task
-from eval_tasks.tasks.hear_folder import versions
+from eval_tasks.tasks.hear_folder import AudioRates, versions
 from hear_ptsed import interrupt
 from hear_ptsed.files import write_json
 from hear_ptsed.grid import SAMPLE_RATE
@@ -59,6 +60,11 @@ class RenderOptions:
         return f"{stem}{'_synthetic' * self.synthetic}-v1-{self.mode}"
 
 
+@settings
+class FolderOptions(AudioRates, RenderOptions):
+    """What a task folder is rendered from; audio at other rates is made of that at 16 kHz."""
+
+
 @dataclass(frozen=True)
 class RenderedClip:
     """One rendered clip: (S,) at 16 kHz, and its labels as they stand in the split's JSON."""
@@ -87,7 +93,7 @@ def prepare_rendered(
     render: Callable[[RenderOptions, str], Rendering],
     task: Task,
     tasks_dir: Path,
-    options: RenderOptions,
+    options: FolderOptions,
     force: bool,
 ) -> Path:
     """Render a task folder into `tasks_dir`; one with the same settings is kept.
@@ -101,10 +107,12 @@ def prepare_rendered(
         "seed": options.seed,
         "synthetic": options.synthetic,
         "format": FORMAT,
-    }
+    } | options.rate_settings
 
     def fill(folder: Path) -> None:
         _write_rendering(render(options, folder.name), folder, settings)
+        for rate in options.kept_rates:
+            provide_audio(folder, rate)
 
     folder = tasks_dir / options.name_folder(task)
     return hear_folder.build_folder(folder, settings, fill, force=force)

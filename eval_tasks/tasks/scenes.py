@@ -13,7 +13,7 @@ from eval_tasks.tasks import rendered
 from eval_tasks.tasks.base import Task
 from eval_tasks.tasks.hear_folder import describe_folder
 from eval_tasks.tasks.office import OFFICE_NOTES, background, office_bank, percentages
-from eval_tasks.tasks.rendered import RenderedClip, Rendering, RenderOptions
+from eval_tasks.tasks.rendered import FolderOptions, RenderedClip, Rendering, RenderOptions
 
 
 @dataclass(frozen=True)
@@ -87,5 +87,5 @@ TASK = Task(
     labels=(),
     clip_s=4.0,
     prepare=partial(rendered.prepare_rendered, render_scenes),
-    options=RenderOptions,
+    options=FolderOptions,
 )

@@ -46,7 +46,7 @@ class UrbanSedOptions(Download):
 def prepare_urbansed(task: Task, tasks_dir: Path, options: UrbanSedOptions, force: bool) -> Path:
     """Make the task folder of the clips that are there."""
     options.require_source(task)
-    settings = {"task": task.name, "mode": options.size, "format": 1}
+    settings = {"task": task.name, "mode": options.size, "format": 1} | options.rate_settings
     fill = partial(_fill_urbansed, options, settings)
     folder = tasks_dir / f"urbansed-v2.0.0-{options.size}"
     return hear_folder.build_folder(folder, settings, fill, force=force)
@@ -71,9 +71,7 @@ def _fill_urbansed(options: UrbanSedOptions, settings: dict, folder: Path) -> No
         chosen = sorted(hear_folder.subsample(events, part, limits[part]))
         audio = {file: source / "audio" / name / file for file in chosen}
         listed = {file: path if path.is_file() else None for file, path in audio.items()}
-        seconds, coverage[part] = hear_folder.convert_listed(
-            folder, part, listed, SECONDS, options.jobs
-        )
+        seconds, coverage[part] = hear_folder.convert_listed(folder, part, listed, SECONDS, options)
         if not seconds:
             raise FileNotFoundError(
                 f"{source}: none of the {len(chosen)} annotated clips of {name} can be read; "

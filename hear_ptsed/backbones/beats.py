@@ -197,13 +197,15 @@ class PositionConv(nn.Module):
         size = -(-(n + self.weight_v.shape[-1] - 1) // 128) * 128
         spectrum = torch.fft.rfft(self._kernel().detach().flip(2), size)
         spectrum = spectrum.unflatten(0, (self.groups, -1))  # (G, out, in, frequency)
-        self.spectrum = spectrum.permute(3, 0, 2, 1).contiguous()
+        # (frequency, G, in, out, 2): .to(torch.float32) would drop imaginary parts
+        self.spectrum = torch.view_as_real(spectrum.permute(3, 0, 2, 1).contiguous())
 
     def _by_spectrum(self, x: Tensor) -> Tensor:
         size, kernel = 2 * (len(self.spectrum) - 1), self.weight_v.shape[-1]
         spectrum = torch.fft.rfft(x.float(), size)
         spectrum = spectrum.unflatten(1, (self.groups, -1)).permute(3, 1, 0, 2)  # (freq, G, B, in)
-        spectrum = (spectrum @ self.spectrum).permute(2, 1, 3, 0).flatten(1, 2)  # (B, D, freq)
+        spectrum = spectrum @ torch.view_as_complex(self.spectrum)
+        spectrum = spectrum.permute(2, 1, 3, 0).flatten(1, 2)  # (B, D, freq)
         first = kernel - 1 - kernel // 2
         convolved = torch.fft.irfft(spectrum, size)[..., first : first + x.shape[-1]]
         return convolved + self.bias[:, None]

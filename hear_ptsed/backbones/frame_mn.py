@@ -12,6 +12,7 @@ from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.grid import WINDOW_FRAMES
 
 N_MELS = 128
+EPS = 0.001  # of the batch norms
 # Kernel; channels inside; channels out; gate or not; activation; stride over frequency and time.
 BLOCKS = (
     (3, 16, 16, False, nn.ReLU, (1, 1)),
@@ -62,6 +63,22 @@ class FrameMN(Backbone):
                 nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)
 
+    @classmethod
+    def from_released(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors (name: tensor) in released spelling -> state; to convolutions with batch norms
+        folded into them come batch norms that change nothing.
+        """
+        state = dict(state)
+        for name in [name for name in state if name.endswith(".0.bias")]:
+            norm = name.removesuffix("0.bias") + "1."
+            if norm + "weight" not in state:
+                bias = state.pop(name)
+                one = torch.ones_like(bias)
+                state |= {norm + "weight": one, norm + "bias": bias}
+                state |= {norm + "running_mean": 0 * one, norm + "running_var": one - EPS}
+                state[norm + "num_batches_tracked"] = torch.tensor(0)
+        return state
+
     def forward(self, spec: Tensor) -> Tensor:
         """Spec (B, 1, 128, 1000) -> frames (B, 250, D)."""
         if spec.shape[2] != N_MELS:
@@ -96,7 +113,7 @@ class ConvNormAct(nn.Sequential):
     ):
         layers: list[nn.Module] = [
             nn.Conv2d(n_in, n_out, kernel, stride, kernel // 2, groups=groups, bias=False),
-            nn.BatchNorm2d(n_out, eps=0.001, momentum=0.01),
+            nn.BatchNorm2d(n_out, eps=EPS, momentum=0.01),
         ]
         super().__init__(*layers, *([act()] if act else []))
 

@@ -14,6 +14,7 @@ from hear_ptsed.checkpoints.compare import match_above, read_backbone
 from hear_ptsed.checkpoints.description import Description, read_described
 from hear_ptsed.checkpoints.download import find
 from hear_ptsed.checkpoints.names import HEADS, Contents, find_closest, sort_tensors
+from hear_ptsed.checkpoints.repository import SCHEME, locate
 from hear_ptsed.checkpoints.save import refuse_folded
 from hear_ptsed.errors import few, shown
 from hear_ptsed.heads import HEADS as HEAD_KINDS
@@ -98,6 +99,10 @@ def open_model(
     name: str | None, stage: str | None, checkpoint: Path | str | None, parts: ChosenParts
 ) -> SEDModel:
     """What `hear_ptsed.load` gives; see there."""
+    if name is not None and name.startswith(SCHEME):
+        if checkpoint is not None:
+            raise ValueError(f"{name} and the checkpoint {checkpoint} exclude each other")
+        name, checkpoint = None, name
     if isinstance(MODELS.get(name), PublicRow):
         return _load_public(name, stage, checkpoint, parts)
     if name in MODELS and not parts.backbone_only:
@@ -110,7 +115,7 @@ def open_model(
     parts.check()
     if untrained:
         return _build_random(name, parts)
-    return _open_file(find(name, stage) if checkpoint is None else Path(checkpoint), name, parts)
+    return _open_file(find(name, stage) if checkpoint is None else locate(checkpoint), name, parts)
 
 
 def load_checkpoint(model: SEDModel, path: Path | str) -> Report:
@@ -120,7 +125,7 @@ def load_checkpoint(model: SEDModel, path: Path | str) -> Report:
     if all of it fits; a head, if it fits and reads the output of the same kind of stack. The rest
     is dropped and reported.
     """
-    path = Path(path)
+    path = locate(path)
     refuse_folded(model, "load into")
     tensors, description = read_described(path)
     file = sort_tensors(tensors, type(model.backbone), path)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hear_ptsed.checkpoints import download
+from hear_ptsed.checkpoints.repository import locate
 from hear_ptsed.files import sha256
 from hear_ptsed.hear import HearModel
 from hear_ptsed.registry import plugins
@@ -40,7 +41,7 @@ class Chosen:
     def sha256(self) -> str | None:
         """Of the file that is loaded; None for random weights."""
         if self.checkpoint:
-            return sha256(Path(self.checkpoint))
+            return sha256(locate(self.checkpoint))
         if self.options.get("untrained"):
             return None
         return sha256(download.find(*plugins()[self.plugin]))

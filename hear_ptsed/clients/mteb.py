@@ -14,8 +14,8 @@ from torch import Tensor
 
 from hear_ptsed.audio import AudioFile, resampled
 from hear_ptsed.clients.chosen import Chosen
+from hear_ptsed.errors import require_package
 from hear_ptsed.hear import get_scene_embeddings
-from hear_ptsed.runtime import needed
 
 if TYPE_CHECKING:
     from mteb.models.model_meta import ModelMeta
@@ -58,7 +58,7 @@ class Encoder:
         if "audio" not in dataset.features:
             columns = ", ".join(dataset.features)
             raise ValueError(f"{hf_split} has the columns {columns}; only audio can be embedded")
-        datasets = needed("datasets", "mteb")
+        datasets = require_package("datasets", "mteb")
         if isinstance(dataset.features["audio"], datasets.Audio):  # decoding needs FFmpeg
             dataset = dataset.cast_column("audio", datasets.Audio(decode=False))
         batches = []
@@ -81,11 +81,11 @@ class Encoder:
 
     def similarity(self, a: Any, b: Any) -> Tensor:
         """Cosines (N, M) between embeddings (N, D) and (M, D)."""
-        return needed("mteb.similarity_functions", "mteb").cos_sim(a, b)
+        return require_package("mteb.similarity_functions", "mteb").cos_sim(a, b)
 
     def similarity_pairwise(self, a: Any, b: Any) -> Tensor:
         """Cosines (N,) between embeddings (N, D) and (N, D), pair by pair."""
-        return needed("mteb.similarity_functions", "mteb").pairwise_cos_sim(a, b)
+        return require_package("mteb.similarity_functions", "mteb").pairwise_cos_sim(a, b)
 
 
 def read_clip(row: Mapping[str, Any], place: str) -> Tensor:
@@ -116,7 +116,7 @@ def _to_tensor(blocks: Iterable[np.ndarray], rate: float) -> Tensor:
 def _describe(chosen: Chosen, model: torch.nn.Module) -> "ModelMeta":
     parameters = list(model.parameters())
     n_bytes = sum(value.nbytes for value in parameters)
-    return needed("mteb.models.model_meta", "mteb").ModelMeta(
+    return require_package("mteb.models.model_meta", "mteb").ModelMeta(
         loader=None,
         name=f"hear_ptsed/{chosen.plugin}",
         revision=chosen.sha256 or "untrained",

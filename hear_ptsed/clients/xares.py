@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from hear_ptsed.audio import AudioFile
 from hear_ptsed.clients.chosen import Chosen
+from hear_ptsed.errors import require_package
 from hear_ptsed.grid import SAMPLE_RATE
 from hear_ptsed.hear import get_timestamp_embeddings
 from hear_ptsed.plugins import PluginModules
-from hear_ptsed.runtime import needed
 
 log = logging.getLogger(__name__)
 __path__: list[str] = []  # of modules that no folder holds
@@ -50,7 +50,7 @@ class Frames(nn.Module):
 
     def forward(self, audio: Tensor) -> Tensor:
         """Audio (B, S) or (S,) at 16 kHz -> (B, T, D) float32."""
-        return get_timestamp_embeddings(torch.atleast_2d(audio), self.model)[0]
+        return get_timestamp_embeddings(audio, self.model)[0]
 
 
 def encoder_class(plugin: str, checkpoint: Path | str = "", **options: Any) -> type[Frames]:
@@ -78,8 +78,8 @@ def bridge() -> None:
     Since torchaudio 2.9 its reader needs FFmpeg. Without, each clip fails in silence and an empty
     encoding is marked as complete.
     """
-    needed("webdataset", "xares").torch_audio = _decode
-    task = needed("xares.task", "xares").XaresTask
+    require_package("webdataset", "xares").torch_audio = _decode
+    task = require_package("xares.task", "xares").XaresTask
     if not hasattr(task.make_encoded_tar, "__wrapped__"):
         task.make_encoded_tar = _checked(task.make_encoded_tar)
 

@@ -11,11 +11,20 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from hear_ptsed import interrupt
+from hear_ptsed.commands.corpus import (
+    Meter,
+    add_crew,
+    add_inputs,
+    crew_of,
+    input_files,
+    tell_totals,
+)
 from hear_ptsed.commands.detector import (
     MEDIAN,
     THRESHOLD,
     add_decoding,
     add_model,
+    add_overlap,
     check_model,
     open_detector,
     thresholds_and_medians,
@@ -27,16 +36,17 @@ from hear_ptsed.options import add_number
 if TYPE_CHECKING:
     from hear_ptsed.detect import Detection
 
-Overlap = Annotated[float, Field(ge=0, le=9.96)]
+PARQUET = "parquet"
 Classes = Annotated[int, Field(ge=1, le=100)]
 
 
 def add_detect(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
-    add("audio", nargs="+", type=Path, metavar="AUDIO", help="WAV, FLAC, OGG, MP3 …")
+    add_inputs(sub)
     add_model(sub)
     add("--out", type=Path, metavar="DIR", help="write <stem>.tsv etc. there")
-    add("--format", choices=FORMATS, default="tsv", help="default: tsv")
+    text = "default: tsv; parquet: a row for each file, in parts that --jobs make at once"
+    add("--format", choices=[*FORMATS, PARQUET], default="tsv", help=text)
     add("--plot", action="store_true", help="draw <stem>.png: spectrogram, scores and events")
     add_number(add, "--top", Classes, 12, "classes in the plot")
     add("--force", action="store_true", help="write again what is there already")
@@ -45,8 +55,8 @@ def add_detect(sub: argparse.ArgumentParser) -> None:
     add("--decoder", choices=["median", "sebb"], default="median", help=text + "threshold moves")
     text = "record of `python -m eval_tasks run --decoder sebb`: the boxes and thresholds it chose "
     add("--boxes", type=Path, metavar="RECORD", help=text + "for each class")
-    text = "seconds that neighbouring windows of 10 s share, 5 is smoothest"
-    add_number(add, "--overlap", Overlap, 0.0, text)
+    add_overlap(sub)
+    add_crew(sub)
 
 
 def detect_command(args: argparse.Namespace) -> int:
@@ -59,6 +69,10 @@ def detect_command(args: argparse.Namespace) -> int:
     if args.plot and args.out is None:
         args.parser.error("--plot needs --out DIR, the folder for the pictures")
     check_model(args)
+    if args.format == PARQUET:
+        return detect_to_parquet(args)
+    if args.jobs > 1 or args.ray_address is not None:
+        args.parser.error("--jobs and --ray-address are of --format parquet")
     jobs = plan(args, [FORMATS[args.format].suffix, *([".png"] if args.plot else [])])
     todo = [
         (file, targets)
@@ -79,6 +93,24 @@ def detect_command(args: argparse.Namespace) -> int:
     return int(len(failed) > 0)
 
 
+def detect_to_parquet(args: argparse.Namespace) -> int:
+    """All files to rows; see hear_ptsed.corpus."""
+    if args.out is None:
+        args.parser.error("--format parquet needs --out DIR, the folder for its parts")
+    if args.plot or args.force:
+        args.parser.error("--plot and --force are of the other formats; delete the folder instead")
+    files, how = [file.absolute() for file in input_files(args)], crew_of(args)
+    from hear_ptsed import detect
+    from hear_ptsed.rows import require_pyarrow
+
+    require_pyarrow()
+    detector = open_detector(args, args.overlap)
+    chosen = detect.EventRule(*decoding(args, detector.classes))
+    with Meter("hear-ptsed detect", len(files)) as advance:
+        totals = detect.detect_corpus(files, args.out, detector, chosen, how, advance)
+    return tell_totals(args, totals)
+
+
 def is_file(args: argparse.Namespace, file: Path, failed: list[str]) -> bool:
     """Whether it is a file; if not, that is complained of and noted in `failed`."""
     from hear_ptsed.audio import check_file, reason
@@ -94,7 +126,7 @@ def is_file(args: argparse.Namespace, file: Path, failed: list[str]) -> bool:
 
 def plan(args: argparse.Namespace, suffixes: list[str]) -> list[tuple[Path, list[Path]]]:
     """The inputs, each once, with the files to write for each (none: to stdout)."""
-    files = list({file.absolute(): file for file in args.audio}.values())
+    files = input_files(args)
     if args.out is None:
         return [(file, []) for file in files]
     args.out.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MEDIAN, THRESHOLD = 9, 0.5  # as hear_ptsed.events has them, which needs NumPy
 Probability = Annotated[float, Field(ge=0, le=1)]
+Overlap = Annotated[float, Field(ge=0, le=9.96)]
 Frames = Annotated[int, Field(ge=1, le=1001)]
 
 
@@ -26,9 +27,8 @@ def add_model(sub: argparse.ArgumentParser) -> None:
     add("--model", required=True, help="a model of `hear-ptsed list`, such as atst_frame")
     add_stage(sub)
     weights = sub.add_mutually_exclusive_group()
-    weights.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="instead of the released one"
-    )
+    text = "a file, or hf:OWNER/NAME[@REVISION], instead of the released one"
+    weights.add_argument("--checkpoint", type=Path, metavar="FILE", help=text)
     weights.add_argument("--untrained", action="store_true", help="random weights, to try things")
     add("--device", help="cpu, cuda …; default: a GPU if there is one")
     add("--precision", choices=["float32", "bfloat16"], default="float32")
@@ -47,6 +47,11 @@ def add_decoding(sub: argparse.ArgumentParser) -> None:
     add_number_of(add, "--threshold-of", Probability, "CLASS", "the same for one class")
     add_number(add, "--median", Frames, MEDIAN, "frames (40 ms) of the median filter")
     add_number_of(add, "--median-of", Frames, "CLASS", "the same for one class")
+
+
+def add_overlap(sub: argparse.ArgumentParser) -> None:
+    text = "seconds that neighbouring windows of 10 s share, 5 is smoothest"
+    add_number(sub.add_argument, "--overlap", Overlap, 0.0, text)
 
 
 def check_model(args: argparse.Namespace) -> None:

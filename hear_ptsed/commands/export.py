@@ -12,12 +12,14 @@ def add_export(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help="of `hear-ptsed list`, such as atst_frame")
     sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .onnx")
     add_stage(sub)
-    text = "a file of yours instead of the released one"
+    text = "a file, or hf:OWNER/NAME[@REVISION], instead of the released one"
     sub.add_argument("--checkpoint", type=Path, metavar="FILE", help=text)
 
 
 def export_command(args: argparse.Namespace) -> None:
     check_model(args)
+    if args.checkpoint and args.stage:
+        args.parser.error("--stage is of the released file; leave it out with --checkpoint")
     from hear_ptsed.export import export
 
     facts = asdict(export(args.out, args.model, args.stage, args.checkpoint))

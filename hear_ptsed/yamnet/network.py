@@ -1,5 +1,7 @@
 """YAMNet's network, on the grid of all models: a patch of 0.975 s centred on each 40 ms frame."""
 
+from collections.abc import Iterable, Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,6 +42,8 @@ class LogMel(FrontEnd):
     def spectrogram(self, audio: Tensor) -> Tensor:
         """(B, S) -> (B, 64, F)."""
         frames = audio.unfold(-1, FBANK, SPEC_HOP)  # (B, F, 400), a view
+        if torch.compiler.is_exporting():  # for any batch
+            return self.log_mel(frames).mT
         chunks = frames.split(max(1, MEL_CHUNK // len(audio)), dim=1)
         return torch.cat([self.log_mel(chunk) for chunk in chunks], dim=1).mT
 
@@ -82,6 +86,8 @@ class MobileNet(Backbone):
         """Log-mel (B, 1, 64, F) -> (B, P, 1024): a patch every `hop` mel frames, originally 48."""
         patches = spec[:, 0].mT.unfold(1, PATCH, hop).mT  # (B, P, 96, 64), a view
         n_clips, n_patches = patches.shape[:2]
+        if torch.compiler.is_exporting():  # for any batch
+            return self.embed_batch(patches.flatten(0, 1)).unflatten(0, (n_clips, n_patches))
         # Indexed, not flattened: overlapping patches would copy the log-mel 24 times over.
         places = torch.arange(n_clips * n_patches, device=spec.device)
         embeddings = spec.new_empty(len(places), self.embed_dim)
@@ -108,7 +114,8 @@ class MobileNet(Backbone):
 class YamNet(SEDModel):
     """YAMNet with random weights, in evaluation mode; for inference only.
 
-    It takes clips of any length. Clips never influence each other.
+    It takes clips of any length. Clips never influence each other. Gradients reach the audio; for
+    those of the weights, say requires_grad_().
     """
 
     reach = CONTEXT_FRAMES
@@ -119,9 +126,8 @@ class YamNet(SEDModel):
             head.weak_head = None
             super().__init__(LogMel(), MobileNet(), head=head)
         self.folded = True
-        self.eval()
+        self.requires_grad_(False).eval()
 
-    @torch.no_grad()
     def forward(self, audio: Tensor) -> Output:
         """Logits and embeddings on the grid of all models; of clips it has none.
 
@@ -135,7 +141,6 @@ class YamNet(SEDModel):
             strong, weak = (None, None) if self.head is None else self.head(frames)
         return Output(strong, weak, frames)
 
-    @torch.no_grad()
     def embed(self, audio: Tensor) -> Tensor:
         """audio (B, S) at 16 kHz -> (B, n_frames(S), 1024) float32."""
         check_audio(audio)
@@ -156,3 +161,9 @@ class YamNet(SEDModel):
             frames = step(audio[:, (first - before) * FRAME : end])
             pieces.append(frames[:, before : before + CHUNK_FRAMES])
         return torch.cat(pieces, 1)
+
+    def over_clips(
+        self, clips: Iterable[Tensor], step: Step, overlap_s: float = 0.0, batch: int = 8
+    ) -> Iterator[Tensor]:
+        """`over` of clips (S,) one by one: (n_frames(S), D) each; it has no windows to share."""
+        return (self.over(clip[None], step, overlap_s, batch)[0] for clip in clips)

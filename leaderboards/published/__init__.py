@@ -1,9 +1,7 @@
 """Figures that others published, as data with their source: see README.md beside this file."""
 
 import csv
-import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -28,10 +26,3 @@ def rows() -> Iterator[dict[str, str]]:
             for row in csv.DictReader(file):
                 convention = CONVENTIONS.get(row["table"], AUDIOSET)
                 yield {"file": path.name, **row, "convention": convention}
-
-
-@cache
-def bibliography() -> dict[str, str]:
-    """BibTeX entries of sources.bib by key."""
-    text = (FOLDER / "sources.bib").read_text(encoding="utf-8")
-    return {re.match(r"@\w+{(\w+),", entry)[1]: entry for entry in text.strip().split("\n\n")}

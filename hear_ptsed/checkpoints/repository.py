@@ -1,0 +1,87 @@
+"""A checkpoint by its place: a file, a folder, or a repository of the Hugging Face Hub.
+
+A folder and a repository have one form: the file model.safetensors, as `save_checkpoint` writes it.
+"""
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hear_ptsed.errors import few, require_package, shown
+
+log = logging.getLogger(__name__)
+WEIGHTS = "model.safetensors"
+SCHEME = "hf:"
+_PLACE = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+
+
+def locate(checkpoint: Path | str) -> Path:
+    """The file of a checkpoint, fetched into the cache of the Hub if need be.
+
+    Args:
+        checkpoint: a file, a folder with model.safetensors, or hf:OWNER/NAME or
+            hf:OWNER/NAME@REVISION (a branch, tag or commit; main by default).
+    """
+    path = Path(checkpoint)
+    place = path.as_posix()
+    if place.startswith(SCHEME):
+        match = _PLACE.fullmatch(place)
+        if match is None:
+            raise ValueError(f"{shown(place)} is no repository: write hf:OWNER/NAME[@REVISION]")
+        return fetch_weights(match[1], match[2])
+    if not path.is_dir():
+        return path
+    if (path / WEIGHTS).is_file():
+        return path / WEIGHTS
+    files = sorted(file.name for file in path.iterdir() if file.is_file())
+    raise FileNotFoundError(
+        f"{path} has no {WEIGHTS}, but {few(files) or 'no files'}: give the path of the checkpoint "
+        "itself; a pickled one is read only if it holds nothing but tensors"
+    )
+
+
+def fetch_weights(repository: str, revision: str | None = None, **how: Any) -> Path:
+    """The file model.safetensors of OWNER/NAME, downloaded into the cache of the Hub if need be.
+
+    Args:
+        how: options of huggingface_hub.hf_hub_download.
+    """
+    hub = require_package("huggingface_hub", "hub")
+    with plain_errors(repository, revision):
+        path = Path(hub.hf_hub_download(repository, WEIGHTS, revision=revision, **how))
+    log.info("%s%s is of commit %s", SCHEME, repository, path.parent.name)
+    return path
+
+
+@contextmanager
+def plain_errors(repository: str, revision: str | None) -> Iterator[None]:
+    """What the Hub answers, as one line that says what to do."""
+    errors = require_package("huggingface_hub.errors", "hub")
+    place = f"{SCHEME}{repository}" + (f"@{revision}" if revision else "")
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise PermissionError(
+            f"{place} is given on request only: ask on its page, then `hf auth login`"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"{place}: no such repository; check the name or, for a private one, `hf auth login`"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise FileNotFoundError(
+            f"{place}: the repository has no such branch, tag or commit"
+        ) from error
+    except errors.RemoteEntryNotFoundError as error:
+        raise FileNotFoundError(
+            f"{place} has no {WEIGHTS}; pickled files are not taken from a repository: download "
+            "one and give its path, which reads nothing but tensors"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        raise ConnectionError(
+            f"{place} is not in the cache and cannot be fetched: check the connection and "
+            "HF_HUB_OFFLINE, or give the path of a folder with its files"
+        ) from error
