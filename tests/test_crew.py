@@ -31,7 +31,8 @@ def test_a_part_that_ends_its_workers_is_named_when_all_others_are_finished(tmp_
         run(open_shop, todo_of(tmp_path, *names), Crew(2), advance, threads=1)
     text = str(error.value)
     assert text.startswith("part 1 ended its worker 3 times (by SIGKILL) while no other was finish")
-    assert text.endswith(f"its files: {', '.join(str(tmp_path / n) for n in names[1].split())}")
+    listed = ", ".join(str(tmp_path / name) for name in names[1].split())
+    assert text.endswith(f"list its files, {listed}, for another folder")
     assert done == {"files": 5}  # what was done of the part is taken back
     assert all((tmp_path / f"{name}.made").read_text() == "1" for name in "adefg")
 

@@ -212,5 +212,5 @@ def test_an_unknown_plug_in_is_refused():
 
 def test_without_the_extra_it_is_named(monkeypatch, files):
     monkeypatch.setitem(sys.modules, "mteb.models.model_meta", None)
-    with pytest.raises(ImportError, match=r"pip install 'hear_ptsed\[mteb\]'"):
+    with pytest.raises(ImportError, match=r"install the extra 'mteb'"):
         Encoder("checkpoint", files[0])

@@ -200,5 +200,5 @@ def test_each_choice_has_a_class_name_of_its_own(tmp_path):
 
 def test_without_the_extra_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "webdataset", None)
-    with pytest.raises(ImportError, match=r"pip install 'hear_ptsed\[xares\]'"):
+    with pytest.raises(ImportError, match=r"install the extra 'xares'"):
         xares.encoder_class("beats_strong")()
