@@ -239,7 +239,7 @@ def plug_in(values) -> SimpleNamespace:
 def test_values_beyond_float16_are_kept_as_float32(data, tmp_path, monkeypatch, scale, kept):
     values = (scale * np.random.default_rng(0).standard_normal((600, 8))).astype(np.float32)
     module = Plugin("made_up")
-    monkeypatch.setitem(vars(module), "module", plug_in(values))
+    monkeypatch.setitem(sys.modules, "made_up", plug_in(values))
     embedded = read(data, "test", module, tmp_path)
     assert str(embedded.rows.dtype) == f"torch.{kept}"
     np.testing.assert_allclose(
@@ -253,7 +253,7 @@ def test_unusable_embeddings_are_named_and_nothing_is_left(
 ):
     module = Plugin("made_up")
     values = np.full((frames, 8), value, np.float32)
-    monkeypatch.setitem(vars(module), "module", plug_in(values))
+    monkeypatch.setitem(sys.modules, "made_up", plug_in(values))
     message = "NaN or infinite embeddings for test_0.wav" if frames == 600 else "590 frames where"
     with pytest.raises(ValueError, match=message):
         read(data, "test", module, tmp_path)

@@ -205,7 +205,9 @@ def test_heareval_sees_finer_frames_and_they_are_scored_at_their_times(tmp_path)
 
 def test_what_heareval_fails_at_is_told_in_a_line(tmp_path):
     data = tones(tmp_path / "tasks", {"train": 1, "valid": 1, "test": 1}, 2.0)
-    with pytest.raises(RuntimeError, match="No module named 'no_such_plugin'") as error:
+    with pytest.raises(
+        RuntimeError, match="no module no_such_plugin; `hear-ptsed list` names"
+    ) as error:
         protocol.hear(data, Plugin("no_such_plugin"), tmp_path / "run", **QUICK)
     assert str(tmp_path / "run" / "logs" / "embeddings.txt") in str(error.value)
     assert "\n" not in str(error.value)

@@ -146,6 +146,7 @@ def test_a_sweep_of_more_runs_than_anybody_wants_is_refused(tmp_path, capsys):
 
 OPTIONS = {
     "detect": ["detect", "a.wav", "--model", "beats"],
+    "embed": ["embed", "a.wav", "--model", "beats", "--out", "o"],
     "evaluate": ["evaluate", "x.pt", "--audio", "a"],
     "pseudo-label": ["pseudo-label", "x.pt", "--audio", "a", "--out", "o"],
     "pack": ["pack", "--audio", "a", "--out", "o"],

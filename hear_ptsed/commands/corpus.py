@@ -66,15 +66,16 @@ def input_files(args: argparse.Namespace) -> list[Path]:
 def _files_in(folder: Path) -> list[Path]:
     """Audio files in a folder and below it, sorted; a dot in front hides. Of a file, none."""
     files: list[Path] = []
-    for inside, folders, names in os.walk(folder, onerror=_refuse) if folder.is_dir() else ():
+
+    def refuse(error: OSError) -> None:
+        """A folder below that cannot be looked into must not be left out without a word."""
+        if error.filename != str(folder):
+            raise error
+
+    for inside, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         files += [Path(inside, name) for name in names if not name.startswith(".")]
     return sorted(file for file in files if file.suffix.lower() in FILE_SUFFIXES)
-
-
-def _refuse(error: OSError) -> None:
-    """A folder that cannot be looked into must not be left out without a word."""
-    raise error
 
 
 def _listed_files(path: Path) -> list[Path]:
