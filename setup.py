@@ -50,7 +50,7 @@ EXTRAS = {
     # hear_ptsed.export and hear_ptsed.runtime
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
     "openvino": ["onnx>=1.17", "onnxscript>=0.5", "openvino>=2025"],
-    "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.30"],  # `make docs`
+    "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.30", "ruff"],  # `make docs`
     "dev": [
         "axe-playwright-python",
         "hypothesis",

@@ -209,6 +209,16 @@ def run_python(block: Block, names: dict[str, Any]) -> None:
     exec(compile(code, f"{block.page}, line {block.line}", "exec"), names)
 
 
+def run_tests(block: Block) -> None:
+    """Every test of the file that a block is."""
+    names: dict[str, Any] = {}
+    exec(compile(block.text, block.title, "exec"), names)
+    tests = [name for name in names if name.startswith("test_")]
+    assert tests, block.title
+    for name in tests:
+        names[name]()
+
+
 def parse_bash(block: Block) -> None:
     """Every command of this project takes these words; what else is called is known."""
     for words in commands(block):
@@ -220,7 +230,8 @@ def parse_bash(block: Block) -> None:
             assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
         for word in words:
             if re.search(r"\.(py|txt)$", word) and words[0] in ("pip", "python"):
-                assert (ROOT / word).is_file(), word
+                titles = {other.title for other in blocks_of(block.page)}
+                assert word in titles or (ROOT / word).is_file(), word
             if given := re.fullmatch(r"\.\[(.+)\]", word):
                 for extra in given[1].split(","):
                     assert f'    "{extra}": [' in (ROOT / "setup.py").read_text(encoding="utf-8")
@@ -256,5 +267,5 @@ def parse_python(block: Block) -> None:
         elif isinstance(node, ast.ImportFrom):
             module = importlib.import_module(node.module)
             for alias in node.names:
-                if not hasattr(module, alias.name):
+                if not hasattr(module, alias.name):  # then it is a module, or there is none
                     importlib.import_module(f"{node.module}.{alias.name}")

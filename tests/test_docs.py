@@ -18,6 +18,7 @@ from docs_parts import (
     parse_python,
     run_bash,
     run_python,
+    run_tests,
     with_backbone,
     write_files,
 )
@@ -45,6 +46,8 @@ def run_page(page: str, folder: Path, slow: bool) -> int:
     names, done = {}, 0
     with with_backbone(folder):
         for block in blocks_of(page):
+            if block.title.startswith("tests/"):
+                run_tests(block)
             if block.title or not block.runs or (block.marker == "slow" and not slow):
                 continue
             if block.language in ("bash", "python"):
