@@ -74,7 +74,7 @@ def blocks_of(page: str) -> list[Block]:
                     break
                 inside.append(text)
             marker = re.fullmatch(r"<!-- (.+) -->", before)
-            names = (found[1] if found else "" for found in (title, marker))
+            names = (match[1] if match else "" for match in (title, marker))
             blocks.append(Block(page, number, language, *names, "\n".join(inside) + "\n"))
         before = line
     return blocks
