@@ -1,13 +1,13 @@
-# make env: .venv with everything; make demo: evaluation, training, leaderboard, small; make site: the leaderboard of results/; make test: the tests; make lint: ruff; make extras: each extra alone; make clients: X-ARES and MTEB; make pythons: the tests on each Python.
+# make env: .venv with everything; make demo: evaluation, training, leaderboard, small; make site: the leaderboard of results/; make docs: the documentation; make test: the tests; make lint: ruff; make extras: each extra alone; make clients: X-ARES and MTEB; make pythons: the tests on each Python.
 PYTHON ?= python3
 PYTHONS ?= python3.11 python3.12 python3.13
 TESTS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
-EXTRAS := eval,training,corpus,ray,leaderboards,figures,plot,onnx,openvino,hub,dev
+EXTRAS := eval,training,corpus,ray,leaderboards,figures,plot,onnx,openvino,hub,docs,dev
 OUT ?= demo
 
-.PHONY: env demo site test lint extras clients pythons
+.PHONY: env demo site docs test lint extras clients pythons
 
 env: $(VENV)/.done
 
@@ -24,6 +24,10 @@ demo: env
 
 site: env
 	$(RUN) -m leaderboards build results --out site
+
+docs: env
+	$(VENV)/bin/mkdocs build --strict --quiet
+	@echo docs-site/index.html
 
 test: env
 	$(RUN) -m pytest -n 2 --dist loadfile $(TESTS)

@@ -54,6 +54,7 @@ EXTRAS = {
     # hear_ptsed.clients
     "xares": ["xares>=0.1.3"],
     "mteb": ["mteb>=2.26"],
+    "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.30", "ruff"],  # `make docs`
     "dev": [
         "axe-playwright-python",
         "hypothesis",

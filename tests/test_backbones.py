@@ -13,7 +13,7 @@ from hear_ptsed.backbones.frame_mn import FrameMN
 from hear_ptsed.backbones.layers import Block
 from hear_ptsed.grid import WINDOW
 from hear_ptsed.model import pooling_matrix
-from hear_ptsed.registry import build, find_row, trainable
+from hear_ptsed.registry import RELEASES, build, find_row, trainable
 
 
 def assert_close(got: torch.Tensor, want: np.ndarray, tolerance: float = 5e-5) -> None:
@@ -66,7 +66,7 @@ def test_a_batch_gives_the_numbers_of_its_clips(name, clips):
 
 def test_the_classes_of_layers_are_the_published_ones():
     eps = {"atst_frame": 1e-6, "fpasst": 1e-6, "m2d": 1e-6, "asit": 1e-6, "beats": 1e-5}
-    for name in trainable():
+    for name in filter(lambda name: find_row(name).family in RELEASES, trainable()):
         with torch.device("meta"):
             backbone = find_row(name).backbone()
         norms = [m for m in backbone.modules() if isinstance(m, nn.LayerNorm)]
