@@ -56,7 +56,7 @@ clients: env
 
 # The tests, or TESTS alone, on each of PYTHONS that is installed, in an environment of its own.
 pythons:
-	for python in $(PYTHONS); do \
+	tried=0; for python in $(PYTHONS); do \
 		$$python --version 2>/dev/null || { echo "$$python is not installed"; continue; }; \
-		$(MAKE) test PYTHON=$$python VENV=$(VENV)/pythons/$$(basename $$python) || exit 1; \
-	done
+		$(MAKE) test PYTHON=$$python VENV=$(VENV)/pythons/$$(basename $$python) || exit 1; tried=1; \
+	done; [ $$tried = 1 ]

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from eval_tasks.heareval.modules import find_module, hear_module, in_milliseconds
+from eval_tasks.heareval.modules import find_module, hear_module, in_milliseconds, of_2021
 from hear_ptsed import checkpoints, hear, load
 from hear_ptsed.checkpoints import download
 from hear_ptsed.errors import shown
@@ -111,7 +111,8 @@ class Plugin:
     def embed(self, model: nn.Module, audio: Tensor) -> Tensor:
         """(B, S) -> (B, T, D), a frame every `hop_ms`."""
         embed = in_milliseconds(self.module.get_timestamp_embeddings, self.name)
-        frames, centres = embed(audio, model)
+        with of_2021(self.name):
+            frames, centres = embed(audio, model)
         spacing = float(centres[0, 1] - centres[0, 0]) if frames.shape[1] > 1 else self.hop_ms
         if abs(spacing - self.hop_ms) > 0.01:
             raise ValueError(

@@ -7,6 +7,7 @@ from hear_ptsed.facts import ModelFacts, bibliography
 from hear_ptsed.grid import FRAME_MS, SAMPLE_RATE, WINDOW, WINDOW_FRAMES, WINDOW_S
 from hear_ptsed.model import SEDModel
 
+TAG = "library_name: hear_ptsed"  # in the head of every card of ours
 FREE = {"MIT": "mit", "Apache-2.0": "apache-2.0"}  # to pass weights on -> as the Hub spells it
 TAGS = ("audio", "hear", "model_hub_mixin", "sound-event-detection")
 
@@ -66,7 +67,7 @@ class Card:
         """What the Hub reads."""
         free = FREE.get(self.known_licence)
         other = "other" if self.known_licence else "unknown"
-        lines = ["library_name: hear_ptsed", f"license: {self.licence or free or other}"]
+        lines = [TAG, f"license: {self.licence or free or other}"]
         if self.licence is None and free is None and self.known_licence:
             name = "-".join(re.findall(r"[a-z0-9.]+", self.known_licence.lower()))
             lines.append(f"license_name: {name}")

@@ -96,7 +96,7 @@ class HearModel(nn.Module):
 
     25 frames per second, or as `hop` says. It is folded for inference: gradients reach the audio;
     to train the weights, load a SEDModel. Its state_dict, saved, is a file for `load_model` of the
-    same model; after a choice of blocks, for load_state_dict of a model with the same choice.
+    same model; YAMNet's, and any after a choice of blocks, for load_state_dict of a like one.
     """
 
     sample_rate = grid.SAMPLE_RATE

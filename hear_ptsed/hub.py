@@ -6,20 +6,29 @@
 A repository holds model.safetensors, a checkpoint that describes itself, config.json and a card.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hear_ptsed import load
-from hear_ptsed.card import FREE, Card
+from hear_ptsed.card import FREE, TAG, Card
 from hear_ptsed.checkpoints import save_checkpoint
 from hear_ptsed.checkpoints.names import find_registered
-from hear_ptsed.checkpoints.repository import WEIGHTS, fetch_weights, locate, plain_errors
+from hear_ptsed.checkpoints.repository import (
+    SCHEME,
+    WEIGHTS,
+    fetch_weights,
+    locate,
+    parse_place,
+    plain_errors,
+)
 from hear_ptsed.checkpoints.save import refuse_folded
 from hear_ptsed.errors import few, shown
-from hear_ptsed.facts import ModelFacts, all_facts
-from hear_ptsed.files import atomic_folder, locked
+from hear_ptsed.facts import MODELS_CSV, ModelFacts, all_facts
+from hear_ptsed.files import atomic_folder, locked, write_json
 from hear_ptsed.model import Output, SEDModel
 from hear_ptsed.registry import find_parts, plugins, trainable
 
@@ -34,6 +43,8 @@ except ImportError as error:
 class HubModel(nn.Module, ModelHubMixin):
     """A model of the registry that can be written for the Hub.
 
+    A checkpoint that was changed since, by training for example, is no released one any more.
+
     Args:
         model: as `hear_ptsed.load` gives it.
         released: the plug-in whose released weights these are, such as "beats_strong"; None for
@@ -47,8 +58,17 @@ class HubModel(nn.Module, ModelHubMixin):
                 f"{type(model).__name__} is no SEDModel: give what hear_ptsed.load gives"
             )
         refuse_folded(model, "write")
-        self.model, self.released = model, released
-        self.facts = _find_facts(model, released)
+        if released is not None:
+            _check_released(model, released)
+        _find_facts(model, released)  # what could not be opened again is refused
+        self.model = model
+        self._released, self._sealed = released, released and _digest(model)
+
+    @property
+    def released(self) -> str | None:
+        """The plug-in whose released weights these are; None for others, changed ones too."""
+        unchanged = self._released is not None and _digest(self.model) == self._sealed
+        return self._released if unchanged else None
 
     def forward(self, audio: Tensor) -> Output:
         """(B, S) at 16 kHz, at most 10 s -> logits strong (B, C, T), weak (B, C); frames (B, T, D).
@@ -59,7 +79,9 @@ class HubModel(nn.Module, ModelHubMixin):
 
     def card(self, licence: str | None = None, repository: str = "OWNER/NAME") -> Card:
         """The model card; `licence` is that of the weights, if not the one that authors name."""
-        return Card(self.model, self.facts, self.released, licence, repository)
+        released = self.released
+        facts = _find_facts(self.model, released)
+        return Card(self.model, facts, released, licence or None, repository)
 
     def push_to_hub(self, repo_id: str, *, licence: str | None = None, **how: Any) -> str:
         """Upload the model as OWNER/NAME; see huggingface_hub.ModelHubMixin.push_to_hub.
@@ -71,7 +93,7 @@ class HubModel(nn.Module, ModelHubMixin):
             The address of the commit.
         """
         card = self.card(licence)
-        if licence is None and card.known_licence not in FREE:
+        if not licence and card.known_licence not in FREE:
             raise ValueError(
                 f"{repo_id} was not pushed. {card.terms} If you may pass the weights on, name "
                 "their licence by licence="
@@ -82,23 +104,56 @@ class HubModel(nn.Module, ModelHubMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Path | str, **how: Any) -> "HubModel":
         """Open a folder, or OWNER/NAME; see huggingface_hub.ModelHubMixin.from_pretrained."""
-        with plain_errors(str(pretrained_model_name_or_path), how.get("revision")):
-            return super().from_pretrained(pretrained_model_name_or_path, **how)
+        name = str(pretrained_model_name_or_path)
+        if name.startswith(SCHEME):
+            name, how["revision"] = parse_place(name)
+        with plain_errors(name, how.get("revision")):
+            return super().from_pretrained(name, **how)
 
     @classmethod
     def _from_pretrained(
-        cls, *, model_id: str, released: str | None = None, **how: Any
+        cls, *, model_id: str, released: dict[str, str] | None = None, **how: Any
     ) -> "HubModel":
         folder = Path(model_id)
         path = locate(folder) if folder.is_dir() else fetch_weights(model_id, **how)
-        return cls(load(checkpoint=path), released).eval()
+        model = cls(load(checkpoint=path)).eval()
+        if isinstance(released, dict) and released.get("plugin") in plugins():
+            model._released, model._sealed = released["plugin"], released.get("sha256")
+        return model
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_checkpoint(self.model, save_directory / WEIGHTS, self.model.classes)
+        plugin = self.released
+        seal = {"plugin": plugin, "sha256": self._sealed} if plugin else None
+        write_json(save_directory / "config.json", {"released": seal})
+        card = save_directory / "README.md"
+        if card.exists() and TAG in card.read_text(encoding="utf-8", errors="replace"):
+            card.unlink()  # of the model that was here before; the mixin keeps what it finds
 
     def generate_model_card(self, **texts: str | None) -> ModelCard:
         """README.md, which the mixin writes; `texts` are arguments of `card`."""
         return ModelCard(str(self.card(**texts)))
+
+
+def _digest(model: SEDModel) -> str:
+    """SHA-256 of the names and values of a model's state."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _check_released(model: SEDModel, plugin: str) -> None:
+    """Refuse a model that was not opened from the released file of a plug-in."""
+    name, stage = _find_stage(plugin)
+    files = find_parts(name).checkpoints[stage]
+    report = model.report
+    if report is None or report.random or Path(report.file).name not in files:
+        raise ValueError(
+            f"this model is not {plugin} as released, in {' or '.join(files)}: leave `released` "
+            "out, or load that file"
+        )
 
 
 def export_folder(module: str, folder: Path) -> Card:
@@ -138,13 +193,8 @@ def _find_facts(model: SEDModel, released: str | None) -> ModelFacts:
             f"can: {', '.join(trainable())}"
         )
     if released is None:
-        return next(facts for facts in all_facts().values() if facts.model == registered)
-    name, stage = _find_stage(released)
-    embeds = nn.ModuleList(filter(None, (model.backbone, model.sequence)))
-    size, expected = (
-        sum(value.numel() for value in embeds.parameters()),
-        find_parts(name).parameters,
-    )
-    if size != expected:
-        raise ValueError(f"a model of {size} parameters is not {released}, which has {expected}")
-    return all_facts()[name, stage]
+        rows = [facts for facts in all_facts().values() if facts.model == registered]
+        if not rows:
+            raise ValueError(f"nothing is known of {registered}: add a row to {MODELS_CSV}")
+        return rows[0]
+    return all_facts()[_find_stage(released)]

@@ -39,7 +39,7 @@ MAINS = {
     "eval_tasks": eval_tasks.main,
     "leaderboards": leaderboards.main,
 }
-OUTSIDE = {"arecord", "bash", "make", "pip", "python", "ray", "sbatch", "source", "srun"}
+OUTSIDE = {"arecord", "bash", "hf", "make", "pip", "python", "ray", "sbatch", "source", "srun"}
 # The last option wins: trainings of the pages end after two steps.
 SHORT = ["--optim.batch=2", "--optim.epochs=1", "--optim.warmup_steps=1", "--data.workers=0"]
 SHORT += ["--run.progress=false", "--run.accelerator=cpu", "--run.loggers=[csv]"]

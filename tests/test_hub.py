@@ -218,7 +218,10 @@ def test_models_that_could_not_be_opened_again_are_refused_before_anything_is_wr
         text = refused(ValueError, partial(HubModel, trained, module))
         assert "no module of released weights" in text
     text = refused(ValueError, lambda: HubModel(trained, "frame_mn06_strong"))
-    assert "is not frame_mn06_strong" in text
+    assert "is not frame_mn06_strong as released" in text
+    untrained = hear_ptsed.load("frame_mn06", stage=None)
+    text = refused(ValueError, lambda: HubModel(untrained, "frame_mn06_strong"))
+    assert "is not frame_mn06_strong as released, in frame_mn06" in text
 
 
 def test_the_command_writes_the_released_weights_with_their_card(released, clip, capsys):
@@ -227,9 +230,8 @@ def test_the_command_writes_the_released_weights_with_their_card(released, clip,
     assert "do not plainly allow" in printed and "hf upload OWNER/NAME" in printed
     opened = HubModel.from_pretrained(released / "out")
     assert_same(hear_ptsed.load("frame_mn06"), opened, clip)
-    assert json.loads((released / "out/config.json").read_text()) == {
-        "released": "frame_mn06_strong"
-    }
+    config = json.loads((released / "out/config.json").read_text())
+    assert config["released"]["plugin"] == opened.released == "frame_mn06_strong"
     text = (released / "out/README.md").read_text()
     facts = all_facts()["frame_mn06", "strong"]
     for fact in (facts.pretraining, f"{facts.psds1_percent} %", facts.weights_url, "447 classes"):
@@ -237,6 +239,13 @@ def test_the_command_writes_the_released_weights_with_their_card(released, clip,
     assert all(f"{{{key}," in text for key in facts.cite)
     opened.save_pretrained(released / "again")
     assert (released / "again/README.md").read_text() == text
+    with torch.no_grad():  # trained on: no released weights any more
+        opened.model.head.strong_head.bias += 1
+    opened.save_pretrained(released / "again")
+    changed = HubModel.from_pretrained(released / "again")
+    assert changed.released is opened.released is None
+    assert "frame_mn06_strong" not in (released / "again/README.md").read_text()
+    assert "was not pushed" in refused(ValueError, lambda: changed.push_to_hub("me/mine"))
     assert cli.main(["export-hub", "frame_mn06_strong", str(released / "out")]) == 1
     assert cli.main(["export-hub", "yamnet", str(released / "new")]) == 1
     assert not (released / "new").exists()
@@ -298,7 +307,8 @@ def test_weights_are_pushed_only_under_a_licence(trained, monkeypatch, tmp_path)
     written = safetensors.torch.load_file(tmp_path / "model.safetensors")
     assert state.keys() == written.keys()
     assert all(torch.equal(state[name], written[name]) for name in state)
-    monkeypatch.setattr(model, "released", "beats_weak")
-    monkeypatch.setattr(model, "facts", all_facts()["beats", "weak"])
+    assert "was not pushed" in refused(ValueError, lambda: model.push_to_hub("me/x", licence=""))
+    card = hub.Card(trained, all_facts()["beats", "weak"], "beats_weak", None, "me/beats")
+    monkeypatch.setattr(model, "card", lambda *_, **__: card)
     model.push_to_hub("me/beats")
     assert ModelCard(pushed[2]["README.md"].decode()).data.license == "mit"

@@ -12,6 +12,7 @@ from conftest import RELEASED, SMALL, small
 from torch.utils.data import DataLoader, Dataset
 
 import hear_ptsed
+from hear_ptsed.checkpoints import load_checkpoint, save_checkpoint
 from hear_ptsed.hear import HearModel, get_scene_embeddings, get_timestamp_embeddings, load_model
 from hear_ptsed.model import SEDModel
 from hear_ptsed.plugins import checkpoint
@@ -91,7 +92,7 @@ def test_a_saved_state_is_a_file_of_its_plug_in_and_fits_another_model(name, tmp
         assert torch.equal(get_timestamp_embeddings(audio, loaded)[0], want)
 
 
-def test_the_state_of_folded_convolutions_tells_its_model_and_makes_it_whole(tmp_path):
+def test_the_state_of_folded_convolutions_tells_its_model_and_only_embeds(tmp_path):
     audio, file = noise(16_000), tmp_path / "state.safetensors"
     plain = awake(hear_ptsed.load("fmn02", stage=None, seed=7))
     safetensors = pytest.importorskip("safetensors.torch")
@@ -100,8 +101,16 @@ def test_the_state_of_folded_convolutions_tells_its_model_and_makes_it_whole(tmp
     want = model(audio)
     assert torch.equal(checkpoint.load_model(str(file))(audio), want)
     whole = hear_ptsed.load(checkpoint=file, n_classes=None)
-    assert not whole.folded and whole.state_dict().keys() <= plain.state_dict().keys()
+    assert whole.folded and whole.state_dict().keys() <= plain.state_dict().keys()
     assert (whole(audio).frames - want).norm() < 1e-3 * want.norm()
+    with pytest.raises(RuntimeError, match="cannot save a folded model"):
+        save_checkpoint(whole, tmp_path / "again.pt")
+    for start in (
+        lambda: hear_ptsed.load(checkpoint=file, n_classes=3, random="head"),
+        lambda: load_checkpoint(plain, file),
+    ):
+        with pytest.raises(ValueError, match="state of a plug-in's model, folded for inference"):
+            start()
 
 
 def test_the_saved_state_of_yamnet_goes_into_a_loaded_model(tmp_path):

@@ -36,7 +36,7 @@ HABITS = {
     "of_32_khz": {"rate": 32000},
     "in_seconds": {"hop": 0.04},
     "needs_a_file": {"default": ""},
-    "downloads": {"first": "raise OSError('<urlopen error>')"},
+    "fetches_weights": {"first": "raise OSError('<urlopen error>')"},
 }
 
 
@@ -69,7 +69,7 @@ REFUSED = {  # module: parts of the message
     "of_32_khz": ["of_32_khz takes 32000 Hz", "--protocol hear", "--sample-rate"],
     "in_seconds": ["in_seconds: the last timestamp", "these look like seconds"],
     "needs_a_file": ["needs_a_file.load_model: missing", "'model_file_path'", "--checkpoint FILE"],
-    "downloads": ["downloads.load_model failed: <urlopen error>"],
+    "fetches_weights": ["fetches_weights.load_model failed: <urlopen error>"],
     "lacks_timm": ["lacks_timm cannot be imported: No module named 'timm_of_2021'"],
 }
 

@@ -19,7 +19,7 @@ OURS = ("hear_ptsed", "eval_tasks")
 def find_module(name: str) -> ModuleType:
     """Import a HEAR module; the line that says why it cannot be had names it."""
     try:
-        with _of_2021(name):
+        with of_2021(name):
             return import_module(name)
     except Exception as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name
@@ -42,7 +42,7 @@ def hear_module(
     """
     module = find_module(name)
     with ExitStack() as stack:
-        stack.enter_context(_of_2021(name))
+        stack.enter_context(of_2021(name))
         if hasattr(module, "load_model"):
             load_model = module.load_model
             if not _is_ours(name):
@@ -65,7 +65,7 @@ def _is_ours(name: str) -> bool:
     return name.split(".")[0] in OURS
 
 
-def _of_2021(name: str) -> AbstractContextManager:
+def of_2021(name: str) -> AbstractContextManager:
     """What modules of others may need to run today."""
     return nullcontext() if _is_ours(name) else librosa_takes_positions()
 

@@ -1,5 +1,6 @@
 """The contract of every backbone."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -27,6 +28,11 @@ class Backbone(nn.Module):
     mean = False  # of all blocks' outputs, see take
     embed_dim: int
     window_frames: int
+
+    @classmethod
+    def is_folded(cls, tensors: Iterable[str]) -> bool:
+        """Whether names of tensors are those of a backbone whose weights `fold` has rewritten."""
+        return False
 
     @classmethod
     def from_released(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,6 +4,8 @@ Papers: Howard et al., "Searching for MobileNetV3", ICCV 2019; Morocutti et al.,
 Performance-Complexity Trade-Offs in Sound Event Detection Models", EUSIPCO 2025, arXiv 2503.11373.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -64,6 +66,12 @@ class FrameMN(Backbone):
                 nn.init.zeros_(module.bias)
 
     @classmethod
+    def is_folded(cls, tensors: Iterable[str]) -> bool:
+        names = {*tensors}
+        biases = (name for name in names if "features." in name and name.endswith(".0.bias"))
+        return any(f"{name.removesuffix('0.bias')}1.weight" not in names for name in biases)
+
+    @classmethod
     def from_released(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors (name: tensor) in released spelling -> state; to convolutions with batch norms
         folded into them come batch norms that change nothing.
@@ -73,9 +81,9 @@ class FrameMN(Backbone):
             norm = name.removesuffix("0.bias") + "1."
             if norm + "weight" not in state:
                 bias = state.pop(name)
-                one = torch.ones_like(bias)
-                state |= {norm + "weight": one, norm + "bias": bias}
-                state |= {norm + "running_mean": 0 * one, norm + "running_var": one - EPS}
+                unit = torch.ones_like(bias)
+                state |= {norm + "weight": unit, norm + "bias": bias}
+                state |= {norm + "running_mean": 0 * unit, norm + "running_var": unit - EPS}
                 state[norm + "num_batches_tracked"] = torch.tensor(0)
         return state
 

@@ -1,7 +1,7 @@
 """A model from a file: what the file holds, or parts that are random; or a file into a model."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from hear_ptsed.backbones.base import Backbone
 from hear_ptsed.checkpoints.compare import match_above, read_backbone
 from hear_ptsed.checkpoints.description import Description, read_described
 from hear_ptsed.checkpoints.download import find
@@ -128,6 +129,7 @@ def load_checkpoint(model: SEDModel, path: Path | str) -> Report:
     path = locate(path)
     refuse_folded(model, "load into")
     tensors, description = read_described(path)
+    _refuse_folded_file(tensors, type(model.backbone), path)
     file = sort_tensors(tensors, type(model.backbone), path)
     return _fill(model, file, read_backbone(model.backbone, file, path), description, path)
 
@@ -174,6 +176,8 @@ def _open_file(path: Path, name: str | None, parts: ChosenParts) -> SEDModel:
     row = find_row(name)
     with Undrawn():
         backbone = row.backbone()
+    if not (parts.backbone_only or parts.n_classes is None):  # to embed alone it is right
+        _refuse_folded_file(tensors, type(backbone), path)
     file = sort_tensors(tensors, type(backbone), path)
     state = read_backbone(backbone, file, path)
     lacking = {f"backbone.{name}" for name in backbone.state_dict()} - state.keys()
@@ -190,7 +194,16 @@ def _open_file(path: Path, name: str | None, parts: ChosenParts) -> SEDModel:
     model.classes = _name_classes(model.head, description, row.class_names(), path)
     _add_random_parts(model, parts)
     _refuse_other_than_asked(model, parts, path)
+    model.folded = type(backbone).is_folded(tensors)
     return model.eval()
+
+
+def _refuse_folded_file(tensors: Iterable[str], backbone: type[Backbone], path: Path) -> None:
+    if backbone.is_folded(tensors):
+        raise ValueError(
+            f"{path} is the state of a plug-in's model, folded for inference: open it by the "
+            "plug-in's load_model, or give the checkpoint that it was made of"
+        )
 
 
 def _find_above(

@@ -28,10 +28,7 @@ def locate(checkpoint: Path | str) -> Path:
     path = Path(checkpoint)
     place = path.as_posix()
     if place.startswith(SCHEME):
-        match = _PLACE.fullmatch(place)
-        if match is None:
-            raise ValueError(f"{shown(place)} is no repository: write hf:OWNER/NAME[@REVISION]")
-        return fetch_weights(match[1], match[2])
+        return fetch_weights(*parse_place(place))
     if not path.is_dir():
         return path
     if (path / WEIGHTS).is_file():
@@ -41,6 +38,14 @@ def locate(checkpoint: Path | str) -> Path:
         f"{path} has no {WEIGHTS}, but {few(files) or 'no files'}: give the path of the checkpoint "
         "itself; a pickled one is read only if it holds nothing but tensors"
     )
+
+
+def parse_place(place: str) -> tuple[str, str | None]:
+    """Repository and revision of hf:OWNER/NAME[@REVISION]."""
+    match = _PLACE.fullmatch(place)
+    if match is None:
+        raise ValueError(f"{shown(place)} is no repository: write hf:OWNER/NAME[@REVISION]")
+    return match[1], match[2]
 
 
 def fetch_weights(repository: str, revision: str | None = None, **how: Any) -> Path:
@@ -63,6 +68,10 @@ def plain_errors(repository: str, revision: str | None) -> Iterator[None]:
     place = f"{SCHEME}{repository}" + (f"@{revision}" if revision else "")
     try:
         yield
+    except errors.HFValidationError as error:
+        raise ValueError(
+            f"{shown(repository)} is neither a folder nor a repository: write OWNER/NAME"
+        ) from error
     except errors.GatedRepoError as error:
         raise PermissionError(
             f"{place} is given on request only: ask on its page, then `hf auth login`"

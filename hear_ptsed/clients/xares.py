@@ -57,7 +57,8 @@ def encoder_class(plugin: str, checkpoint: Path | str = "", **options: Any) -> t
     """An encoder for X-ARES, which makes the object and loads the model.
 
     X-ARES keeps embeddings and scores by the name of the class, so it is another one for each
-    plug-in, file and choice of options.
+    plug-in, file and choice of options. A released file that you replaced in
+    $HEAR_PTSED_CHECKPOINTS keeps the name of the plug-in: give such a file as `checkpoint`.
 
     Args:
         plugin: such as beats_strong, or "checkpoint" with a file.

@@ -10,8 +10,10 @@ def add_export_hub(sub: argparse.ArgumentParser) -> None:
 
 
 def export_hub_command(args: argparse.Namespace) -> None:
+    from hear_ptsed.card import FREE
     from hear_ptsed.hub import export_folder
 
     card = export_folder(args.module, args.folder)
     print(f"{args.folder}: a model with its card. {card.terms}")
-    print(f"To publish it: hf upload OWNER/NAME {args.folder}")
+    begin = "To" if card.known_licence in FREE else "If you may pass them on, to"
+    print(f"{begin} publish it: hf upload OWNER/NAME {args.folder}")

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+MODELS_CSV = "hear_ptsed/facts/models.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
