@@ -73,7 +73,10 @@ def test_the_file_says_what_torch_says_at_any_batch(name):
             near(torch.from_numpy(ours), theirs)
 
 
-@pytest.mark.parametrize("kind", ["transformer", "hybrid", "mamba2"])
+SLOW = pytest.param("hybrid", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("kind", ["transformer", SLOW, "mamba2"])
 def test_sequence_models_and_attention_heads_are_inside(kind):
     model = small("atst_frame")
     model.sequence = build_sequence_model(kind, in_dim=24, dim=32, layers=1)

@@ -60,7 +60,8 @@ def test_the_plain_frames_are_among_the_finer_ones_to_the_last_bit(name, hop_ms)
         load = partial(hear.load_model, name, None, untrained=True)
     else:
         load = partial(lambda **options: HearModel(small(name), Options(**options)))
-    audio, every = noise(12 * 16000 + 77, clips=2), 40 // hop_ms
+    seconds = 2 if name == "yamnet" else 12  # it has no windows of 10 s
+    audio, every = noise(seconds * 16000 + 77, clips=2), 40 // hop_ms
     plain, _ = get_timestamp_embeddings(audio, load())
     fine, centres = get_timestamp_embeddings(audio, load(hop=hop_ms))
     assert torch.equal(fine[:, ::every], plain)
