@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 import torch
-from machine import PRODUCT, describe, matrix_product, product_flops, seconds
+from machine import PRODUCT, machine_facts, matrix_product, product_flops, seconds
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--compiled", action="store_true")
     args = parser.parse_args()
     device = torch.device(args.device)
-    facts = describe(device)
+    facts = machine_facts(device)
     print(f"torch {facts['torch']}, {facts['threads']} threads, {facts['device']}\n")
     print("| model | variant | GFLOP | clips/s | x plain | x float32 | product GFLOP/s | share |")
     print("|---|---|---|---|---|---|---|---|")

@@ -21,7 +21,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from embed import count_flops
-from machine import describe, least_seconds, now_s, peak_gb, product_rate, reset_peak, seconds, tf32
+from machine import (
+    least_seconds,
+    machine_facts,
+    now_s,
+    peak_gb,
+    product_rate,
+    reset_peak,
+    seconds,
+    tf32,
+)
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -69,7 +78,7 @@ class Sizes:
 
 def card(sizes: Sizes) -> Iterator[Row]:
     """The card, the driver and torch."""
-    yield describe(sizes.device)
+    yield machine_facts(sizes.device)
 
 
 def tests(_: Sizes) -> Iterator[Row]:
@@ -142,6 +151,7 @@ def one_network(
     model = plug_in(name, precision, compiled, sizes)
 
     def embed() -> Tensor:
+        """-> (N, 250, D)"""
         with torch.autocast(device.type, torch.bfloat16, enabled=model.low_precision):
             return model.model.embed(audio)
 
@@ -206,13 +216,17 @@ def flexible(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor) -> Ten
     """The same without a mask (B, H, L, L) in memory."""
 
     def biased(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        """A score () and its places () -> ()"""
         return score + gate[b, h, i, 0] * bias[h, i, j]
 
     return flex_attention(q, k, v, score_mod=biased)
 
 
 def by_kernel(kernel: SDPBackend) -> Callable[..., Tensor]:
+    """`masked`, with its shapes, by one kernel: -> (B, H, L, D)."""
+
     def run(*given: Tensor) -> Tensor:
+        """Arguments of `masked` -> (B, H, L, D)"""
         with sdpa_kernel(kernel):
             return masked(*given)
 
@@ -222,7 +236,12 @@ def by_kernel(kernel: SDPBackend) -> Callable[..., Tensor]:
 def one_attention(
     row: Row, sizes: Sizes, run: Callable[..., Tensor], given: list[Tensor], wanted: Tensor
 ) -> None:
-    """Enter milliseconds and memory of inference, the error, and the same of a training step."""
+    """Enter milliseconds and memory of inference, the error, and the same of a training step.
+
+    Args:
+        given: arguments of `masked`.
+        wanted: (B, H, L, D).
+    """
     device, detached = sizes.device, [tensor.detach() for tensor in given]
     with torch.no_grad():
         reset_peak(device)

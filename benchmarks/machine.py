@@ -79,7 +79,7 @@ def peak_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def describe(device: torch.device) -> dict[str, str | int | float]:
+def machine_facts(device: torch.device) -> dict[str, str | int | float]:
     """What a figure needs to be compared with another: the machine, its load and the software."""
     facts = {
         "device": platform.processor() or platform.machine(),

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from machine import describe, peak_gb, product_rate, reset_peak, seconds
+from machine import machine_facts, peak_gb, product_rate, reset_peak, seconds
 from torch.utils.flop_counter import FlopCounterMode
 
 from hear_ptsed.labels import load_labels
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1])
     args = parser.parse_args()
     device = torch.device(args.device)
-    facts = describe(device)
+    facts = machine_facts(device)
     print(f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}, ", end="")
     print(f"batch {args.batch}\n")
     with tempfile.TemporaryDirectory() as folder:

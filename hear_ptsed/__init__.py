@@ -34,11 +34,9 @@ def load(
     """A model in evaluation mode, from a checkpoint file or the released file of the stage.
 
     It is what the file holds: its classes, heads and sequence model; what it has no head for is
-    None in the output. Asking for something else is a ValueError, unless it is one of the parts in
-    `random`, which get new weights:
+    None in the output. Other parts are a ValueError, unless `random` gives them new weights:
 
         load("beats")                                            # 447 classes
-        load(checkpoint="mine.pt")                               # what the file says it is
         load("hf:OWNER/NAME")                                    # from the Hugging Face Hub
         load("beats", stage="weak", n_classes=10, random="head")  # to be fine-tuned
 
@@ -50,8 +48,7 @@ def load(
             stand in place of the model.
         n_classes: "file" for those of the file, without one 447; None for no heads.
         sequence_model, head, sequence_options: see registry.build; None for those of the file,
-            without one no sequence model and a linear head. `head` also says what the files of
-            EfficientSED do not: the kind of their head.
+            without one no sequence model and a linear head. EfficientSED's files need `head`.
         random: "head", or ("sequence_model", "head"), since a head reads the sequence model.
         backbone_only: leave sequence model and heads in the file, whatever they are.
         seed: of random weights; None for torch's global generator.
@@ -59,7 +56,7 @@ def load(
         A model with `classes`, names or None: audio (B, S) at 16 kHz, at most 10 s -> logits strong
         (B, C, T) and weak (B, C), frames (B, T, D), T = 250 for 10 s. A file without names of
         classes whose strong head has the 447 outputs of the released ones is taken to have theirs.
-        A public network (see registry) takes clips of any length and has no parts to choose.
+        A public network takes clips of any length and has no parts to choose.
     """
     import torch
 

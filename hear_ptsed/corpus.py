@@ -94,7 +94,7 @@ def make_corpus(
             advance(parts.facts(n)["files"], 0.0)
         todo = {n: planned[n] for n in sorted(unfinished)}
         try:
-            crew.run(partial(_open, work, parts), todo, how, advance, torch.get_num_threads())
+            crew.run(partial(_open_maker, work, parts), todo, how, advance, torch.get_num_threads())
         finally:
             remove_stale(out, alone=True)  # of processes that were ended
         totals = _add_up([parts.facts(n) for n in range(len(planned))])
@@ -133,7 +133,7 @@ def _add_up(parts: Sequence[dict[str, Any]]) -> Totals:
     return Totals(sum(facts["files"] for facts in parts), hours, counts, failed)
 
 
-def _open(work: Work, parts: Parts, threads: int) -> crew.Make:
+def _open_maker(work: Work, parts: Parts, threads: int) -> crew.Make:
     """What makes a part; the network is loaded once."""
     torch.set_num_threads(threads)
     return partial(_make_part, work.load(), work.column, parts)

@@ -54,13 +54,13 @@ def export(out: Path, name: str, stage: str | None = None, checkpoint: Path | No
         stage, path = None, locate(checkpoint)
     model = load(name, checkpoint=path)
     source = {"stage": stage, "checkpoint": path.name, "sha256": sha256(path)}
-    content = convert(model, **source, model=name)
+    content = to_onnx(model, **source, model=name)
     with atomic(out) as temporary:
         temporary.write_bytes(content)
     return read_facts(content, str(out))
 
 
-def convert(model: SEDModel, /, **source: str | None) -> bytes:
+def to_onnx(model: SEDModel, /, **source: str | None) -> bytes:
     """The content of an ONNX file, checked by ONNX and against the model as torch runs it.
 
     Args:
@@ -79,7 +79,7 @@ def convert(model: SEDModel, /, **source: str | None) -> bytes:
         raise ValueError(f"the model has {size / 1e9:.1f} GB of weights; one file holds 2 GB")
     model = copy.deepcopy(model).fold().requires_grad_(False).cpu()
     proto = _trace(model)
-    facts = _describe(model, source)
+    facts = _state_facts(model, source)
     content = _serialise(proto, facts)
     onnx.checker.check_model(proto)
     error = _compare(model, RuntimeModel(content, "the exported model"))
@@ -168,7 +168,7 @@ def _heads(model: SEDModel) -> tuple[str, ...]:
     )
 
 
-def _describe(model: SEDModel, source: dict[str, str | None]) -> Facts:
+def _state_facts(model: SEDModel, source: dict[str, str | None]) -> Facts:
     nowhere = dict.fromkeys(("stage", "checkpoint", "sha256"))
     return Facts(
         version=__version__,

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from hear_ptsed import grid, load, windows
 from hear_ptsed.backbones.base import Backbone
-from hear_ptsed.export import convert
+from hear_ptsed.export import to_onnx
 from hear_ptsed.grid import FRAME_MS, Hop
 from hear_ptsed.model import SEDModel, Undrawn
 from hear_ptsed.registry import MODELS, find_row
@@ -271,7 +271,7 @@ def set_up(
     if options.runtime != "torch":
         name = _name(model)
         log.info("making an ONNX model of %s; `hear-ptsed export` does so once", name)
-        return RuntimeModel(convert(model), name, options.runtime), False
+        return RuntimeModel(to_onnx(model), name, options.runtime), False
     backbone = model.fold().backbone
     low_precision = options.precision == "bfloat16" and backbone.bfloat16
     if low_precision:  # matrices only: norms and tables stay in float32

@@ -21,7 +21,7 @@ pytest.importorskip("onnxscript", reason="needs the extra onnx")
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 
-from hear_ptsed.export import convert, export  # noqa: E402
+from hear_ptsed.export import export, to_onnx  # noqa: E402
 from hear_ptsed.runtime import KEY, RuntimeModel  # noqa: E402
 
 TRANSFORMERS = [name for name in NETWORKS if not MODELS[name].batch_norm]
@@ -59,7 +59,7 @@ def near(got, want):
 def test_the_file_says_what_torch_says_at_any_batch(name):
     model = small(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    content = convert(model)
+    content = to_onnx(model)
     assert not model.folded
     assert all(before[key].equal(value) for key, value in model.state_dict().items())
     onnx.checker.check_model(onnx.load_model_from_string(content))
@@ -81,7 +81,7 @@ def test_sequence_models_and_attention_heads_are_inside(kind):
     model = small("atst_frame")
     model.sequence = build_sequence_model(kind, in_dim=24, dim=32, layers=1)
     model.head = AttentionHead(32, 5)
-    runs = RuntimeModel(convert(model.eval()), "x.onnx")
+    runs = RuntimeModel(to_onnx(model.eval()), "x.onnx")
     assert runs.facts.sequence_model == kind and runs.width == 32
     windows = 0.1 * torch.randn(3, 160_000)
     with torch.no_grad():
@@ -258,7 +258,7 @@ def test_a_file_for_another_rate_is_refused(exported, tmp_path):
 
 def test_what_cannot_be_exported_is_told(tmp_path, checkpoint):
     with pytest.raises(ValueError, match="YamNet cannot be exported"):
-        convert(hear_ptsed.load("yamnet", stage=None))
+        to_onnx(hear_ptsed.load("yamnet", stage=None))
     with pytest.raises(ValueError, match="does not end in .onnx"):
         export(tmp_path / "x.pt", "fmn02", checkpoint=checkpoint)
 

@@ -97,6 +97,7 @@ def in_milliseconds(embed: Callable[..., Any], name: str) -> Callable[..., Any]:
     """
 
     def checked(audio: Tensor, model: nn.Module) -> Any:
+        """audio (B, S) -> embeddings (B, T, D) and timestamps (B, T)"""
         answer = embed(audio, model)
         match answer:
             case (_, Tensor(shape=(_, n_frames)) as stamps) if n_frames > 1:

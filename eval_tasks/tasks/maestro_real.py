@@ -145,7 +145,7 @@ def _fill_maestro_real(options: MaestroRealOptions, settings: dict, folder: Path
             file: [*_read_soft_events(listed[file].annotation, seconds[file])] for file in seconds
         }
     manifest = {"settings": settings, "versions": versions(), "source": "MAESTRO Real, development"}
-    metadata = _describe(folder.name, parts)
+    metadata = _task_metadata(folder.name, parts)
     hear_folder.write_labels(folder, metadata, CLASSES, parts, manifest)
     write_json(folder / "durations.json", durations)
     summary = hear_folder.summarise(coverage, [*parts])
@@ -153,7 +153,7 @@ def _fill_maestro_real(options: MaestroRealOptions, settings: dict, folder: Path
     hear_folder.check_folder(TASK, folder, options.source[0])
 
 
-def _describe(name: str, parts: dict[str, dict]) -> dict[str, Any]:
+def _task_metadata(name: str, parts: dict[str, dict]) -> dict[str, Any]:
     more: dict[str, Any] = {"scored": [*SCORED]}
     if "train" not in parts:
         present = {file for clips in parts.values() for file in clips}

@@ -81,7 +81,7 @@ def _unpacked(folder: Path, source: Path) -> Path:
 
 
 def _fill_realdesed(options: RealDesedOptions, settings: dict, folder: Path) -> None:
-    sources = _open(options, folder)
+    sources = _open_archives(options, folder)
     raw = read_raw(sources["train"] / "annotations_raw.csv")
     quality = annotator_quality(raw.values())
     labeller = Labeller(options.labels, quality)
@@ -118,7 +118,7 @@ def _fill_realdesed(options: RealDesedOptions, settings: dict, folder: Path) -> 
     hear_folder.check_folder(TASK, folder, options.source[0])
 
 
-def _open(options: RealDesedOptions, folder: Path) -> dict[str, Path]:
+def _open_archives(options: RealDesedOptions, folder: Path) -> dict[str, Path]:
     """Part -> the folder with its tables."""
 
     def is_wanted(name: str) -> bool:

@@ -15,6 +15,31 @@ from hear_ptsed.errors import few, require_package, shown
 log = logging.getLogger(__name__)
 WEIGHTS = "model.safetensors"
 SCHEME = "hf:"
+ANSWERS: dict[str, tuple[type[Exception], str]] = {  # errors of the Hub, a kind before its base
+    "HFValidationError": (ValueError, "neither a folder nor a repository: write OWNER/NAME"),
+    "GatedRepoError": (
+        PermissionError,
+        "given on request only: ask on its page, then `hf auth login`",
+    ),
+    "RepositoryNotFoundError": (
+        FileNotFoundError,
+        "no such repository; check the name or, for a private one, `hf auth login`",
+    ),
+    "RevisionNotFoundError": (
+        FileNotFoundError,
+        "the repository has no such branch, tag or commit",
+    ),
+    "RemoteEntryNotFoundError": (
+        FileNotFoundError,
+        f"it has no {WEIGHTS}; pickled files are not taken from a repository: download one and give "
+        "its path, which reads nothing but tensors",
+    ),
+    "LocalEntryNotFoundError": (
+        ConnectionError,
+        "it is not in the cache and cannot be fetched: check the connection and HF_HUB_OFFLINE, or "
+        "give the path of a folder with its files",
+    ),
+}
 _PLACE = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
@@ -65,32 +90,10 @@ def fetch_weights(repository: str, revision: str | None = None, **how: Any) -> P
 def plain_errors(repository: str, revision: str | None) -> Iterator[None]:
     """What the Hub answers, as one line that says what to do."""
     errors = require_package("huggingface_hub.errors", "hub")
-    place = f"{SCHEME}{repository}" + (f"@{revision}" if revision else "")
+    answers = {getattr(errors, name): answer for name, answer in ANSWERS.items()}
     try:
         yield
-    except errors.HFValidationError as error:
-        raise ValueError(
-            f"{shown(repository)} is neither a folder nor a repository: write OWNER/NAME"
-        ) from error
-    except errors.GatedRepoError as error:
-        raise PermissionError(
-            f"{place} is given on request only: ask on its page, then `hf auth login`"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise FileNotFoundError(
-            f"{place}: no such repository; check the name or, for a private one, `hf auth login`"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise FileNotFoundError(
-            f"{place}: the repository has no such branch, tag or commit"
-        ) from error
-    except errors.RemoteEntryNotFoundError as error:
-        raise FileNotFoundError(
-            f"{place} has no {WEIGHTS}; pickled files are not taken from a repository: download "
-            "one and give its path, which reads nothing but tensors"
-        ) from error
-    except errors.LocalEntryNotFoundError as error:
-        raise ConnectionError(
-            f"{place} is not in the cache and cannot be fetched: check the connection and "
-            "HF_HUB_OFFLINE, or give the path of a folder with its files"
-        ) from error
+    except tuple(answers) as error:
+        kind, text = next(answer for known, answer in answers.items() if isinstance(error, known))
+        place = f"{SCHEME}{repository}" + (f"@{revision}" if revision else "")
+        raise kind(f"{place}: {text}") from error

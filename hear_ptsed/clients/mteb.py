@@ -51,7 +51,7 @@ class Encoder:
         chosen = Chosen(plugin, checkpoint, options)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model = chosen.load().to(self.device)
-        self.mteb_model_meta = _describe(chosen, self.model)
+        self.mteb_model_meta = _meta_of(chosen, self.model)
 
     def encode(self, inputs: "DataLoader", *, hf_split: str, **_: Any) -> np.ndarray:
         """Embeddings (N, D) float32 of the column `audio` of a data set, in its order."""
@@ -114,7 +114,7 @@ def _to_tensor(blocks: Iterable[np.ndarray], rate: float) -> Tensor:
     return torch.from_numpy(resampled(blocks, rate))
 
 
-def _describe(chosen: Chosen, model: torch.nn.Module) -> "ModelMeta":
+def _meta_of(chosen: Chosen, model: torch.nn.Module) -> "ModelMeta":
     parameters = list(model.parameters())
     n_bytes = sum(value.nbytes for value in parameters)
     return require_package("mteb.models.model_meta", "mteb").ModelMeta(
