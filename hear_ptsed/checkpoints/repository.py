@@ -31,8 +31,8 @@ ANSWERS: dict[str, tuple[type[Exception], str]] = {  # errors of the Hub, a kind
     ),
     "RemoteEntryNotFoundError": (
         FileNotFoundError,
-        f"it has no {WEIGHTS}; pickled files are not taken from a repository: download one and give "
-        "its path, which reads nothing but tensors",
+        f"it has no {WEIGHTS}; pickled files are not taken from a repository: download one and "
+        "give its path, which reads nothing but tensors",
     ),
     "LocalEntryNotFoundError": (
         ConnectionError,
